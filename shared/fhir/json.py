@@ -1,0 +1,63 @@
+"""Exact JSON: what was sent comes back.
+
+FHIR forbids changing the precision of a decimal (https://hl7.org/fhir/R4/datatypes.html#decimal), so `1.00` is parsed
+to `Decimal("1.00")` and written as `1.00` again. Member order is kept. Times are strings and are never touched.
+A doubled key is refused: two readers of one document could each believe another value of it.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any, NoReturn, TypeAlias
+
+import msgspec
+
+from shared.fhir.outcome import BadRequest
+
+Json: TypeAlias = Any
+Resource: TypeAlias = dict[str, Any]
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        doubled = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise BadRequest(f"The JSON object has the member '{doubled}' more than once. Send each member once.")
+    return members
+
+
+def _constant(name: str) -> NoReturn:
+    raise BadRequest(f"{name} is not a JSON number.")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant)
+
+
+def parse(raw: bytes | str) -> Json:
+    """Return the JSON value in `raw`, with numbers that have a fraction or exponent as `Decimal`.
+
+    Raises:
+        BadRequest: not UTF-8, not JSON, a doubled key, or nested too deeply.
+
+    """
+    try:
+        text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+        return _decoder.decode(text)
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise BadRequest(f"The body is not JSON: {error.msg} at {where}.") from None
+    except RecursionError:
+        raise BadRequest("The JSON is nested too deeply.", code="too-costly") from None
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise BadRequest(f"The body holds a number that cannot be read: {error}.") from None
+
+
+def dump(value: Json) -> bytes:
+    """Return `value` as UTF-8 JSON, without white space, decimals digit by digit as they were parsed."""
+    return _encoder.encode(value)

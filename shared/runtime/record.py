@@ -1,0 +1,181 @@
+"""The unit of work: everything one request or one event does to the record, in one transaction, through one door.
+
+A POST, an operation, a guard that raises an alarm and a reaction to an event all end here: validate, guard, write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from shared.fhir.extraction import compartment_key, extract, labels_of
+from shared.fhir.ids import new_id, subject_uuid
+from shared.fhir.json import Resource, parse
+from shared.fhir.outcome import MethodNotAllowed, NotFound, Unprocessable
+from shared.fhir.query import parse_search
+from shared.fhir.validation import require_valid
+from shared.runtime.service import Change, Service
+from shared.store.access import Access
+from shared.store.types import Stored, Write, Written
+
+if TYPE_CHECKING:
+    from shared.store.store import Store, Transaction
+
+
+class Record:
+    """One transaction on what a service holds."""
+
+    def __init__(
+        self,
+        service: Service,
+        transaction: Transaction,
+        access: Access,
+        *,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> None:
+        self.service = service
+        self.transaction = transaction
+        self.access = access
+        self.request_id = request_id
+        self.traceparent = traceparent
+        self.written: list[Written] = []
+
+    @property
+    def _all(self) -> Access:
+        """Guards and reactions judge on everything the service holds, whatever the caller may see."""
+        return Access.unrestricted(self.access.tenant)
+
+    async def get(self, type_: str, id_: str) -> Resource | None:
+        """Return the current resource, own or copied, or None where there is none (never, or deleted)."""
+        stored = await self.transaction.find(self._all, type_, id_)
+        return None if stored is None or stored.deleted else parse(stored.body)
+
+    async def stored(self, type_: str, id_: str) -> Stored | None:
+        """Return the current version with its origin, own or copied, deleted or not."""
+        return await self.transaction.find(self._all, type_, id_)
+
+    async def search(self, type_: str, criteria: Mapping[str, str] | Sequence[tuple[str, str]]) -> list[Resource]:
+        """Return all current resources, own or copied, that match FHIR search parameters, oldest first.
+
+        A mapping cannot repeat a parameter; give pairs for that (``[("date", "ge2026"), ("date", "lt2027")]``).
+        """
+        pairs = list(criteria.items()) if isinstance(criteria, Mapping) else list(criteria)
+        query = parse_search(type_, [*pairs, ("_count", "1000")], strict=True)
+        found: list[Resource] = []
+        cursor: str | None = None
+        while True:
+            page = await self.transaction.search(self._all, query, cursor=cursor)
+            found.extend(parse(entry.body) for entry in page.entries)
+            if page.next is None:
+                return found
+            cursor = page.next
+
+    async def create(self, resource: Resource) -> Written:
+        """Validate, guard and write a new resource; its id is made here.
+
+        Raises:
+            BadRequest: not valid FHIR.
+            Unprocessable: against a rule.
+
+        """
+        type_ = self._owned(resource)
+        return await self._commit("create", type_, new_id(), resource, before=None, expected=None)
+
+    async def update(self, resource: Resource, *, expected: int | None = None) -> Written:
+        """Validate, guard and write a new version of the resource whose `id` it carries.
+
+        Raises:
+            NotFound: no such resource here, and a client may not choose ids.
+            PreconditionFailed: `expected` is not the current version.
+            Unprocessable: against a rule, or the subject differs from the one it was created with.
+
+        """
+        type_ = self._owned(resource)
+        id_ = resource["id"]
+        current = await self.transaction.find(self._all, type_, id_, lock=True)
+        if current is None and not self.service.fixed_ids:
+            raise NotFound(f"There is no {type_}/{id_} here. Create it by POST {type_}; the server gives the id.")
+        if current is not None and current.origin != self.service.name:
+            raise NotFound(f"{type_}/{id_} belongs to {current.origin}, not to {self.service.name}.")
+        before = None if current is None or current.deleted else parse(current.body)
+        return await self._commit("update", type_, id_, resource, before=before, expected=expected)
+
+    async def delete(self, type_: str, id_: str, *, expected: int | None = None) -> Written | None:
+        """Guard and write a deletion; None where it was deleted before.
+
+        Raises:
+            NotFound: there never was such a resource here.
+            PreconditionFailed: `expected` is not the current version.
+
+        """
+        current = await self.transaction.find(self._all, type_, id_, lock=True)
+        if current is None or current.origin != self.service.name:
+            raise NotFound(f"There is no {type_}/{id_} here.")
+        if current.deleted:
+            return None
+        return await self._commit("delete", type_, id_, None, before=parse(current.body), expected=expected)
+
+    def _owned(self, resource: Resource) -> str:
+        type_ = str(resource.get("resourceType"))
+        if type_ not in self.service.types:
+            raise MethodNotAllowed(f"{self.service.title} does not own {type_}.")
+        return type_
+
+    async def _commit(
+        self,
+        interaction: str,
+        type_: str,
+        id_: str,
+        resource: Resource | None,
+        *,
+        before: Resource | None,
+        expected: int | None,
+    ) -> Written:
+        after = None
+        if resource is not None:
+            after = {**resource, "id": id_}
+            require_valid(after)
+        key = compartment_key(after if after is not None else before, type_, id_)
+        if before is not None and after is not None and compartment_key(before, type_, id_) != key:
+            raise Unprocessable(
+                "The patient of a resource cannot be changed. Mark it entered-in-error and create a new one.",
+                expression=[f"{type_}.subject"],
+            )
+        for guard in self.service.guards.get(type_, ()):
+            await guard(Change(interaction, type_, id_, before, after), self)  # type: ignore[arg-type]
+        patient = key.removeprefix("Patient/") if key.startswith("Patient/") else None
+        written = await self.transaction.write(
+            self.access,
+            Write(
+                interaction=interaction,  # type: ignore[arg-type]
+                type=type_,
+                id=id_,
+                resource=after,
+                key=key,
+                patient=None if patient is None else subject_uuid(patient),
+                labels=() if after is None else labels_of(after),
+                index=extract(after) if after is not None else extract({"resourceType": type_}),
+                expected=expected,
+                request_id=self.request_id,
+                traceparent=self.traceparent,
+            ),
+        )
+        self.written.append(written)
+        return written
+
+
+@asynccontextmanager
+async def open_record(
+    service: Service,
+    store: Store,
+    access: Access,
+    *,
+    keys: Sequence[str],
+    request_id: str | None = None,
+    traceparent: str | None = None,
+) -> AsyncIterator[Record]:
+    """Open a transaction with the records of `keys` (``Patient/<id>`` ...) locked; commit when the block ends well."""
+    async with store.transaction(keys=keys, tenant=access.tenant) as transaction:
+        yield Record(service, transaction, access, request_id=request_id, traceparent=traceparent)

@@ -1,0 +1,98 @@
+"""What a service is: the types it owns, the rules that guard them, its operations, and the events it reacts to.
+
+A service's `service.py` builds one `Service` value; everything that every FHIR service does alike is written once, in
+`shared/`, and driven by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from shared.events.envelope import Event, Interaction
+from shared.fhir.json import Resource
+
+if TYPE_CHECKING:
+    from shared.runtime.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change about to be committed, as a guard sees it: before is None for a create, after is None for a delete."""
+
+    interaction: Interaction
+    type: str
+    id: str
+    before: Resource | None
+    after: Resource | None
+
+
+Guard: TypeAlias = Callable[[Change, "Record"], Awaitable[None]]
+"""Called in the transaction of the write, before it, with the patient's record locked.
+
+It raises `Unprocessable` to refuse what is about to happen. What has happened it never refuses: it writes what follows
+from it (DetectedIssue, Task, ...) through the `Record`, in the same transaction. It gathers what the pure functions of
+`rules.py` need, and leaves the judgement to them.
+"""
+
+Reaction: TypeAlias = Callable[[Event, Resource, "Record"], Awaitable[None]]
+"""Called in the transaction that takes an event in, after the copy of its resource was stored (of a delete, removed)."""
+
+OperationHandler: TypeAlias = Callable[["OperationCall", "Record"], Awaitable[Resource]]
+"""Called in one transaction; returns the resource to answer with."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationCall:
+    """A call of a FHIR operation: `parameters` is the Parameters resource of the body, or one made of the URL's query."""
+
+    name: str
+    type: str
+    id: str | None
+    parameters: Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A FHIR operation on a type, at instance level (``Encounter/1/$start``) or type level (``Patient/$match``).
+
+    `affects_state` is False for operations that only read; they may be called by GET.
+    """
+
+    name: str
+    type: str
+    level: Literal["instance", "type"]
+    handler: OperationHandler
+    affects_state: bool = True
+    documentation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service.
+
+    Attributes:
+        name: ``intake``; also its database's and topic's name.
+        title: for people: the CapabilityStatement's and the owner sheet's.
+        types: the FHIR types its endpoint offers.
+        guards: by type, called in order on every create, update and delete of it.
+        operations: its FHIR operations.
+        consumes: the services whose events it takes in.
+        holds: of those events, the types it keeps a copy of and reacts to; others pass by.
+        reactions: by type, called in order on every event of it.
+        fixed_ids: whether a client may choose the id of a new resource by PUT (update as create).
+        publishes: whether what it commits becomes events; the stand-in hospital does not.
+
+    """
+
+    name: str
+    title: str
+    types: frozenset[str]
+    guards: Mapping[str, Sequence[Guard]] = field(default_factory=dict)
+    operations: Sequence[Operation] = ()
+    consumes: tuple[str, ...] = ()
+    holds: frozenset[str] = frozenset()
+    reactions: Mapping[str, Sequence[Reaction]] = field(default_factory=dict)
+    fixed_ids: bool = False
+    publishes: bool = True
