@@ -1,0 +1,192 @@
+"""What the HTTP layer asks of a server: the FHIR interactions as plain calls, with plain results.
+
+`shared.http.local` answers them from the service's own store; the gateway answers reads from its copy and forwards
+writes to the owner. Refusals are raised as `shared.fhir.outcome` errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from shared.fhir.outcome import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shared.fhir.json import Resource
+    from shared.fhir.search import SearchQuery
+    from shared.http.paging import PageLinks
+    from shared.runtime.service import Operation, OperationCall
+    from shared.store.access import Access
+    from shared.store.types import Page, Stored, Written
+
+TypeInteraction: TypeAlias = Literal[
+    "read", "vread", "update", "delete", "history-instance", "create", "search-type"
+]
+"""Codes of https://hl7.org/fhir/R4/valueset-type-restful-interaction.html that this server knows."""
+
+ALL_INTERACTIONS: frozenset[TypeInteraction] = frozenset(
+    ("read", "vread", "update", "delete", "history-instance", "create", "search-type")
+)
+
+Returns: TypeAlias = Literal["representation", "minimal", "OperationOutcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a service's outbox along one key: what `X-Kap-Position` tells and `X-Kap-Await` asks for."""
+
+    service: str
+    tenant: str
+    key: str
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.tenant} {self.key} {self.sequence}"
+
+
+def positions_of(written: Iterable[Written], tenant: str) -> tuple[Position, ...]:
+    """Return the highest position per service and key of what one transaction of `tenant` committed."""
+    highest: dict[tuple[str, str], int] = {}
+    for write in written:
+        place = (write.stored.origin, write.key)
+        highest[place] = max(write.sequence, highest.get(place, 0))
+    return tuple(Position(service, tenant, key, sequence) for (service, key), sequence in highest.items())
+
+
+def parse_positions(header: str) -> tuple[Position, ...]:
+    """Return the positions of an `X-Kap-Position` header: ``<service> <tenant> <key> <sequence>[, ...]``."""
+    found = []
+    for part in header.split(","):
+        match part.split():
+            case [service, tenant, key, sequence] if sequence.isdecimal():
+                found.append(Position(service, tenant, key, int(sequence)))
+            case _:
+                raise BadRequest("A position is '<service> <tenant> <key> <sequence>'.", code="value")
+    return tuple(found)
+
+
+def parse_awaits(header: str, tenant: str) -> tuple[Position, ...]:
+    """Return the positions of an `X-Kap-Await` header: ``<service> <key> <sequence>[, ...]``, of the caller's tenant."""
+    found = []
+    for part in header.split(","):
+        match part.split():
+            case [service, key, sequence] if sequence.isdecimal():
+                found.append(Position(service, tenant, key, int(sequence)))
+            case _:
+                raise BadRequest("X-Kap-Await is '<service> <key> <sequence>[, ...]'.", code="value")
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """Who asks, and how.
+
+    Attributes:
+        access: what the caller may see; required by every store call.
+        request_id: `X-Request-Id`, the caller's or made here.
+        base_url: the public base of every link, without a slash at its end: ``http://127.0.0.1:8000/fhir``.
+        links: seals and opens paging links.
+        traceparent: W3C trace context of the request.
+        returns: `Prefer: return=`.
+        lenient: `Prefer: handling=lenient`.
+        awaits: `X-Kap-Await`: positions of other services that must have been taken in before the request is judged.
+
+    """
+
+    access: Access
+    request_id: str
+    base_url: str
+    links: PageLinks
+    traceparent: str | None = None
+    returns: Returns = "representation"
+    lenient: bool = False
+    awaits: tuple[Position, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a create, update or delete left: the version now current, whether the id is new, what was committed where.
+
+    A conditional create that found its resource has `created` False and no positions.
+    """
+
+    stored: Stored
+    created: bool
+    positions: tuple[Position, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OperationResult:
+    """The answer of an operation: a resource as JSON bytes, the status, and what was committed where."""
+
+    body: bytes
+    status: int = 200
+    positions: tuple[Position, ...] = ()
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """A FHIR server without its HTTP."""
+
+    async def read(self, context: RequestContext, type_: str, id_: str) -> Stored:
+        """Return the current version.
+
+        Raises:
+            NotFound: never was, or not for this caller.
+            Gone: deleted.
+
+        """
+        ...
+
+    async def vread(self, context: RequestContext, type_: str, id_: str, version: int) -> Stored:
+        """Return one version.
+
+        Raises:
+            NotFound: no such version.
+            Gone: that version is the deletion.
+
+        """
+        ...
+
+    async def history(
+        self, context: RequestContext, type_: str, id_: str, *, count: int, cursor: str | None
+    ) -> Page:
+        """Return the versions of one resource, newest first, deletions included."""
+        ...
+
+    async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
+        """Return a page of the current resources that match."""
+        ...
+
+    async def create(
+        self, context: RequestContext, resource: Resource, *, if_none_exist: SearchQuery | None
+    ) -> WriteResult:
+        """Commit a new resource; the id is the server's. With a condition: only if nothing matches it.
+
+        Raises:
+            BadRequest: not valid FHIR.
+            PreconditionFailed: the condition matches several.
+            Unprocessable: against a rule.
+
+        """
+        ...
+
+    async def update(
+        self, context: RequestContext, resource: Resource, *, expected: int | None
+    ) -> WriteResult:
+        """Commit a new version of the resource whose id it carries; only over version `expected` where that is given."""
+        ...
+
+    async def delete(
+        self, context: RequestContext, type_: str, id_: str, *, expected: int | None
+    ) -> WriteResult | None:
+        """Commit a deletion; None where it was deleted before."""
+        ...
+
+    async def operation(
+        self, context: RequestContext, operation: Operation, call: OperationCall
+    ) -> OperationResult:
+        """Run an operation."""
+        ...

@@ -1,0 +1,116 @@
+"""What a process is told by its environment (https://12factor.net/config), read once, passed down, read nowhere else.
+
+Every name has the prefix `KAP_`. A process that runs one service reads ``KAP_DATABASE_URL``; one that runs several
+(`--single`) gives each its own by the service's name: ``KAP_INTAKE_DATABASE_URL`` goes before ``KAP_DATABASE_URL``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+Role: TypeAlias = Literal["api", "worker", "migrate"]
+
+MEBIBYTE = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """The environment does not say what the process needs; the message is for the person who starts it."""
+
+
+class Settings(BaseSettings):
+    """The settings of one service in one process.
+
+    Attributes:
+        service: its name, ``intake``.
+        database_url: its PostgreSQL database.
+        kafka_bootstrap: ``host:port``.
+        host, port: where it listens. Port 0: any free one.
+        public_base: the base URL clients use; every link begins with it. None: made of host and port.
+        roles: what this process does: ``api`` answers FHIR requests, ``worker`` relays and consumes events, ``migrate``
+            brings the database's schema up to date before anything else (and alone: then ends).
+        topic_partitions: partitions of each topic.
+        max_body_bytes: a larger request body is answered 413.
+        database_connections: connections of the pool, at most.
+        link_secret: key of the paging links; the same for every process of a service. None: derived from the
+            database's URL.
+        no_auth: must be true as long as there are no tokens: everybody may do everything.
+        stop_seconds: how long requests in flight may take to finish when the process is told to stop.
+        intake_url ... delivery_url: FHIR base URLs of the owners, for the gateway.
+        hospital_url: FHIR base URL of the destination, for delivery.
+        hospital_profile: which EHR the stand-in hospital resembles.
+        log_level: least severe level that is logged.
+
+    """
+
+    model_config = SettingsConfigDict(env_prefix="KAP_", extra="ignore", frozen=True)
+
+    service: str
+    database_url: SecretStr
+    kafka_bootstrap: str = "127.0.0.1:9092"
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    public_base: str | None = None
+    roles: Annotated[frozenset[Role], NoDecode] = frozenset(("api", "worker", "migrate"))
+    topic_partitions: int = Field(default=16, ge=1, le=16)
+    max_body_bytes: int = Field(default=50 * MEBIBYTE, ge=1024)
+    database_connections: int = Field(default=5, ge=2)
+    link_secret: SecretStr | None = None
+    no_auth: bool = False
+    stop_seconds: int = Field(default=20, ge=1)
+    intake_url: str | None = None
+    scheduling_url: str | None = None
+    sessions_url: str | None = None
+    outcomes_url: str | None = None
+    delivery_url: str | None = None
+    hospital_url: str | None = None
+    hospital_profile: str = "open"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return frozenset(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @property
+    def base_url(self) -> str:
+        """The FHIR base of every link, without a slash at its end."""
+        return (self.public_base or f"http://{self.host}:{self.port}/fhir").rstrip("/")
+
+    @property
+    def dsn(self) -> str:
+        """The database's URL in the clear, for the driver only."""
+        return self.database_url.get_secret_value()
+
+    @property
+    def link_key(self) -> bytes:
+        """32 bytes: the key of the paging links of this service."""
+        secret = self.link_secret or self.database_url
+        return hmac.new(secret.get_secret_value().encode(), f"paging {self.service}".encode(), hashlib.sha256).digest()
+
+    @classmethod
+    def load(cls, service: str) -> Settings:
+        """Return the settings of `service` from the environment.
+
+        Raises:
+            SettingsError: something is missing or cannot be; names the variable.
+
+        """
+        own = EnvSettingsSource(cls, env_prefix=f"KAP_{service.upper()}_")()
+        try:
+            settings = cls(**{**own, "service": service})
+        except ValidationError as error:
+            problems = "; ".join(
+                f"KAP_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}" for one in error.errors()
+            )
+            raise SettingsError(f"The settings of {service} are not complete. {problems}.") from None
+        if not settings.no_auth:
+            raise SettingsError(
+                f"{service} does not start: this version has no tokens yet, so it can only run open to everybody who "
+                "reaches its port. Set KAP_NO_AUTH=true if that is what you want."
+            )
+        return settings
