@@ -1,0 +1,287 @@
+"""A FHIR client that finishes what it began: every create is conditional, every request is tried again while it may help.
+
+A process of the stack may be killed at any moment. So a request that found nobody (connection refused, cut off, timed
+out) or was told "not now" (429, 502, 503, 504) is sent again, with growing pauses, until `patience` seconds have passed
+without a single answer from the gateway. A create that is sent twice makes one resource, since its `If-None-Exist`
+names what it would be (https://hl7.org/fhir/R4/http.html#ccreate).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity.wait import wait_random_exponential
+
+from shared.fhir.json import Resource, dump, parse
+from shared.fhir.outcome import BadRequest
+
+FHIR_JSON = "application/fhir+json"
+NOT_NOW = frozenset({429, 502, 503, 504})
+FIRST_ERROR = 400
+
+
+class DemoError(Exception):
+    """What ends a command: one plain sentence for the person at the terminal."""
+
+
+class Unreachable(DemoError):
+    """Nobody answered for as long as we were willing to wait."""
+
+
+class _NotNow(Exception):  # noqa: N818 - an answer, not an error
+    def __init__(self, why: str, retry_after: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
+
+
+class Refused(DemoError):
+    """The server understood and refused; `outcome` is its OperationOutcome."""
+
+    def __init__(self, request: str, status: int, outcome: Resource) -> None:
+        self.request = request
+        self.status = status
+        self.outcome = outcome
+        super().__init__(f"{request} was refused ({status}): {self.diagnostics}")
+
+    @property
+    def issues(self) -> list[dict[str, Any]]:
+        """The issues of the OperationOutcome."""
+        return [issue for issue in self.outcome.get("issue", []) if isinstance(issue, dict)]
+
+    @property
+    def diagnostics(self) -> str:
+        """What the issues say, in one line."""
+        said = [str(issue.get("diagnostics") or issue.get("code")) for issue in self.issues]
+        return " ".join(said) or "no reason given"
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules of the house that refused (``E01``), in the order they are named."""
+        codes = (
+            coding.get("code") for issue in self.issues for coding in (issue.get("details") or {}).get("coding", [])
+        )
+        return tuple(dict.fromkeys(str(code) for code in codes if code))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A resource as the server holds it. `created` is False where an earlier run had made it."""
+
+    type: str
+    id: str
+    created: bool
+    body: Resource | None = None
+
+    @property
+    def reference(self) -> str:
+        """``Type/id``."""
+        return f"{self.type}/{self.id}"
+
+
+class FhirClient:
+    """Speaks FHIR R4 to one base URL, as any vendor's client would.
+
+    Args:
+        base: ``http://127.0.0.1:8000/fhir``.
+        patience: seconds without any answer at all after which the client gives up.
+        concurrency: how many requests may be under way at once.
+        name: how error sentences call the other side.
+
+    """
+
+    def __init__(
+        self, base: str, *, patience: float = 120.0, concurrency: int = 16, name: str = "The gateway"
+    ) -> None:
+        self.base = base.rstrip("/")
+        self.name = name
+        self.patience = patience
+        self.sent: Counter[str] = Counter()
+        self.retried = 0
+        self._gate = asyncio.Semaphore(concurrency)
+        self._last_answer = time.monotonic()
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(30.0, connect=5.0),
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            headers={"Accept": FHIR_JSON},
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    # -- interactions ---------------------------------------------------------------------------------------------
+
+    async def create(self, resource: Resource, *, unless: str) -> Held:
+        """Create `resource` unless one matches the search `unless` (``identifier=system|value``), which is then taken.
+
+        Raises:
+            Refused: against a rule, or not FHIR.
+            Unreachable: see the module's docstring.
+
+        """
+        type_ = str(resource["resourceType"])
+        answer = await self._send(
+            "POST", type_, body=dump(resource), headers={"If-None-Exist": unless, "Prefer": "return=representation"}
+        )
+        body = self._body(answer)
+        id_ = body.get("id") or _id_of(answer.headers.get("Location", ""), type_)
+        if not id_:
+            raise DemoError(f"{self.name} answered POST {type_} without naming the resource it made.")
+        return Held(type_, str(id_), answer.status_code == httpx.codes.CREATED, body or None)
+
+    async def update(self, resource: Resource, *, expected: int | None = None) -> Resource:
+        """Replace a resource; with `expected`, only that version of it."""
+        headers = {"Prefer": "return=representation"}
+        if expected is not None:
+            headers["If-Match"] = f'W/"{expected}"'
+        path = f"{resource['resourceType']}/{resource['id']}"
+        return self._body(await self._send("PUT", path, body=dump(resource), headers=headers))
+
+    async def read(self, reference: str) -> Resource:
+        """Return ``Type/id``."""
+        return self._body(await self._send("GET", reference))
+
+    async def call(self, operation: str, parameters: Resource | None = None) -> Resource:
+        """Call ``Encounter/1/$start`` with a Parameters resource, and return the resource it answers with."""
+        body = dump(parameters if parameters is not None else {"resourceType": "Parameters"})
+        return self._body(await self._send("POST", operation, body=body))
+
+    async def search(self, type_: str, criteria: Mapping[str, str] | Sequence[tuple[str, str]]) -> list[Resource]:
+        """Return all resources that match, over all pages, in the server's order."""
+        return [resource async for resource in self.pages(type_, criteria)]
+
+    async def pages(
+        self, type_: str, criteria: Mapping[str, str] | Sequence[tuple[str, str]]
+    ) -> AsyncIterator[Resource]:
+        """Yield all resources that match, a page at a time as they are asked for."""
+        url: str | None = f"{type_}?{urlencode(criteria, safe='|,:/')}" if criteria else type_
+        while url is not None:
+            bundle = self._body(await self._send("GET", url))
+            for entry in bundle.get("entry", []):
+                if entry.get("search", {}).get("mode", "match") == "match":
+                    yield entry["resource"]
+            url = next((str(link["url"]) for link in bundle.get("link", []) if link["relation"] == "next"), None)
+
+    async def capabilities(self) -> Resource:
+        """Return the CapabilityStatement."""
+        return self._body(await self._send("GET", "metadata"))
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    async def _send(
+        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        url = path if path.startswith(("http://", "https://")) else f"{self.base}/{path}"
+        sent = dict(headers or {})
+        if body is not None:
+            sent["Content-Type"] = FHIR_JSON
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((httpx.TransportError, _NotNow)),
+            wait=_pause,
+            stop=self._out_of_patience,
+            reraise=True,
+            before_sleep=self._note,
+        )
+        request = f"{method} {path.split('?')[0]}"
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    async with self._gate:
+                        answer = await self._http.request(method, url, content=body, headers=sent)
+                    self.sent[method] += 1
+                    if answer.status_code in NOT_NOW:
+                        raise _NotNow(self._said(answer), _seconds(answer.headers.get("Retry-After")))
+                    self._last_answer = time.monotonic()
+        except httpx.TransportError as error:
+            raise Unreachable(
+                f"{self.name} at {self.base} has not answered for {self.patience:.0f} s ({_plain(error)})."
+            ) from None
+        except _NotNow as error:
+            raise Unreachable(f"{self.name} has said 'not now' to {request} for {self.patience:.0f} s: {error}") from None
+        if answer.status_code >= FIRST_ERROR:
+            raise Refused(request, answer.status_code, self._outcome(answer))
+        return answer
+
+    def _note(self, state: RetryCallState) -> None:
+        del state
+        self.retried += 1
+
+    def _out_of_patience(self, state: RetryCallState) -> bool:
+        """Give up on progress, not on time: only when nothing at all was answered for `patience` seconds."""
+        began = time.monotonic() - (state.seconds_since_start or 0.0)
+        return time.monotonic() - max(began, self._last_answer) > self.patience
+
+    def _body(self, answer: httpx.Response) -> Resource:
+        if not answer.content:
+            return {}
+        try:
+            body = parse(answer.content)
+        except BadRequest as error:
+            raise DemoError(f"{self.name} answered {answer.request.url.path} with what is not JSON: {error}") from None
+        return body if isinstance(body, dict) else {}
+
+    def _outcome(self, answer: httpx.Response) -> Resource:
+        try:
+            outcome = self._body(answer)
+        except DemoError:
+            outcome = {}
+        if outcome.get("resourceType") == "OperationOutcome":
+            return outcome
+        text = answer.text[:200] or answer.reason_phrase
+        return {"resourceType": "OperationOutcome", "issue": [{"code": "exception", "diagnostics": text}]}
+
+    def _said(self, answer: httpx.Response) -> str:
+        outcome = self._outcome(answer)
+        return " ".join(str(issue.get("diagnostics", "")) for issue in outcome["issue"]) or str(answer.status_code)
+
+
+def condition(**criteria: str) -> str:
+    """Return the search of an `If-None-Exist`: ``condition(identifier="urn:x|1")``; a parameter's ``_`` is a ``-``.
+
+    A leading underscore stays: ``condition(_tag="urn:x|1")``.
+    """
+    names = {name: name if name.startswith("_") else name.replace("_", "-") for name in criteria}
+    return "&".join(f"{names[name]}={quote(value, safe='|:/,')}" for name, value in criteria.items())
+
+
+def _pause(state: RetryCallState) -> float:
+    """Growing pauses with jitter, up to 2 s; never less than `Retry-After` asks for."""
+    asked = 0.0
+    error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, _NotNow):
+        asked = error.retry_after
+    return max(asked, wait_random_exponential(multiplier=0.05, max=2.0)(state))
+
+
+def _seconds(header: str | None) -> float:
+    try:
+        return min(float(header), 10.0) if header else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _plain(error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.ConnectError):
+        return "connection refused"
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+def _id_of(location: str, type_: str) -> str | None:
+    _, found, rest = location.partition(f"/{type_}/")
+    return rest.split("/")[0] if found else None
