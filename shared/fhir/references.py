@@ -1,0 +1,126 @@
+"""References between resources: what a literal points to, and where a resource holds any.
+
+Source: https://hl7.org/fhir/R4/references.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shared.fhir.definitions import RESOURCE_TYPES
+from shared.fhir.json import Resource
+from shared.fhir.tree import Member, Node, node
+
+_LITERAL: Final = re.compile(
+    r"(?P<base>[A-Za-z][A-Za-z0-9+.-]*://[^\s?#]+/)?"
+    r"(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.-]{1,64})(?:/_history/(?P<version>[A-Za-z0-9.-]{1,64}))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A literal reference, read.
+
+    Attributes:
+        type, id, version: of the form ``[base/]Type/id[/_history/version]``; empty in any other form.
+        base: the absolute base before them (``https://other.example/fhir/``); empty for a relative reference.
+        url: the literal itself where it is absolute (with a base, a urn, any other url); empty where relative.
+        fragment: of ``#med1``, ``med1``; None where it is no contained reference.
+
+    """
+
+    type: str = ""
+    id: str = ""
+    version: str = ""
+    base: str = ""
+    url: str = ""
+    fragment: str | None = None
+
+
+def parse_literal(literal: str) -> Literal:
+    """Return what `Reference.reference` points to."""
+    if literal.startswith("#"):
+        return Literal(fragment=literal[1:])
+    match = _LITERAL.fullmatch(literal)
+    if match is None or match["type"] not in RESOURCE_TYPES:
+        return Literal(url=literal)
+    base = match["base"] or ""
+    return Literal(match["type"], match["id"], match["version"] or "", base, literal if base else "")
+
+
+def target_type(reference: dict[str, Any], root: Resource | None = None) -> str | None:
+    """Return the resource type that a Reference points to, by its literal, its `type`, or the resource contained in `root`.
+
+    None where the reference does not tell.
+    """
+    literal = reference.get("reference")
+    if isinstance(literal, str):
+        parsed = parse_literal(literal)
+        if parsed.type:
+            return parsed.type
+        if parsed.fragment is not None and root is not None:
+            if not parsed.fragment:
+                return _name(root.get("resourceType"))
+            for contained in root.get("contained", ()):
+                if isinstance(contained, dict) and contained.get("id") == parsed.fragment:
+                    return _name(contained.get("resourceType"))
+    given = reference.get("type")
+    return _name(given.rsplit("/", 1)[-1]) if isinstance(given, str) else None
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) and value in RESOURCE_TYPES else None
+
+
+def references_of(resource: Resource) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every Reference in a resource with its FHIRPath location, extensions and contained resources included.
+
+    The dicts are those of `resource` itself, so that a caller may rewrite them.
+    """
+    type_ = _name(resource.get("resourceType"))
+    if type_ is not None:
+        yield from _walk(resource, node(type_), type_)
+
+
+def _walk(value: dict[str, Any], at: Node, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, item in value.items():
+        if key.startswith("_"):
+            member = at.members.get(key[1:])
+            if member is not None and member.is_primitive:
+                yield from _extensions(item, f"{path}.{member.name}")
+            continue
+        member = at.members.get(key)
+        if member is None or member.is_primitive:
+            continue
+        if isinstance(item, list):
+            for position, one in enumerate(item):
+                yield from _step(one, member, f"{path}.{member.name}[{position}]")
+        else:
+            yield from _step(item, member, f"{path}.{member.name}")
+
+
+def _step(item: object, member: Member, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(item, dict):
+        return
+    if member.type == "Resource":
+        type_ = _name(item.get("resourceType"))
+        if type_ is not None:
+            yield from _walk(item, node(type_), path)
+        return
+    if member.type == "Reference":
+        yield path, item
+    yield from _walk(item, node(member.type, member.path), path)
+
+
+def _extensions(item: object, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Walk the extensions of a primitive: the value of its ``_field`` member."""
+    if isinstance(item, list):
+        for position, one in enumerate(item):
+            yield from _extensions(one, f"{path}[{position}]")
+    elif isinstance(item, dict):
+        for position, extension in enumerate(item.get("extension", ())):
+            if isinstance(extension, dict):
+                yield from _walk(extension, node("Extension"), f"{path}.extension[{position}]")
