@@ -1,0 +1,64 @@
+"""What the consumer asks of whoever takes events in: everything one event does, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from shared.events.envelope import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where an event was read: topic, partition, and the offset in it."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Outcome(Enum):
+    """What became of an event.
+
+    Attributes:
+        APPLIED: taken in and committed, with all that follows from it.
+        DUPLICATE: seen before; nothing was done.
+        WAITING: an earlier event of the same key is parked, so this one was parked behind it, in the same transaction
+            that found that out.
+
+    """
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    WAITING = "waiting"
+
+
+class EventHandler(Protocol):
+    """Takes events in. The consumer calls it in order within a partition, and for several partitions at once."""
+
+    async def handle(self, event: Event, position: Position) -> Outcome:
+        """Take the event in and commit, or change nothing.
+
+        The consumer moves on only after this has returned; after a crash the same event comes again.
+
+        Raises:
+            Unavailable: not now (no database); the consumer waits and tries the same event again, for as long as it takes.
+            Exception: anything else is the event's fault or ours; after some attempts the event is parked.
+
+        """
+        ...
+
+    async def park(self, event: Event, position: Position, error: str) -> None:
+        """Store an event that could not be applied, and commit; later events of its key wait behind it.
+
+        Raises:
+            Unavailable: not now.
+
+        """
+        ...
+
+    async def parked(self) -> Mapping[tuple[str, int], int]:
+        """Return how many events of this consumer are parked, waiting ones included, by topic and partition."""
+        ...
