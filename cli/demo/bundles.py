@@ -184,6 +184,7 @@ def owners_first(files: Mapping[str, list[Entry]]) -> tuple[list[Entry], dict[st
                 repeats.append(entry)
                 continue
             seen.add(entry.url)
-            (of_patients.setdefault(file, []) if with_patients and entry.type not in IMPERSONAL else shared).append(entry)
+            (of_patients.setdefault(file, []) if with_patients and entry.type not in IMPERSONAL else shared).append(
+                entry
+            )
     return shared, of_patients, repeats
-

@@ -37,7 +37,7 @@ class Unreachable(DemoError):
     """Nobody answered for as long as we were willing to wait."""
 
 
-class _NotNow(Exception):  # noqa: N818 - an answer, not an error
+class _NotNow(Exception):
     def __init__(self, why: str, retry_after: float = 0.0) -> None:
         super().__init__(why)
         self.retry_after = retry_after
@@ -98,9 +98,7 @@ class FhirClient:
 
     """
 
-    def __init__(
-        self, base: str, *, patience: float = 120.0, concurrency: int = 16, name: str = "The gateway"
-    ) -> None:
+    def __init__(self, base: str, *, patience: float = 120.0, concurrency: int = 16, name: str = "The gateway") -> None:
         self.base = base.rstrip("/")
         self.name = name
         self.patience = patience
@@ -196,7 +194,7 @@ class FhirClient:
             reraise=True,
             before_sleep=self._note,
         )
-        request = f"{method} {path.split('?')[0]}"
+        request = f"{method} {path.split('?', maxsplit=1)[0]}"
         try:
             async for attempt in retrying:
                 with attempt:
@@ -211,7 +209,9 @@ class FhirClient:
                 f"{self.name} at {self.base} has not answered for {self.patience:.0f} s ({_plain(error)})."
             ) from None
         except _NotNow as error:
-            raise Unreachable(f"{self.name} has said 'not now' to {request} for {self.patience:.0f} s: {error}") from None
+            raise Unreachable(
+                f"{self.name} has said 'not now' to {request} for {self.patience:.0f} s: {error}"
+            ) from None
         if answer.status_code >= FIRST_ERROR:
             raise Refused(request, answer.status_code, self._outcome(answer))
         return answer

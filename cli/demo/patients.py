@@ -1,4 +1,4 @@
-"""Plausible KAP patients out of a seeded generator: the same seed makes the same patients, whenever and wherever it runs.
+"""Plausible KAP patients out of a seeded generator: the same seed makes the same patients, whenever it runs.
 
 Nobody here exists. The shapes are from practice: indications and codes as clinics of this kind treat them, doses and
 monitoring by route (IV 0.5 mg/kg over 40 min with a mean peak of +16/+11 mmHg at 40 min; IM 0.5 to 1.5 mg/kg;
@@ -76,7 +76,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One dosing session: the dose in mg, the baseline readings, those under the dose, and the CADSS-6 total at its peak."""
+    """One dosing session: the dose in mg, the readings before and under it, and the CADSS-6 total at its peak."""
 
     dose_mg: int
     baseline: Reading
@@ -168,7 +168,8 @@ ANTIDEPRESSANTS: tuple[Concept, ...] = (
 _FAMILIES = (
     "Abara", "Bergman", "Castellanos", "Dubois", "Eklund", "Fontaine", "Gallagher", "Haddad", "Ibarra", "Jansen",
     "Kowalczyk", "Lindqvist", "Marchetti", "Nakamura", "Okonkwo", "Petrov", "Quigley", "Ramirez", "Sorensen", "Tanaka",
-    "Underhill", "Vargas", "Whitfield", "Yilmaz", "Zielinski", "Achterberg", "Brennan", "Coleman", "Deveraux", "Ellison",
+    "Underhill", "Vargas", "Whitfield", "Yilmaz", "Zielinski", "Achterberg", "Brennan", "Coleman", "Deveraux",
+    "Ellison",
 )  # fmt: skip
 _GIVEN: dict[str, tuple[str, ...]] = {
     "female": (
@@ -247,7 +248,7 @@ def _person(seed: int, number: int, sessions: int) -> Person:
 
 
 def _totals(start: int, story: Story, sessions: int, dice: Random) -> Sequence[int]:
-    """PHQ-9 totals at intake and after each session: most of the fall comes with the first dose, in those who respond."""
+    """PHQ-9 totals at intake and after each session: in those who respond, most of the fall comes with the first."""
     share = (0.97, 0.9, 0.86) if story == "slow" else (0.62, 0.42, 0.3)
     later = (
         max(0, round(start * share[min(index, len(share) - 1)]) + dice.randint(-1, 1)) for index in range(sessions)
@@ -278,7 +279,7 @@ def _dose(route: str, weight: float, index: int) -> int:
 
 def _reading(baseline: Reading, peak: tuple[int, int, int], minute: int, dice: Random) -> Reading:
     """Rise to the peak at 40 min, back to the baseline by 120 min."""
-    rise = minute / 40 if minute <= 40 else max(0.0, 1 - (minute - 40) / 80)  # noqa: PLR2004 - the peak's minute
+    rise = minute / 40 if minute <= 40 else max(0.0, 1 - (minute - 40) / 80)
     return Reading(
         minute,
         round(baseline.systolic + peak[0] * rise) + dice.randint(-2, 2),

@@ -119,4 +119,3 @@ def creatable(capabilities: Resource) -> frozenset[str]:
         for offered in rest.get("resource", [])
         if any(interaction.get("code") == "create" for interaction in offered.get("interaction", []))
     )
-

@@ -85,7 +85,9 @@ def test_a_circle_of_references_ends() -> None:
 
 
 def test_a_conditional_reference_orders_too() -> None:
-    visit = entry("urn:uuid:v", "Encounter", participant=[{"individual": {"reference": "Practitioner?identifier=urn:npi|200"}}])
+    visit = entry(
+        "urn:uuid:v", "Encounter", participant=[{"individual": {"reference": "Practitioner?identifier=urn:npi|200"}}]
+    )
 
     assert [[each.type for each in wave] for wave in waves([visit, DOCTOR])] == [["Practitioner"], ["Encounter"]]
 
