@@ -100,8 +100,8 @@ def compare_versions(hop: str, type_: str, committed: Iterable[Version], held: I
 def compare_ledger(current: Mapping[str, int], ledger: Iterable[Delivery], pushed: frozenset[str]) -> list[Difference]:
     """Compare what is current at the gateway (``Type/id`` to version) with what the ledger says of it.
 
-    Everything of a pushed type has a line; the line wants that version. A line that the hospital refused is a difference;
-    one of a type that the hospital does not take, or a withdrawn or cancelled one, is not.
+    Everything of a pushed type has a line, and the line wants that version. What the hospital refused is a difference;
+    what is of a type that it does not take, or was withdrawn or cancelled, is none.
     """
     lines = {line.name: line for line in ledger}
     found: dict[str, dict[Fault, list[str]]] = defaultdict(lambda: defaultdict(list))

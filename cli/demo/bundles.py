@@ -125,8 +125,8 @@ def waves(entries: Iterable[Entry]) -> list[list[Entry]]:
 def translate(entry: Entry, resolve: Callable[[str], str | None]) -> Resource:
     """Return the entry's resource as it is to be created.
 
-    `resolve` gives the server's ``Type/id`` for a reference of the file, or None. A reference that has none is kept as a
-    logical one: its urn or its identifier.
+    `resolve` gives the server's ``Type/id`` for a reference of the file, or None. A reference that has none is kept as
+    a logical one: its urn or its identifier.
     """
     resource: Resource = deepcopy(entry.resource)
     resource.pop("id", None)

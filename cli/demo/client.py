@@ -1,4 +1,4 @@
-"""A FHIR client that finishes what it began: every create is conditional, every request is tried again while it may help.
+"""A FHIR client that finishes what it began: creates are conditional, requests are tried again while it may help.
 
 A process of the stack may be killed at any moment. So a request that found nobody (connection refused, cut off, timed
 out) or was told "not now" (429, 502, 503, 504) is sent again, with growing pauses, until `patience` seconds have passed
@@ -21,6 +21,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
+from cli.stack.problem import StackProblem
 from shared.fhir.json import Resource, dump, parse
 from shared.fhir.outcome import BadRequest
 
@@ -29,7 +30,7 @@ NOT_NOW = frozenset({429, 502, 503, 504})
 FIRST_ERROR = 400
 
 
-class DemoError(Exception):
+class DemoError(StackProblem):
     """What ends a command: one plain sentence for the person at the terminal."""
 
 
@@ -95,10 +96,19 @@ class FhirClient:
         patience: seconds without any answer at all after which the client gives up.
         concurrency: how many requests may be under way at once.
         name: how error sentences call the other side.
+        transport: instead of the network, for tests.
 
     """
 
-    def __init__(self, base: str, *, patience: float = 120.0, concurrency: int = 16, name: str = "The gateway") -> None:
+    def __init__(
+        self,
+        base: str,
+        *,
+        patience: float = 120.0,
+        concurrency: int = 16,
+        name: str = "The gateway",
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         self.base = base.rstrip("/")
         self.name = name
         self.patience = patience
@@ -111,6 +121,7 @@ class FhirClient:
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             headers={"Accept": FHIR_JSON},
             trust_env=False,
+            transport=transport,
         )
 
     async def __aenter__(self) -> Self:
