@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from shared.store.access import Access
     from shared.store.types import Page, Stored, Written
 
-TypeInteraction: TypeAlias = Literal[
-    "read", "vread", "update", "delete", "history-instance", "create", "search-type"
-]
+TypeInteraction: TypeAlias = Literal["read", "vread", "update", "delete", "history-instance", "create", "search-type"]
 """Codes of https://hl7.org/fhir/R4/valueset-type-restful-interaction.html that this server knows."""
 
 ALL_INTERACTIONS: frozenset[TypeInteraction] = frozenset(
@@ -68,7 +66,7 @@ def parse_positions(header: str) -> tuple[Position, ...]:
 
 
 def parse_awaits(header: str, tenant: str) -> tuple[Position, ...]:
-    """Return the positions of an `X-Kap-Await` header: ``<service> <key> <sequence>[, ...]``, of the caller's tenant."""
+    """Return the positions of an `X-Kap-Await` header, ``<service> <key> <sequence>[, ...]``, of `tenant`."""
     found = []
     for part in header.split(","):
         match part.split():
@@ -91,6 +89,7 @@ class RequestContext:
         traceparent: W3C trace context of the request.
         returns: `Prefer: return=`.
         lenient: `Prefer: handling=lenient`.
+        body_bytes: length of the request's body as it came; a large one is worked on off the event loop.
         awaits: `X-Kap-Await`: positions of other services that must have been taken in before the request is judged.
 
     """
@@ -103,6 +102,7 @@ class RequestContext:
     returns: Returns = "representation"
     lenient: bool = False
     awaits: tuple[Position, ...] = ()
+    body_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +150,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def history(
-        self, context: RequestContext, type_: str, id_: str, *, count: int, cursor: str | None
-    ) -> Page:
+    async def history(self, context: RequestContext, type_: str, id_: str, *, count: int, cursor: str | None) -> Page:
         """Return the versions of one resource, newest first, deletions included."""
         ...
 
@@ -173,10 +171,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def update(
-        self, context: RequestContext, resource: Resource, *, expected: int | None
-    ) -> WriteResult:
-        """Commit a new version of the resource whose id it carries; only over version `expected` where that is given."""
+    async def update(self, context: RequestContext, resource: Resource, *, expected: int | None) -> WriteResult:
+        """Commit a new version of the resource whose id it carries; only over version `expected` if given."""
         ...
 
     async def delete(
@@ -185,8 +181,6 @@ class Backend(Protocol):
         """Commit a deletion; None where it was deleted before."""
         ...
 
-    async def operation(
-        self, context: RequestContext, operation: Operation, call: OperationCall
-    ) -> OperationResult:
+    async def operation(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:
         """Run an operation."""
         ...

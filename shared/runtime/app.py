@@ -50,7 +50,7 @@ class Background:
 
     Attributes:
         name: for logs, `/livez` and `/metrics`.
-        run: runs until it is cancelled; when it raises, that is logged and counted, and it is started again after a while.
+        run: runs until it is cancelled; when it raises, that is logged and counted, and it is started again.
         role: the task runs in processes of this role.
         stalled_after: seconds without a beat after which `/livez` fails.
 

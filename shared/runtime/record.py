@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from shared.fhir.extraction import compartment_key, extract, labels_of
 from shared.fhir.ids import new_id, subject_uuid
+from shared.fhir.index import IndexRows
 from shared.fhir.json import Resource, parse
 from shared.fhir.outcome import MethodNotAllowed, NotFound, Unprocessable
 from shared.fhir.query import parse_search
@@ -20,7 +22,70 @@ from shared.store.access import Access
 from shared.store.types import Stored, Write, Written
 
 if TYPE_CHECKING:
+    from shared.events.envelope import Interaction
     from shared.store.store import Store, Transaction
+
+_OF_THE_SERVER: Final = frozenset(("versionId", "lastUpdated", "_versionId", "_lastUpdated"))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A resource that is valid, with all that the store must know of it: the processor's work, done before any lock.
+
+    `resource` is None for a deletion; else it carries `id`, and no `meta.versionId` and `meta.lastUpdated`.
+    """
+
+    type: str
+    id: str
+    resource: Resource | None
+    key: str
+    labels: tuple[str, ...]
+    index: IndexRows
+
+    def as_write(
+        self,
+        interaction: Interaction,
+        *,
+        expected: int | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Write:
+        """Return it as a change to commit."""
+        patient = self.key.removeprefix("Patient/") if self.key.startswith("Patient/") else None
+        return Write(
+            interaction=interaction,
+            type=self.type,
+            id=self.id,
+            resource=self.resource,
+            key=self.key,
+            patient=None if patient is None else subject_uuid(patient),
+            labels=self.labels,
+            index=self.index,
+            expected=expected,
+            request_id=request_id,
+            traceparent=traceparent,
+        )
+
+
+def prepare(resource: Resource, id_: str) -> Prepared:
+    """Validate `resource`, give it `id_`, and compute its key, labels and index rows.
+
+    Raises:
+        BadRequest: not valid FHIR; with every issue.
+
+    """
+    after: Resource = {"resourceType": resource.get("resourceType"), "id": id_, **resource}
+    after["id"] = id_
+    meta = after.get("meta")
+    if isinstance(meta, dict):
+        kept = {name: value for name, value in meta.items() if name not in _OF_THE_SERVER}
+        if kept or not meta:  # an empty meta of the caller's is left for the validation to refuse
+            after["meta"] = kept
+        else:
+            del after["meta"]
+    require_valid(after)
+    type_ = str(after["resourceType"])
+    return Prepared(type_, id_, after, compartment_key(after, type_, id_), labels_of(after), extract(after))
 
 
 class Record:
@@ -72,7 +137,7 @@ class Record:
                 return found
             cursor = page.next
 
-    async def create(self, resource: Resource) -> Written:
+    async def create(self, resource: Resource | Prepared) -> Written:
         """Validate, guard and write a new resource; its id is made here.
 
         Raises:
@@ -80,10 +145,11 @@ class Record:
             Unprocessable: against a rule.
 
         """
-        type_ = self._owned(resource)
-        return await self._commit("create", type_, new_id(), resource, before=None, expected=None)
+        ready = resource if isinstance(resource, Prepared) else prepare(resource, new_id())
+        self._require_owned(ready.type)
+        return await self._commit("create", ready, before=None, expected=None)
 
-    async def update(self, resource: Resource, *, expected: int | None = None) -> Written:
+    async def update(self, resource: Resource | Prepared, *, expected: int | None = None) -> Written:
         """Validate, guard and write a new version of the resource whose `id` it carries.
 
         Raises:
@@ -92,15 +158,21 @@ class Record:
             Unprocessable: against a rule, or the subject differs from the one it was created with.
 
         """
-        type_ = self._owned(resource)
-        id_ = resource["id"]
+        ready = resource if isinstance(resource, Prepared) else prepare(resource, str(resource.get("id")))
+        type_, id_ = ready.type, ready.id
+        self._require_owned(type_)
         current = await self.transaction.find(self._all, type_, id_, lock=True)
         if current is None and not self.service.fixed_ids:
             raise NotFound(f"There is no {type_}/{id_} here. Create it by POST {type_}; the server gives the id.")
         if current is not None and current.origin != self.service.name:
             raise NotFound(f"{type_}/{id_} belongs to {current.origin}, not to {self.service.name}.")
         before = None if current is None or current.deleted else parse(current.body)
-        return await self._commit("update", type_, id_, resource, before=before, expected=expected)
+        if before is not None and compartment_key(before, type_, id_) != ready.key:
+            raise Unprocessable(
+                "The patient of a resource cannot be changed. Mark it entered-in-error and create a new one.",
+                expression=[f"{type_}.subject"],
+            )
+        return await self._commit("update", ready, before=before, expected=expected)
 
     async def delete(self, type_: str, id_: str, *, expected: int | None = None) -> Written | None:
         """Guard and write a deletion; None where it was deleted before.
@@ -115,52 +187,22 @@ class Record:
             raise NotFound(f"There is no {type_}/{id_} here.")
         if current.deleted:
             return None
-        return await self._commit("delete", type_, id_, None, before=parse(current.body), expected=expected)
+        before = parse(current.body)
+        gone = Prepared(type_, id_, None, compartment_key(before, type_, id_), (), IndexRows())
+        return await self._commit("delete", gone, before=before, expected=expected)
 
-    def _owned(self, resource: Resource) -> str:
-        type_ = str(resource.get("resourceType"))
+    def _require_owned(self, type_: str) -> None:
         if type_ not in self.service.types:
             raise MethodNotAllowed(f"{self.service.title} does not own {type_}.")
-        return type_
 
     async def _commit(
-        self,
-        interaction: str,
-        type_: str,
-        id_: str,
-        resource: Resource | None,
-        *,
-        before: Resource | None,
-        expected: int | None,
+        self, interaction: Interaction, ready: Prepared, *, before: Resource | None, expected: int | None
     ) -> Written:
-        after = None
-        if resource is not None:
-            after = {**resource, "id": id_}
-            require_valid(after)
-        key = compartment_key(after if after is not None else before, type_, id_)
-        if before is not None and after is not None and compartment_key(before, type_, id_) != key:
-            raise Unprocessable(
-                "The patient of a resource cannot be changed. Mark it entered-in-error and create a new one.",
-                expression=[f"{type_}.subject"],
-            )
-        for guard in self.service.guards.get(type_, ()):
-            await guard(Change(interaction, type_, id_, before, after), self)  # type: ignore[arg-type]
-        patient = key.removeprefix("Patient/") if key.startswith("Patient/") else None
+        for guard in self.service.guards.get(ready.type, ()):
+            await guard(Change(interaction, ready.type, ready.id, before, ready.resource), self)
         written = await self.transaction.write(
             self.access,
-            Write(
-                interaction=interaction,  # type: ignore[arg-type]
-                type=type_,
-                id=id_,
-                resource=after,
-                key=key,
-                patient=None if patient is None else subject_uuid(patient),
-                labels=() if after is None else labels_of(after),
-                index=extract(after) if after is not None else extract({"resourceType": type_}),
-                expected=expected,
-                request_id=self.request_id,
-                traceparent=self.traceparent,
-            ),
+            ready.as_write(interaction, expected=expected, request_id=self.request_id, traceparent=self.traceparent),
         )
         self.written.append(written)
         return written

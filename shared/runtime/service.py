@@ -37,7 +37,7 @@ from it (DetectedIssue, Task, ...) through the `Record`, in the same transaction
 """
 
 Reaction: TypeAlias = Callable[[Event, Resource, "Record"], Awaitable[None]]
-"""Called in the transaction that takes an event in, after the copy of its resource was stored (of a delete, removed)."""
+"""Called in the transaction that takes an event in, after its resource's copy was stored (of a delete: removed)."""
 
 OperationHandler: TypeAlias = Callable[["OperationCall", "Record"], Awaitable[Resource]]
 """Called in one transaction; returns the resource to answer with."""
@@ -45,7 +45,7 @@ OperationHandler: TypeAlias = Callable[["OperationCall", "Record"], Awaitable[Re
 
 @dataclass(frozen=True, slots=True)
 class OperationCall:
-    """A call of a FHIR operation: `parameters` is the Parameters resource of the body, or one made of the URL's query."""
+    """A call of a FHIR operation: `parameters` is the Parameters resource of the body, or one made of the query."""
 
     name: str
     type: str
@@ -57,7 +57,8 @@ class OperationCall:
 class Operation:
     """A FHIR operation on a type, at instance level (``Encounter/1/$start``) or type level (``Patient/$match``).
 
-    `affects_state` is False for operations that only read; they may be called by GET.
+    `affects_state` is False for operations that only read; they may be called by GET. `definition` is the canonical of
+    its OperationDefinition where it is not the project's own (HL7's ``Patient-everything``).
     """
 
     name: str
@@ -66,6 +67,12 @@ class Operation:
     handler: OperationHandler
     affects_state: bool = True
     documentation: str = ""
+    definition: str | None = None
+
+    @property
+    def canonical(self) -> str:
+        """The canonical of its OperationDefinition."""
+        return self.definition or f"https://kap-exchange.org/fhir/OperationDefinition/{self.type}-{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

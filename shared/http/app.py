@@ -1,0 +1,124 @@
+"""The ASGI application of one service: FHIR routes, health, metrics, operators' routes, in a FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Router
+
+from shared.fhir.json import dump
+from shared.fhir.outcome import BadRequest, FhirError, Issue
+from shared.http.capability import capability_statement
+from shared.http.errors import refusal, routing_refusal
+from shared.http.interactions import FhirRoutes, offered_by
+from shared.http.observe import Observe
+from shared.http.openapi import openapi_of
+from shared.security.caller import everybody
+
+if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp
+
+    from shared.http.backend import Backend
+    from shared.http.capability import Offered
+    from shared.runtime.service import Service
+    from shared.runtime.settings import Settings
+    from shared.security.caller import Authenticate
+
+
+def create_fhir_app(
+    service: Service,
+    backend: Backend | None,
+    settings: Settings,
+    *,
+    authenticate: Authenticate | None = None,
+    interactions: Offered | None = None,
+    routes: Sequence[BaseRoute] = (),
+    middleware: Sequence[Middleware] = (),
+) -> FastAPI:
+    """Return the application.
+
+    Args:
+        service: what it serves.
+        backend: what answers the FHIR interactions; None: no FHIR routes (a process that only relays and consumes).
+        settings: public base, limits, the key of the links.
+        authenticate: makes the `Access` of a request; None: everybody may see what the service owns.
+        interactions: by type, what is offered; a type that is not named offers all.
+        routes: more routes (health, operators'), tried before the FHIR ones.
+        middleware: around the FHIR routes only, first is outermost.
+
+    """
+    app = FastAPI(
+        title=service.title,
+        version=version("kap-exchange"),
+        routes=list(routes),
+        exception_handlers={
+            FhirError: _on_refusal,
+            HTTPException: _on_routing,
+            RequestValidationError: _on_invalid,
+        },
+    )
+    app.add_middleware(Observe, service=service.name)
+    if backend is not None:
+        offered = offered_by(service, interactions)
+        since = datetime.now(UTC)
+
+        @cache
+        def metadata() -> bytes:
+            return dump(capability_statement(service, offered, settings.base_url, since=since))
+
+        fhir = FhirRoutes(
+            service,
+            backend,
+            settings,
+            authenticate=authenticate or everybody(origin=service.name),
+            offered=offered,
+            metadata=metadata,
+        )
+        if middleware:
+            app.mount("", _wrapped(Router(fhir.routes()), middleware))
+        else:
+            app.router.routes.extend(fhir.routes())
+        app.openapi = lambda: openapi_of(service, offered, settings.base_url)  # type: ignore[method-assign]
+    return app
+
+
+def _wrapped(app: ASGIApp, middleware: Sequence[Middleware]) -> ASGIApp:
+    for layer, args, kwargs in reversed(list(middleware)):
+        app = layer(app, *args, **kwargs)
+    return app
+
+
+async def _on_refusal(request: Request, error: Exception) -> Response:
+    if not isinstance(error, FhirError):
+        raise error
+    return refusal(error)
+
+
+async def _on_routing(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return routing_refusal(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    return refusal(
+        BadRequest(
+            [
+                Issue(str(one["msg"]), code="value", expression=(f"http.{'.'.join(str(part) for part in one['loc'])}",))
+                for one in error.errors()
+            ]
+        )
+    )

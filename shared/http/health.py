@@ -1,0 +1,82 @@
+"""`/livez`, `/readyz` and `/metrics`: what Kubernetes, `kap up` and Prometheus ask.
+
+Alive means that every task of the process makes progress; a task that does not for too long (a consumer that lives on
+after a rebalance and never moves again) makes `/livez` fail, so that the process is started anew. Ready means that the
+database answers and has this version's schema; Kafka is not asked, for the outbox exists so that a session can be
+documented while Kafka is down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shared.fhir.outcome import Unavailable
+
+_READY_FOR = 1.0
+"""Seconds that one look at the database answers for."""
+
+
+@dataclass(slots=True)
+class Watchdog:
+    """Knows when a task last made progress.
+
+    `last` is on the monotonic clock, in seconds; `stalled_after` is how old it may become.
+    """
+
+    name: str
+    stalled_after: float
+    last: float = field(default_factory=monotonic)
+
+    def beat(self) -> None:
+        """Tell of progress."""
+        self.last = monotonic()
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last progress."""
+        return monotonic() - self.last
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the task has made no progress for too long."""
+        return self.idle > self.stalled_after
+
+
+def health_routes(
+    service: str, watchdogs: Callable[[], Sequence[Watchdog]], ready: Callable[[], Awaitable[None]]
+) -> list[Route]:
+    """Return the three routes. `ready` raises Unavailable while the database does not answer."""
+    seen: dict[str, float] = {}
+
+    async def livez(request: Request) -> Response:
+        request.scope["state"]["route"] = "/livez"
+        tasks = {dog.name: {"idle_seconds": round(dog.idle, 1), "stalled": dog.stalled} for dog in watchdogs()}
+        alive = not any(task["stalled"] for task in tasks.values())
+        return _status(service, good=alive, more={"tasks": tasks})
+
+    async def readyz(request: Request) -> Response:
+        request.scope["state"]["route"] = "/readyz"
+        if monotonic() - seen.get("ready", -_READY_FOR) >= _READY_FOR:
+            try:
+                await ready()
+            except Unavailable as error:
+                return _status(service, good=False, more={"why": str(error)})
+            seen["ready"] = monotonic()
+        return _status(service, good=True, more={})
+
+    async def metrics(request: Request) -> Response:
+        request.scope["state"]["route"] = "/metrics"
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+
+
+def _status(service: str, *, good: bool, more: Mapping[str, object]) -> Response:
+    return JSONResponse({"service": service, "status": "ok" if good else "failing", **more}, 200 if good else 503)
