@@ -144,9 +144,11 @@ def type_tables(core: Package) -> tuple[dict[str, Definition], dict[str, str]]:
     tables: dict[str, Definition] = {}
     for definition in core.of("StructureDefinition"):
         kind = definition["kind"]
-        if definition.get("derivation") != "specialization" or kind not in {"resource", "complex-type"}:
-            continue
-        if definition["abstract"] and definition["id"] != "BackboneElement":
+        if definition["id"] != "Element" and (
+            definition.get("derivation") != "specialization"
+            or kind not in {"resource", "complex-type"}
+            or definition["abstract"]
+        ):
             continue
         if "snapshot" not in definition or definition["url"] != BASE + definition["id"]:
             continue

@@ -8,13 +8,13 @@ from __future__ import annotations
 from decimal import Decimal, localcontext
 from typing import Final
 
-MIN_NUMBER: Final = Decimal("-1E+200")
+MIN_NUMBER: Final = Decimal("-1E+1000")
 """The low end of a range that has none, and below every number that is accepted."""
 
-MAX_NUMBER: Final = Decimal("1E+200")
+MAX_NUMBER: Final = Decimal("1E+1000")
 """The high end of a range that has none, and above every number that is accepted."""
 
-MAX_DIGITS: Final = 150
+MAX_DIGITS: Final = 400
 """Numbers of more digits, or with an exponent beyond it, are refused: no measurement needs them, and storing does."""
 
 

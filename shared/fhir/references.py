@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from shared.fhir.definitions import RESOURCE_TYPES
@@ -40,6 +41,7 @@ class Literal:
     fragment: str | None = None
 
 
+@lru_cache(maxsize=4096)
 def parse_literal(literal: str) -> Literal:
     """Return what `Reference.reference` points to."""
     if literal.startswith("#"):

@@ -1,0 +1,450 @@
+"""Is it FHIR R4? Every issue at once, each with its FHIRPath location.
+
+Checked are: unknown elements, cardinality, JSON forms (arrays, objects, nothing empty, no stray null), formats of
+primitives, extensions of primitives in ``_field``, choices of types (only one), codes of required bindings, target types
+of references, contained and nested resources, and the invariants of `shared.fhir.invariants`.
+
+The element trees are compiled into closures, a type when it is first met. On the good path nothing is built: a checker
+appends to `out` what is wrong, and who called it puts the path before it on the way up.
+
+Source: https://hl7.org/fhir/R4/validation.html, https://hl7.org/fhir/R4/json.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final, TypeAlias
+
+from shared.fhir.definitions import RESOURCE_TYPES, value_set
+from shared.fhir.invariants import Invariant, invariants_of
+from shared.fhir.json import Resource
+from shared.fhir.outcome import BadRequest, Issue
+from shared.fhir.primitives import CHECKS, OPEN_VALUE_SETS
+from shared.fhir.primitives import Check as PrimitiveCheck
+from shared.fhir.references import parse_literal
+from shared.fhir.tree import Element, Member, node
+
+Found: TypeAlias = list[tuple[str, str, str]]
+"""Issues as (location, issue code, what is wrong); the location grows from the inside out: ``.component[1].code``."""
+
+Checker: TypeAlias = Callable[[Any, Found], None]
+
+# Notes that checkers leave in a `Found` for the object or resource around them, which takes them out again.
+_NULL: Final = "#null"
+"""A null in an array of primitives; the text is the array's key."""
+_SIBLING: Final = "#sibling"
+"""There is a ``_field``; the text is the field's key."""
+_REFERENCE: Final = "#reference"
+"""A reference to a contained resource; the text is its id."""
+_MENTION: Final = "#mention"
+"""A uri that may name a contained resource; the text is its id."""
+
+MAX_ISSUES: Final = 100
+"""An outcome holds so many at most; the last one then says that there are more."""
+
+_REPEATED: Final = "is given as an array, and may occur only once"
+_NOT_REPEATED: Final = "must be an array: it may occur more than once"
+
+
+def _json_kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _place(out: Found, since: int, where: str) -> None:
+    """Put `where` before the location of each issue from number `since` on."""
+    for number in range(since, len(out)):
+        location, code, what = out[number]
+        out[number] = (where + location, code, what)
+
+
+class _Object:
+    """The checker of one complex type or backbone element."""
+
+    __slots__ = ("binding", "choices", "invariants", "is_reference", "members", "required", "resource", "targets", "type")
+
+    def __init__(self, type_: str, path: str = "", *, targets: frozenset[str] = frozenset(), simple: bool = False) -> None:
+        at = node(type_, path)
+        self.type = type_
+        self.targets = targets
+        self.resource = not path and type_ in RESOURCE_TYPES
+        self.is_reference = type_ == "Reference" and not path
+        self.members: dict[str, Checker] = {}
+        self.required: list[tuple[str, frozenset[str]]] = []
+        self.choices: list[tuple[str, frozenset[str]]] = []
+        self.invariants: tuple[Invariant, ...] = invariants_of(type_, path)
+        for element in at.elements:
+            if simple and element.name == "comparator":
+                continue
+            self._add(element)
+
+    def _add(self, element: Element) -> None:
+        keys = set()
+        for member in element.members:
+            keys.add(member.key)
+            self.members[member.key] = _lazy(self.members, member)
+            if member.is_primitive:
+                keys.add(f"_{member.key}")
+                self.members[f"_{member.key}"] = _sibling(member)
+        if element.minimum:
+            self.required.append((element.name, frozenset(keys)))
+        if len(element.members) > 1:
+            self.choices.append((element.name, frozenset(keys)))
+
+    def __call__(self, value: Any, out: Found) -> None:
+        if type(value) is not dict:
+            out.append(("", "structure", f"is {_json_kind(value)}, and must be an object"))
+            return
+        since = len(out)
+        members = self.members
+        for key, item in value.items():
+            checker = members.get(key)
+            if checker is not None:
+                checker(item, out)
+            elif key != "resourceType" or not self.resource:
+                out.append((f".{_shown(key)}", "structure", f"is not an element of {self.type} in FHIR R4"))
+        if len(out) > since:
+            _settle_siblings(value, out, since)
+        for name, keys in self.required:
+            if name not in value and keys.isdisjoint(value):
+                out.append((f".{name}", "required", "is missing, and must be there"))
+        for name, keys in self.choices:
+            present = keys.intersection(value)
+            if len(present) > 1 and len({key.removeprefix("_") for key in present}) > 1:
+                listed = ", ".join(sorted(present))
+                out.append((f".{name}", "structure", f"has more than one value ({listed}), and may have only one"))
+        if len(value) < 2 and not self.resource and (not value or ("id" in value and self.type != "Element")):
+            out.append(("", "invariant", "is empty: an element must have a value or children (rule ele-1)"))
+        if self.is_reference:
+            self._check_reference(value, out)
+        for invariant in self.invariants:
+            _apply(invariant, value, out)
+
+    def _check_reference(self, value: dict[str, Any], out: Found) -> None:
+        literal, given = value.get("reference"), value.get("type")
+        named = ""
+        if isinstance(literal, str):
+            parsed = parse_literal(literal)
+            named = parsed.type
+            if parsed.fragment is not None:
+                out.append((".reference", _REFERENCE, parsed.fragment))
+        by_type = given.rsplit("/", 1)[-1] if isinstance(given, str) else ""
+        if by_type and by_type not in RESOURCE_TYPES:
+            out.append((".type", "code-invalid", "is not a resource type of FHIR R4"))
+            by_type = ""
+        if named and by_type and named != by_type:
+            out.append(("", "value", f"points to {named} and says that it is {by_type}"))
+        target = named or by_type
+        if target and self.targets and target not in self.targets:
+            listed = ", ".join(sorted(self.targets))
+            out.append(("", "value", f"points to {target}; allowed here: {listed}"))
+
+
+def _shown(key: str) -> str:
+    """Return a member's name as it may be shown: it is the caller's, and may be anything."""
+    return key[:64].encode("ascii", "backslashreplace").decode()
+
+
+def _apply(invariant: Invariant, value: dict[str, Any], out: Found) -> None:
+    try:
+        holds = invariant.holds(value)
+    except (TypeError, AttributeError, ValueError, ArithmeticError, KeyError):
+        return  # its operands are not what they should be, which is an issue of its own and already listed
+    if not holds:
+        out.append(("", "invariant", f"{invariant.says} (rule {invariant.key})"))
+
+
+def _settle_siblings(value: dict[str, Any], out: Found, since: int) -> None:
+    """Take out the notes on nulls and ``_field`` members, and say where value and extension do not fit together."""
+    notes = [found for found in out[since:] if found[1] in {_NULL, _SIBLING}]
+    if not notes:
+        return
+    out[since:] = [found for found in out[since:] if found[1] not in {_NULL, _SIBLING}]
+    for location, note, key in notes:
+        extensions, plain = value.get(f"_{key}"), value.get(key)
+        if note == _NULL:
+            position = int(location[location.rindex("[") + 1 : -1])
+            other = extensions[position : position + 1] if isinstance(extensions, list) else []
+            if not (other and isinstance(other[0], dict) and "extension" in other[0]):
+                out.append((location, "invariant", "has neither a value nor an extension (rule ele-1)"))
+        elif plain is None:
+            for one in extensions if isinstance(extensions, list) else [extensions]:
+                if not isinstance(one, dict) or "extension" not in one:
+                    out.append((location, "invariant", "has neither a value nor an extension (rule ele-1)"))
+        elif isinstance(plain, list) and isinstance(extensions, list) and len(plain) != len(extensions):
+            out.append((location, "structure", f"and _{key} must be arrays of the same length"))
+
+
+def _lazy(members: dict[str, Checker], member: Member) -> Checker:
+    """Return a checker that makes the real one when it is first called, and takes its place in `members`."""
+
+    def first(value: Any, out: Found) -> None:
+        checker = members[member.key] = _member(member)
+        checker(value, out)
+
+    return first
+
+
+def _member(member: Member) -> Checker:
+    where = f".{member.name}"
+    if member.is_primitive:
+        check = _bound_code(member) if member.binding else CHECKS[member.type]
+        code = "code-invalid" if member.binding else "value"
+        if member.type in {"canonical", "uri", "url"}:
+            return _noting(where, _primitives(where, check, code, member.key) if member.many else _primitive(where, check, code))
+        return _primitives(where, check, code, member.key) if member.many else _primitive(where, check, code)
+    inner = _bound_concept(member) if member.binding else _complex(member)
+    return _objects(where, inner) if member.many else _object(where, inner)
+
+
+def _primitive(where: str, check: PrimitiveCheck, code: str) -> Checker:
+    def checker(value: Any, out: Found) -> None:
+        problem = check(value)
+        if problem is not None:
+            structural = value is None or isinstance(value, (dict, list))
+            problem = _REPEATED if isinstance(value, list) else problem
+            out.append((where, "structure" if structural else code, problem))
+
+    return checker
+
+
+def _primitives(where: str, check: PrimitiveCheck, code: str, key: str) -> Checker:
+    def checker(value: Any, out: Found) -> None:
+        if type(value) is not list:
+            out.append((where, "structure", _NOT_REPEATED))
+            return
+        if not value:
+            out.append((where, "structure", "is an empty array; leave it out"))
+        for position, item in enumerate(value):
+            if item is None:
+                out.append((f"{where}[{position}]", _NULL, key))
+                continue
+            problem = check(item)
+            if problem is not None:
+                structural = isinstance(item, (dict, list))
+                out.append((f"{where}[{position}]", "structure" if structural else code, problem))
+
+    return checker
+
+
+def _noting(where: str, inner: Checker) -> Checker:
+    """Return the checker of a uri, which may name a contained resource (``#vs1``)."""
+
+    def checker(value: Any, out: Found) -> None:
+        inner(value, out)
+        for one in value if type(value) is list else (value,):
+            if type(one) is str and one[:1] == "#":
+                out.append((where, _MENTION, one[1:]))
+
+    return checker
+
+
+def _object(where: str, inner: Checker) -> Checker:
+    def checker(value: Any, out: Found) -> None:
+        since = len(out)
+        if type(value) is list:
+            out.append((where, "structure", _REPEATED))
+            return
+        inner(value, out)
+        if len(out) > since:
+            _place(out, since, where)
+
+    return checker
+
+
+def _objects(where: str, inner: Checker) -> Checker:
+    def checker(value: Any, out: Found) -> None:
+        if type(value) is not list:
+            out.append((where, "structure", _NOT_REPEATED))
+            return
+        if not value:
+            out.append((where, "structure", "is an empty array; leave it out"))
+        for position, item in enumerate(value):
+            since = len(out)
+            inner(item, out)
+            if len(out) > since:
+                _place(out, since, f"{where}[{position}]")
+
+    return checker
+
+
+def _sibling(member: Member) -> Checker:
+    """Return the checker of ``_field``: the id and the extensions of a primitive, or of each of an array of them."""
+    where = f".{member.name}"
+
+    def checker(value: Any, out: Found) -> None:
+        if (type(value) is list) is not member.many:
+            must = "must be an array" if member.many else "may not be an array"
+            out.append((where, "structure", f"{must} in _{member.key}, as {member.key} is"))
+            return
+        if value == []:
+            out.append((where, "structure", f"is an empty array in _{member.key}; leave it out"))
+        inner = _complex_of("Element", "")
+        for position, item in enumerate(value if member.many else [value]):
+            if item is not None or not member.many:
+                since = len(out)
+                inner(item, out)
+                _place(out, since, f"{where}[{position}]" if member.many else where)
+        out.append((where, _SIBLING, member.key))
+
+    return checker
+
+
+@cache
+def _complex_of(type_: str, path: str, targets: frozenset[str] = frozenset(), *, simple: bool = False) -> Checker:
+    return _Object(type_, path, targets=targets, simple=simple)
+
+
+def _complex(member: Member) -> Checker:
+    if member.type == "Resource":
+        return _contained if member.name == "contained" else _nested
+    return _complex_of(member.type, member.path, member.targets, simple=member.simple)
+
+
+def _nested(value: Any, out: Found) -> None:
+    """Check a whole resource: of a Bundle's entry, a parameter, or the one that was sent."""
+    checker = _resource_checker(value, out)
+    if checker is not None:
+        since = len(out)
+        checker(value, out)
+        if len(out) > since or "contained" in value:
+            _settle_contained(value, out, since)
+
+
+def _settle_contained(value: dict[str, Any], out: Found, since: int) -> None:
+    """Take out the notes on ``#id``, and check that each is contained and that what is contained is named (dom-3)."""
+    notes = [found for found in out[since:] if found[1] in {_REFERENCE, _MENTION}]
+    out[since:] = [found for found in out[since:] if found[1] not in {_REFERENCE, _MENTION}]
+    contained = value.get("contained")
+    held = contained if isinstance(contained, list) else []
+    ids = [one.get("id") for one in held if isinstance(one, dict)]
+    for location, note, name in notes:
+        if note == _REFERENCE and name and name not in ids:
+            out.append((location, "invariant", f"names #{_shown(name)}, which is not contained here (rule ref-1)"))
+    named = {name for _, _, name in notes}
+    back = {location.split("]", 1)[0] for location, _, name in notes if not name and location.startswith(".contained[")}
+    for position, id_ in enumerate(ids):
+        where = f".contained[{position}]"
+        if id_ not in named and where.removesuffix("]") not in back:
+            out.append((where, "invariant", "is not referred to from the resource that contains it (rule dom-3)"))
+        if id_ is not None and id_ in ids[:position]:
+            out.append((f"{where}.id", "invariant", "is the id of another contained resource, too"))
+
+
+def _contained(value: Any, out: Found) -> None:
+    checker = _resource_checker(value, out)
+    if checker is None:
+        return
+    checker(value, out)
+    if "id" not in value:
+        out.append((".id", "required", "is missing: a contained resource is referred to by its id"))
+    if "contained" in value:
+        out.append((".contained", "invariant", "may not contain resources itself (rule dom-2)"))
+    meta = value.get("meta")
+    if isinstance(meta, dict):
+        for name, rule in (("versionId", "dom-4"), ("lastUpdated", "dom-4"), ("security", "dom-5")):
+            if name in meta:
+                out.append((f".meta.{name}", "invariant", f"may not be in a contained resource (rule {rule})"))
+
+
+def _resource_checker(value: Any, out: Found) -> Checker | None:
+    if type(value) is not dict:
+        out.append(("", "structure", f"is {_json_kind(value)}, and must be a resource, an object with a resourceType"))
+        return None
+    type_ = value.get("resourceType")
+    if type_ is None:
+        out.append((".resourceType", "required", "is missing, and must name the resource's type"))
+        return None
+    if type(type_) is not str or type_ not in RESOURCE_TYPES:
+        shown = f"'{_shown(type_)}'" if type(type_) is str else _json_kind(type_)
+        out.append((".resourceType", "structure", f"is {shown}, which is not a resource type of FHIR R4"))
+        return None
+    return _complex_of(type_, "")
+
+
+def _bound_code(member: Member) -> PrimitiveCheck:
+    binding = str(member.binding)
+    form = CHECKS[member.type]
+    codes = value_set(binding)
+    if codes is None:
+        return OPEN_VALUE_SETS.get(binding, form)
+    allowed = frozenset().union(*codes.values())
+    listed = _listed(allowed)
+
+    def check(value: object) -> str | None:
+        if type(value) is str and value in allowed:
+            return None
+        return form(value) or f"'{_shown(str(value))}' is not a code of the value set {binding}, which has {listed}"
+
+    return check
+
+
+def _listed(codes: frozenset[str]) -> str:
+    return ", ".join(sorted(codes)) if len(codes) <= 20 else f"{len(codes)} codes"
+
+
+def _bound_concept(member: Member) -> Checker:
+    """Return the checker of a Coding, CodeableConcept or Quantity whose code must be from a value set."""
+    inner = _complex(member)
+    codes = value_set(str(member.binding))
+    if codes is None or member.type not in {"CodeableConcept", "Coding"}:
+        return inner
+    systems: Mapping[str, frozenset[str]] = codes
+    listed = _listed(frozenset().union(*codes.values()))
+
+    def checker(value: Any, out: Found) -> None:
+        inner(value, out)
+        if not isinstance(value, dict) or value.keys() <= {"id", "extension"}:
+            return
+        codings = value.get("coding") if member.type == "CodeableConcept" else [value]
+        if not any(_is_among(coding, systems) for coding in (codings if isinstance(codings, list) else ())):
+            systems_listed = ", ".join(sorted(systems))
+            out.append(
+                ("", "code-invalid", f"has no code of the value set {member.binding}: one of {listed} of {systems_listed}")
+            )
+
+    return checker
+
+
+def _is_among(coding: object, systems: Mapping[str, frozenset[str]]) -> bool:
+    if not isinstance(coding, dict):
+        return False
+    system, code = coding.get("system"), coding.get("code")
+    return isinstance(system, str) and isinstance(code, str) and code in systems.get(system, ())
+
+
+def validate(resource: object) -> list[Issue]:
+    """Return every issue of a resource parsed by `shared.fhir.json`; none where it is valid FHIR R4.
+
+    A location starts with the resource's type: ``Observation.component[1].code``.
+    """
+    out: Found = []
+    type_ = resource.get("resourceType") if isinstance(resource, dict) else None
+    try:
+        _nested(resource, out)
+    except RecursionError:
+        out = [("", "too-costly", "is nested too deeply")]
+    if not out:
+        return []
+    root = type_ if type(type_) is str and type_ in RESOURCE_TYPES else "Resource"
+    shown = dict.fromkeys(out)
+    issues = [
+        Issue(f"{root}{location} {what}.", code=code, expression=(f"{root}{location}",))
+        for location, code, what in list(shown)[:MAX_ISSUES]
+    ]
+    if len(shown) > MAX_ISSUES:
+        issues.append(Issue(f"There are {len(shown) - MAX_ISSUES} more issues.", code="informational", severity="warning"))
+    return issues
+
+
+def require_valid(resource: Resource) -> None:
+    """Pass a valid resource.
+
+    Raises:
+        BadRequest: with every issue, where it is not valid FHIR R4.
+
+    """
+    issues = validate(resource)
+    if issues:
+        raise BadRequest(issues)
