@@ -1,0 +1,67 @@
+"""The command line: one module per command."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from cli.down import down
+from cli.stack.problem import StackProblem
+from cli.stack.stack import ROOT
+from cli.status import status
+from cli.terminal import problem
+from cli.test import run_tests
+from cli.token import token
+from cli.up import up
+
+
+class InOrder(TyperGroup):
+    """Lists the commands in the order they are registered in: as a newcomer needs them."""
+
+
+app = typer.Typer(
+    name="kap",
+    cls=InOrder,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="KAP Exchange: FHIR R4 services for ketamine-assisted psychotherapy, joined by Kafka events.",
+    epilog="Begin with: ./kap demo",
+)
+
+for command in (up, down, status, token):
+    app.command()(command)
+# pytest's own options, and its -h, pass through.
+app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run_tests)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    *,
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; tell problems as sentences."""
+    try:
+        app()
+    except StackProblem as error:
+        problem(str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

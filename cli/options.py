@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.stack.stack import DEFAULT_DATA
+
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        envvar="KAP_DATA",
+        help="Folder with everything the stack keeps: databases, events, logs.",
+        show_default=".kap beside the kap script",
+        file_okay=False,
+    ),
+]
+DATA = DEFAULT_DATA

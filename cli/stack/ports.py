@@ -1,0 +1,88 @@
+"""Which port is whose: everything lies at a fixed distance from one base."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from cli.stack.problem import StackProblem
+
+HOST = "127.0.0.1"
+DEFAULT_BASE = 8000
+
+GATEWAY = "gateway"
+HOSPITAL = "hospital"
+OFFSETS = {
+    GATEWAY: 0,
+    "intake": 1,
+    "scheduling": 2,
+    "sessions": 3,
+    "outcomes": 4,
+    "delivery": 5,
+    "console": 6,
+    HOSPITAL: 7,
+    "postgres": 10,
+    "kafka": 11,
+    "kafka-controller": 12,
+}
+
+OWNERS = ("intake", "scheduling", "sessions", "outcomes")
+"""The services that own clinical resources; the gateway routes writes to them."""
+
+SERVICES = (*OWNERS, GATEWAY, "delivery", HOSPITAL)
+"""What runs by `python -m services.run`: the services, and the hospital that stands in for a real one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports of one stack; `base` is the gateway's."""
+
+    base: int = DEFAULT_BASE
+
+    def __post_init__(self) -> None:
+        """Refuse a base that leaves no room above it.
+
+        Raises:
+            StackProblem: the base is below 1024 or too high.
+
+        """
+        highest = 65535 - max(OFFSETS.values())
+        if not 1024 <= self.base <= highest:
+            raise StackProblem(f"--port-base {self.base} cannot be: choose one from 1024 to {highest}.")
+
+    def of(self, name: str) -> int:
+        """Return the port of a service, of `postgres`, `kafka` or `kafka-controller`."""
+        return self.base + OFFSETS[name]
+
+    def url(self, name: str) -> str:
+        """Return ``http://127.0.0.1:<port>`` of a service, without a slash at its end."""
+        return f"http://{HOST}:{self.of(name)}"
+
+    def fhir(self, name: str) -> str:
+        """Return the FHIR base URL of a service."""
+        return f"{self.url(name)}/fhir"
+
+
+def is_free(port: int) -> bool:
+    """Return whether nobody listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def require_free(name: str, port: int) -> None:
+    """Say plainly that a port is taken.
+
+    Raises:
+        StackProblem: another program listens there.
+
+    """
+    if not is_free(port):
+        raise StackProblem(
+            f"Port {port}, which {name} needs, is taken by another program. End that one, or start this stack "
+            f"elsewhere: ./kap up --port-base {port - OFFSETS.get(name, 0) + 100}"
+        )

@@ -1,0 +1,40 @@
+"""`./kap test`: run the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from cli.stack.stack import ROOT
+
+FAST = ["tests/unit", "tests/architecture"]
+
+
+def run_tests(
+    context: typer.Context,
+    *,
+    fast: Annotated[bool, typer.Option("--fast", help="Unit and architecture tests only: under a minute.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Everything, the slow ones too: what CI runs.")] = False,
+) -> None:
+    """Run the tests: all but the slow ones, unless told otherwise. Further arguments are pytest's.
+
+    The first and the last lines tell which broker and database they ran on. A missing Apache Kafka skips what needs it;
+    KAP_REQUIRE_KAFKA=1 makes it an error.
+    """
+    if fast and full:
+        raise typer.BadParameter("--fast and --full exclude each other.")
+    command = [sys.executable, "-P", "-m", "pytest", *arguments(context.args, fast=fast, full=full)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    raise typer.Exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
+
+
+def arguments(given: Sequence[str], *, fast: bool, full: bool) -> list[str]:
+    """Return pytest's arguments: the choice of the options, then what was given, which so has the last word."""
+    chosen = [] if full else ["-m", "not slow"]
+    named = any(not argument.startswith("-") and (ROOT / argument.partition("::")[0]).exists() for argument in given)
+    return [*chosen, *given, *([] if named or not fast else FAST)]

@@ -1,0 +1,192 @@
+"""Make `.venv` from a lock file: what `./kap` does first. Standard library only: nothing is installed yet.
+
+    python tools/environment.py local|test
+
+It may be interrupted at any moment and started several times at once. One process works, the others wait for it. A
+`.venv` that was left half made carries a mark and is made anew; one that is whole carries a copy of the lock it was
+made from. What somebody else put into `.venv` stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTRAS = ("local", "test")
+
+
+class EnvironmentProblem(Exception):
+    """The environment could not be made; the message is for the person who asked for it."""
+
+
+def lock_file(root: Path, extra: str) -> Path:
+    """Return the lock file of an extra."""
+    return root / f"requirements-{extra}.lock"
+
+
+def stamp(venv: Path, extra: str) -> Path:
+    """Return the copy of the lock that says: this extra is installed, whole."""
+    return venv / f"kap-{extra}.lock"
+
+
+def is_current(root: Path, extra: str) -> bool:
+    """Return whether `.venv` holds what the lock of `extra` asks for."""
+    venv = root / ".venv"
+    try:
+        return runs(venv / "bin" / "python") and stamp(venv, extra).read_bytes() == lock_file(root, extra).read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def runs(python: Path) -> bool:
+    """Return whether this interpreter is there, starts, and is new enough."""
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], capture_output=True, check=False
+        )
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def make(root: Path, extra: str) -> None:
+    """Bring `root/.venv` up to date for `extra`.
+
+    Raises:
+        EnvironmentProblem: it cannot be; the message says why.
+
+    """
+    with (root / ".venv.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another ./kap is making .venv; waiting for it.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_current(root, extra):
+            return
+        _make(root, extra)
+
+
+def _make(root: Path, extra: str) -> None:
+    venv = root / ".venv"
+    begun = time.monotonic()
+    uv = shutil.which("uv")
+    mark = venv / "kap-unfinished"
+    # Made by us and cut short, or its interpreter has gone: made anew. Without a mark it is whole, and is added to.
+    if mark.exists() or not runs(venv / "bin" / "python"):
+        say(f"Making .venv with Python {sys.version_info.major}.{sys.version_info.minor} (once; a minute or so).")
+        remove(venv)
+        venv.mkdir()
+        mark.touch()
+        _create(venv, uv)
+    else:
+        say("The lock has changed: bringing .venv up to date." if _any_stamp(venv) else "Completing .venv.")
+        mark.touch()
+    for other in EXTRAS:
+        stamp(venv, other).unlink(missing_ok=True)
+    lock = lock_file(root, extra)
+    wanted = lock.read_bytes()
+    _install(venv, lock, uv)
+    for installed in EXTRAS[: EXTRAS.index(extra) + 1]:  # `test` contains `local`, in the same versions
+        source = wanted if installed == extra else lock_file(root, installed).read_bytes()
+        stamp(venv, installed).write_bytes(source)
+    mark.unlink()
+    say(f".venv is ready ({time.monotonic() - begun:.0f} s, by {'uv' if uv else 'pip'}).")
+
+
+def _any_stamp(venv: Path) -> bool:
+    return any(stamp(venv, extra).exists() for extra in EXTRAS)
+
+
+def _create(venv: Path, uv: str | None) -> None:
+    if uv:
+        # --allow-existing: the folder is ours, and holds the mark.
+        _run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(venv)])
+        return
+    try:
+        _run([sys.executable, "-m", "venv", str(venv)])
+    except EnvironmentProblem as problem:
+        raise EnvironmentProblem(
+            f"{problem}\nThis Python cannot make a virtual environment. On Debian and Ubuntu: install python3-venv. "
+            "Or install uv, which needs nothing of it."
+        ) from None
+
+
+def _install(venv: Path, lock: Path, uv: str | None) -> None:
+    python = str(venv / "bin" / "python")
+    if uv:
+        command = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+    else:
+        if not _has_pip(python):
+            _run([python, "-m", "ensurepip", "--default-pip"])
+        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    _run([*command, "--require-hashes", "-r", str(lock)])
+
+
+def _has_pip(python: str) -> bool:
+    return subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+
+
+def _run(command: Sequence[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
+    try:
+        subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise EnvironmentProblem(f"{command[0]} does not start: {error.strerror}.") from error
+    except subprocess.CalledProcessError as error:
+        raise EnvironmentProblem(
+            f"'{' '.join(command[:4])} ...' ended with code {error.returncode}; its own words are above. "
+            "Run ./kap again when the cause is gone: it starts from where it can."
+        ) from None
+
+
+def remove(venv: Path) -> None:
+    """Remove an unfinished environment; its mark goes last, so that a second interruption is seen too."""
+    if venv.is_symlink() or not venv.is_dir():
+        venv.unlink(missing_ok=True)
+        return
+    for entry in venv.iterdir():
+        if entry.name == "kap-unfinished":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    shutil.rmtree(venv)
+
+
+def say(sentence: str) -> None:
+    """Tell the person; the command's own output stays clean."""
+    print(f"kap: {sentence}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the environment of the extra that is named."""
+    if len(arguments) != 1 or arguments[0] not in EXTRAS:
+        say(f"usage: environment.py {'|'.join(EXTRAS)}")
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        make(ROOT, arguments[0])
+    except KeyboardInterrupt:
+        say("Interrupted. The next ./kap makes .venv anew.")
+        return 130
+    except EnvironmentProblem as problem:
+        say(str(problem))
+        return 1
+    except OSError as error:
+        say(f"{error.filename or ROOT}: {error.strerror}. ./kap keeps its Python environment in {ROOT / '.venv'}.")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
