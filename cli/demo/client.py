@@ -1,9 +1,9 @@
 """A FHIR client that finishes what it began: creates are conditional, requests are tried again while it may help.
 
 A process of the stack may be killed at any moment. So a request that found nobody (connection refused, cut off, timed
-out) or was told "not now" (429, 502, 503, 504) is sent again, with growing pauses, until `patience` seconds have passed
-without a single answer from the gateway. A create that is sent twice makes one resource, since its `If-None-Exist`
-names what it would be (https://hl7.org/fhir/R4/http.html#ccreate).
+out) or was told "not now" (429, 502, 503, 504) is sent again, with growing pauses, for `patience` seconds. A create that
+is sent twice makes one resource, since its `If-None-Exist` names what it would be
+(https://hl7.org/fhir/R4/http.html#ccreate).
 """
 
 from __future__ import annotations
@@ -11,14 +11,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_any,
+)
 from tenacity.wait import wait_random_exponential
 
 from cli.stack.problem import StackProblem
@@ -28,6 +35,7 @@ from shared.fhir.outcome import BadRequest
 FHIR_JSON = "application/fhir+json"
 NOT_NOW = frozenset({429, 502, 503, 504})
 FIRST_ERROR = 400
+FOREVER = 1_000_000
 
 
 class DemoError(StackProblem):
@@ -42,6 +50,10 @@ class _NotNow(Exception):
     def __init__(self, why: str, retry_after: float = 0.0) -> None:
         super().__init__(why)
         self.retry_after = retry_after
+
+
+class _Lost(Exception):
+    """No answer, or not now, in the attempts that were allowed."""
 
 
 class Refused(DemoError):
@@ -93,7 +105,7 @@ class FhirClient:
 
     Args:
         base: ``http://127.0.0.1:8000/fhir``.
-        patience: seconds without any answer at all after which the client gives up.
+        patience: seconds for which one request is sent again and again before the client gives up.
         concurrency: how many requests may be under way at once.
         name: how error sentences call the other side.
         transport: instead of the network, for tests.
@@ -115,7 +127,6 @@ class FhirClient:
         self.sent: Counter[str] = Counter()
         self.retried = 0
         self._gate = asyncio.Semaphore(concurrency)
-        self._last_answer = time.monotonic()
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(30.0, connect=5.0),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
@@ -152,22 +163,51 @@ class FhirClient:
             raise DemoError(f"{self.name} answered POST {type_} without naming the resource it made.")
         return Held(type_, str(id_), answer.status_code == httpx.codes.CREATED, body or None)
 
-    async def update(self, resource: Resource, *, expected: int | None = None) -> Resource:
-        """Replace a resource; with `expected`, only that version of it."""
-        headers = {"Prefer": "return=representation"}
-        if expected is not None:
-            headers["If-Match"] = f'W/"{expected}"'
-        path = f"{resource['resourceType']}/{resource['id']}"
-        return self._body(await self._send("PUT", path, body=dump(resource), headers=headers))
+    async def bring(self, reference: str, change: Callable[[Resource], Resource | None]) -> Resource:
+        """Bring ``Type/id`` to where `change` wants it, over the version it was told of; None: it is there already.
+
+        When another wrote meanwhile (412), or an answer was lost, it looks again.
+        """
+        while True:
+            current = await self.read(reference)
+            wanted = change(current)
+            if wanted is None:
+                return current
+            headers = {"If-Match": f'W/"{current["meta"]["versionId"]}"', "Prefer": "return=representation"}
+            try:
+                return self._body(await self._send("PUT", reference, body=dump(wanted), headers=headers))
+            except Refused as refusal:
+                if refusal.status not in {409, 412}:
+                    raise
 
     async def read(self, reference: str) -> Resource:
         """Return ``Type/id``."""
         return self._body(await self._send("GET", reference))
 
     async def call(self, operation: str, parameters: Resource | None = None) -> Resource:
-        """Call ``Encounter/1/$start`` with a Parameters resource, and return the resource it answers with."""
+        """Call ``Patient/1/$screen`` with a Parameters resource, and return the resource it answers with.
+
+        It may be called twice when an answer is lost: for operations that may.
+        """
         body = dump(parameters if parameters is not None else {"resourceType": "Parameters"})
         return self._body(await self._send("POST", operation, body=body))
+
+    async def call_once(
+        self, operation: str, parameters: Resource, done: Callable[[], Awaitable[Resource | None]]
+    ) -> Resource:
+        """Call an operation that must not run twice: `done` finds what it made, and is asked before every attempt."""
+        body = dump(parameters)
+        deadline = time.monotonic() + self.patience
+        while True:
+            made = await done()
+            if made is not None:
+                return made
+            try:
+                return self._body(await self._send("POST", operation, body=body, attempts=1))
+            except _Lost as lost:
+                if time.monotonic() > deadline:
+                    raise self._unserved(f"POST {operation}", str(lost)) from None
+                await asyncio.sleep(0.2)
 
     async def search(self, type_: str, criteria: Mapping[str, str] | Sequence[tuple[str, str]]) -> list[Resource]:
         """Return all resources that match, over all pages, in the server's order."""
@@ -192,7 +232,13 @@ class FhirClient:
     # -- sending --------------------------------------------------------------------------------------------------
 
     async def _send(
-        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        attempts: int | None = None,
     ) -> httpx.Response:
         url = path if path.startswith(("http://", "https://")) else f"{self.base}/{path}"
         sent = dict(headers or {})
@@ -201,11 +247,11 @@ class FhirClient:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((httpx.TransportError, _NotNow)),
             wait=_pause,
-            stop=self._out_of_patience,
+            stop=stop_any(stop_after_delay(self.patience), stop_after_attempt(attempts or FOREVER)),
             reraise=True,
             before_sleep=self._note,
         )
-        request = f"{method} {path.split('?', maxsplit=1)[0]}"
+        request = f"{method} {path.partition('?')[0]}"
         try:
             async for attempt in retrying:
                 with attempt:
@@ -214,27 +260,22 @@ class FhirClient:
                     self.sent[method] += 1
                     if answer.status_code in NOT_NOW:
                         raise _NotNow(self._said(answer), _seconds(answer.headers.get("Retry-After")))
-                    self._last_answer = time.monotonic()
-        except httpx.TransportError as error:
-            raise Unreachable(
-                f"{self.name} at {self.base} has not answered for {self.patience:.0f} s ({_plain(error)})."
-            ) from None
-        except _NotNow as error:
-            raise Unreachable(
-                f"{self.name} has said 'not now' to {request} for {self.patience:.0f} s: {error}"
-            ) from None
+        except (httpx.TransportError, _NotNow) as error:
+            why = _plain(error)
+            if attempts is not None:
+                self.retried += 1
+                raise _Lost(why) from None
+            raise self._unserved(request, why) from None
         if answer.status_code >= FIRST_ERROR:
             raise Refused(request, answer.status_code, self._outcome(answer))
         return answer
 
+    def _unserved(self, request: str, why: str) -> Unreachable:
+        return Unreachable(f"{self.name} at {self.base} has not served {request} for {self.patience:.0f} s ({why}).")
+
     def _note(self, state: RetryCallState) -> None:
         del state
         self.retried += 1
-
-    def _out_of_patience(self, state: RetryCallState) -> bool:
-        """Give up on progress, not on time: only when nothing at all was answered for `patience` seconds."""
-        began = time.monotonic() - (state.seconds_since_start or 0.0)
-        return time.monotonic() - max(began, self._last_answer) > self.patience
 
     def _body(self, answer: httpx.Response) -> Resource:
         if not answer.content:
@@ -285,7 +326,7 @@ def _seconds(header: str | None) -> float:
         return 0.0
 
 
-def _plain(error: httpx.TransportError) -> str:
+def _plain(error: Exception) -> str:
     if isinstance(error, httpx.ConnectError):
         return "connection refused"
     if isinstance(error, httpx.TimeoutException):

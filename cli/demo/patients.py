@@ -14,17 +14,29 @@ from datetime import date
 from random import Random
 from typing import Literal
 
-SNOMED = "http://snomed.info/sct"
-ICD10 = "http://hl7.org/fhir/sid/icd-10-cm"
-RXNORM = "http://www.nlm.nih.gov/research/umls/rxnorm"
+from shared.fhir.codes import (
+    ICD10CM,
+    KAP,
+    KETAMINE,
+    ROUTE_IM,
+    ROUTE_IV,
+    ROUTE_NASAL,
+    ROUTE_SUBLINGUAL,
+    RXNORM,
+    SNOMED,
+    Code,
+)
 
 Story = Literal["forgetful", "aneurysm", "past-gate", "straight", "slow"]
 """What the patient's course shows.
 
 forgetful: the desk books before consent is signed and the nurse starts before the baseline blood pressure; both are
-refused, put right, and the course goes on. aneurysm: refused by rule at screening. past-gate: the pressure is above the
-limit, the start is refused, the dose was given all the same and is recorded, which raises the alarm. straight: nothing
-in the way. slow: as straight, with little benefit.
+    refused, put right, and the course goes on.
+aneurysm: referred for esketamine, refused by rule at screening.
+past-gate: the pressure is above the limit, the start is refused, the dose was given all the same and is recorded, which
+    raises the alarm.
+straight: nothing in the way.
+slow: a relative with psychosis, so that the prescriber has to decide; little benefit.
 """
 STORIES: tuple[Story, ...] = ("forgetful", "aneurysm", "past-gate", "straight", "slow")
 
@@ -32,35 +44,27 @@ MINUTES: dict[str, tuple[int, ...]] = {
     "iv": (10, 20, 30, 40, 60, 90, 120),
     "im": (15, 30, 45, 60, 90, 120),
     "sl": (40, 80, 120),
+    "nasal": (40, 80, 120),
 }
 """Minutes after the start of the dose at which vital signs are taken, by route."""
-
-
-@dataclass(frozen=True, slots=True)
-class Concept:
-    """A coded concept."""
-
-    system: str
-    code: str
-    display: str
 
 
 @dataclass(frozen=True, slots=True)
 class Indication:
     """Why the patient is referred: the same diagnosis in SNOMED CT and in ICD-10-CM."""
 
-    snomed: Concept
-    icd10: Concept
+    snomed: Code
+    icd10: Code
     resistant: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of ketamine: its key (``iv``), its SNOMED CT code, and the product."""
+    """A route: its key (``iv``), its SNOMED CT code, and the product that is given by it."""
 
     key: str
-    concept: Concept
-    product: Concept
+    concept: Code
+    product: Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +89,23 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Staff:
+    """A practitioner of a team; `role` is ``prescriber``, ``therapist`` or ``nurse``."""
+
+    role: str
+    family: str
+    given: str
+    suffix: str
+    qualification: Code
+
+
+@dataclass(frozen=True, slots=True)
 class Person:
     """One generated patient.
 
     `key` is stable for (seed, number) and names him in every business identifier. `failed` are antidepressants of the
-    current episode that did not help, `current` what he takes now. `phq9` holds the nine answers (0 to 3) at intake and
+    current episode that did not help, `current` what he takes now, `others` further diagnoses, `hits` the items of the
+    screening questionnaire that he answers against the treatment. `phq9` holds the nine answers (0 to 3) at intake and
     after each dosing session.
     """
 
@@ -106,8 +122,10 @@ class Person:
     height_cm: int
     indication: Indication
     onset: date
-    failed: tuple[Concept, ...]
-    current: tuple[Concept, ...]
+    failed: tuple[Code, ...]
+    current: tuple[Code, ...]
+    others: tuple[Code, ...]
+    hits: frozenset[str]
     route: Route
     sessions: tuple[Session, ...]
     phq9: tuple[tuple[int, ...], ...]
@@ -120,23 +138,23 @@ class Person:
 
 INDICATIONS: tuple[Indication, ...] = (
     Indication(
-        Concept(SNOMED, "66344007", "Recurrent major depression"),
-        Concept(ICD10, "F33.2", "Major depressive disorder, recurrent severe without psychotic features"),
+        Code(SNOMED, "66344007", "Recurrent major depression"),
+        Code(ICD10CM, "F33.2", "Major depressive disorder, recurrent severe without psychotic features"),
         resistant=True,
     ),
     Indication(
-        Concept(SNOMED, "36923009", "Major depression, single episode"),
-        Concept(ICD10, "F32.2", "Major depressive disorder, single episode, severe without psychotic features"),
+        Code(SNOMED, "36923009", "Major depression, single episode"),
+        Code(ICD10CM, "F32.2", "Major depressive disorder, single episode, severe without psychotic features"),
         resistant=True,
     ),
     Indication(
-        Concept(SNOMED, "313182004", "Chronic post-traumatic stress disorder"),
-        Concept(ICD10, "F43.12", "Post-traumatic stress disorder, chronic"),
+        Code(SNOMED, "313182004", "Chronic post-traumatic stress disorder"),
+        Code(ICD10CM, "F43.12", "Post-traumatic stress disorder, chronic"),
         resistant=False,
     ),
     Indication(
-        Concept(SNOMED, "21897009", "Generalized anxiety disorder"),
-        Concept(ICD10, "F41.1", "Generalized anxiety disorder"),
+        Code(SNOMED, "21897009", "Generalized anxiety disorder"),
+        Code(ICD10CM, "F41.1", "Generalized anxiety disorder"),
         resistant=False,
     ),
 )
@@ -144,25 +162,28 @@ INDICATIONS: tuple[Indication, ...] = (
 ROUTES: tuple[Route, ...] = (
     Route(
         "iv",
-        Concept(SNOMED, "47625008", "Intravenous route"),
-        Concept(RXNORM, "238082", "ketamine hydrochloride 10 MG/ML Injectable Solution"),
+        ROUTE_IV,
+        Code(RXNORM, "238082", "ketamine hydrochloride 10 MG/ML Injectable Solution"),
     ),
     Route(
         "im",
-        Concept(SNOMED, "78421000", "Intramuscular route"),
-        Concept(RXNORM, "238084", "ketamine hydrochloride 50 MG/ML Injectable Solution"),
+        ROUTE_IM,
+        Code(RXNORM, "238084", "ketamine hydrochloride 50 MG/ML Injectable Solution"),
     ),
-    Route("sl", Concept(SNOMED, "37839007", "Sublingual route"), Concept(RXNORM, "6130", "ketamine")),
+    Route("sl", ROUTE_SUBLINGUAL, KETAMINE),
 )
 
-ANTIDEPRESSANTS: tuple[Concept, ...] = (
-    Concept(RXNORM, "36437", "sertraline"),
-    Concept(RXNORM, "4493", "fluoxetine"),
-    Concept(RXNORM, "321988", "escitalopram"),
-    Concept(RXNORM, "39786", "venlafaxine"),
-    Concept(RXNORM, "72625", "duloxetine"),
-    Concept(RXNORM, "42347", "bupropion"),
-    Concept(RXNORM, "15996", "mirtazapine"),
+ESKETAMINE = Route("nasal", ROUTE_NASAL, Code(RXNORM, "2201623", "esketamine nasal spray"))
+AORTIC_ANEURYSM = Code(SNOMED, "67362008", "Aortic aneurysm")
+
+ANTIDEPRESSANTS: tuple[Code, ...] = (
+    Code(RXNORM, "36437", "sertraline"),
+    Code(RXNORM, "4493", "fluoxetine"),
+    Code(RXNORM, "321988", "escitalopram"),
+    Code(RXNORM, "39786", "venlafaxine"),
+    Code(RXNORM, "72625", "duloxetine"),
+    Code(RXNORM, "42347", "bupropion"),
+    Code(RXNORM, "15996", "mirtazapine"),
 )
 
 _FAMILIES = (
@@ -181,7 +202,14 @@ _GIVEN: dict[str, tuple[str, ...]] = {
         "Marco", "Niels", "Omar", "Pavel", "Rafael", "Simon", "Tomas", "Walter",
     ),
 }  # fmt: skip
+_STAFF = (
+    ("prescriber", "MD", Code(SNOMED, "309343006", "Physician")),
+    ("therapist", "PhD", Code(KAP, "kap-therapist", "KAP therapist")),
+    ("nurse", "RN", Code(SNOMED, "224535009", "Registered nurse")),
+)
 _CITIES = ("Portland", "Asheville", "Santa Fe", "Boulder", "Ann Arbor", "Burlington", "Madison", "Eugene")
+
+_HITS: dict[Story, frozenset[str]] = {"aneurysm": frozenset({"E01"}), "slow": frozenset({"E08"})}
 
 _ITEMS = 9
 _SUICIDE_ITEM = 8
@@ -196,6 +224,15 @@ def generate(seed: int, count: int, *, sessions: int = 2) -> list[Person]:
     Patient n of a seed is the same whatever `count` is.
     """
     return [_person(seed, number, sessions) for number in range(1, count + 1)]
+
+
+def staff(team: str) -> list[Staff]:
+    """Return the three practitioners of a team, the same ones for the same name of the team."""
+    dice = Random(f"kap-demo/team/{team}")  # noqa: S311 - plausible, not secret
+    return [
+        Staff(role, dice.choice(_FAMILIES), dice.choice(_GIVEN[dice.choice(("female", "male"))]), suffix, qualification)
+        for role, suffix, qualification in _STAFF
+    ]
 
 
 def answers(total: int, dice: Random) -> tuple[int, ...]:
@@ -222,7 +259,7 @@ def _person(seed: int, number: int, sessions: int) -> Person:
     height = round(dice.gauss(164 if gender == "female" else 177, 6))
     weight = round(min(max(dice.gauss(25.5, 3.5), 18.5), 33.0) * (height / 100) ** 2, 1)
     failed = dice.sample(ANTIDEPRESSANTS, 3)
-    route = ROUTES[(number - 1) % len(ROUTES)]
+    route = ESKETAMINE if story == "aneurysm" else ROUTES[(number - 1) % len(ROUTES)]
     resting = (dice.randint(108, 130), dice.randint(66, 82), dice.randint(58, 84))
     start = dice.randint(16, 22)
     return Person(
@@ -241,6 +278,8 @@ def _person(seed: int, number: int, sessions: int) -> Person:
         onset=date(dice.randint(2015, 2024), dice.randint(1, 12), dice.randint(1, 28)),
         failed=tuple(failed[:2]),
         current=(failed[2],),
+        others=(AORTIC_ANEURYSM,) if story == "aneurysm" else (),
+        hits=_HITS.get(story, frozenset()),
         route=route,
         sessions=tuple(_session(route, weight, resting, story, index, dice) for index in range(sessions)),
         phq9=tuple(answers(total, dice) for total in _totals(start, story, sessions, dice)),
@@ -261,16 +300,19 @@ def _session(
 ) -> Session:
     dose = _dose(route.key, weight, index)
     systolic, diastolic, rate = (value + dice.randint(-4, 4) for value in resting)
-    if story == "past-gate" and index == 0:
-        systolic, diastolic = dice.randint(184, 192), dice.randint(112, 117)
-    baseline = Reading(-10, systolic, diastolic, rate, dice.randint(96, 99))
     peak = (dice.randint(11, 20), dice.randint(7, 14), dice.randint(6, 18))
+    if story == "past-gate" and index == 0:
+        systolic, diastolic = dice.randint(184, 190), dice.randint(112, 116)
+        peak = (-20, -14, 8)
+    baseline = Reading(-10, systolic, diastolic, rate, dice.randint(96, 99))
     readings = tuple(_reading(baseline, peak, minute, dice) for minute in MINUTES[route.key])
     return Session(dose, baseline, readings, dissociation=dice.randint(3, 12))
 
 
 def _dose(route: str, weight: float, index: int) -> int:
     """Dose in mg: the second session may go up by a step, as the response allows."""
+    if route == "nasal":
+        return (56, 84)[min(index, 1)]
     if route == "sl":
         return (100, 150)[min(index, 1)]
     per_kg = (0.5, 0.6)[min(index, 1)] if route == "iv" else (0.7, 0.9)[min(index, 1)]

@@ -87,7 +87,7 @@ async def test_a_gateway_that_stays_away_is_told_in_a_plain_sentence() -> None:
         raise httpx.ConnectError("refused")
 
     async with client(answer, patience=0.2) as gateway:
-        with pytest.raises(Unreachable, match="has not answered for"):
+        with pytest.raises(Unreachable, match="has not served"):
             await gateway.read("Patient/1")
 
 
