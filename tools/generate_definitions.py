@@ -34,15 +34,64 @@ from typing import Any, TypeAlias
 
 Definition: TypeAlias = dict[str, Any]
 
-HELD = """
-Patient RelatedPerson Practitioner PractitionerRole Organization Location Coverage ServiceRequest Condition
-AllergyIntolerance MedicationStatement RiskAssessment Consent EpisodeOfCare CarePlan CareTeam Goal MedicationRequest
-Medication Device Specimen Immunization DiagnosticReport Questionnaire Schedule Slot Appointment AppointmentResponse
-Encounter Procedure MedicationAdministration MedicationDispense Observation AdverseEvent ClinicalImpression
-DocumentReference Composition SupplyDelivery QuestionnaireResponse Measure MeasureReport Subscription Group Bundle
-Endpoint Task Flag DetectedIssue Communication Provenance AuditEvent OperationOutcome CapabilityStatement Parameters
-Binary List
-""".split()
+HELD = [
+    "Patient",
+    "RelatedPerson",
+    "Practitioner",
+    "PractitionerRole",
+    "Organization",
+    "Location",
+    "Coverage",
+    "ServiceRequest",
+    "Condition",
+    "AllergyIntolerance",
+    "MedicationStatement",
+    "RiskAssessment",
+    "Consent",
+    "EpisodeOfCare",
+    "CarePlan",
+    "CareTeam",
+    "Goal",
+    "MedicationRequest",
+    "Medication",
+    "Device",
+    "Specimen",
+    "Immunization",
+    "DiagnosticReport",
+    "Questionnaire",
+    "Schedule",
+    "Slot",
+    "Appointment",
+    "AppointmentResponse",
+    "Encounter",
+    "Procedure",
+    "MedicationAdministration",
+    "MedicationDispense",
+    "Observation",
+    "AdverseEvent",
+    "ClinicalImpression",
+    "DocumentReference",
+    "Composition",
+    "SupplyDelivery",
+    "QuestionnaireResponse",
+    "Measure",
+    "MeasureReport",
+    "Subscription",
+    "Group",
+    "Bundle",
+    "Endpoint",
+    "Task",
+    "Flag",
+    "DetectedIssue",
+    "Communication",
+    "Provenance",
+    "AuditEvent",
+    "OperationOutcome",
+    "CapabilityStatement",
+    "Parameters",
+    "Binary",
+    "List",
+]
 
 CORE = "hl7.fhir.r4.core"
 US_CORE = "hl7.fhir.us.core"
@@ -92,7 +141,7 @@ def read_packages(folder: Path) -> tuple[Package, Package]:
 
 def tail(canonical: str) -> str:
     """Return the last part of a canonical url, without version."""
-    return canonical.split("|")[0].rsplit("/", 1)[-1]
+    return canonical.partition("|")[0].rsplit("/", 1)[-1]
 
 
 def type_word(element: Definition, type_: Definition, inner: str, *, has_children: bool) -> str:

@@ -1,7 +1,7 @@
 """FHIR dates and times as half-open intervals [low, high) in UTC.
 
-A value means the whole period that its precision implies: ``2026-11`` is the month, ``2026-11-22T10:00:00Z`` the second.
-Where a value has no time zone, it is read as UTC.
+A value means the whole period that its precision implies: ``2026-11`` is the month, ``2026-11-22T10:00:00Z`` is
+the second. Where a value has no time zone, it is read as UTC.
 
 Source: https://hl7.org/fhir/R4/search.html#date, https://hl7.org/fhir/R4/datatypes.html#dateTime
 """
@@ -25,6 +25,7 @@ _DATE = re.compile(
     r"(?:T([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?)?)?"
 )
 _MAX_OFFSET = 14 * 60
+_LEAST = timedelta(microseconds=1)
 
 
 def _offset(zone: str | None) -> timedelta:
@@ -76,8 +77,8 @@ def interval(value: str) -> Interval:
         digits = fraction[:6]
         since_midnight += timedelta(microseconds=int(digits.ljust(6, "0")))
         span = timedelta(microseconds=10 ** (6 - len(digits)))
-    low = _moved(low, since_midnight - _offset(zone))
-    return low, max(_moved(low, span), low)
+    low = min(_moved(low, since_midnight - _offset(zone)), MAX_INSTANT - _LEAST)
+    return low, _moved(low, span)
 
 
 def _days(year: int, month: int) -> int:
@@ -91,7 +92,7 @@ def period_interval(period: dict[str, Any]) -> Interval | None:
     """Return the interval of a Period; a side that is missing is open; None where both are.
 
     Raises:
-        ValueError: an end that is not a date.
+        ValueError: an end that is not a date, or before the start.
 
     """
     start, end = period.get("start"), period.get("end")
@@ -99,7 +100,10 @@ def period_interval(period: dict[str, Any]) -> Interval | None:
         return None
     low = MIN_INSTANT if start is None else interval(start)[0]
     high = MAX_INSTANT if end is None else interval(end)[1]
-    return low, max(low, high)
+    if low >= high:
+        message = "the period ends before it starts"
+        raise ValueError(message)
+    return low, high
 
 
 def timing_interval(timing: dict[str, Any]) -> Interval | None:

@@ -9,7 +9,7 @@ Source: https://hl7.org/fhir/R4/search.html
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -257,10 +257,10 @@ def _converted(rule: _Rule, value: object) -> list[Row]:
         return []
 
 
-SUBJECT_CODES: Final = ("patient", "subject", "individual", "beneficiary", "actor")
+SUBJECT_CODES: Final[tuple[str, ...]] = ("patient", "subject", "individual", "beneficiary", "actor")
 """Parameters that say whom a resource is about; others of the compartment (performer, author ...) come after them."""
 
-BESIDE_THE_COMPARTMENT: Final = {"Device": ("patient",), "Task": ("patient", "subject")}
+BESIDE_THE_COMPARTMENT: Final[Mapping[str, tuple[str, ...]]] = {"Device": ("patient",), "Task": ("patient", "subject")}
 """Types that R4 leaves out of the Patient compartment, and the parameters that tell whom they are about."""
 
 NO_ONES: Final = frozenset({"Group"})

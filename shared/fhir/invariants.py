@@ -31,10 +31,7 @@ def _has(value: Json, name: str) -> bool:
     if not name.endswith("[x]"):
         return name in value or f"_{name}" in value
     name = name[:-3]
-    for key in value:
-        if key.startswith(name) and key[len(name) : len(name) + 1].isupper():
-            return True
-    return False
+    return any(key.startswith(name) and key[len(name) : len(name) + 1].isupper() for key in value)
 
 
 def _any(*names: str) -> Callable[[Json], bool]:
@@ -74,7 +71,9 @@ _PERCENT_MAX = 100
 
 
 def _con_4(value: Json) -> bool:
-    return not _has(value, "abatement[x]") or _has_code(value.get("clinicalStatus"), _TERMINOLOGY + "condition-clinical", _ENDED)
+    return not _has(value, "abatement[x]") or _has_code(
+        value.get("clinicalStatus"), _TERMINOLOGY + "condition-clinical", _ENDED
+    )
 
 
 def _con_5(value: Json) -> bool:
@@ -87,7 +86,8 @@ def _allergy_in_error(value: Json) -> bool:
 
 
 def _app_3(value: Json) -> bool:
-    return (_has(value, "start") and _has(value, "end")) or value["status"] in {"proposed", "cancelled", "waitlist"}
+    timed = _has(value, "start") and _has(value, "end")
+    return timed or value["status"] in {"proposed", "cancelled", "waitlist"}
 
 
 def _obs_7(value: Json) -> bool:
@@ -165,7 +165,7 @@ def _bdl_7(value: Json) -> bool:
 
 def _first_is(bundle: str, type_: str) -> Callable[[Json], bool]:
     def holds(value: Json) -> bool:
-        return value["type"] != bundle or value["entry"][0]["resource"]["resourceType"] == type_
+        return bool(value["type"] != bundle or value["entry"][0]["resource"]["resourceType"] == type_)
 
     return holds
 
@@ -175,12 +175,16 @@ def _parameter(value: Json) -> bool:
 
 
 def _timing(value: Json) -> bool:
-    return not _has(value, "offset") or bool(set(value["when"]) - {"C", "CM", "CD", "CV"})
+    return "offset" not in value or not {"C", "CM", "CD", "CV"}.issuperset(value["when"])
 
 
 _RULES: Final[dict[tuple[str, str], tuple[Invariant, ...]]] = {
     ("Extension", ""): (
-        Invariant("ext-1", "must have either a value or extensions, not both", lambda v: _has(v, "value[x]") != _has(v, "extension")),
+        Invariant(
+            "ext-1",
+            "must have either a value or extensions, not both",
+            lambda v: _has(v, "value[x]") != _has(v, "extension"),
+        ),
     ),
     ("ContactPoint", ""): (Invariant("cpt-2", "has a value and needs a system", _needs("value", "system")),),
     ("Attachment", ""): (Invariant("att-1", "has data and needs a contentType", _needs("data", "contentType")),),
@@ -200,7 +204,11 @@ _RULES: Final[dict[tuple[str, str], tuple[Invariant, ...]]] = {
         Invariant("tim-10", "has timeOfDay and when, and may have one of them", _not_both("timeOfDay", "when")),
     ),
     ("Patient", "contact"): (
-        Invariant("pat-1", "needs a name, telecom, address or organization", _any("name", "telecom", "address", "organization")),
+        Invariant(
+            "pat-1",
+            "needs a name, telecom, address or organization",
+            _any("name", "telecom", "address", "organization"),
+        ),
     ),
     ("Organization", ""): (
         Invariant("org-1", "needs an identifier or a name", _any("identifier", "name")),
@@ -226,33 +234,59 @@ _RULES: Final[dict[tuple[str, str], tuple[Invariant, ...]]] = {
         Invariant("ras-2", "has a probability above 100", lambda v: v.get("probabilityDecimal", 0) <= _PERCENT_MAX),
     ),
     ("Consent", ""): (Invariant("ppc-1", "needs a policy or a policyRule", _any("policy", "policyRule")),),
-    ("CarePlan", "activity"): (Invariant("cpl-3", "has a detail and a reference, and may have one", _not_both("detail", "reference")),),
+    ("CarePlan", "activity"): (
+        Invariant("cpl-3", "has a detail and a reference, and may have one", _not_both("detail", "reference")),
+    ),
     ("Goal", "target"): (Invariant("gol-1", "has a detail and needs a measure", _needs("detail[x]", "measure")),),
-    ("Immunization", "education"): (Invariant("imm-1", "needs a documentType or a reference", _any("documentType", "reference")),),
+    ("Immunization", "education"): (
+        Invariant("imm-1", "needs a documentType or a reference", _any("documentType", "reference")),
+    ),
     ("Questionnaire", ""): (Invariant("que-2", "uses a linkId more than once", _que_2),),
     ("Questionnaire", "item"): (
         Invariant("que-1", "is a group without items or a display with items", _que_1),
         Invariant("que-3", "is a display and may have no code", _unless_type("display", "code")),
-        Invariant("que-4", "has answerOption and answerValueSet, and may have one", _not_both("answerOption", "answerValueSet")),
+        Invariant(
+            "que-4",
+            "has answerOption and answerValueSet, and may have one",
+            _not_both("answerOption", "answerValueSet"),
+        ),
         Invariant(
             "que-5",
             "is of a type that has no answer options",
             _only_type(
-                "choice open-choice decimal integer date dateTime time string quantity", "answerOption", "answerValueSet"
+                "choice open-choice decimal integer date dateTime time string quantity",
+                "answerOption",
+                "answerValueSet",
             ),
         ),
-        Invariant("que-6", "is a display and is neither required nor repeated", _unless_type("display", "required", "repeats")),
+        Invariant(
+            "que-6", "is a display and is neither required nor repeated", _unless_type("display", "required", "repeats")
+        ),
         Invariant("que-8", "is a group or display and has no initial value", _unless_type("group display", "initial")),
         Invariant("que-9", "is a display and is not readOnly", _unless_type("display", "readOnly")),
         Invariant(
-            "que-10", "has a maxLength for a type without length", _only_type("boolean decimal integer string text url open-choice", "maxLength")
+            "que-10",
+            "has a maxLength for a type without length",
+            _only_type("boolean decimal integer string text url open-choice", "maxLength"),
         ),
         Invariant("que-11", "has answerOption and initial, and may have one", _not_both("answerOption", "initial")),
-        Invariant("que-12", "has several enableWhen and needs enableBehavior", lambda v: len(v.get("enableWhen", ())) <= 2 or "enableBehavior" in v),
-        Invariant("que-13", "has several initial values and does not repeat", lambda v: v.get("repeats") is True or len(v.get("initial", ())) <= 1),
+        Invariant(
+            "que-12",
+            "has several enableWhen and needs enableBehavior",
+            lambda v: len(v.get("enableWhen", ())) <= 2 or "enableBehavior" in v,
+        ),
+        Invariant(
+            "que-13",
+            "has several initial values and does not repeat",
+            lambda v: v.get("repeats") is True or len(v.get("initial", ())) <= 1,
+        ),
     ),
     ("Questionnaire", "item.enableWhen"): (
-        Invariant("que-7", "asks whether an answer exists and needs a boolean", lambda v: v["operator"] != "exists" or "answerBoolean" in v),
+        Invariant(
+            "que-7",
+            "asks whether an answer exists and needs a boolean",
+            lambda v: v["operator"] != "exists" or "answerBoolean" in v,
+        ),
     ),
     ("Appointment", ""): (
         Invariant("app-2", "needs both a start and an end, or neither", lambda v: _has(v, "start") == _has(v, "end")),
@@ -264,16 +298,22 @@ _RULES: Final[dict[tuple[str, str], tuple[Invariant, ...]]] = {
         ),
     ),
     ("Appointment", "participant"): (Invariant("app-1", "needs a type or an actor", _any("type", "actor")),),
-    ("AppointmentResponse", ""): (Invariant("apr-1", "needs a participantType or an actor", _any("participantType", "actor")),),
+    ("AppointmentResponse", ""): (
+        Invariant("apr-1", "needs a participantType or an actor", _any("participantType", "actor")),
+    ),
     ("MedicationAdministration", "dosage"): (Invariant("mad-1", "needs a dose or a rate", _any("dose", "rate[x]")),),
     ("MedicationDispense", ""): (
         Invariant("mdd-1", "is handed over before it is prepared", _in_order("whenPrepared", "whenHandedOver")),
     ),
     ("Observation", ""): (
-        Invariant("obs-6", "has a dataAbsentReason and a value, and may have one", _not_both("dataAbsentReason", "value[x]")),
+        Invariant(
+            "obs-6", "has a dataAbsentReason and a value, and may have one", _not_both("dataAbsentReason", "value[x]")
+        ),
         Invariant("obs-7", "has a value and a component with the same code", _obs_7),
     ),
-    ("Observation", "referenceRange"): (Invariant("obs-3", "needs a low, a high or a text", _any("low", "high", "text")),),
+    ("Observation", "referenceRange"): (
+        Invariant("obs-3", "needs a low, a high or a text", _any("low", "high", "text")),
+    ),
     ("Composition", "section"): (
         Invariant("cmp-1", "needs a text, an entry or a section", _any("text", "entry", "section")),
         Invariant("cmp-2", "has an emptyReason and entries, and may have one", _not_both("emptyReason", "entry")),
@@ -282,11 +322,19 @@ _RULES: Final[dict[tuple[str, str], tuple[Invariant, ...]]] = {
         Invariant("qrs-1", "has answers and items; items belong below the answer", _not_both("answer", "item")),
     ),
     ("MeasureReport", ""): (
-        Invariant("mrp-1", "collects data and may have no group", lambda v: v["type"] != "data-collection" or "group" not in v),
+        Invariant(
+            "mrp-1", "collects data and may have no group", lambda v: v["type"] != "data-collection" or "group" not in v
+        ),
     ),
-    ("Group", ""): (Invariant("grp-1", "has members and must be actual", lambda v: "member" not in v or v["actual"] is True),),
+    ("Group", ""): (
+        Invariant("grp-1", "has members and must be actual", lambda v: "member" not in v or v["actual"] is True),
+    ),
     ("Bundle", ""): (
-        Invariant("bdl-1", "has a total and is neither searchset nor history", lambda v: "total" not in v or v["type"] in {"searchset", "history"}),
+        Invariant(
+            "bdl-1",
+            "has a total and is neither searchset nor history",
+            lambda v: "total" not in v or v["type"] in {"searchset", "history"},
+        ),
         Invariant(
             "bdl-2",
             "has entries with search and is no searchset",
@@ -295,8 +343,14 @@ _RULES: Final[dict[tuple[str, str], tuple[Invariant, ...]]] = {
         Invariant("bdl-3", "has entries with request where there may be none, or without where it must be", _bdl_3),
         Invariant("bdl-4", "has entries with response where there may be none, or without where it must be", _bdl_4),
         Invariant("bdl-7", "has a fullUrl more than once", _bdl_7),
-        Invariant("bdl-9", "is a document and needs an identifier with system and value", lambda v: v["type"] != "document" or {"system", "value"} <= set(v.get("identifier", ()))),
-        Invariant("bdl-10", "is a document and needs a timestamp", lambda v: v["type"] != "document" or "timestamp" in v),
+        Invariant(
+            "bdl-9",
+            "is a document and needs an identifier with system and value",
+            lambda v: v["type"] != "document" or {"system", "value"} <= set(v.get("identifier", ())),
+        ),
+        Invariant(
+            "bdl-10", "is a document and needs a timestamp", lambda v: v["type"] != "document" or "timestamp" in v
+        ),
         Invariant("bdl-11", "is a document and must start with a Composition", _first_is("document", "Composition")),
         Invariant("bdl-12", "is a message and must start with a MessageHeader", _first_is("message", "MessageHeader")),
     ),
@@ -305,7 +359,9 @@ _RULES: Final[dict[tuple[str, str], tuple[Invariant, ...]]] = {
         Invariant("bdl-8", "has a fullUrl with a version", lambda v: "/_history/" not in v.get("fullUrl", "")),
     ),
     ("Task", ""): (Invariant("inv-1", "was modified before it was authored", _in_order("authoredOn", "lastModified")),),
-    ("AuditEvent", "entity"): (Invariant("sev-1", "has a name and a query, and may have one", _not_both("name", "query")),),
+    ("AuditEvent", "entity"): (
+        Invariant("sev-1", "has a name and a query, and may have one", _not_both("name", "query")),
+    ),
     ("Parameters", "parameter"): (Invariant("inv-1", "needs exactly one of value, resource and part", _parameter),),
     ("List", ""): (
         Invariant("lst-1", "has an emptyReason and entries, and may have one", _not_both("emptyReason", "entry")),

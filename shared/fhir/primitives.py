@@ -133,9 +133,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     ),
     "decimal": _decimal,
     "id": _matching("an id", r"[A-Za-z0-9.-]{1,64}", "a-1.b (1 to 64 letters, digits, - and .)"),
-    "instant": _calendar(
-        "an instant", rf"{_YEAR}-{_MONTH}-{_DAY}T{_CLOCK}{_ZONE}", "2026-11-22T10:00:00.000Z"
-    ),
+    "instant": _calendar("an instant", rf"{_YEAR}-{_MONTH}-{_DAY}T{_CLOCK}{_ZONE}", "2026-11-22T10:00:00.000Z"),
     "integer": _whole("an integer", -2147483648),
     "markdown": _string,
     "oid": _matching("an oid", r"urn:oid:[0-2](?:\.(?:0|[1-9][0-9]*))+", "urn:oid:1.2.3"),

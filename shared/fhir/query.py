@@ -75,7 +75,7 @@ MAX_VALUES: Final = 500
 """Alternatives of one criterion: above it the search is refused."""
 
 
-class _NotOffered(Exception):  # noqa: N818 - a turn of the parser, seen by nobody outside
+class _NotOffered(Exception):
     """A parameter or modifier that is unknown or not supported: refused, or ignored when lenient."""
 
 
@@ -141,7 +141,7 @@ def _reference(text: str, parameter: SearchParameter, modifier: str | None) -> V
 
 
 def _targets(parameter: SearchParameter) -> tuple[str, ...]:
-    """Return the types a parameter's references may point to; ``patient`` means Patient, whatever its element allows."""
+    """Return the types a parameter's references may point to; ``patient`` means Patient, whatever its element may."""
     if parameter.code == "patient" and "Patient" in parameter.targets:
         return ("Patient",)
     return parameter.targets or tuple(sorted(RESOURCE_TYPES))
@@ -324,7 +324,9 @@ def parse_search(
             given.append((name, text))
         except _NotOffered as refusal:
             if strict:
-                issues.append(Issue(f"{refusal} Nothing was searched.", code="not-supported", expression=(f"http.{name}",)))
+                issues.append(
+                    Issue(f"{refusal} Nothing was searched.", code="not-supported", expression=(f"http.{name}",))
+                )
             else:
                 ignored.append(name)
         except KeyError:

@@ -54,9 +54,9 @@ def parse_literal(literal: str) -> Literal:
 
 
 def target_type(reference: dict[str, Any], root: Resource | None = None) -> str | None:
-    """Return the resource type that a Reference points to, by its literal, its `type`, or the resource contained in `root`.
+    """Return the resource type that a Reference points to; None where it does not tell.
 
-    None where the reference does not tell.
+    It is told by the literal, by the resource of `root` that it names (``#med1``), or by `Reference.type`.
     """
     literal = reference.get("reference")
     if isinstance(literal, str):

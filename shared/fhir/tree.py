@@ -118,9 +118,7 @@ def _element(type_: str, line: str) -> Element:
     minimum, _, maximum = cardinality.partition("..")
     choice = name.endswith("[x]")
     name = name.removesuffix("[x]")
-    members = tuple(
-        _member(type_, name, word, many=maximum != "1", binding=binding, choice=choice) for word in words
-    )
+    members = tuple(_member(type_, name, word, many=maximum != "1", binding=binding, choice=choice) for word in words)
     return Element(name, int(minimum), members)
 
 

@@ -1,8 +1,8 @@
 """Is it FHIR R4? Every issue at once, each with its FHIRPath location.
 
 Checked are: unknown elements, cardinality, JSON forms (arrays, objects, nothing empty, no stray null), formats of
-primitives, extensions of primitives in ``_field``, choices of types (only one), codes of required bindings, target types
-of references, contained and nested resources, and the invariants of `shared.fhir.invariants`.
+primitives, extensions of primitives in ``_field``, choices of types (only one), codes of required bindings, target
+types of references, contained and nested resources, and the invariants of `shared.fhir.invariants`.
 
 The element trees are compiled into closures, a type when it is first met. On the good path nothing is built: a checker
 appends to `out` what is wrong, and who called it puts the path before it on the way up.
@@ -43,6 +43,9 @@ _MENTION: Final = "#mention"
 MAX_ISSUES: Final = 100
 """An outcome holds so many at most; the last one then says that there are more."""
 
+ENOUGH: Final = 1000
+"""After so many issues an array or object is not read further: a large body of nonsense shall not cost much."""
+
 _REPEATED: Final = "is given as an array, and may occur only once"
 _NOT_REPEATED: Final = "must be an array: it may occur more than once"
 
@@ -62,9 +65,21 @@ def _place(out: Found, since: int, where: str) -> None:
 class _Object:
     """The checker of one complex type or backbone element."""
 
-    __slots__ = ("binding", "choices", "invariants", "is_reference", "members", "required", "resource", "targets", "type")
+    __slots__ = (
+        "binding",
+        "choices",
+        "invariants",
+        "is_reference",
+        "members",
+        "required",
+        "resource",
+        "targets",
+        "type",
+    )
 
-    def __init__(self, type_: str, path: str = "", *, targets: frozenset[str] = frozenset(), simple: bool = False) -> None:
+    def __init__(
+        self, type_: str, path: str = "", *, targets: frozenset[str] = frozenset(), simple: bool = False
+    ) -> None:
         at = node(type_, path)
         self.type = type_
         self.targets = targets
@@ -104,6 +119,8 @@ class _Object:
                 checker(item, out)
             elif key != "resourceType" or not self.resource:
                 out.append((f".{_shown(key)}", "structure", f"is not an element of {self.type} in FHIR R4"))
+                if len(out) > ENOUGH:
+                    break
         if len(out) > since:
             _settle_siblings(value, out, since)
         for name, keys in self.required:
@@ -149,7 +166,7 @@ def _shown(key: str) -> str:
 def _apply(invariant: Invariant, value: dict[str, Any], out: Found) -> None:
     try:
         holds = invariant.holds(value)
-    except (TypeError, AttributeError, ValueError, ArithmeticError, KeyError):
+    except (TypeError, AttributeError, ValueError, ArithmeticError, LookupError):
         return  # its operands are not what they should be, which is an issue of its own and already listed
     if not holds:
         out.append(("", "invariant", f"{invariant.says} (rule {invariant.key})"))
@@ -192,7 +209,9 @@ def _member(member: Member) -> Checker:
         check = _bound_code(member) if member.binding else CHECKS[member.type]
         code = "code-invalid" if member.binding else "value"
         if member.type in {"canonical", "uri", "url"}:
-            return _noting(where, _primitives(where, check, code, member.key) if member.many else _primitive(where, check, code))
+            return _noting(
+                where, _primitives(where, check, code, member.key) if member.many else _primitive(where, check, code)
+            )
         return _primitives(where, check, code, member.key) if member.many else _primitive(where, check, code)
     inner = _bound_concept(member) if member.binding else _complex(member)
     return _objects(where, inner) if member.many else _object(where, inner)
@@ -224,6 +243,8 @@ def _primitives(where: str, check: PrimitiveCheck, code: str, key: str) -> Check
             if problem is not None:
                 structural = isinstance(item, (dict, list))
                 out.append((f"{where}[{position}]", "structure" if structural else code, problem))
+                if len(out) > ENOUGH:
+                    break
 
     return checker
 
@@ -265,6 +286,8 @@ def _objects(where: str, inner: Checker) -> Checker:
             inner(item, out)
             if len(out) > since:
                 _place(out, since, f"{where}[{position}]")
+                if len(out) > ENOUGH:
+                    break
 
     return checker
 
@@ -318,7 +341,7 @@ def _settle_contained(value: dict[str, Any], out: Found, since: int) -> None:
     out[since:] = [found for found in out[since:] if found[1] not in {_REFERENCE, _MENTION}]
     contained = value.get("contained")
     held = contained if isinstance(contained, list) else []
-    ids = [one.get("id") for one in held if isinstance(one, dict)]
+    ids = [_id(one) for one in held]
     for location, note, name in notes:
         if note == _REFERENCE and name and name not in ids:
             out.append((location, "invariant", f"names #{_shown(name)}, which is not contained here (rule ref-1)"))
@@ -326,10 +349,15 @@ def _settle_contained(value: dict[str, Any], out: Found, since: int) -> None:
     back = {location.split("]", 1)[0] for location, _, name in notes if not name and location.startswith(".contained[")}
     for position, id_ in enumerate(ids):
         where = f".contained[{position}]"
-        if id_ not in named and where.removesuffix("]") not in back:
+        if id_ is not None and id_ not in named and where.removesuffix("]") not in back:
             out.append((where, "invariant", "is not referred to from the resource that contains it (rule dom-3)"))
         if id_ is not None and id_ in ids[:position]:
             out.append((f"{where}.id", "invariant", "is the id of another contained resource, too"))
+
+
+def _id(value: object) -> str | None:
+    id_ = value.get("id") if isinstance(value, dict) else None
+    return id_ if isinstance(id_, str) else None
 
 
 def _contained(value: Any, out: Found) -> None:
@@ -401,7 +429,11 @@ def _bound_concept(member: Member) -> Checker:
         if not any(_is_among(coding, systems) for coding in (codings if isinstance(codings, list) else ())):
             systems_listed = ", ".join(sorted(systems))
             out.append(
-                ("", "code-invalid", f"has no code of the value set {member.binding}: one of {listed} of {systems_listed}")
+                (
+                    "",
+                    "code-invalid",
+                    f"has no code of the value set {member.binding}: one of {listed} of {systems_listed}",
+                )
             )
 
     return checker
@@ -434,7 +466,9 @@ def validate(resource: object) -> list[Issue]:
         for location, code, what in list(shown)[:MAX_ISSUES]
     ]
     if len(shown) > MAX_ISSUES:
-        issues.append(Issue(f"There are {len(shown) - MAX_ISSUES} more issues.", code="informational", severity="warning"))
+        issues.append(
+            Issue(f"There are {len(shown) - MAX_ISSUES} more issues.", code="informational", severity="warning")
+        )
     return issues
 
 
