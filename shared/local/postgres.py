@@ -190,8 +190,7 @@ class PostgresCluster:
     def databases(self) -> list[str]:
         """Return the names of the databases that the application role owns."""
         owned = self.execute(
-            "SELECT datname FROM pg_database JOIN pg_roles ON pg_roles.oid = datdba "
-            f"WHERE rolname = '{APPLICATION_ROLE}' ORDER BY 1"  # noqa: S608 - a constant
+            f"SELECT datname FROM pg_database WHERE datdba = '{APPLICATION_ROLE}'::regrole ORDER BY 1"  # noqa: S608
         )
         return owned.splitlines()
 

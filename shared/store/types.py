@@ -76,8 +76,8 @@ class Written:
 class Page:
     """A page of a search or a history.
 
-    `next` and `previous` are cursors for the neighbouring pages, opaque to everyone but the store; `total` is given where
-    the query asked for it.
+    `next` and `previous` are cursors for the neighbouring pages, opaque to everyone but the store; `total` is given
+    where the query asked for it.
     """
 
     entries: Sequence[Stored]
@@ -106,7 +106,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What is held of one resource type: how many versions, how many current resources, and an order-free content hash."""
+    """What is held of one type and owner: versions, current resources, and an order-free hash of all versions."""
 
     type: str
     origin: str

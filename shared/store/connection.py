@@ -1,0 +1,174 @@
+"""Connections to PostgreSQL, and what its errors mean here."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+import asyncpg
+
+from shared.fhir.outcome import (
+    Conflict,
+    FhirError,
+    Forbidden,
+    Gone,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
+
+PlanMode: TypeAlias = Literal["force_generic_plan", "force_custom_plan"]
+
+T = TypeVar("T")
+
+
+class Contended(Unavailable):
+    """PostgreSQL ended this transaction in favour of another; `retry_conflicts` tries again."""
+
+
+if TYPE_CHECKING:
+    _Base: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    _Base = asyncpg.Connection  # is generic for type checkers only
+
+
+class Connection(_Base):
+    """A connection that leaves nothing behind for its next user, and so needs no query to be cleaned."""
+
+    plan_mode: PlanMode | None = "force_generic_plan"
+
+    def get_reset_query(self) -> str:
+        """Return nothing: no session state is ever set here but the plan mode, which is tracked."""
+        return ""
+
+    async def plan(self, mode: PlanMode) -> None:
+        """Choose how the next statements are planned; asks the server only where that changes something."""
+        if self.plan_mode != mode:
+            self.plan_mode = None  # until it is known to have worked
+            await self.execute(f"SET plan_cache_mode = {mode}")
+            self.plan_mode = mode
+
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+
+def session_settings(statement_timeout: float, application: str) -> dict[str, str]:
+    """Return the settings of every connection. Times in seconds."""
+    milliseconds = str(int(statement_timeout * 1000))
+    return {
+        "application_name": application,
+        "statement_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": str(int(statement_timeout * 3000)),
+        "default_transaction_isolation": "read committed",
+        "plan_cache_mode": "force_generic_plan",
+        "jit": "off",
+        "timezone": "UTC",
+    }
+
+
+async def open_pool(dsn: str, *, application: str, min_size: int, max_size: int, statement_timeout: float) -> Pool:
+    """Open a pool of connections.
+
+    Raises:
+        Unavailable: PostgreSQL cannot be reached.
+
+    """
+    with translated():
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=min_size,
+            max_size=max_size,
+            connection_class=Connection,
+            server_settings=session_settings(statement_timeout, application),
+            command_timeout=statement_timeout + 5,
+            timeout=10,
+            statement_cache_size=500,
+            max_cached_statement_lifetime=0,
+        )
+
+
+async def open_connection(
+    dsn: str, *, application: str, statement_timeout: float = 30.0, settings: dict[str, str] | None = None
+) -> Connection:
+    """Open one connection of one's own (for LISTEN, session locks, migrations).
+
+    Raises:
+        Unavailable: PostgreSQL cannot be reached.
+
+    """
+    with translated():
+        return await asyncpg.connect(
+            dsn,
+            connection_class=Connection,
+            server_settings=session_settings(statement_timeout, application) | (settings or {}),
+            command_timeout=statement_timeout + 5 if statement_timeout else None,
+            timeout=10,
+        )
+
+
+_REFUSALS: dict[str, Callable[[str], FhirError]] = {
+    "KA403": lambda said: Forbidden(f"The change is {said}."),
+    "KA404": lambda said: NotFound(f"There is no such resource ({said})."),
+    "KA409": lambda said: Conflict(f"The change cannot be stored: {said}."),
+    "KA410": lambda said: Gone(f"The resource is {said}."),
+    "KA412": lambda said: PreconditionFailed(f"The version does not match: {said}. Read it and try again."),
+}
+
+_TRANSIENT = (
+    asyncpg.PostgresConnectionError,  # class 08
+    asyncpg.InsufficientResourcesError,  # class 53
+    asyncpg.OperatorInterventionError,  # class 57: shutdown, cancelled by statement_timeout
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    OSError,
+    TimeoutError,
+)
+_CONTENDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_SAME_ID = "resource_tenant_type_id_key"
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what PostgreSQL and the network say into the errors of `shared.fhir.outcome`.
+
+    A fault of the program (wrong SQL, a violated check) passes as it is, and is answered 500.
+    """
+    try:
+        yield
+    except _CONTENDED as error:
+        raise Contended("Another change of the same data came first. Try again.") from error
+    except _TRANSIENT as error:
+        raise Unavailable("The database does not answer now. Try again.") from error
+    except asyncpg.InterfaceError as error:
+        # asyncpg's word for a pool or connection that was closed under the caller; misuse is reported the same way, so
+        # only what names the connection is transient.
+        if "clos" in str(error):
+            raise Unavailable("The connection to the database was lost. Try again.") from error
+        raise
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != _SAME_ID:
+            raise
+        raise Contended("Another change of the same resource came first. Try again.") from error
+    except asyncpg.PostgresError as error:
+        refusal = _REFUSALS.get(error.sqlstate or "")
+        if refusal is None:
+            raise
+        raise refusal(error.args[0]) from error
+
+
+async def retry_conflicts(work: Callable[[], Awaitable[T]], *, attempts: int = 5) -> T:
+    """Run `work`, a whole transaction, again where PostgreSQL ended it in favour of another.
+
+    Raises:
+        Contended: it was ended `attempts` times.
+
+    """
+    for attempt in range(1, attempts):
+        try:
+            return await work()
+        except Contended:
+            await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter, no secret
+    return await work()

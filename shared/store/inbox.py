@@ -1,0 +1,67 @@
+"""What a service has applied of other services' events: each once, and up to which position of each key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+
+from shared.events.envelope import Event
+from shared.store.connection import Connection, Pool, translated
+
+_TAKE_IN = """
+WITH fresh AS (
+    INSERT INTO inbox (consumer, source, event_id, time) VALUES ($1, $2, $3, $4)
+    ON CONFLICT DO NOTHING RETURNING 1
+), position AS (
+    INSERT INTO inbox_position (consumer, source, tenant, key, sequence)
+    SELECT $1, $2, $5, $6, $7 FROM fresh
+    ON CONFLICT (consumer, source, tenant, key)
+        DO UPDATE SET sequence = greatest(inbox_position.sequence, excluded.sequence)
+)
+SELECT EXISTS (SELECT FROM fresh)
+"""
+_POSITION = "SELECT sequence FROM inbox_position WHERE consumer = $1 AND source = $2 AND tenant = $3 AND key = $4"
+_POLL_SECONDS = 0.01
+
+
+async def take_in(connection: Connection, consumer: str, event: Event) -> bool:
+    """Note an event as applied; False where it was before."""
+    with translated():
+        fresh = await connection.fetchval(
+            _TAKE_IN, consumer, event.source, event.id, event.time, event.tenant, event.key, event.sequence
+        )
+    return bool(fresh)
+
+
+class Inbox:
+    """Positions of the inbox, outside of a transaction."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def position(self, consumer: str, source: str, tenant: str, key: str) -> int:
+        """Return the highest outbox sequence of `source` that `consumer` applied along `key`; 0 where none."""
+        with translated():
+            reached = await self._pool.fetchval(_POSITION, consumer, source, tenant, key)
+        return int(reached or 0)
+
+    async def await_position(
+        self, consumer: str, source: str, tenant: str, key: str, sequence: int, timeout: float
+    ) -> bool:
+        """Wait until `consumer` has applied `source`'s event `sequence` of `key`; False after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while await self.position(consumer, source, tenant, key) < sequence:
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        return True
+
+    async def prune(self, before: datetime) -> int:
+        """Forget events applied before a time; return how many.
+
+        Kafka must not be able to repeat them any more. The versions of copies, and the positions, stay.
+        """
+        with translated():
+            done = await self._pool.execute("DELETE FROM inbox WHERE applied_at < $1", before, timeout=300)
+        return int(done.rsplit(" ", 1)[-1])

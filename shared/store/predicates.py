@@ -1,0 +1,331 @@
+"""Search criteria as SQL conditions with bind parameters.
+
+No value of a caller ever becomes part of a statement's text; only the numbers of types and parameters do, which are
+ours, so that PostgreSQL plans with what it knows of them.
+
+Source: https://hl7.org/fhir/R4/search.html (prefixes, modifiers, token and string matching).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from shared.fhir.dates import MAX_INSTANT, MIN_INSTANT
+from shared.fhir.definitions import parameter_id, type_id
+from shared.fhir.ids import subject_uuid
+from shared.fhir.outcome import BadRequest
+from shared.fhir.search import (
+    Criterion,
+    DateValue,
+    Kind,
+    MissingValue,
+    NumberValue,
+    QuantityValue,
+    ReferenceValue,
+    StringValue,
+    TokenValue,
+    UriValue,
+)
+from shared.store.access import Access
+from shared.store.rows import bounded, reference_target
+
+V = TypeVar("V")
+
+PREFIX_LENGTH: Final = 100
+"""Characters of a string that are indexed: `idx_string.prefix`."""
+
+_LAST_CHARACTER = chr(0x10FFFF)
+_BEFORE_SURROGATES, _AFTER_SURROGATES = "\ud7ff", "\ue000"
+
+SUBJECT_PARAMETERS: Final = frozenset({"patient", "subject"})
+SINGLE_SUBJECT: Final = frozenset(
+    {
+        "AdverseEvent",
+        "AllergyIntolerance",
+        "CarePlan",
+        "CareTeam",
+        "ClinicalImpression",
+        "Communication",
+        "Composition",
+        "Condition",
+        "Consent",
+        "DetectedIssue",
+        "Device",
+        "DiagnosticReport",
+        "DocumentReference",
+        "Encounter",
+        "EpisodeOfCare",
+        "Flag",
+        "Goal",
+        "Immunization",
+        "MeasureReport",
+        "MedicationAdministration",
+        "MedicationDispense",
+        "MedicationRequest",
+        "MedicationStatement",
+        "Observation",
+        "Procedure",
+        "QuestionnaireResponse",
+        "RelatedPerson",
+        "RiskAssessment",
+        "ServiceRequest",
+        "Specimen",
+    }
+)
+"""Types that name one subject at most, the one whose compartment they are in.
+
+For these, what `patient=` and `subject=` find is within the rows that bear that patient, so every index row of the
+search may be asked for by patient. An Appointment has several patients and bears one of them.
+"""
+
+
+class Binder:
+    """Collects the bind parameters of one statement."""
+
+    def __init__(self) -> None:
+        self.arguments: list[Any] = []
+
+    def __call__(self, value: object, cast: str) -> str:
+        """Bind `value` and return its placeholder, cast to an SQL type."""
+        self.arguments.append(value)
+        return f"${len(self.arguments)}::{cast}"
+
+
+def visible(access: Access, bind: Binder) -> list[str]:
+    """Return the conditions on `resource r` under which the caller may know of a row; the tenant is not among them."""
+    conditions = []
+    if access.origin is not None:
+        conditions.append(f"r.origin = {bind(access.origin, 'text')}")
+    if access.patients is not None:
+        conditions.append(f"r.patient = ANY ({bind(patient_uuids(access), 'uuid[]')})")
+    if access.hidden_labels:
+        conditions.append(f"NOT r.labels && {bind(sorted(access.hidden_labels), 'text[]')}")
+    return conditions
+
+
+def patient_uuids(access: Access) -> list[UUID] | None:
+    """Return the patients of `access` as index rows know them; None where it is not restricted."""
+    return None if access.patients is None else [subject_uuid(patient) for patient in sorted(access.patients)]
+
+
+def led_by_patient(type_: str, criterion: Criterion) -> list[UUID] | None:
+    """Return the patients whose rows hold every match of `criterion`; None where it does not ask for patients."""
+    if (
+        criterion.parameter not in SUBJECT_PARAMETERS
+        or criterion.kind != "reference"
+        or criterion.modifier is not None
+        or type_ not in SINGLE_SUBJECT
+    ):
+        return None
+    values = [value for value in criterion.values if isinstance(value, ReferenceValue)]
+    if len(values) != len(criterion.values) or any(value.types != ("Patient",) or value.url for value in values):
+        return None
+    return [subject_uuid(value.id) for value in values]
+
+
+def condition(criterion: Criterion, scope: str, bind: Binder) -> str:
+    """Return the SQL condition of one criterion on `resource r`.
+
+    Args:
+        criterion: what was asked.
+        scope: the condition on an index row `t` that every subselect begins with (tenant, type, perhaps patient).
+        bind: takes the values.
+
+    """
+    if criterion.parameter in _COLUMNS:
+        return _on_column(criterion, bind)
+    table = f"idx_{criterion.kind}"
+    parameter = f"t.param = {parameter_id(criterion.parameter)}"
+    if criterion.modifier == "missing":
+        [value] = criterion.values
+        if isinstance(value, MissingValue) and not value.missing:
+            return f"r.rid IN (SELECT t.rid FROM {table} t WHERE {scope} AND {parameter})"
+        return f"NOT EXISTS (SELECT FROM {table} t WHERE t.rid = r.rid AND {parameter})"
+    matches = _values(criterion, bind)
+    if criterion.modifier == "not":
+        return f"NOT EXISTS (SELECT FROM {table} t WHERE t.rid = r.rid AND {parameter} AND ({matches}))"
+    return f"r.rid IN (SELECT t.rid FROM {table} t WHERE {scope} AND {parameter} AND ({matches}))"
+
+
+def scope_of(type_: str, tenant: str, patients: str | None) -> str:
+    """Return the `scope` for `condition`; `tenant` and `patients` are placeholders."""
+    led = "" if patients is None else f" AND t.patient = {patients}"
+    return f"t.tenant = {tenant} AND t.type = {type_id(type_)}{led}"
+
+
+def _values(criterion: Criterion, bind: Binder) -> str:
+    if criterion.kind == "token":
+        return _tokens([_as(TokenValue, value) for value in criterion.values], bind)
+    if criterion.kind == "reference":
+        targets = sorted({target for value in criterion.values for target in _targets(_as(ReferenceValue, value))})
+        return f"t.target = {bind(targets[0], 'text')}" if len(targets) == 1 else _any_of("t.target", targets, bind)
+    if criterion.kind == "uri":
+        return _any_of("t.value", [bounded(_as(UriValue, value).value) for value in criterion.values], bind)
+    one = _ONE[criterion.kind]
+    return " OR ".join(f"({one(value, criterion.modifier, bind)})" for value in criterion.values)
+
+
+def _any_of(column: str, values: list[str], bind: Binder) -> str:
+    return f"{column} = ANY ({bind(values, 'text[]')})"
+
+
+def _tokens(values: list[TokenValue], bind: Binder) -> str:
+    """Any system, no system, that system: `code`, `|code`, `system|code`; `system|` for any of its codes."""
+    conditions = []
+    any_system = [bounded(value.code) for value in values if value.system is None and value.code is not None]
+    if len(any_system) == 1:
+        conditions.append(f"t.code = {bind(any_system[0], 'text')}")
+    elif any_system:
+        conditions.append(_any_of("t.code", any_system, bind))
+    any_code = [bounded(value.system) for value in values if value.system is not None and value.code is None]
+    if any_code:
+        conditions.append(_any_of("t.system", any_code, bind))
+    for value in values:
+        if value.system is not None and value.code is not None:
+            code, system = bind(bounded(value.code), "text"), bind(bounded(value.system), "text")
+            conditions.append(f"t.code = {code} AND t.system = {system}")
+    if not conditions:
+        raise BadRequest("A token search needs a code or a system.")
+    return " OR ".join(f"({condition})" for condition in conditions)
+
+
+def _targets(value: ReferenceValue) -> list[str]:
+    if value.url:
+        return [reference_target("", "", value.url)]
+    return [reference_target(type_, value.id, "") for type_ in value.types]
+
+
+def _string(given: object, modifier: str | None, bind: Binder) -> str:
+    value = _as(StringValue, given)
+    if modifier == "contains":
+        return f"strpos(t.value, {bind(value.value, 'text')}) > 0"
+    start = value.value[:PREFIX_LENGTH]
+    if modifier == "exact":
+        return f"t.prefix = {bind(start, 'text')} AND t.exact = {bind(value.exact, 'text')}"
+    conditions = [f"t.prefix >= {bind(start, 'text')}"]
+    end = after_prefix(start)
+    if end is not None:
+        conditions.append(f"t.prefix < {bind(end, 'text')}")
+    if len(value.value) > PREFIX_LENGTH:
+        conditions.append(f"starts_with(t.value, {bind(value.value, 'text')})")
+    return " AND ".join(conditions)
+
+
+def after_prefix(prefix: str) -> str | None:
+    """Return the least text above all that begin with `prefix`, in code point order; None where there is none."""
+    kept = prefix.rstrip(_LAST_CHARACTER)
+    if not kept:
+        return None
+    last = kept[-1]
+    following = _AFTER_SURROGATES if last == _BEFORE_SURROGATES else chr(ord(last) + 1)
+    return kept[:-1] + following
+
+
+def _date(given: object, modifier: str | None, bind: Binder) -> str:
+    return interval(_as(DateValue, given), "t.low", "t.high", bind)
+
+
+def interval(value: DateValue, low: str, high: str, bind: Binder) -> str:
+    """Return the condition on a half-open interval [low, high) of time; the columns' names are given."""
+    if value.prefix == "ap":
+        earliest, latest = _about(value.low, value.high)
+        return f"{low} < {bind(latest, 'timestamptz')} AND {high} > {bind(earliest, 'timestamptz')}"
+    start = bind(value.low, "timestamptz") if value.prefix not in ("gt", "sa") else ""
+    end = bind(value.high, "timestamptz") if value.prefix not in ("lt", "eb") else ""
+    return {
+        "eq": f"{low} >= {start} AND {low} < {end} AND {high} <= {end}",
+        "ne": f"NOT ({low} >= {start} AND {high} <= {end})",
+        "gt": f"{high} > {end}",
+        "lt": f"{low} < {start}",
+        "ge": f"{high} > {end} OR {low} >= {start}",
+        "le": f"{low} < {start} OR {high} <= {end}",
+        "sa": f"{low} >= {end}",
+        "eb": f"{high} <= {start}",
+    }[value.prefix]
+
+
+def _about(low: datetime, high: datetime) -> tuple[datetime, datetime]:
+    """Widen an interval by a tenth of its distance from now, as R4 recommends for `ap`."""
+    margin = abs(datetime.now(UTC) - low) / 10
+    return _moved(low, -margin), _moved(high, margin)
+
+
+def _moved(moment: datetime, by: timedelta) -> datetime:
+    try:
+        return moment + by
+    except OverflowError:
+        return MIN_INSTANT if by < timedelta(0) else MAX_INSTANT
+
+
+def _number(given: object, modifier: str | None, bind: Binder) -> str:
+    """Compare `idx_number` or `idx_quantity`: low = high for a number as it stands, else a range [low, high).
+
+    With a prefix, the number that was asked for is exact; without one, it means all that it could be rounded from.
+    """
+    value = _as(NumberValue, given)
+    if value.prefix in ("eq", "ne"):
+        low, high = bind(value.low, "numeric"), bind(value.high, "numeric")
+        equal = f"t.low >= {low} AND t.low < {high} AND t.high <= {high}"
+        return equal if value.prefix == "eq" else f"NOT ({equal})"
+    if value.prefix == "ap":
+        margin = abs(value.value) / 10
+        return (
+            f"t.low <= {bind(max(value.value + margin, value.high), 'numeric')} "
+            f"AND t.high >= {bind(min(value.value - margin, value.low), 'numeric')}"
+        )
+    exact = bind(value.value, "numeric")
+    return {
+        "gt": f"t.high > {exact}",
+        "lt": f"t.low < {exact}",
+        "ge": f"t.high > {exact} OR t.low >= {exact}",
+        "le": f"t.low <= {exact}",
+        "sa": f"t.low > {exact}",
+        "eb": f"t.high <= {exact} AND t.low < {exact}",
+    }[value.prefix]
+
+
+def _quantity(given: object, modifier: str | None, bind: Binder) -> str:
+    value = _as(QuantityValue, given)
+    conditions = [f"({_number(value.number, modifier, bind)})"]
+    if value.code is not None:
+        conditions.append(f"t.code = {bind(bounded(value.code), 'text')}")
+    if value.system is not None:
+        conditions.append(f"t.system = {bind(bounded(value.system), 'text')}")
+    return " AND ".join(conditions)
+
+
+_ONE: Final[Mapping[Kind, Callable[[object, str | None, Binder], str]]] = {
+    "string": _string,
+    "date": _date,
+    "number": _number,
+    "quantity": _quantity,
+}
+
+_COLUMNS: Final = frozenset({"_id", "_lastUpdated"})
+
+
+def _on_column(criterion: Criterion, bind: Binder) -> str:
+    """`_id` and `_lastUpdated` stand in the resource's own row; an instant is the millisecond it names."""
+    if criterion.modifier == "missing":
+        [value] = criterion.values
+        return "false" if isinstance(value, MissingValue) and value.missing else "true"
+    if criterion.parameter == "_id":
+        ids = [value.code for value in criterion.values if isinstance(value, TokenValue) and value.code is not None]
+        matches = f"r.id = ANY ({bind(ids, 'text[]')})"
+    else:
+        until = "r.last_updated + interval '1 millisecond'"
+        matches = " OR ".join(f"({_instant(_as(DateValue, value), until, bind)})" for value in criterion.values)
+    return f"NOT ({matches})" if criterion.modifier == "not" else f"({matches})"
+
+
+def _instant(value: DateValue, until: str, bind: Binder) -> str:
+    return interval(value, "r.last_updated", until, bind)
+
+
+def _as(form: type[V], value: object) -> V:
+    if not isinstance(value, form):
+        raise TypeError(f"a criterion of this kind holds {form.__name__} values, not {type(value).__name__}")
+    return value

@@ -1,0 +1,186 @@
+"""Reading: one resource, one version, a history, a search. Shared by the store and by a transaction.
+
+Every function takes the caller's `Access` and the number of its tenant, and compiles both into the statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from asyncpg import Record
+
+from shared.fhir.definitions import TYPE_IDS
+from shared.fhir.outcome import BadRequest, Gone, NotFound
+from shared.fhir.search import SearchQuery
+from shared.store import search as compiled
+from shared.store.access import Access
+from shared.store.connection import Connection, translated
+from shared.store.cursor import Cursor, decode, encode
+from shared.store.predicates import patient_uuids
+from shared.store.types import Page, Stored
+
+NO_TENANT = -1
+"""The number of a tenant that never wrote anything."""
+
+_VISIBLE = (
+    "r.tenant = $1 AND r.type = $2 AND r.id = $3 AND ($4::text IS NULL OR r.origin = $4) "
+    "AND ($5::uuid[] IS NULL OR r.patient = ANY ($5)) AND NOT r.labels && $6::text[]"
+)
+_CURRENT = (
+    "SELECT r.rid, r.version, r.last_updated, r.deleted, r.origin, h.interaction, h.body "
+    f"FROM resource r JOIN history h ON h.rid = r.rid AND h.version = r.version WHERE {_VISIBLE}"
+)
+_CURRENT_LOCKED = f"{_CURRENT} FOR UPDATE OF r"
+_VERSIONS = (
+    "SELECT h.version, h.last_updated, h.interaction = 'delete' AS deleted, h.origin, h.interaction, h.body "
+    f"FROM resource r JOIN history h ON h.rid = r.rid WHERE {_VISIBLE} AND NOT h.labels && $6::text[]"
+)
+_VERSION = f"{_VERSIONS} AND h.version = $7"
+_HISTORY = f"{_VERSIONS} AND h.version < $7 ORDER BY h.version DESC LIMIT $8"
+_LAST_VERSION = 2**31 - 1
+
+
+def _arguments(access: Access, tenant: int, type_: str, id_: str) -> Sequence[object]:
+    number = TYPE_IDS.get(type_)
+    if number is None:
+        raise NotFound(f"{type_} is not a resource type of FHIR R4.")
+    return tenant, number, id_, access.origin, patient_uuids(access), sorted(access.hidden_labels)
+
+
+def _stored(type_: str, id_: str, row: Record) -> Stored:
+    return Stored(
+        type=type_,
+        id=id_,
+        version=row["version"],
+        last_updated=row["last_updated"],
+        deleted=row["deleted"],
+        body=row["body"],
+        origin=row["origin"],
+        interaction=row["interaction"],
+    )
+
+
+async def find(
+    connection: Connection, access: Access, tenant: int, type_: str, id_: str, *, lock: bool = False
+) -> Stored | None:
+    """Return the current version, deleted or not; None where the caller knows of none. `lock`: until the commit."""
+    with translated():
+        sql = _CURRENT_LOCKED if lock else _CURRENT
+        row = await connection.fetchrow(sql, *_arguments(access, tenant, type_, id_))
+        if row is None and lock:
+            # The locked row's new version was committed while this statement waited, and its snapshot cannot see it.
+            row = await connection.fetchrow(sql, *_arguments(access, tenant, type_, id_))
+    return None if row is None else _stored(type_, id_, row)
+
+
+async def read(connection: Connection, access: Access, tenant: int, type_: str, id_: str) -> Stored:
+    """Return the current version.
+
+    Raises:
+        NotFound: there never was one that the caller may see.
+        Gone: it was deleted.
+
+    """
+    stored = await find(connection, access, tenant, type_, id_)
+    if stored is None:
+        raise NotFound(f"There is no {type_}/{id_} here.")
+    if stored.deleted:
+        raise Gone(f"{type_}/{id_} was deleted. Its earlier versions are in {type_}/{id_}/_history.")
+    return stored
+
+
+async def read_version(
+    connection: Connection, access: Access, tenant: int, type_: str, id_: str, version: int
+) -> Stored:
+    """Return one version.
+
+    Raises:
+        NotFound: no such version that the caller may see.
+        Gone: the version is a deletion.
+
+    """
+    row = None
+    if 0 < version <= _LAST_VERSION:
+        with translated():
+            row = await connection.fetchrow(_VERSION, *_arguments(access, tenant, type_, id_), version)
+    if row is None:
+        raise NotFound(f"There is no version {version} of {type_}/{id_} here.")
+    if row["deleted"]:
+        raise Gone(f"Version {version} of {type_}/{id_} is its deletion.")
+    return _stored(type_, id_, row)
+
+
+async def history(
+    connection: Connection, access: Access, tenant: int, type_: str, id_: str, *, count: int, cursor: str | None
+) -> Page:
+    """Return the versions, newest first, deletions among them; from `cursor` on.
+
+    Raises:
+        NotFound: there never was a resource that the caller may see.
+
+    """
+    below = _LAST_VERSION if cursor is None else decode(cursor, keys=0).row
+    if not 0 < below <= _LAST_VERSION:
+        raise BadRequest("The page cursor cannot be read. Follow the links of a page as they are.")
+    with translated():
+        rows = await connection.fetch(_HISTORY, *_arguments(access, tenant, type_, id_), below, count + 1)
+    if not rows and cursor is None:
+        raise NotFound(f"There is no {type_}/{id_} here.")
+    entries = [_stored(type_, id_, row) for row in rows[:count]]
+    more = len(rows) > count and bool(entries)
+    following = encode(Cursor(backward=False, values=(), row=entries[-1].version)) if more else None
+    return Page(entries, next=following)
+
+
+async def search(
+    connection: Connection, access: Access, tenant: int, query: SearchQuery, *, cursor: str | None
+) -> Page:
+    """Return one page of the current resources that match."""
+    place = None if cursor is None else decode(cursor, keys=len(query.sort))
+    total = None
+    if query.total != "none" or query.count == 0:
+        counting = compiled.count(query, access, tenant)
+        with translated():
+            await connection.plan(counting.plan)
+            total = await connection.fetchval(counting.sql, *counting.arguments)
+    if query.count == 0:
+        return Page([], total=total)
+    statement = compiled.page(query, access, tenant, place)
+    with translated():
+        await connection.plan(statement.plan)
+        rows = await connection.fetch(statement.sql, *statement.arguments)
+    more = len(rows) > query.count
+    rows = rows[: query.count]
+    backward = place is not None and place.backward
+    if backward:
+        rows.reverse()
+    entries = [
+        Stored(
+            type=query.type,
+            id=row["id"],
+            version=row["version"],
+            last_updated=row["last_updated"],
+            deleted=False,
+            body=row["body"],
+            origin=row["origin"],
+            interaction=row["interaction"],
+        )
+        for row in rows
+    ]
+    if not rows:
+        # Everything on this side of the cursor is gone; the other side begins at the same place.
+        turned = None if place is None else encode(replace(place, backward=not place.backward))
+        return Page([], next=turned if backward else None, previous=None if backward else turned, total=total)
+    has_next = True if backward else more
+    has_previous = more if backward else place is not None
+    return Page(
+        entries,
+        next=encode(_place(rows[-1], len(query.sort), backward=False)) if has_next else None,
+        previous=encode(_place(rows[0], len(query.sort), backward=True)) if has_previous else None,
+        total=total,
+    )
+
+
+def _place(row: Record, keys: int, *, backward: bool) -> Cursor:
+    return Cursor(backward, tuple(row[f"k{number}"] for number in range(keys)), row["rid"])

@@ -1,0 +1,440 @@
+"""The resource store of one service: its PostgreSQL database, behind values.
+
+Every read and write takes the caller's `Access`. A write that stands alone is one round trip (`Store.write`); what
+belongs together is a `Transaction`, which holds the keys it names (``Patient/<id>``) until it commits, so that the
+changes along one key come one after the other, in the database, in the outbox and in Kafka.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+from uuid import UUID
+
+from shared.events.envelope import Event
+from shared.events.shards import shard_of
+from shared.fhir.definitions import type_id
+from shared.fhir.index import IndexRows
+from shared.fhir.search import SearchQuery
+from shared.store import body, inbox, parking, queries
+from shared.store.access import Access
+from shared.store.connection import Connection, Pool, open_pool, translated
+from shared.store.inbox import Inbox
+from shared.store.keys import condition_lock, key_lock
+from shared.store.migrate import check
+from shared.store.parking import Parking
+from shared.store.predicates import patient_uuids
+from shared.store.replay import Replay
+from shared.store.rows import NO_ROWS, arrays_of
+from shared.store.types import Page, Stored, Write, Written
+from shared.store.verify import Verification
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+_WRITE_FIXED = 21
+_COPY_FIXED = 15
+_WRITE = f"SELECT * FROM kap_write({', '.join(f'${n + 1}' for n in range(_WRITE_FIXED + len(NO_ROWS)))})"
+_COPY = f"SELECT kap_copy({', '.join(f'${n + 1}' for n in range(_COPY_FIXED + len(NO_ROWS)))})"
+
+MIN_TIMEOUT = 0.1
+
+
+class Store:
+    """What one service holds.
+
+    Attributes:
+        service: the service's name: the origin of its own rows.
+        publishes: whether its own writes make events.
+        inbox: what it has applied of other services' events.
+        parking: events that could not be applied.
+        verify: counts and hashes to compare with other services.
+        replay: history as events.
+
+    """
+
+    def __init__(self, pool: Pool, *, service: str, publishes: bool) -> None:
+        self.service = service
+        self.publishes = publishes
+        self._pool = pool
+        self._tenants: dict[str, int] = {}
+        self.inbox = Inbox(pool)
+        self.parking = Parking(pool)
+        self.verify = Verification(pool, service)
+        self.replay = Replay(pool, service)
+
+    @classmethod
+    async def connect(
+        cls,
+        dsn: str,
+        *,
+        service: str,
+        publishes: bool = True,
+        min_size: int = 1,
+        max_size: int = 5,
+        statement_timeout: float = 10.0,
+    ) -> Self:
+        """Open the store.
+
+        Args:
+            dsn: the service's database.
+            service: the service's name.
+            publishes: whether its own writes make events.
+            min_size: connections kept open.
+            max_size: connections opened at most.
+            statement_timeout: seconds after which PostgreSQL gives up a statement.
+
+        Raises:
+            Unavailable: PostgreSQL cannot be reached.
+            SchemaMismatch: the database is not at this program's migrations.
+
+        """
+        pool = await open_pool(
+            dsn,
+            application=f"kap-{service}",
+            min_size=min_size,
+            max_size=max_size,
+            statement_timeout=max(statement_timeout, MIN_TIMEOUT),
+        )
+        try:
+            async with pool.acquire() as connection:
+                await check(_own(connection))
+        except BaseException:
+            pool.terminate()
+            raise
+        return cls(pool, service=service, publishes=publishes)
+
+    async def close(self) -> None:
+        """Close the connections, waiting for what is under way."""
+        await self._pool.close()
+
+    async def ping(self) -> None:
+        """Ask PostgreSQL for a sign of life.
+
+        Raises:
+            Unavailable: there is none.
+
+        """
+        async with self._connection() as connection:
+            with translated():
+                await connection.fetchval("SELECT 1")
+
+    async def read(self, access: Access, type_: str, id_: str) -> Stored:
+        """Return the current version.
+
+        Raises:
+            NotFound: there never was one that the caller may see.
+            Gone: it was deleted.
+
+        """
+        async with self._connection() as connection:
+            return await queries.read(connection, access, await self._known(connection, access), type_, id_)
+
+    async def read_version(self, access: Access, type_: str, id_: str, version: int) -> Stored:
+        """Return one version.
+
+        Raises:
+            NotFound: no such version that the caller may see.
+            Gone: the version is a deletion.
+
+        """
+        async with self._connection() as connection:
+            tenant = await self._known(connection, access)
+            return await queries.read_version(connection, access, tenant, type_, id_, version)
+
+    async def find(self, access: Access, type_: str, id_: str) -> Stored | None:
+        """Return the current version, deleted or not; None where there never was one that the caller may see."""
+        async with self._connection() as connection:
+            return await queries.find(connection, access, await self._known(connection, access), type_, id_)
+
+    async def history(
+        self, access: Access, type_: str, id_: str, *, count: int = 50, cursor: str | None = None
+    ) -> Page:
+        """Return a page of the versions of one resource, newest first, deletions among them.
+
+        Raises:
+            NotFound: there never was one that the caller may see.
+
+        """
+        async with self._connection() as connection:
+            tenant = await self._known(connection, access)
+            return await queries.history(connection, access, tenant, type_, id_, count=count, cursor=cursor)
+
+    async def search(self, access: Access, query: SearchQuery, *, cursor: str | None = None) -> Page:
+        """Return a page of the current resources that match; by default in the order of their creation."""
+        async with self._connection() as connection:
+            tenant = await self._known(connection, access)
+            return await queries.search(connection, access, tenant, query, cursor=cursor)
+
+    async def write(self, access: Access, write: Write) -> Written:
+        """Commit one change: one round trip.
+
+        Raises:
+            NotFound: a delete of what was never there, or a change of what the caller may not see.
+            Gone: a delete of what was deleted before.
+            PreconditionFailed: the current version is not `write.expected`.
+            Conflict: a create of an id that is taken, or a resource of another service.
+            Forbidden: the caller would not see what he writes.
+            Contended, Unavailable: nothing is known to be committed; try again.
+
+        """
+        async with self._connection() as connection:
+            tenant = await self._tenant(connection, access.tenant)
+            return await _write(connection, self, access, tenant, write, wake=True)
+
+    @asynccontextmanager
+    async def transaction(self, *, keys: Sequence[str], tenant: str) -> AsyncIterator[Transaction]:
+        """Hold `keys` of `tenant` and commit what the block does; an exception rolls it back.
+
+        A caller that may meet a deadlock (writes of keys it did not name) runs it in `retry_conflicts`.
+        """
+        async with self._connection() as connection:
+            number = await self._tenant(connection, tenant)
+            locks = sorted({key_lock(tenant, key) for key in keys})
+            with translated():
+                # Numbers made here, so text is safe; one round trip, each lock a statement of its own, in order.
+                await connection.execute(
+                    "; ".join(["BEGIN", *(f"SELECT pg_advisory_xact_lock({lock})" for lock in locks)])
+                )
+            transaction = Transaction(self, connection, tenant, number)
+            try:
+                yield transaction
+            except BaseException:
+                await _rollback(connection)
+                raise
+            with translated():
+                try:
+                    done = await connection.execute("SELECT kap_wake(); COMMIT" if transaction.wrote else "COMMIT")
+                except BaseException:
+                    await _rollback(connection)
+                    raise
+            if done != "COMMIT":  # PostgreSQL's answer where a statement had failed and the block went on all the same
+                raise RuntimeError("a transaction was rolled back because one of its statements had failed")
+
+    async def analyze(self) -> None:
+        """Have PostgreSQL take its statistics anew: after a load, before searches are timed."""
+        async with self._connection() as connection:
+            with translated():
+                await connection.execute("ANALYZE", timeout=300)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        with translated():
+            proxy = await self._pool.acquire()
+        try:
+            yield _own(proxy)
+        finally:
+            with translated():
+                await self._pool.release(proxy)
+
+    async def _known(self, connection: Connection, access: Access) -> int:
+        """Return the number of a tenant for reading; `NO_TENANT` where it never wrote."""
+        known = self._tenants.get(access.tenant)
+        if known is None:
+            with translated():
+                known = await connection.fetchval("SELECT id FROM tenant WHERE name = $1", access.tenant)
+            if known is None:
+                return queries.NO_TENANT
+            self._tenants[access.tenant] = known
+        return known
+
+    async def _tenant(self, connection: Connection, name: str) -> int:
+        """Return the number of a tenant, giving it one at its first write. Outside of a transaction only."""
+        known = self._tenants.get(name)
+        if known is None:
+            with translated():
+                await connection.execute("INSERT INTO tenant (name) VALUES ($1) ON CONFLICT DO NOTHING", name)
+                known = int(await connection.fetchval("SELECT id FROM tenant WHERE name = $1", name))
+            self._tenants[name] = known
+        return known
+
+
+class Transaction:
+    """Reads and writes that commit together. Made by `Store.transaction`.
+
+    After an exception of one of its methods nothing more can be done in it but to let it roll back.
+
+    Attributes:
+        tenant: the clinic whose data it may touch.
+        connection: for the modules of `shared.store` that have tables of their own.
+        wrote: whether it put events into the outbox.
+
+    """
+
+    def __init__(self, store: Store, connection: Connection, tenant: str, number: int) -> None:
+        self.tenant = tenant
+        self.wrote = False
+        self._store = store
+        self.connection = connection
+        self._number = number
+
+    async def find(self, access: Access, type_: str, id_: str, *, lock: bool = False) -> Stored | None:
+        """Return the current version, deleted or not; None where there never was one that the caller may see.
+
+        `lock` keeps others from changing it until the commit.
+        """
+        return await queries.find(self.connection, access, self._of(access), type_, id_, lock=lock)
+
+    async def read(self, access: Access, type_: str, id_: str) -> Stored:
+        """As `Store.read`."""
+        return await queries.read(self.connection, access, self._of(access), type_, id_)
+
+    async def read_version(self, access: Access, type_: str, id_: str, version: int) -> Stored:
+        """As `Store.read_version`."""
+        return await queries.read_version(self.connection, access, self._of(access), type_, id_, version)
+
+    async def history(
+        self, access: Access, type_: str, id_: str, *, count: int = 50, cursor: str | None = None
+    ) -> Page:
+        """As `Store.history`."""
+        return await queries.history(self.connection, access, self._of(access), type_, id_, count=count, cursor=cursor)
+
+    async def search(self, access: Access, query: SearchQuery, *, cursor: str | None = None) -> Page:
+        """As `Store.search`; sees what this transaction wrote."""
+        return await queries.search(self.connection, access, self._of(access), query, cursor=cursor)
+
+    async def write(self, access: Access, write: Write) -> Written:
+        """As `Store.write`, but committed with the transaction; takes the lock of `write.key` where it is not held."""
+        written = await _write(self.connection, self._store, access, self._of(access), write, wake=False)
+        self.wrote = self._store.publishes
+        return written
+
+    async def lock(self, *keys: str) -> None:
+        """Hold more keys until the commit."""
+        with translated():
+            for number in sorted({key_lock(self.tenant, key) for key in keys}):
+                await self.connection.execute("SELECT pg_advisory_xact_lock($1)", number)
+
+    async def claim(self, tenant: str, condition: str) -> None:
+        """Let one transaction at a time decide on `condition` (of a conditional create); others wait for its commit.
+
+        A search after the claim sees what the one before it wrote.
+        """
+        with translated():
+            await self.connection.execute("SELECT pg_advisory_xact_lock($1)", condition_lock(tenant, condition))
+
+    async def take_in(self, consumer: str, event: Event) -> bool:
+        """Note the event as applied by `consumer`; False where it was before, and then nothing is to be done."""
+        return await inbox.take_in(self.connection, consumer, event)
+
+    async def apply_copy(self, event: Event, index: IndexRows, patient: UUID | None) -> bool:
+        """Keep the event's version as a copy, with the event's source as its owner.
+
+        A newer version becomes current, with `index`; an older one goes into history only. False where the version is
+        held already.
+
+        Raises:
+            Conflict: what is held under this id belongs to another service.
+
+        """
+        arrays = NO_ROWS if event.interaction == "delete" else arrays_of(index)
+        with translated():
+            stored = await self.connection.fetchval(
+                _COPY,
+                event.source,
+                self._checked(event.tenant),
+                key_lock(event.tenant, event.key),
+                type_id(event.type),
+                event.resource_id,
+                event.interaction,
+                event.version,
+                event.time,
+                event.sequence,
+                event.key,
+                patient,
+                list(event.labels),
+                event.request_id,
+                event.traceparent,
+                event.body,
+                *arrays,
+            )
+        return bool(stored)
+
+    async def park(self, consumer: str, event: Event, *, topic: str, partition: int, offset: int, error: str) -> None:
+        """Set an event aside that cannot be applied now; a repeat counts as a further attempt."""
+        await parking.park(
+            self.connection, consumer, event, topic=topic, partition=partition, offset=offset, error=error
+        )
+
+    async def waits_behind(self, consumer: str, event: Event) -> bool:
+        """Tell whether an earlier event of the same key is parked, so that this one has to wait behind it."""
+        return await parking.waits_behind(self.connection, consumer, event)
+
+    async def take_up(self, number: int) -> bool:
+        """Take a parked event out, to apply it in this transaction; False where it is not parked any more."""
+        return await parking.take_up(self.connection, number)
+
+    def _of(self, access: Access) -> int:
+        return self._checked(access.tenant)
+
+    def _checked(self, tenant: str) -> int:
+        if tenant != self.tenant:
+            raise ValueError(f"a transaction of tenant {self.tenant!r} was asked for data of another")
+        return self._number
+
+
+async def _write(
+    connection: Connection, store: Store, access: Access, tenant: int, write: Write, *, wake: bool
+) -> Written:
+    deletes = write.interaction == "delete"
+    if deletes != (write.resource is None):
+        raise ValueError("a delete carries no resource, and every other write carries one")
+    head, tail = body.parts(write.type, write.id, write.resource)
+    with translated():
+        row = await connection.fetchrow(
+            _WRITE,
+            store.service,
+            tenant,
+            access.tenant,
+            key_lock(access.tenant, write.key),
+            shard_of(access.tenant, write.key),
+            store.publishes,
+            wake,
+            type_id(write.type),
+            write.type,
+            write.id,
+            write.interaction,
+            write.expected,
+            write.key,
+            write.patient,
+            list(write.labels),
+            write.request_id,
+            write.traceparent,
+            head,
+            tail,
+            patient_uuids(access),
+            sorted(access.hidden_labels),
+            *(NO_ROWS if deletes else arrays_of(write.index)),
+        )
+    assert row is not None  # noqa: S101 - a function with OUT parameters answers one row
+    version, last_updated, sequence, created = row
+    stored = Stored(
+        type=write.type,
+        id=write.id,
+        version=version,
+        last_updated=last_updated,
+        deleted=deletes,
+        body=body.join(head, version, last_updated, tail),
+        origin=store.service,
+        interaction=write.interaction,
+    )
+    return Written(stored=stored, created=created, key=write.key, sequence=sequence or 0)
+
+
+async def _rollback(connection: Connection) -> None:
+    """Roll back; a connection that cannot is closed, and PostgreSQL rolls back for it."""
+    connection.plan_mode = None  # a SET inside of the transaction is undone
+    if connection.is_closed():
+        return
+    try:
+        await connection.execute("ROLLBACK", timeout=5)
+    except Exception:  # noqa: BLE001 - whatever it is, the connection is of no more use
+        connection.terminate()
+
+
+def _own(proxy: PoolConnectionProxy) -> Connection:
+    """Return the connection behind the pool's proxy, which knows how statements are planned."""
+    connection = getattr(proxy, "_con")  # noqa: B009 - the proxy forwards calls, but not a subclass's attributes
+    assert isinstance(connection, Connection)  # noqa: S101 - the pool was told to make these
+    return connection

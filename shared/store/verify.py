@@ -1,0 +1,165 @@
+"""Counts and hashes of what is held, to compare one service's with another's hop by hop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from shared.fhir.definitions import type_id
+from shared.store.connection import Pool, translated
+from shared.store.types import Digest
+
+# The sum of 64 bits of each version's SHA-256 does not depend on order, and differs where any byte does.
+_DIGEST = """
+SELECT k.name AS type, h.origin, count(*) AS versions,
+       count(*) FILTER (WHERE h.version = r.version AND NOT r.deleted) AS current,
+       mod(sum(('x' || encode(substr(sha256(h.body), 1, 8), 'hex'))::bit(64)::bigint::numeric),
+           18446744073709551616) AS content
+FROM history h
+JOIN resource r ON r.rid = h.rid
+JOIN resource_type k ON k.id = r.type
+WHERE ($1::timestamptz IS NULL OR h.last_updated >= $1) AND ($2::timestamptz IS NULL OR h.last_updated < $2)
+GROUP BY k.name, h.origin ORDER BY k.name, h.origin
+"""
+_VERSIONS = """
+SELECT r.rid, r.id, h.version, h.origin, sha256(h.body) AS hash
+FROM history h JOIN resource r ON r.rid = h.rid
+WHERE r.type = $1 AND (r.id, h.version) > ($2, $3)
+  AND ($4::timestamptz IS NULL OR h.last_updated >= $4) AND ($5::timestamptz IS NULL OR h.last_updated < $5)
+ORDER BY r.id, h.version LIMIT $6
+"""
+_OUTBOX = """
+SELECT (SELECT count(*) FROM history WHERE origin = $1 AND sequence IS NOT NULL) AS written,
+       count(*) AS pending,
+       extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS oldest
+FROM outbox WHERE published_at IS NULL
+"""
+_INBOX = "SELECT consumer, source, count(*) AS applied, max(applied_at) AS last FROM inbox GROUP BY 1, 2 ORDER BY 1, 2"
+_PUBLISHING = """
+SELECT count(*) AS count, percentile_cont(ARRAY[0.5, 0.95, 1.0])
+    WITHIN GROUP (ORDER BY extract(epoch FROM published_at - created_at)) AS seconds
+FROM outbox WHERE published_at >= $1
+"""
+_APPLYING = """
+SELECT source, count(*) AS count, percentile_cont(ARRAY[0.5, 0.95, 1.0])
+    WITHIN GROUP (ORDER BY extract(epoch FROM applied_at - time)) AS seconds
+FROM inbox WHERE applied_at >= $1 GROUP BY source ORDER BY source
+"""
+_BATCH: Final = 1000
+_SLOW = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one resource: its id, number, owner, and the SHA-256 of its body."""
+
+    id: str
+    version: int
+    origin: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxCounts:
+    """Events ever written, those not published yet, and the age of the oldest of these in seconds (None: none)."""
+
+    written: int
+    pending: int
+    oldest_seconds: float | None
+
+    @property
+    def published(self) -> int:
+        """Events that the broker acknowledged."""
+        return self.written - self.pending
+
+
+@dataclass(frozen=True, slots=True)
+class InboxCounts:
+    """Events that a consumer applied of a source (of those not yet forgotten), and when it last did."""
+
+    consumer: str
+    source: str
+    applied: int
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds from a commit to a hop.
+
+    `hop` is ``published`` (from the outbox row to the broker's acknowledgement) or ``applied`` (from the event's time
+    to the consumer's row); `source` is the service that committed.
+    """
+
+    hop: str
+    source: str
+    count: int
+    median: float
+    p95: float
+    maximum: float
+
+
+class Verification:
+    """Questions about everything that one service holds, of all tenants."""
+
+    def __init__(self, pool: Pool, service: str) -> None:
+        self._pool = pool
+        self._service = service
+
+    async def digest(self, *, since: datetime | None = None, until: datetime | None = None) -> list[Digest]:
+        """Return a digest by type and owner, of the versions committed in [since, until), deletions among them."""
+        with translated():
+            rows = await self._pool.fetch(_DIGEST, since, until, timeout=_SLOW)
+        return [
+            Digest(
+                type=row["type"],
+                origin=row["origin"],
+                versions=row["versions"],
+                current=row["current"],
+                content=int(row["content"]) % 2**64,
+            )
+            for row in rows
+        ]
+
+    async def versions(
+        self, type_: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncIterator[Version]:
+        """Yield every version of a type, by id and number: to find what differs where digests do."""
+        place = ("", 0)
+        while True:
+            with translated():
+                rows = await self._pool.fetch(_VERSIONS, type_id(type_), *place, since, until, _BATCH, timeout=_SLOW)
+            for row in rows:
+                yield Version(row["id"], row["version"], row["origin"], row["hash"])
+            if len(rows) < _BATCH:
+                return
+            place = (rows[-1]["id"], rows[-1]["version"])
+
+    async def outbox(self) -> OutboxCounts:
+        """Return the outbox's counts."""
+        with translated():
+            row = await self._pool.fetchrow(_OUTBOX, self._service, timeout=_SLOW)
+        assert row is not None  # noqa: S101 - an aggregate answers one row
+        return OutboxCounts(row["written"], row["pending"], row["oldest"])
+
+    async def inbox(self) -> list[InboxCounts]:
+        """Return the inbox's counts by consumer and source."""
+        with translated():
+            rows = await self._pool.fetch(_INBOX, timeout=_SLOW)
+        return [InboxCounts(row["consumer"], row["source"], row["applied"], row["last"]) for row in rows]
+
+    async def latencies(self, since: datetime) -> list[Latency]:
+        """Return how long each hop took for what passed it since a time."""
+        with translated():
+            published = await self._pool.fetch(_PUBLISHING, since, timeout=_SLOW)
+            applied = await self._pool.fetch(_APPLYING, since, timeout=_SLOW)
+        hops = [("published", self._service, row) for row in published]
+        hops += [("applied", row["source"], row) for row in applied]
+        return [_latency(hop, source, row["count"], row["seconds"]) for hop, source, row in hops if row["count"]]
+
+
+def _latency(hop: str, source: str, count: int, seconds: Sequence[float]) -> Latency:
+    median, p95, maximum = seconds
+    return Latency(hop, source, count, median, p95, maximum)
