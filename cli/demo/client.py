@@ -1,8 +1,8 @@
 """A FHIR client that finishes what it began: creates are conditional, requests are tried again while it may help.
 
 A process of the stack may be killed at any moment. So a request that found nobody (connection refused, cut off, timed
-out) or was told "not now" (429, 502, 503, 504) is sent again, with growing pauses, for `patience` seconds. A create that
-is sent twice makes one resource, since its `If-None-Exist` names what it would be
+out) or was told "not now" (429, 502, 503, 504) is sent again, with growing pauses, for `patience` seconds. A create
+that is sent twice makes one resource: its `If-None-Exist` names what it would be
 (https://hl7.org/fhir/R4/http.html#ccreate).
 """
 

@@ -229,7 +229,7 @@ def weight(person: Person, subject: str, on: datetime) -> Resource:
     }
 
 
-def referral(key: str, subject: str, on: datetime, reasons: list[Code], drug: Code | None = None) -> Resource:
+def referral(key: str, subject: str, on: datetime, reasons: list[Code]) -> Resource:
     """Return the referral for KAP."""
     return {
         "resourceType": "ServiceRequest",
@@ -239,7 +239,6 @@ def referral(key: str, subject: str, on: datetime, reasons: list[Code], drug: Co
         "code": REFERRAL.concept(_TO_PSYCHIATRIST, text=REFERRAL.display),
         "subject": reference(subject),
         "authoredOn": instant(on),
-        **({"orderDetail": [drug.concept()]} if drug else {}),
         **({"reasonCode": [reason.concept() for reason in reasons]} if reasons else {}),
     }
 
