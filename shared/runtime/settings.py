@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -43,11 +44,12 @@ class Settings(BaseSettings):
         intake_url ... delivery_url: FHIR base URLs of the owners, for the gateway.
         hospital_url: FHIR base URL of the destination, for delivery.
         hospital_profile: which EHR the stand-in hospital resembles.
+        policy: the clinic's own policy file, laid over the shipped one.
         log_level: least severe level that is logged.
 
     """
 
-    model_config = SettingsConfigDict(env_prefix="KAP_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="KAP_", extra="ignore", frozen=True, env_ignore_empty=True)
 
     service: str
     database_url: SecretStr
@@ -69,6 +71,7 @@ class Settings(BaseSettings):
     delivery_url: str | None = None
     hospital_url: str | None = None
     hospital_profile: str = "open"
+    policy: Path | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("roles", mode="before")
@@ -100,7 +103,7 @@ class Settings(BaseSettings):
             SettingsError: something is missing or cannot be; names the variable.
 
         """
-        own = EnvSettingsSource(cls, env_prefix=f"KAP_{service.upper()}_")()
+        own = EnvSettingsSource(cls, env_prefix=f"KAP_{service.upper()}_", env_ignore_empty=True)()
         try:
             settings = cls(**{**own, "service": service})
         except ValidationError as error:

@@ -1,0 +1,649 @@
+"""Intake's rules: who may be treated, what an order must say, how a course moves. Pure functions on values.
+
+The numbers and codes come from the policy (`policies/eligibility.yaml`, `interactions.yaml`, `value-sets.yaml`,
+`orders.yaml`). What is not known is never taken for a no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from shared.fhir.cited import Cited, ValueSet, is_coded
+from shared.fhir.codes import PROCEDURE_CONSENT, SNOMED
+from shared.fhir.dates import interval
+from shared.fhir.json import Resource
+from shared.fhir.kap import codes_of, concepts, consent_routes, effective_start, has_code, quantity_in
+from shared.fhir.outcome import Issue
+
+Severity: TypeAlias = Literal["A", "R", "I"]
+Drug: TypeAlias = Literal["ketamine", "esketamine"]
+Verdict: TypeAlias = Literal["hit", "decided", "not-known", "clear"]
+Outcome: TypeAlias = Literal["eligible", "not-eligible", "needs-answers", "needs-decision"]
+Sets: TypeAlias = Mapping[str, ValueSet]
+
+GRAVEST: tuple[Severity, ...] = ("A", "R", "I")
+
+
+# -- the form of the policy -------------------------------------------------------------------------------------------
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An item of the screening questionnaire, and the answer that is a hit."""
+
+    link: str
+    hit: bool
+
+
+class Recent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Conditions that count when they began within so many days."""
+
+    sets: tuple[str, ...]
+    days: int
+
+
+class ObservationSign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A LOINC code whose newest coded value counts when it is in a value set."""
+
+    code: str
+    set: str
+
+
+class Needed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An integer answer that must be at least `count`."""
+
+    link: str
+    count: int
+
+
+class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rule of eligibility. Sets are named as in `value-sets.yaml`.
+
+    `conditions` count while active, `history` also later, `suggests` are shown as evidence but decide nothing.
+    `graver` raises the severity when one of its sets is met. `indication`: asked only for that indication.
+    """
+
+    title: str
+    severity: Severity | dict[Drug, Severity]
+    advice: str
+    question: Question | None = None
+    conditions: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    suggests: tuple[str, ...] = ()
+    recent: Recent | None = None
+    allergies: tuple[str, ...] = ()
+    observations: tuple[ObservationSign, ...] = ()
+    graver: dict[str, Severity] = msgspec.field(default_factory=dict)
+    age_below: int | None = None
+    indication: str | None = None
+    needed: Needed | None = None
+    uncoded: bool = False
+
+
+class Interaction(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A medicine that matters beside ketamine."""
+
+    title: str
+    severity: Severity
+    medications: tuple[str, ...]
+    effect: str
+    advice: str
+
+
+class CodedSystems(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The terminologies a rule can read, by kind of entry."""
+
+    condition: tuple[str, ...]
+    allergy: tuple[str, ...]
+    medication: tuple[str, ...]
+
+
+class MedicationList(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The item that says that the list of medicines is complete."""
+
+    link: str
+
+
+class EligibilityPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `eligibility`."""
+
+    coded_systems: CodedSystems
+    medication_list: MedicationList
+    rules: dict[str, ScreeningRule]
+
+
+class DoseRange(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a single dose may be, in `unit` (``mg`` or ``mg/kg``), for a drug by a route (SNOMED CT)."""
+
+    drug: Drug
+    route: str
+    unit: Literal["mg", "mg/kg"]
+    low: Decimal
+    high: Decimal
+
+
+class Share(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A share, 0 to 1."""
+
+    share: Decimal
+
+
+class Days(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number of days."""
+
+    days: int
+
+
+class OrderPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `orders`."""
+
+    doses: dict[str, DoseRange]
+    rounding: Share
+    weight_age: Days
+    prescriber: Cited
+    consent: Cited
+
+
+# -- screening --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A coded entry of the record: its reference, its code, the resource."""
+
+    reference: str
+    concept: Mapping[str, Any] | None
+    resource: Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What a screening judges on.
+
+    Attributes:
+        patient: the Patient.
+        conditions, allergies, medications, observations: of the record; the functions here leave out errors.
+        reasons: CodeableConcepts for which the patient was referred.
+        answers: by linkId, what the newest finished screening questionnaire says.
+        answers_reference: that response; None where there is none.
+        drug: planned; None: not said, then the graver severity counts.
+        decisions: by rule, the evidence that a prescriber saw when he decided to proceed.
+        now: the time of the screening.
+
+    """
+
+    patient: Resource
+    conditions: Sequence[Entry]
+    allergies: Sequence[Entry]
+    medications: Sequence[Entry]
+    observations: Sequence[Entry]
+    reasons: Sequence[Mapping[str, Any]]
+    answers: Mapping[str, Any]
+    answers_reference: str | None
+    drug: Drug | None
+    decisions: Mapping[str, frozenset[str]]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one rule says. `evidence` are references, `why` a sentence."""
+
+    rule: str
+    title: str
+    verdict: Verdict
+    severity: Severity
+    evidence: tuple[str, ...]
+    why: str
+    advice: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """The result: the outcome, and every rule's finding in the order of the policy."""
+
+    outcome: Outcome
+    findings: tuple[Finding, ...]
+
+
+def screen(
+    chart: Chart, eligibility: EligibilityPolicy, interactions: Mapping[str, Interaction], sets: Sets
+) -> Screening:
+    """Evaluate every rule.
+
+    Not eligible when something blocks; else not known while an answer is missing; else a decision is needed while a
+    relative finding is undecided; else eligible.
+    """
+    findings = [
+        finding
+        for name, rule in eligibility.rules.items()
+        if (finding := _by_rule(name, rule, chart, eligibility, sets)) is not None
+    ]
+    findings.extend(_interactions(chart, eligibility.medication_list, interactions, sets))
+    return Screening(_outcome(findings), tuple(findings))
+
+
+def _outcome(findings: Iterable[Finding]) -> Outcome:
+    seen = {(finding.verdict, finding.severity) for finding in findings}
+    if ("hit", "A") in seen:
+        return "not-eligible"
+    if any(verdict == "not-known" for verdict, _ in seen):
+        return "needs-answers"
+    return "needs-decision" if ("hit", "R") in seen else "eligible"
+
+
+def severity_for(severity: Severity | Mapping[Drug, Severity], drug: Drug | None) -> Severity:
+    """Return the severity for the planned drug, the gravest where it is not said."""
+    if isinstance(severity, str):
+        return severity
+    if drug is not None and drug in severity:
+        return severity[drug]
+    return min(severity.values(), key=GRAVEST.index)
+
+
+def _by_rule(name: str, rule: ScreeningRule, chart: Chart, policy: EligibilityPolicy, sets: Sets) -> Finding | None:
+    severity = severity_for(rule.severity, chart.drug)
+    if rule.indication is not None and not _is_indicated(sets[rule.indication], chart):
+        return None
+    if rule.uncoded:
+        found = tuple(_uncoded(chart, policy.coded_systems))
+        return _finding(name, rule, "hit" if found else "clear", severity, found, "", chart) if found else None
+    if rule.age_below is not None:
+        return _by_age(name, rule, severity, chart)
+    if rule.needed is not None:
+        return _by_count(name, rule, severity, chart)
+    return _by_signs(name, rule, severity, chart, sets)
+
+
+def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, sets: Sets) -> Finding:
+    signs = list(_signs(rule, chart, sets))
+    met = {reference for reference, set_ in signs if set_ is not None}
+    for _, set_ in signs:
+        if set_ in rule.graver:
+            severity = min(severity, rule.graver[set_], key=GRAVEST.index)
+    answer = None if rule.question is None else chart.answers.get(rule.question.link)
+    if rule.question is not None and answer is rule.question.hit and chart.answers_reference is not None:
+        met.add(chart.answers_reference)
+    evidence = tuple(sorted(met))
+    if evidence:
+        return _finding(name, rule, "hit", severity, evidence, "", chart)
+    unclear = tuple(sorted(reference for reference, set_ in signs if set_ is None))
+    if unclear:
+        return _finding(name, rule, "not-known", severity, unclear, "It is not known when it began.", chart)
+    if not isinstance(answer, bool):
+        asked = "" if rule.question is None else f"Question {rule.question.link} is not answered."
+        return _finding(name, rule, "not-known", severity, _suggested(rule, chart, sets), asked, chart)
+    return _finding(name, rule, "clear", severity, _suggested(rule, chart, sets), "Answered.", chart)
+
+
+def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str, str | None]]:
+    """Yield the evidence: reference and the set that it is in; None as set where the record cannot tell."""
+    for entry in _counted(chart.conditions):
+        for set_ in rule.history:
+            if sets[set_].holds(entry.concept):
+                yield entry.reference, set_
+        for set_ in rule.conditions:
+            if is_active(entry.resource) and sets[set_].holds(entry.concept):
+                yield entry.reference, set_
+        yield from _recent_signs(rule.recent, entry, chart.now, sets)
+    for entry in _counted(chart.allergies):
+        for set_ in rule.allergies:
+            if sets[set_].holds(entry.concept):
+                yield entry.reference, set_
+    for sign in rule.observations:
+        newest = _newest(chart.observations, sign.code)
+        if newest is not None and sets[sign.set].holds(newest.resource.get("valueCodeableConcept")):
+            yield newest.reference, sign.set
+
+
+def _recent_signs(recent: Recent | None, entry: Entry, now: datetime, sets: Sets) -> Iterator[tuple[str, str | None]]:
+    for set_ in () if recent is None else recent.sets:
+        began = sets[set_].holds(entry.concept) and recent is not None and _is_recent(entry.resource, now, recent.days)
+        if began is not False:
+            yield entry.reference, set_ if began else None
+
+
+def _suggested(rule: ScreeningRule, chart: Chart, sets: Sets) -> tuple[str, ...]:
+    return tuple(
+        entry.reference
+        for entry in _counted(chart.conditions)
+        for set_ in rule.suggests
+        if sets[set_].holds(entry.concept)
+    )
+
+
+def _counted(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield what was not refuted or entered in error."""
+    for entry in entries:
+        doubted = codes_of(entry.resource.get("verificationStatus"), _verification(entry.resource))
+        if not {"refuted", "entered-in-error"}.intersection(doubted):
+            yield entry
+
+
+def _verification(resource: Resource) -> str:
+    kind = "condition-ver-status" if resource.get("resourceType") == "Condition" else "allergyintolerance-verification"
+    return f"http://terminology.hl7.org/CodeSystem/{kind}"
+
+
+def is_active(condition: Resource) -> bool:
+    """Tell whether a Condition is active, or does not say that it is over."""
+    status = codes_of(condition.get("clinicalStatus"), "http://terminology.hl7.org/CodeSystem/condition-clinical")
+    return not {"inactive", "remission", "resolved"}.intersection(status)
+
+
+def _is_recent(condition: Resource, now: datetime, days: int) -> bool | None:
+    """Tell whether a Condition may have begun within `days` before `now`; None where it does not say when."""
+    onset = condition.get("onsetDateTime") or condition.get("onsetPeriod", {}).get("start")
+    return None if onset is None else interval(onset)[1] > now - timedelta(days=days)
+
+
+def _newest(observations: Iterable[Entry], code: str) -> Entry | None:
+    found = [
+        entry
+        for entry in observations
+        if entry.resource.get("status") in ("final", "amended", "corrected", "preliminary")
+        and any(coding.get("code") == code for coding in (entry.concept or {}).get("coding", []))
+        and effective_start(entry.resource) is not None
+    ]
+    return max(found, key=lambda entry: str(effective_start(entry.resource)), default=None)
+
+
+def _is_indicated(set_: ValueSet, chart: Chart) -> bool:
+    if any(set_.holds(reason) for reason in chart.reasons):
+        return True
+    return any(set_.holds(entry.concept) and is_active(entry.resource) for entry in _counted(chart.conditions))
+
+
+def _uncoded(chart: Chart, systems: CodedSystems) -> Iterator[str]:
+    for entry in _counted(chart.conditions):
+        if is_active(entry.resource) and not is_coded(entry.concept, systems.condition):
+            yield entry.reference
+    for entry in _counted(chart.allergies):
+        if not is_coded(entry.concept, systems.allergy):
+            yield entry.reference
+    for entry in chart.medications:
+        if not is_coded(entry.concept, systems.medication):
+            yield entry.reference
+
+
+def _by_age(name: str, rule: ScreeningRule, severity: Severity, chart: Chart) -> Finding:
+    evidence = (f"Patient/{chart.patient['id']}",)
+    adult = (
+        None if rule.age_below is None else is_aged(chart.patient.get("birthDate"), rule.age_below, chart.now.date())
+    )
+    if adult is None:
+        return _finding(
+            name, rule, "not-known", severity, evidence, "The date of birth is missing or too rough.", chart
+        )
+    return _finding(name, rule, "clear" if adult else "hit", severity, evidence, "", chart)
+
+
+def is_aged(birth_date: str | None, years: int, today: date) -> bool | None:
+    """Tell whether someone is at least `years` old; None where the date of birth is missing or too rough to tell.
+
+    Born on 29 February: a year older on 1 March.
+    """
+    if birth_date is None:
+        return None
+    low, high = interval(birth_date)
+    earliest, latest = low.date(), (high - timedelta(days=1)).date()
+    if not _has_had(earliest, years, today):
+        return False
+    return True if _has_had(latest, years, today) else None
+
+
+def _has_had(birthday: date, years: int, today: date) -> bool:
+    return (today.year - years, today.month, today.day) >= (birthday.year, birthday.month, birthday.day)
+
+
+def _by_count(name: str, rule: ScreeningRule, severity: Severity, chart: Chart) -> Finding:
+    needed = rule.needed
+    count = None if needed is None else chart.answers.get(needed.link)
+    if needed is None or chart.answers_reference is None or isinstance(count, bool) or not isinstance(count, int):
+        link = name if needed is None else needed.link
+        return _finding(name, rule, "not-known", severity, (), f"Question {link} is not answered.", chart)
+    evidence = (chart.answers_reference,)
+    if count < needed.count:
+        return _finding(name, rule, "hit", severity, evidence, f"{count} on record, {needed.count} needed.", chart)
+    return _finding(name, rule, "clear", severity, evidence, f"{count} on record.", chart)
+
+
+def _interactions(
+    chart: Chart, complete: MedicationList, interactions: Mapping[str, Interaction], sets: Sets
+) -> Iterator[Finding]:
+    for name, rule in interactions.items():
+        evidence = tuple(
+            sorted(
+                {
+                    entry.reference
+                    for entry in chart.medications
+                    for set_ in rule.medications
+                    if sets[set_].holds(entry.concept)
+                }
+            )
+        )
+        if evidence:
+            yield _finding(name, rule, "hit", rule.severity, evidence, rule.effect, chart)
+    if chart.answers.get(complete.link) is not True:
+        yield Finding(
+            rule="MEDICATION-LIST",
+            title="The list of medicines is not confirmed as complete",
+            verdict="not-known",
+            severity="R",
+            evidence=(),
+            why=f"Question {complete.link} is not answered with yes.",
+            advice="Complete the list of medicines (MedicationStatement) and confirm it.",
+            source=complete.source,
+        )
+
+
+def _finding(
+    name: str,
+    rule: ScreeningRule | Interaction,
+    verdict: Verdict,
+    severity: Severity,
+    evidence: tuple[str, ...],
+    why: str,
+    chart: Chart,
+) -> Finding:
+    decided = chart.decisions.get(name)
+    if verdict == "hit" and severity == "R" and decided is not None and decided.issuperset(evidence):
+        verdict = "decided"
+    return Finding(name, rule.title, verdict, severity, evidence, why, rule.advice, rule.source)
+
+
+# -- the course -------------------------------------------------------------------------------------------------------
+
+BEFORE_PLAN = ("referred", "screening", "eligible", "consented")
+RUNNING = ("planned", "preparing", "dosing", "integrating", "follow-up")
+STAGE_OF_VISIT = {
+    "kap-prep": "preparing",
+    "kap-dosing": "dosing",
+    "kap-integration": "integrating",
+    "kap-followup": "follow-up",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a course stands on. `planned`: an active plan and an active order."""
+
+    eligible: bool
+    consented: bool
+    planned: bool
+
+
+def course_after(stage: str, status: str, ground: Ground) -> tuple[str, str]:
+    """Return stage and status of a course, given what it now stands on.
+
+    It advances to consented and planned by itself. When its ground falls away it is put on hold; a person lifts that.
+    """
+    if status not in ("planned", "active"):
+        return stage, status
+    consent_needed = stage not in ("referred", "screening", "eligible")
+    if not ground.eligible or (consent_needed and not ground.consented):
+        return stage, "onhold"
+    if stage in BEFORE_PLAN and ground.consented:
+        stage = "planned" if ground.planned else "consented"
+    return stage, "active" if stage in RUNNING else "planned"
+
+
+def stage_after_visit(stage: str, visit: str | None) -> str:
+    """Return the stage of a course in which such a visit began."""
+    wanted = None if visit is None else STAGE_OF_VISIT.get(visit)
+    return stage if wanted is None or stage not in RUNNING else wanted
+
+
+def may_move(before: str | None, after: str | None) -> bool:
+    """Tell whether a person may move a course from a stage to another: between the visits, and to its end."""
+    if before == after:
+        return True
+    if after == "stopped":
+        return before not in ("finished", "stopped")
+    if before in RUNNING:
+        return after in (*RUNNING, "finished")
+    return False
+
+
+# -- orders and consent -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A body weight in kg and the days between it and the order."""
+
+    kilograms: Decimal
+    days: int
+
+
+def check_order(
+    request: Resource, drug: Drug, weights: Sequence[Weight], policy: OrderPolicy, prescribers: Sequence[str]
+) -> list[Issue]:
+    """Return what forbids an active order of ketamine or esketamine; nothing when it may stand.
+
+    `prescribers` are the references of `requester` that are a Practitioner or PractitionerRole.
+    """
+    issues = []
+    if not prescribers:
+        issues.append(
+            Issue(
+                "An order of ketamine needs its prescriber: give MedicationRequest.requester as a Practitioner or "
+                "PractitionerRole.",
+                code="business-rule",
+                expression=("MedicationRequest.requester",),
+                rule="RX-PRESCRIBER",
+                source=policy.prescriber.source,
+            )
+        )
+    dosages = request.get("dosageInstruction", [])
+    if not dosages:
+        issues.append(_no_route(policy, "MedicationRequest.dosageInstruction"))
+    for number, dosage in enumerate(dosages):
+        issues.extend(_check_dosage(dosage, f"MedicationRequest.dosageInstruction[{number}]", drug, weights, policy))
+    return issues
+
+
+def _no_route(policy: OrderPolicy, where: str) -> Issue:
+    return Issue(
+        "An order of ketamine needs its route as a SNOMED CT code that the clinic's policy knows "
+        f"({', '.join(sorted({dose.route for dose in policy.doses.values()}))}).",
+        code="business-rule",
+        expression=(where,),
+        rule="RX-ROUTE",
+        source=policy.consent.source,
+    )
+
+
+def _check_dosage(
+    dosage: Mapping[str, Any], where: str, drug: Drug, weights: Sequence[Weight], policy: OrderPolicy
+) -> Iterator[Issue]:
+    routes = codes_of(dosage.get("route"), SNOMED)
+    ranges = [dose for dose in policy.doses.values() if dose.drug == drug and dose.route in routes]
+    if not ranges:
+        yield _no_route(policy, f"{where}.route")
+        return
+    allowed = ranges[0]
+    amounts = list(_amounts(dosage))
+    if not amounts:
+        yield Issue(
+            f"An order of {drug} needs its dose as doseAndRate.doseQuantity in mg or mg/kg (UCUM).",
+            code="business-rule",
+            expression=(f"{where}.doseAndRate",),
+            rule="RX-DOSE",
+            source=allowed.source,
+        )
+    for value, unit in amounts:
+        share = policy.rounding.share
+        low, high = allowed.low * (1 - share), allowed.high * (1 + share)
+        if unit != allowed.unit:
+            usable = [weight for weight in weights if 0 <= weight.days <= policy.weight_age.days]
+            if not usable:
+                yield Issue(
+                    f"The dose can only be judged with a body weight of the last {policy.weight_age.days} days before "
+                    "the order. Record one (Observation 29463-7) and order again.",
+                    code="business-rule",
+                    expression=(f"{where}.doseAndRate",),
+                    rule="RX-WEIGHT",
+                    source=policy.weight_age.source,
+                )
+                continue
+            newest = min(usable, key=lambda weight: weight.days)
+            value = value / newest.kilograms if allowed.unit == "mg/kg" else value * newest.kilograms  # noqa: PLW2901
+        if not low <= value <= high:
+            yield Issue(
+                f"{value.normalize():f} {allowed.unit} of {drug} is outside the clinic's range for this route, "
+                f"{allowed.low:f} to {allowed.high:f} {allowed.unit}. Correct the dose.",
+                code="business-rule",
+                expression=(f"{where}.doseAndRate",),
+                rule="RX-DOSE",
+                source=allowed.source,
+            )
+
+
+def _amounts(dosage: Mapping[str, Any]) -> Iterator[tuple[Decimal, str]]:
+    for rate in dosage.get("doseAndRate", []):
+        given = [rate.get("doseQuantity"), *(rate.get("doseRange", {}).get(end) for end in ("low", "high"))]
+        for quantity in given:
+            for unit in ("mg", "mg/kg"):
+                value = quantity_in(quantity, (unit,))
+                if value is not None:
+                    yield Decimal(value), unit
+
+
+def check_consent(consent: Resource, policy: OrderPolicy) -> list[Issue]:
+    """Return what a treatment consent that is to be active lacks."""
+    lacking = []
+    if not consent.get("dateTime"):
+        lacking.append(("when it was given", "Consent.dateTime"))
+    if not consent.get("performer"):
+        lacking.append(("who gave it", "Consent.performer"))
+    if not consent.get("patient"):
+        lacking.append(("the patient", "Consent.patient"))
+    if not consent_routes(consent):
+        lacking.append(("the route, as a category with its SNOMED CT code", "Consent.category"))
+    if not has_code(consent.get("category"), PROCEDURE_CONSENT):
+        lacking.append(("the category LOINC 64293-4 (procedure consent)", "Consent.category"))
+    return [
+        Issue(
+            f"A consent to treatment needs {what}.",
+            code="business-rule",
+            expression=(where,),
+            rule="C-CONSENT",
+            source=policy.consent.source,
+        )
+        for what, where in lacking
+    ]
+
+
+def drug_of(concept: Mapping[str, Any] | None, sets: Sets) -> Drug | None:
+    """Return which of the two drugs a medication is, None when it is neither."""
+    for name in ("esketamine", "ketamine"):
+        if any(sets[name].holds(one) for one in concepts(concept)):
+            return "esketamine" if name == "esketamine" else "ketamine"
+    return None

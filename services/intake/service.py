@@ -1,0 +1,33 @@
+"""Intake: who comes, who may be treated, what was agreed, planned and ordered; and all history from elsewhere."""
+
+from __future__ import annotations
+
+from services.intake.guards import guards
+from services.intake.operations import operations
+from services.intake.reactions import reactions
+from services.intake.setting import Clock, Setting, utc_now
+from shared.runtime.app import App
+from shared.runtime.ownership import INTAKE, SESSIONS, types_of
+from shared.runtime.policy import Policy, load_policy
+from shared.runtime.service import Service
+from shared.runtime.settings import Settings
+
+
+def intake(policy: Policy, clock: Clock = utc_now) -> Service:
+    """Return the service under a policy."""
+    setting = Setting.of(policy, clock)
+    return Service(
+        name=INTAKE,
+        title="KAP Exchange intake",
+        types=types_of(INTAKE),
+        guards=guards(setting),
+        operations=operations(setting),
+        consumes=(SESSIONS,),
+        holds=frozenset(("Encounter",)),
+        reactions=reactions(setting),
+    )
+
+
+def create(settings: Settings) -> App:
+    """Return the service as a process runs it."""
+    return App(intake(load_policy(settings.policy)), settings)

@@ -1,0 +1,223 @@
+"""How KAP's facts are written in FHIR, and how they are read back: pure functions on resources.
+
+* **Referral**: ServiceRequest whose `code` or `category` has ``kap-referral``.
+* **Eligibility**: RiskAssessment, `code` ``kap-eligibility``; the verdict is `prediction[0].outcome`.
+* **Course**: EpisodeOfCare, `type` ``kap-course``; its stages are extensions `kap-stage`, the open one is current.
+* **Treatment consent**: Consent, `scope` treatment, `category` with ``kap-treatment-consent``; each further category
+  that is a SNOMED CT route is a route consented to.
+* **Visit**: Appointment.serviceType and Encounter.type have a code ``kap-...``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from shared.fhir.codes import (
+    COURSE,
+    ELIGIBILITY,
+    EXT_STAGE,
+    KAP,
+    REFERRAL,
+    ROUTES,
+    SNOMED,
+    TREATMENT_CONSENT,
+    UCUM,
+    VISITS,
+    Code,
+)
+from shared.fhir.dates import MAX_INSTANT, interval, period_interval, zulu
+from shared.fhir.json import Resource
+
+STAGES: Final = (
+    "referred",
+    "screening",
+    "eligible",
+    "not-eligible",
+    "consented",
+    "planned",
+    "preparing",
+    "dosing",
+    "integrating",
+    "follow-up",
+    "finished",
+    "stopped",
+)
+OPEN_EPISODE: Final = frozenset(("planned", "active", "onhold", "waitlist"))
+RUNNING_EPISODE: Final = frozenset(("planned", "active"))
+
+
+def concepts(value: Any) -> list[Mapping[str, Any]]:
+    """Return the CodeableConcepts of an element that may be missing, one or several."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def has_code(value: Any, code: Code) -> bool:
+    """Tell whether a CodeableConcept, or one of several, has `code`."""
+    return any(
+        coding.get("system") == code.system and coding.get("code") == code.code
+        for concept in concepts(value)
+        for coding in concept.get("coding", [])
+    )
+
+
+def codes_of(value: Any, system: str) -> list[str]:
+    """Return the codes of one system in a CodeableConcept, or in several."""
+    return [
+        str(coding["code"])
+        for concept in concepts(value)
+        for coding in concept.get("coding", [])
+        if coding.get("system") == system and "code" in coding
+    ]
+
+
+def id_in(reference: Mapping[str, Any] | None, type_: str) -> str | None:
+    """Return the logical id in a Reference to a `type_`, relative or absolute, with a version or without; else None."""
+    parts = str((reference or {}).get("reference", "")).partition("/_history/")[0].rsplit("/", 2)[-2:]
+    return parts[1] if len(parts) > 1 and parts[0] == type_ else None
+
+
+def patient_of(resource: Resource) -> str | None:
+    """Return the logical id of the patient a resource is about."""
+    for element in ("subject", "patient", "for"):
+        found = id_in(resource.get(element), "Patient")
+        if found is not None:
+            return found
+    return next((id_ for id_ in actors(resource, "Patient")), None)
+
+
+def actors(appointment: Resource, type_: str) -> list[str]:
+    """Return the logical ids of an Appointment's actors of one type."""
+    found = (id_in(participant.get("actor"), type_) for participant in appointment.get("participant", []))
+    return [id_ for id_ in found if id_ is not None]
+
+
+def reference(type_: str, id_: str) -> dict[str, str]:
+    """Return a Reference to a resource of this record."""
+    return {"reference": f"{type_}/{id_}"}
+
+
+def visit_of(resource: Resource) -> str | None:
+    """Return the kind of visit (``kap-dosing``) an Appointment or Encounter is, None if it is not one of KAP's."""
+    element = resource.get("serviceType" if resource.get("resourceType") == "Appointment" else "type")
+    return next((code for code in codes_of(element, KAP) if code in VISITS), None)
+
+
+def is_referral(resource: Resource) -> bool:
+    """Tell whether a ServiceRequest is a referral for KAP."""
+    return has_code(resource.get("code"), REFERRAL) or has_code(resource.get("category"), REFERRAL)
+
+
+def is_course(episode: Resource) -> bool:
+    """Tell whether an EpisodeOfCare is a course of KAP."""
+    return has_code(episode.get("type"), COURSE)
+
+
+def is_treatment_consent(consent: Resource) -> bool:
+    """Tell whether a Consent is one to KAP."""
+    return has_code(consent.get("category"), TREATMENT_CONSENT)
+
+
+def consent_routes(consent: Resource) -> frozenset[str]:
+    """Return the SNOMED CT route codes that a treatment consent names."""
+    return frozenset(code for code in codes_of(consent.get("category"), SNOMED) if code in ROUTES)
+
+
+def consents_to(consent: Resource, route: str, when: datetime) -> bool:
+    """Tell whether a Consent is in force for `route` at `when`."""
+    provision = consent.get("provision", {})
+    period = period_interval(provision.get("period", {}))
+    return (
+        is_treatment_consent(consent)
+        and consent.get("status") == "active"
+        and provision.get("type", "permit") == "permit"
+        and route in consent_routes(consent)
+        and (period is None or period[0] <= when < period[1])
+    )
+
+
+def routes_of_order(request: Resource) -> list[str]:
+    """Return the SNOMED CT routes of a MedicationRequest's dosage instructions."""
+    return [code for dosage in request.get("dosageInstruction", []) for code in codes_of(dosage.get("route"), SNOMED)]
+
+
+def eligibility_outcome(assessment: Resource) -> str | None:
+    """Return the coded outcome of an eligibility RiskAssessment that counts, else None."""
+    if not has_code(assessment.get("code"), ELIGIBILITY) or assessment.get("status") not in ("final", "amended"):
+        return None
+    predictions = assessment.get("prediction", [])
+    found = codes_of(predictions[0].get("outcome"), KAP) if predictions else []
+    return found[0] if found else None
+
+
+def latest_eligibility(assessments: Iterable[Resource]) -> Resource | None:
+    """Return the newest eligibility RiskAssessment that counts; of two of one moment the later one in order."""
+    counted = [one for one in assessments if eligibility_outcome(one) is not None]
+    return max(reversed(counted), key=lambda one: moment(one.get("occurrenceDateTime")), default=None)
+
+
+def stage_of(episode: Resource) -> str | None:
+    """Return the current stage of a course."""
+    current: str | None = None
+    for stage, period in _stages(episode):
+        if "end" not in period:
+            current = stage
+    return current
+
+
+def with_stage(episode: Resource, stage: str, now: datetime) -> Resource:
+    """Return `episode` with its open stage ended and `stage` begun at `now`; the same episode where it is in it."""
+    if stage_of(episode) == stage:
+        return episode
+    when = zulu(now)
+    ended = [_stage(name, period if "end" in period else {**period, "end": when}) for name, period in _stages(episode)]
+    others = [one for one in episode.get("extension", []) if one.get("url") != EXT_STAGE]
+    return {**episode, "extension": [*others, *ended, _stage(stage, {"start": when})]}
+
+
+def with_status(episode: Resource, status: str, now: datetime) -> Resource:
+    """Return `episode` with another status, the one before kept in `statusHistory`."""
+    if episode.get("status") == status:
+        return episode
+    history: list[Any] = list(episode.get("statusHistory", []))
+    since = history[-1]["period"].get("end") if history else episode.get("period", {}).get("start")
+    when = zulu(now)
+    past = {"status": episode["status"], "period": {**({"start": since} if since else {}), "end": when}}
+    return {**episode, "status": status, "statusHistory": [*history, past]}
+
+
+def moment(value: str | None) -> datetime:
+    """Return the beginning of a date or dateTime; the end of time where there is none."""
+    return MAX_INSTANT if value is None else interval(value)[0]
+
+
+def effective_start(resource: Resource) -> datetime | None:
+    """Return when an Observation or MedicationAdministration began to be true: `effective[x]`."""
+    for name in ("effectiveDateTime", "effectiveInstant"):
+        if name in resource:
+            return interval(resource[name])[0]
+    start = resource.get("effectivePeriod", {}).get("start")
+    return None if start is None else interval(start)[0]
+
+
+def quantity_in(element: Mapping[str, Any] | None, units: Sequence[str]) -> Any | None:
+    """Return the number of a Quantity in one of the UCUM `units`; None where there is none or it is in another unit."""
+    if element is None or element.get("system", UCUM) != UCUM or "value" not in element or "comparator" in element:
+        return None
+    return element["value"] if element.get("code", element.get("unit")) in units else None
+
+
+def _stage(name: str, period: Mapping[str, str]) -> dict[str, Any]:
+    inner = [{"url": "stage", "valueCode": name}, {"url": "period", "valuePeriod": dict(period)}]
+    return {"url": EXT_STAGE, "extension": inner}
+
+
+def _stages(episode: Resource) -> Iterator[tuple[str, Mapping[str, str]]]:
+    for one in episode.get("extension", []):
+        if one.get("url") == EXT_STAGE:
+            parts = {inner.get("url"): inner for inner in one.get("extension", [])}
+            if "stage" in parts:
+                yield str(parts["stage"].get("valueCode")), parts.get("period", {}).get("valuePeriod", {})

@@ -1,0 +1,253 @@
+"""Which service owns a resource: a pure function of its content, fixed when it is created.
+
+    type                                                       owner
+    Schedule, Slot, Appointment, AppointmentResponse           scheduling
+    SupplyDelivery                                             sessions
+    Measure, MeasureReport                                     outcomes
+    Subscription, Group, Bundle                                gateway
+    Endpoint                                                   delivery
+    Encounter with `appointment` or `episodeOfCare`            sessions, else intake
+    what names an Encounter (BY_ENCOUNTER)                     the Encounter's owner, else intake
+    a score: Observation derived from outcomes' answers        outcomes
+    QuestionnaireResponse                                      by its questionnaire (QUESTIONNAIRES), else intake
+    what is raised (RAISED)                                    who holds it; new: owner of what it is about, else intake
+    every other type                                           intake
+
+What comes from elsewhere (a hospital's or a partner's client, history in a Bundle) is intake's, except the types that
+one other service owns alone. The category of an Observation decides nothing: it is the caller's, may change, and has
+several values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
+
+from shared.fhir.codes import (
+    BASE,
+    GAD7_QUESTIONNAIRE,
+    INTAKE_MEASUREMENT,
+    LOINC,
+    PHQ9_QUESTIONNAIRE,
+    SCREENING_QUESTIONNAIRE,
+    VITAL_SIGNS,
+)
+from shared.fhir.json import Resource
+from shared.fhir.outcome import Unprocessable
+
+OriginOf: TypeAlias = Callable[[str, str], str | None]
+"""Given a type and a logical id: the service that owns that resource, None where it is not known."""
+
+INTAKE: Final = "intake"
+SCHEDULING: Final = "scheduling"
+SESSIONS: Final = "sessions"
+OUTCOMES: Final = "outcomes"
+GATEWAY: Final = "gateway"
+DELIVERY: Final = "delivery"
+CLINICAL: Final = (INTAKE, SCHEDULING, SESSIONS, OUTCOMES)
+
+ALONE: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("Schedule", "Slot", "Appointment", "AppointmentResponse"), SCHEDULING),
+    "SupplyDelivery": SESSIONS,
+    **dict.fromkeys(("Measure", "MeasureReport"), OUTCOMES),
+    **dict.fromkeys(("Subscription", "Group", "Bundle"), GATEWAY),
+    "Endpoint": DELIVERY,
+    **dict.fromkeys(
+        (
+            "Patient",
+            "RelatedPerson",
+            "Practitioner",
+            "PractitionerRole",
+            "Organization",
+            "Location",
+            "Coverage",
+            "ServiceRequest",
+            "Condition",
+            "AllergyIntolerance",
+            "MedicationStatement",
+            "RiskAssessment",
+            "Consent",
+            "EpisodeOfCare",
+            "CarePlan",
+            "CareTeam",
+            "Goal",
+            "MedicationRequest",
+            "Medication",
+            "Device",
+            "Specimen",
+            "Immunization",
+            "DiagnosticReport",
+            "Questionnaire",
+            "List",
+            "Binary",
+        ),
+        INTAKE,
+    ),
+}
+"""Types that one service owns, whatever they say."""
+
+BY_ENCOUNTER: Final[Mapping[str, tuple[str, ...]]] = {
+    "Observation": ("encounter",),
+    "Procedure": ("encounter",),
+    "MedicationAdministration": ("context",),
+    "MedicationDispense": ("context",),
+    "AdverseEvent": ("encounter",),
+    "ClinicalImpression": ("encounter",),
+    "Composition": ("encounter",),
+    "DocumentReference": ("context", "encounter"),
+}
+"""Types that go with the Encounter they name, and where they name it."""
+
+RAISED: Final[Mapping[str, tuple[str, ...]]] = {
+    "Task": ("focus", "encounter"),
+    "Flag": ("encounter",),
+    "DetectedIssue": ("implicated",),
+    "Communication": ("about", "encounter"),
+    "Provenance": ("target",),
+    "AuditEvent": ("entity",),
+}
+"""Types that belong to whoever raises them, and where a caller's own says what it is about."""
+
+UNSTORED: Final = frozenset(("CapabilityStatement", "OperationOutcome", "Parameters"))
+"""Types that are messages; nobody keeps them."""
+
+QUESTIONNAIRES: Final[Mapping[str, str]] = {
+    SCREENING_QUESTIONNAIRE: INTAKE,
+    PHQ9_QUESTIONNAIRE: OUTCOMES,
+    f"{LOINC}/q/44249-1": OUTCOMES,
+    GAD7_QUESTIONNAIRE: OUTCOMES,
+    f"{LOINC}/q/69737-5": OUTCOMES,
+    f"{BASE}/Questionnaire/kap-rems-pmf": SESSIONS,
+}
+"""The registry: by a questionnaire's canonical, without its version, who owns the answers."""
+
+
+def types_of(service: str) -> frozenset[str]:
+    """Return the FHIR types that `service` owns all or some of."""
+    types = {type_ for type_, owner in ALONE.items() if owner == service}
+    if service in (INTAKE, SESSIONS):
+        types.update(BY_ENCOUNTER, ("Encounter", "QuestionnaireResponse"))
+    if service == OUTCOMES:
+        types.update(("Observation", "QuestionnaireResponse"))
+    if service in CLINICAL or service == DELIVERY:
+        types.update(RAISED)
+    return frozenset(types)
+
+
+def owner_of(resource: Resource, *, origin_of: OriginOf, from_outside: bool = False) -> str:
+    """Return the one service that owns `resource`.
+
+    Args:
+        resource: as sent; with an `id` where it exists already.
+        origin_of: who owns the resources it refers to, in the same Bundle or held.
+        from_outside: whether a hospital's or partner's client sent it, or it is history brought along.
+
+    Raises:
+        Unprocessable: nobody owns the type, or a clinic's reading or ketamine dose does not say where it belongs.
+
+    """
+    type_ = str(resource.get("resourceType"))
+    alone = ALONE.get(type_)
+    if alone is not None:
+        return alone
+    if type_ in RAISED:
+        return _of_raised(resource, origin_of)
+    if from_outside and (type_ in BY_ENCOUNTER or type_ in ("Encounter", "QuestionnaireResponse")):
+        return INTAKE
+    if type_ == "Encounter":
+        return SESSIONS if resource.get("appointment") or resource.get("episodeOfCare") else INTAKE
+    if type_ == "QuestionnaireResponse":
+        return QUESTIONNAIRES.get(str(resource.get("questionnaire", "")).partition("|")[0], INTAKE)
+    if type_ in BY_ENCOUNTER:
+        return _of_what_names_an_encounter(resource, origin_of)
+    raise Unprocessable(f"No service of this clinic keeps {type_}.", code="not-supported", expression=[type_])
+
+
+def require_same_owner(resource: Resource, *, held_by: str, origin_of: OriginOf) -> None:
+    """Refuse an update that would give `resource`, which `held_by` owns, to another service.
+
+    Raises:
+        Unprocessable: it would. What came from elsewhere stays intake's.
+
+    """
+    type_ = str(resource.get("resourceType"))
+    if type_ in ALONE or type_ in RAISED:
+        return
+    owner = owner_of(resource, origin_of=origin_of, from_outside=held_by == INTAKE and comes_from_elsewhere(resource))
+    if owner != held_by:
+        raise Unprocessable(
+            f"This {type_} belongs to {held_by}; as changed it would belong to {owner}, and an owner is never changed. "
+            "Mark it entered-in-error and create a new one.",
+            expression=[type_],
+        )
+
+
+def comes_from_elsewhere(resource: Resource) -> bool:
+    """Tell whether `meta.source` names a system that is not this clinic's: how history is marked."""
+    source = str((resource.get("meta") or {}).get("source", ""))
+    return bool(source) and not source.startswith(BASE.removesuffix("/fhir"))
+
+
+def is_bedside_reading(resource: Resource) -> bool:
+    """Tell whether an Observation is a vital sign that is not said to be an intake measurement."""
+    codings = (resource.get("code") or {}).get("coding", [])
+    if not any(coding.get("system") == LOINC and coding.get("code") in VITAL_SIGNS for coding in codings):
+        return False
+    tags = (resource.get("meta") or {}).get("tag", [])
+    return not any(
+        tag.get("system") == INTAKE_MEASUREMENT.system and tag.get("code") == INTAKE_MEASUREMENT.code for tag in tags
+    )
+
+
+def _of_what_names_an_encounter(resource: Resource, origin_of: OriginOf) -> str:
+    type_ = str(resource["resourceType"])
+    if type_ == "Observation" and any(
+        origin_of("QuestionnaireResponse", id_) == OUTCOMES
+        for target, id_ in _references(resource.get("derivedFrom"))
+        if target == "QuestionnaireResponse"
+    ):
+        return OUTCOMES
+    encounters = [id_ for target, id_ in _references(_at(resource, BY_ENCOUNTER[type_])) if target == "Encounter"]
+    if any(origin_of("Encounter", id_) == SESSIONS for id_ in encounters):
+        return SESSIONS
+    if type_ == "Observation" and not encounters and is_bedside_reading(resource):
+        raise Unprocessable(
+            "A vital sign needs the Encounter it was taken in, so that its alarms sound. If it was measured at intake, "
+            f"outside a visit, say so by meta.tag {INTAKE_MEASUREMENT.token()}.",
+            code="required",
+            expression=["Observation.encounter"],
+        )
+    return INTAKE
+
+
+def _of_raised(resource: Resource, origin_of: OriginOf) -> str:
+    type_ = str(resource["resourceType"])
+    if "id" in resource:
+        held = origin_of(type_, str(resource["id"]))
+        if held is not None:
+            return held
+    for element in RAISED[type_]:
+        value = resource.get(element)
+        if type_ == "AuditEvent":
+            value = [one.get("what") for one in value or []]
+        for target, id_ in _references(value):
+            held = origin_of(target, id_)
+            if held is not None:
+                return held
+    return INTAKE
+
+
+def _at(resource: Resource, path: tuple[str, ...]) -> Any:
+    value: Any = resource
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _references(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield type and id of each Reference in an element that holds one or several."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, dict):
+            parts = str(one.get("reference", "")).partition("/_history/")[0].rsplit("/", 2)[-2:]
+            if len(parts) == 2:
+                yield parts[0], parts[1]

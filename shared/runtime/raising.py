@@ -1,0 +1,94 @@
+"""Writing what a service raises or keeps by itself, once: found again by its business identifier, never doubled.
+
+Also the mark that a change is the service's own: what only the service may write (a score, an eligibility decision) is
+refused from anybody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any, Final
+
+from shared.fhir.dates import zulu
+from shared.fhir.json import Resource
+from shared.runtime.record import Record
+
+_own_work: ContextVar[bool] = ContextVar("own_work", default=False)
+
+OPEN_TASK: Final = frozenset(("draft", "requested", "received", "accepted", "ready", "in-progress", "on-hold"))
+
+
+@contextmanager
+def own_work() -> Iterator[None]:
+    """Mark what is written inside as the service's own doing."""
+    token = _own_work.set(True)
+    try:
+        yield
+    finally:
+        _own_work.reset(token)
+
+
+def is_own_work() -> bool:
+    """Tell whether the change at hand is the service's own doing, not a client's."""
+    return _own_work.get()
+
+
+async def find(record: Record, type_: str, identifier: dict[str, str]) -> Resource | None:
+    """Return the service's own resource with a business identifier, None where there is none."""
+    for found in await record.search(type_, {"identifier": f"{identifier['system']}|{identifier['value']}"}):
+        stored = await record.stored(type_, found["id"])
+        if stored is not None and stored.origin == record.service.name:
+            return found
+    return None
+
+
+async def raise_once(record: Record, resource: Resource) -> Resource | None:
+    """Create `resource` unless one with its identifier exists; return the one that existed, None if it was created."""
+    existing = await find(record, resource["resourceType"], resource["identifier"][0])
+    if existing is None:
+        with own_work():
+            await record.create(resource)
+    return existing
+
+
+async def keep(record: Record, resource: Resource) -> Resource:
+    """Create `resource`, or bring the one with its identifier to what it says; return it as it is now held."""
+    existing = await find(record, resource["resourceType"], resource["identifier"][0])
+    with own_work():
+        if existing is None:
+            written = await record.create(resource)
+            return {**resource, "id": written.stored.id}
+        wanted = {**resource, "id": existing["id"]}
+        if content_of(existing) != content_of(wanted):
+            await record.update(wanted)
+        return wanted
+
+
+async def close_flag(record: Record, identifier: dict[str, str], now: datetime) -> None:
+    """Make the Flag inactive whose ground is gone."""
+    flag = await find(record, "Flag", identifier)
+    if flag is not None and flag["status"] == "active":
+        period = {**flag.get("period", {}), "end": zulu(now)}
+        with own_work():
+            await record.update(content_of({**flag, "status": "inactive", "period": period}))
+
+
+async def close_task(
+    record: Record, identifier: dict[str, str], now: datetime, *, status: str = "completed", why: str
+) -> None:
+    """End the open Task with `identifier`."""
+    task = await find(record, "Task", identifier)
+    if task is not None and task["status"] in OPEN_TASK:
+        ended = {**task, "status": status, "statusReason": {"text": why}, "lastModified": zulu(now)}
+        with own_work():
+            await record.update(content_of(ended))
+
+
+def content_of(resource: Resource) -> dict[str, Any]:
+    """Return a resource without what the store sets: `meta.versionId` and `meta.lastUpdated`."""
+    meta = {key: value for key, value in resource.get("meta", {}).items() if key not in ("versionId", "lastUpdated")}
+    rest = {key: value for key, value in resource.items() if key != "meta"}
+    return {**rest, "meta": meta} if meta else rest

@@ -1,0 +1,24 @@
+"""The clinical services on a real database, driven through `Record`, with a clock that tests set."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_asyncio
+
+from shared.runtime.policy import load_policy
+from tests.integration.services.course import START, Bench, Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(START)
+
+
+@pytest_asyncio.fixture
+async def bench(make_database, clock):
+    """Opens services, each on a database of its own."""
+    opened = Bench(make_database, clock, load_policy())
+    try:
+        yield opened
+    finally:
+        await opened.close()

@@ -1,0 +1,277 @@
+"""A bench for the clinical services, and the resources of a course as a client would post them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shared.events.handler import Outcome, Position
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.extraction import compartment_key
+from shared.fhir.json import Resource, parse
+from shared.runtime.consume import ServiceEvents
+from shared.runtime.policy import Policy
+from shared.runtime.record import Record, open_record
+from shared.runtime.service import OperationCall, Service
+from shared.store.access import Access
+from shared.store.store import Store
+
+START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+ACCESS = Access.unrestricted()
+CORE_CATEGORY = "http://hl7.org/fhir/us/core/CodeSystem/careplan-category"
+
+
+@dataclass
+class Clock:
+    """A clock that tests set."""
+
+    now: datetime
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@dataclass
+class Opened:
+    """A service on its own database."""
+
+    service: Service
+    store: Store
+    taken: dict[str, int] = field(default_factory=dict)
+
+    async def create(self, resource: Resource) -> Resource:
+        key = compartment_key(resource, resource["resourceType"], "new")
+        async with self.record(key) as record:
+            written = await record.create(resource)
+        return parse(written.stored.body)
+
+    async def update(self, resource: Resource) -> Resource:
+        key = compartment_key(resource, resource["resourceType"], resource["id"])
+        async with self.record(key) as record:
+            written = await record.update(resource)
+        return parse(written.stored.body)
+
+    async def delete(self, resource: Resource) -> None:
+        key = compartment_key(resource, resource["resourceType"], resource["id"])
+        async with self.record(key) as record:
+            await record.delete(resource["resourceType"], resource["id"])
+
+    async def call(self, name: str, on: Resource, *parameters: dict[str, Any]) -> Resource:
+        type_ = on["resourceType"]
+        operation = next(one for one in self.service.operations if one.name == name and one.type == type_)
+        body = {"resourceType": "Parameters", **({"parameter": list(parameters)} if parameters else {})}
+        async with self.record(compartment_key(on, type_, on["id"])) as record:
+            return await operation.handler(OperationCall(name, type_, on["id"], body), record)
+
+    async def search(self, type_: str, **criteria: str) -> list[Resource]:
+        async with self.record("none") as record:
+            return await record.search(type_, {name.replace("_", "-"): value for name, value in criteria.items()})
+
+    async def get(self, type_: str, id_: str) -> Resource:
+        async with self.record("none") as record:
+            found = await record.get(type_, id_)
+        assert found is not None
+        return found
+
+    def record(self, key: str) -> Any:
+        return open_record(self.service, self.store, ACCESS, keys=[key])
+
+    async def count(self) -> int:
+        """Return how many events the service has committed."""
+        return len([event async for event in self.store.replay.events_since()])
+
+
+@dataclass
+class Bench:
+    """Opens services and carries their events."""
+
+    make_database: Callable[[str], str]
+    clock: Clock
+    policy: Policy
+    opened: list[Opened] = field(default_factory=list)
+
+    async def open(self, factory: Callable[[Policy, Clock], Service]) -> Opened:
+        service = factory(self.policy, self.clock)
+        store = await Store.connect(self.make_database(service.name), service=service.name)
+        self.opened.append(Opened(service, store))
+        return self.opened[-1]
+
+    async def deliver(self, source: Opened, target: Opened, *, again: bool = False) -> list[Outcome]:
+        """Carry the events that `target` has not seen; `again`: all of them, once more, as a replay does."""
+        since = 0 if again else target.taken.get(source.service.name, 0)
+        handler = ServiceEvents(target.service, target.store)
+        outcomes = []
+        async for event in source.store.replay.events_since(sequence=since):
+            position = Position(topic=f"kap.{event.source}.v1", partition=event.shard, offset=event.sequence)
+            outcomes.append(await handler.handle(event, position))
+            target.taken[event.source] = event.sequence
+        return outcomes
+
+    async def react_again(self, source: Opened, target: Opened) -> None:
+        """Run the reactions to every event once more, past the inbox: each must be idempotent by itself."""
+        async for event in source.store.replay.events_since():
+            if event.type not in target.service.holds:
+                continue
+            async with target.store.transaction(keys=(event.key,), tenant=event.tenant) as transaction:
+                record = Record(target.service, transaction, ACCESS)
+                for react in target.service.reactions.get(event.type, ()):
+                    await react(event, parse(event.body), record)
+
+    async def close(self) -> None:
+        for one in self.opened:
+            await one.store.close()
+
+
+# -- resources --------------------------------------------------------------------------------------------------------
+
+
+def patient(**more: Any) -> Resource:
+    return {
+        "resourceType": "Patient",
+        "identifier": [{"system": "urn:clinic", "value": "1"}],
+        "name": [{"family": "Moss", "given": ["Ada"]}],
+        "gender": "female",
+        "birthDate": "1980-02-03",
+        **more,
+    }
+
+
+def about(of: Resource) -> dict[str, str]:
+    return {"reference": f"{of['resourceType']}/{of['id']}"}
+
+
+def referral(of: Resource, **more: Any) -> Resource:
+    return {
+        "resourceType": "ServiceRequest",
+        "status": "active",
+        "intent": "order",
+        "code": codes.REFERRAL.concept(),
+        "subject": about(of),
+        **more,
+    }
+
+
+NO = [f"E{number:02}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 26)]
+
+
+def screening(of: Resource, authored: datetime = START, **answers: bool | int | None) -> Resource:
+    given: dict[str, bool | int | None] = {**dict.fromkeys(NO, False), "E23": True, "MED": True, **answers}
+    items = []
+    for link, value in given.items():
+        if value is not None:
+            name = "valueBoolean" if isinstance(value, bool) else "valueInteger"
+            items.append({"linkId": link, "answer": [{name: value}]})
+    return {
+        "resourceType": "QuestionnaireResponse",
+        "questionnaire": codes.SCREENING_QUESTIONNAIRE,
+        "status": "completed",
+        "subject": about(of),
+        "authored": zulu(authored),
+        "item": items,
+    }
+
+
+def consent(of: Resource, *routes: codes.Code, **more: Any) -> Resource:
+    return {
+        "resourceType": "Consent",
+        "status": "active",
+        "scope": codes.CONSENT_TREATMENT.concept(),
+        "category": [
+            codes.PROCEDURE_CONSENT.concept(codes.TREATMENT_CONSENT),
+            *(route.concept() for route in routes or (codes.ROUTE_IM,)),
+        ],
+        "patient": about(of),
+        "dateTime": "2026-11-20",
+        "performer": [about(of)],
+        "policyRule": {"text": "Consent form of the clinic, version 4"},
+        **more,
+    }
+
+
+def weight(of: Resource, kilograms: float = 70, on: str = "2026-11-20") -> Resource:
+    return {
+        "resourceType": "Observation",
+        "meta": {"tag": [codes.INTAKE_MEASUREMENT.coding()]},
+        "status": "final",
+        "category": [codes.Code(codes.OBSERVATION_CATEGORY, "vital-signs").concept()],
+        "code": codes.WEIGHT.concept(),
+        "subject": about(of),
+        "effectiveDateTime": on,
+        "valueQuantity": {"value": kilograms, "unit": "kg", "system": codes.UCUM, "code": "kg"},
+    }
+
+
+def care_plan(of: Resource, **more: Any) -> Resource:
+    return {
+        "resourceType": "CarePlan",
+        "text": {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml">KAP</div>'},
+        "status": "active",
+        "intent": "plan",
+        "category": [codes.Code(CORE_CATEGORY, "assess-plan").concept()],
+        "subject": about(of),
+        **more,
+    }
+
+
+def milligrams(value: float, unit: str = "mg") -> dict[str, Any]:
+    return {"value": value, "unit": unit, "system": codes.UCUM, "code": unit}
+
+
+def order(of: Resource, dose: float = 70, route: codes.Code = codes.ROUTE_IM, **more: Any) -> Resource:
+    return {
+        "resourceType": "MedicationRequest",
+        "status": "active",
+        "intent": "order",
+        "medicationCodeableConcept": codes.KETAMINE.concept(),
+        "subject": about(of),
+        "authoredOn": "2026-11-21",
+        "requester": {"reference": "Practitioner/prescriber"},
+        "dosageInstruction": [
+            {"text": "as planned", "route": route.concept(), "doseAndRate": [{"doseQuantity": milligrams(dose)}]}
+        ],
+        **more,
+    }
+
+
+def appointment(of: Resource, ordered: Resource | None, start: datetime, **more: Any) -> Resource:
+    visit = more.pop("visit", codes.VISIT_DOSING)
+    made = {
+        "resourceType": "Appointment",
+        "status": "booked",
+        "serviceType": [visit.concept()],
+        "start": zulu(start),
+        "end": zulu(start + timedelta(hours=3)),
+        "participant": [
+            {"actor": about(of), "status": "accepted"},
+            {"actor": {"reference": "Practitioner/therapist"}, "status": "accepted"},
+            {"actor": {"reference": "Location/room"}, "status": "accepted"},
+        ],
+        **more,
+    }
+    return made if ordered is None else {**made, "supportingInformation": [about(ordered)]}
+
+
+async def eligible(intake: Opened, clock: Clock) -> Resource:
+    """Return a patient with a referral and an eligible screening."""
+    who = await intake.create(patient())
+    await intake.create(referral(who))
+    await intake.create(screening(who, clock.now))
+    result = await intake.call("screen", who)
+    assert result["prediction"][0]["outcome"]["coding"][0]["code"] == "eligible", result["note"]
+    return who
+
+
+async def planned(intake: Opened, clock: Clock) -> tuple[Resource, Resource, Resource]:
+    """Return a patient whose course is planned for the intramuscular route, the consent and the order."""
+    who = await eligible(intake, clock)
+    signed = await intake.create(consent(who))
+    await intake.create(weight(who))
+    await intake.create(care_plan(who))
+    ordered = await intake.create(order(who))
+    return who, signed, ordered

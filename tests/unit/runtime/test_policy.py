@@ -1,0 +1,105 @@
+"""The policy: loaded, cited, overridden by a clinic, refused where it cannot be understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.fhir.cited import Cited
+from shared.runtime.policy import FOLDER, PolicyError, load_policy
+
+
+class Limit(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    minutes: int
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    age: Limit
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    write(folder, "policy.yaml", 'version: "7"\n')
+    write(folder, "gate.yaml", "age: {minutes: 30, source: label, verified: true}\n")
+    return folder
+
+
+def cited(content: object) -> list[dict[str, object]]:
+    """Return every mapping that carries a source, wherever it is."""
+    if isinstance(content, dict):
+        own = [content] if "source" in content else []
+        return own + [one for value in content.values() for one in cited(value)]
+    return [one for value in content for one in cited(value)] if isinstance(content, list) else []
+
+
+def test_every_shipped_entry_names_its_source_and_says_whether_it_was_verified():
+    for name, section in load_policy().sections.items():
+        entries = cited(section)
+        assert entries, name
+        assert all(entry["source"] and isinstance(entry.get("verified"), bool) for entry in entries), name
+
+
+def test_a_clinic_overrides_one_entry_and_the_version_says_so(shipped, tmp_path):
+    own = write(
+        tmp_path,
+        "own.yaml",
+        'version: "3"\nclinic: example\nsections: {gate: {age: {minutes: 20, source: director, verified: false}}}\n',
+    )
+    policy = load_policy(own, folder=shipped)
+    assert policy.version == "7+example.3"
+    assert policy.section("gate", Section) == Section(Limit(minutes=20, source="director", verified=False))
+
+
+def test_without_an_override_the_shipped_version_decides(shipped):
+    policy = load_policy(folder=shipped)
+    assert policy.version == "7"
+    assert policy.section("gate", Section).age.minutes == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("clinic: a\nsections: {}\n", "version"),
+        ('version: "1"\nclinic: a\nsections: {gates: {}}\n', "no section 'gates'"),
+        ('version: "1"\nclinic: a\nsections: []\n', "mapping"),
+        ("- 1\n", "mapping"),
+        ("a: [\n", "not YAML"),
+    ],
+)
+def test_an_override_that_cannot_be_understood_is_refused(shipped, tmp_path, text, says):
+    with pytest.raises(PolicyError, match=says):
+        load_policy(write(tmp_path, "own.yaml", text), folder=shipped)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["{minutes: 20}", "{minutes: x, source: a, verified: true}", "{minutes: 1, source: a, verified: true, hours: 1}"],
+)
+def test_an_entry_without_source_of_the_wrong_kind_or_unknown_is_refused(shipped, tmp_path, entry):
+    write(shipped, "gate.yaml", f"age: {entry}\n")
+    with pytest.raises(PolicyError, match="section 'gate'"):
+        load_policy(folder=shipped).section("gate", Section)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(PolicyError, match="nowhere"):
+        load_policy(Path("/nowhere/own.yaml"))
+
+
+def test_an_unknown_section_is_named():
+    with pytest.raises(PolicyError, match="no section 'none'"):
+        load_policy().section("none", Section)
+
+
+def test_the_shipped_folder_is_found():
+    assert (FOLDER / "policy.yaml").is_file()
