@@ -27,8 +27,8 @@ class Event:
         version: `meta.versionId` as a number, from 1.
         time: `meta.lastUpdated`, UTC, milliseconds.
         tenant: the clinic.
-        key: ``Patient/<id>`` of the patient's compartment, else the resource's own ``Type/<id>``. One key's events from one
-            source are in order.
+        key: ``Patient/<id>`` of the patient's compartment, else the resource's own ``Type/<id>``. One key's events
+            from one source are in order.
         shard: `shard_of(tenant, key)`, 0 to 15; the Kafka partition is shard modulo the topic's partitions.
         sequence: position in the source's outbox; grows along one key.
         labels: codes of `meta.security`, for routing only.

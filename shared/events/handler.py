@@ -44,7 +44,7 @@ class EventHandler(Protocol):
         The consumer moves on only after this has returned; after a crash the same event comes again.
 
         Raises:
-            Unavailable: not now (no database); the consumer waits and tries the same event again, for as long as it takes.
+            Unavailable: not now (no database); the consumer waits and tries the same event again, without end.
             Exception: anything else is the event's fault or ours; after some attempts the event is parked.
 
         """

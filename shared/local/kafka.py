@@ -104,6 +104,7 @@ class ApacheKafka:
         self._data = self.data_dir / "data"
         self._properties = self.data_dir / "server.properties"
         self._pid_file = self.data_dir / "kafka.pid"
+        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -141,6 +142,7 @@ class ApacheKafka:
                 cwd=self.data_dir,
                 start_new_session=True,
             )
+        self._child = process
         self._pid_file.write_text(str(process.pid), encoding="ascii")
         self._await_answer(deadline, process)
 
@@ -179,6 +181,8 @@ class ApacheKafka:
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             process.send_signal(with_signal)
             process.wait(timeout)
+        if self._child is not None:
+            self._child.poll()
 
     def _command(self) -> list[str]:
         jars = resolve_jars(self._jars, report=self._report)

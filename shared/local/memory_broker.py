@@ -114,6 +114,7 @@ class MemoryBroker:
         self.partitions = partitions
         self._port_file = self.data_dir / "memory-broker.address"
         self._pid_file = self.data_dir / "memory-broker.pid"
+        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -151,6 +152,7 @@ class MemoryBroker:
                 cwd=Path(__file__).parents[2],
                 start_new_session=True,
             )
+        self._child = process
         self._pid_file.write_text(str(process.pid), encoding="ascii")
         deadline = time.monotonic() + timeout
         while not self._port_file.exists():
@@ -170,6 +172,8 @@ class MemoryBroker:
                 process.wait(timeout)
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        if self._child is not None:
+            self._child.poll()
         self._pid_file.unlink(missing_ok=True)
         self._port_file.unlink(missing_ok=True)
 

@@ -1,0 +1,155 @@
+"""An `Event` as a Kafka record and back: CloudEvents 1.0, binary content mode of the Kafka protocol binding.
+
+Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import get_args
+from urllib.parse import quote, unquote
+
+from shared.events.envelope import Event, Interaction
+
+CONTENT_TYPE = "application/fhir+json; fhirVersion=4.0"
+SPEC_VERSION = "1.0"
+
+REQUIRED_HEADERS = (
+    "content-type",
+    "ce_specversion",
+    "ce_id",
+    "ce_source",
+    "ce_type",
+    "ce_time",
+    "ce_subject",
+    "ce_resourcetype",
+    "ce_resourceversion",
+    "ce_tenant",
+    "ce_sequence",
+    "ce_shard",
+)
+OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id")
+
+_SOURCE_PREFIX = "/kap/"
+_TYPE = re.compile(r"org\.kap-exchange\.fhir\.(\w+)\.v1")
+_INTERACTIONS: tuple[str, ...] = get_args(Interaction)
+
+Headers = list[tuple[str, bytes]]
+
+
+class UnreadableEvent(ValueError):
+    """A record that is not an event of this project; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a Kafka record holds of an event."""
+
+    key: bytes
+    value: bytes
+    headers: Headers
+
+
+def encode(event: Event) -> Record:
+    """Return the record of an event."""
+    values = {
+        "content-type": CONTENT_TYPE,
+        "ce_specversion": SPEC_VERSION,
+        "ce_id": event.id,
+        "ce_source": f"{_SOURCE_PREFIX}{event.source}",
+        "ce_type": f"org.kap-exchange.fhir.{event.interaction}.v1",
+        "ce_time": _instant(event.time),
+        "ce_subject": f"{event.type}/{event.resource_id}",
+        "ce_resourcetype": event.type,
+        "ce_resourceversion": str(event.version),
+        "ce_tenant": event.tenant,
+        "ce_sequence": str(event.sequence),
+        "ce_shard": str(event.shard),
+        "ce_labels": ",".join(quote(label, safe="") for label in event.labels) or None,
+        "traceparent": event.traceparent,
+        "x-request-id": event.request_id,
+    }
+    headers = [(name, value.encode()) for name, value in values.items() if value is not None]
+    return Record(event.key.encode(), event.body, headers)
+
+
+def decode(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> Event:
+    """Return the event of a record. Headers it does not know are ignored.
+
+    Raises:
+        UnreadableEvent: a header is missing or cannot be, or there is no key or body.
+
+    """
+    try:
+        given = {name: text.decode() for name, text in headers if text is not None}
+        if not key or not value:
+            raise UnreadableEvent("The record has no key or no body.")
+        return _decode(key.decode(), value, given)
+    except KeyError as error:
+        raise UnreadableEvent(f"The record has no header {error.args[0]}.") from error
+    except UnicodeDecodeError as error:
+        raise UnreadableEvent("A header or the key is not UTF-8.") from error
+    except ValueError as error:
+        raise UnreadableEvent(str(error)) from error
+
+
+def _decode(key: str, body: bytes, given: dict[str, str]) -> Event:
+    if given["ce_specversion"] != SPEC_VERSION:
+        raise UnreadableEvent(f"CloudEvents {given['ce_specversion']} is not read, only {SPEC_VERSION}.")
+    matched = _TYPE.fullmatch(given["ce_type"])
+    if matched is None or matched.group(1) not in _INTERACTIONS:
+        raise UnreadableEvent(f"The event type {given['ce_type']} is not known.")
+    interaction: Interaction = matched.group(1)  # type: ignore[assignment] # checked in the line above
+    if not given["ce_source"].startswith(_SOURCE_PREFIX):
+        raise UnreadableEvent(f"The source {given['ce_source']} is not one of this project.")
+    type_, version = given["ce_resourcetype"], int(given["ce_resourceversion"])
+    if given["ce_id"] != f"{given['ce_subject']}/{version}" or not given["ce_subject"].startswith(f"{type_}/"):
+        raise UnreadableEvent(f"The id {given['ce_id']} does not agree with subject, type and version.")
+    return Event(
+        id=given["ce_id"],
+        source=given["ce_source"].removeprefix(_SOURCE_PREFIX),
+        interaction=interaction,
+        type=type_,
+        resource_id=given["ce_subject"].removeprefix(f"{type_}/"),
+        version=version,
+        time=datetime.fromisoformat(given["ce_time"]).astimezone(UTC),
+        tenant=given["ce_tenant"],
+        key=key,
+        shard=int(given["ce_shard"]),
+        sequence=int(given["ce_sequence"]),
+        body=body,
+        labels=tuple(unquote(label) for label in given["ce_labels"].split(",")) if "ce_labels" in given else (),
+        request_id=given.get("x-request-id"),
+        traceparent=given.get("traceparent"),
+    )
+
+
+def unreadable(key: bytes | None, value: bytes | None, *, topic: str, partition: int, offset: int) -> Event:
+    """Return an event to park in place of a record that cannot be read, so that it is not lost and its key waits.
+
+    Its type is `Basic`, its version 0, its sequence 0: nothing that could be taken for a resource's event. Its id
+    names the place of the record.
+    """
+    where = f"{topic}-{partition}-{offset}"
+    return Event(
+        id=f"Basic/{where}/0",
+        source=topic,
+        interaction="update",
+        type="Basic",
+        resource_id=where,
+        version=0,
+        time=datetime.fromtimestamp(0, UTC),
+        tenant="unreadable",
+        key=(key or b"").decode(errors="replace") or f"Basic/{where}",
+        shard=partition,
+        sequence=0,
+        body=value or b"{}",
+    )
+
+
+def _instant(time: datetime) -> str:
+    """Return a FHIR instant in UTC with milliseconds: ``2026-11-22T09:30:00.123Z``."""
+    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

@@ -1,0 +1,227 @@
+"""One partition's events, taken in one after the other: try, wait, park, never drop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from aiokafka import ConsumerRecord
+
+from shared.events import metrics
+from shared.events.codec import UnreadableEvent, decode, unreadable
+from shared.events.envelope import Event
+from shared.events.handler import EventHandler, Outcome, Position
+from shared.fhir.outcome import Unavailable
+
+log = structlog.get_logger(__name__)
+
+_NOT_NOW = (Unavailable, OSError, TimeoutError)
+_ERROR_CHARACTERS = 2000
+PARKED = "parked"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a consumer tries and holds.
+
+    Attributes:
+        attempts: at one event, before it is parked.
+        first_wait, longest_wait: seconds between attempts; each wait is twice the one before.
+        most_parked: parked events of one partition, waiting ones included, at which it takes in nothing more.
+        recheck: seconds after which a partition at that bound looks again.
+        queue: events of one partition held in memory, at which it is fetched no more until half of them are done.
+
+    """
+
+    attempts: int = 4
+    first_wait: float = 0.1
+    longest_wait: float = 5.0
+    most_parked: int = 1000
+    recheck: float = 5.0
+    queue: int = 200
+
+
+class Lane:
+    """Takes in what is read of one partition, in order, in a task of its own.
+
+    Args:
+        topic, partition: which one.
+        handler: what an event does.
+        service: for metrics.
+        limits: how much it tries and holds.
+        slots: how many lanes may be in a handler at once, all together.
+        beat: called whenever it is seen to be alive: an event done, or an outage waited for.
+
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        handler: EventHandler,
+        *,
+        service: str,
+        limits: Limits,
+        slots: asyncio.Semaphore,
+        beat: Callable[[], None],
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.done: int | None = None
+        """The offset to commit: one after the last event that is done."""
+        self.parked: int | None = None
+        self.paused = False
+        self._handler = handler
+        self._service = service
+        self._limits = limits
+        self._slots = slots
+        self._beat = beat
+        self._queue: deque[ConsumerRecord] = deque()
+        self._more = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name=f"lane {topic}-{partition}")
+
+    def add(self, records: Sequence[ConsumerRecord]) -> None:
+        """Take over records that were read, in order."""
+        self._queue.extend(records)
+        self._more.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many events are read and not done."""
+        return len(self._queue)
+
+    def is_full(self) -> bool:
+        """Return whether no more should be read for now."""
+        return len(self._queue) >= self._limits.queue
+
+    def has_room(self) -> bool:
+        """Return whether a full lane should be read for again."""
+        return len(self._queue) <= self._limits.queue // 2
+
+    def check(self) -> None:
+        """Raise what ended the lane, if anything did: that is a fault of the program."""
+        if self._task.done() and not self._closing:
+            self._task.result()
+
+    async def close(self, grace: float) -> None:
+        """Finish the event at hand, or give it up after `grace` seconds; what waits is read again by the next owner."""
+        self._closing = True
+        self._more.set()
+        await asyncio.wait([self._task], timeout=grace)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._set_paused(paused=False)
+
+    def count_parked(self, parked: int) -> None:
+        """Note how many events of this partition are parked."""
+        self.parked = parked
+        metrics.PARKED.labels(self._service, self.topic, str(self.partition)).set(parked)
+
+    async def _run(self) -> None:
+        while not self._closing:
+            if not self._queue:
+                self._more.clear()
+                await self._more.wait()
+                continue
+            record = self._queue[0]
+            await self._take(record)
+            self._queue.popleft()
+            self.done = record.offset + 1
+            self._beat()
+
+    async def _take(self, record: ConsumerRecord) -> None:
+        position = Position(self.topic, self.partition, record.offset)
+        event, refused = self._read(record)
+        if refused is not None:
+            log.error("event_unreadable", **self._where(position))
+        await self._until_done(event, position, refused)
+
+    def _read(self, record: ConsumerRecord) -> tuple[Event, Exception | None]:
+        try:
+            return decode(record.key, record.value, record.headers), None
+        except UnreadableEvent as error:
+            where = {"topic": self.topic, "partition": self.partition, "offset": record.offset}
+            return unreadable(record.key, record.value, **where), error
+
+    async def _until_done(self, event: Event, position: Position, refused: Exception | None) -> None:
+        """Handle the event, or park it where it is `refused`; come back only when one of both is committed."""
+        failures = outages = 0
+        while True:
+            await self._below_bound()
+            try:
+                async with self._slots:
+                    if refused is None:
+                        outcome = await self._handler.handle(event, position)
+                        self._note(event, outcome.value)
+                        if outcome is Outcome.WAITING:
+                            self.count_parked((self.parked or 0) + 1)
+                    else:
+                        words = f"{type(refused).__name__}: {refused}"[:_ERROR_CHARACTERS]
+                        await self._handler.park(event, position, words)
+                        self._note(event, PARKED)
+                        self.count_parked((self.parked or 0) + 1)
+                        log.error("event_parked", **self._where(position), error=type(refused).__name__)
+            except _NOT_NOW as error:
+                outages += 1
+                if outages == 1:
+                    log.warning("event_waits", **self._where(position), error=type(error).__name__)
+                self._beat()
+                await self._wait(outages)
+            except Exception as error:  # noqa: BLE001 - whatever a handler raises, its event is parked and not lost
+                failures += 1
+                metrics.ATTEMPTS_FAILED.labels(self._service, event.source).inc()
+                log.warning("event_failed", **self._where(position), error=type(error).__name__, attempt=failures)
+                if refused is None and failures >= self._limits.attempts:
+                    refused, failures = error, 0
+                else:
+                    await self._wait(failures)
+            else:
+                return
+
+    async def _below_bound(self) -> None:
+        while True:
+            if self.parked is None or self.paused:
+                await self._count_from_store()
+            if self.parked is None or self.parked >= self._limits.most_parked:
+                if self.parked is not None and not self.paused:
+                    log.error("partition_paused", topic=self.topic, partition=self.partition, parked=self.parked)
+                    self._set_paused(paused=True)
+                self._beat()
+                await asyncio.sleep(self._limits.recheck)
+                continue
+            self._set_paused(paused=False)
+            return
+
+    async def _count_from_store(self) -> None:
+        try:
+            counts = await self._handler.parked()
+        except _NOT_NOW as error:
+            log.warning("parked_not_counted", topic=self.topic, partition=self.partition, error=type(error).__name__)
+        else:
+            self.count_parked(counts.get((self.topic, self.partition), 0))
+
+    def _set_paused(self, *, paused: bool) -> None:
+        self.paused = paused
+        metrics.PAUSED.labels(self._service, self.topic, str(self.partition)).set(int(paused))
+
+    async def _wait(self, times: int) -> None:
+        await asyncio.sleep(min(self._limits.first_wait * 2 ** min(times - 1, 20), self._limits.longest_wait))
+
+    def _note(self, event: Event, outcome: str) -> None:
+        metrics.CONSUMED.labels(self._service, event.source, outcome).inc()
+        if outcome == Outcome.APPLIED.value:
+            delay = (datetime.now(UTC) - event.time).total_seconds()
+            metrics.APPLY_DELAY.labels(self._service, event.source).observe(delay)
+
+    def _where(self, position: Position) -> dict[str, object]:
+        return {
+            "service": self._service,
+            "topic": position.topic,
+            "partition": position.partition,
+            "offset": position.offset,
+        }

@@ -1,0 +1,47 @@
+"""What Prometheus scrapes of the events: published, applied, parked, lag. No label ever names a patient.
+
+Names follow https://prometheus.io/docs/practices/naming/; the label `service` tells the services of one process apart.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_DELAYS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+PUBLISHED = Counter("kap_events_published_total", "Events that Kafka has acknowledged", ("service",))
+PUBLISH_DELAY = Histogram(
+    "kap_event_publish_delay_seconds",
+    "From a change's commit to Kafka's acknowledgement",
+    ("service",),
+    buckets=_DELAYS,
+)
+RELAY_FAILURES = Counter(
+    "kap_relay_failures_total", "Rounds of the relay that failed and were begun again", ("service",)
+)
+HELD_SHARDS = Gauge("kap_relay_held_shards", "Shards of the outbox this process publishes", ("service",))
+UNPUBLISHABLE = Gauge(
+    "kap_relay_unpublishable_keys", "Keys whose events wait behind one that is too large for Kafka; alert", ("service",)
+)
+PRODUCER_REBUILDS = Counter("kap_producer_rebuilds_total", "Producers given up and made anew", ("service",))
+
+CONSUMED = Counter(
+    "kap_events_consumed_total", "Events taken in, by what became of them", ("service", "source", "outcome")
+)
+APPLY_DELAY = Histogram(
+    "kap_event_apply_delay_seconds",
+    "From a change's commit at its owner to its commit here",
+    ("service", "source"),
+    buckets=_DELAYS,
+)
+ATTEMPTS_FAILED = Counter(
+    "kap_event_attempts_failed_total", "Attempts to apply an event that failed", ("service", "source")
+)
+PARKED = Gauge("kap_events_parked", "Events parked, waiting ones included", ("service", "topic", "partition"))
+PAUSED = Gauge(
+    "kap_consumer_paused",
+    "1 where a partition takes nothing in because too much is parked; alert",
+    ("service", "topic", "partition"),
+)
+LAG = Gauge("kap_consumer_lag", "Events in the topic that are not applied yet", ("service", "topic", "partition"))
+CONSUMER_REBUILDS = Counter("kap_consumer_rebuilds_total", "Consumers given up and made anew", ("service",))
