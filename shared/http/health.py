@@ -9,7 +9,7 @@ documented while Kafka is down.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -23,30 +23,40 @@ _READY_FOR = 1.0
 """Seconds that one look at the database answers for."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Watchdog:
-    """Knows when a task last made progress.
+    """Knows how long ago a task last made progress.
 
-    `last` is on the monotonic clock, in seconds; `stalled_after` is how old it may become.
+    Attributes:
+        name: of the task.
+        stalled_after: seconds without progress after which the task counts as stalled.
+        age: returns the seconds since the last progress.
+
     """
 
     name: str
     stalled_after: float
-    last: float = field(default_factory=monotonic)
-
-    def beat(self) -> None:
-        """Tell of progress."""
-        self.last = monotonic()
-
-    @property
-    def idle(self) -> float:
-        """Seconds since the last progress."""
-        return monotonic() - self.last
+    age: Callable[[], float]
 
     @property
     def stalled(self) -> bool:
         """Whether the task has made no progress for too long."""
-        return self.idle > self.stalled_after
+        return self.age() > self.stalled_after
+
+
+class Progress:
+    """When a task last made progress, on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._last = monotonic()
+
+    def beat(self) -> None:
+        """Tell of progress."""
+        self._last = monotonic()
+
+    def age(self) -> float:
+        """Return the seconds since the last progress."""
+        return monotonic() - self._last
 
 
 def health_routes(
@@ -57,7 +67,7 @@ def health_routes(
 
     async def livez(request: Request) -> Response:
         request.scope["state"]["route"] = "/livez"
-        tasks = {dog.name: {"idle_seconds": round(dog.idle, 1), "stalled": dog.stalled} for dog in watchdogs()}
+        tasks = {dog.name: {"idle_seconds": round(dog.age(), 1), "stalled": dog.stalled} for dog in watchdogs()}
         alive = not any(task["stalled"] for task in tasks.values())
         return _status(service, good=alive, more={"tasks": tasks})
 

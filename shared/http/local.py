@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from shared.fhir.extraction import compartment_key
 from shared.fhir.ids import new_id
 from shared.fhir.json import Json, Resource, dump, parse
-from shared.fhir.outcome import BadRequest, NotFound, PreconditionFailed
+from shared.fhir.outcome import BadRequest, NotFound, PreconditionFailed, Unavailable
 from shared.http.backend import OperationResult, WriteResult, positions_of
 from shared.http.body import LARGE
 from shared.runtime.record import Prepared, Record, open_record, prepare
 from shared.store.access import Access
-from shared.store.store import retry_conflicts
+from shared.store.connection import retry_conflicts
 
 if TYPE_CHECKING:
     from shared.fhir.search import SearchQuery
@@ -131,23 +132,27 @@ class LocalBackend:
 
     async def _key_of(self, context: RequestContext, type_: str, id_: str) -> tuple[str, ...]:
         """Return the key of the record a held resource belongs to; it never changes, so it is read before the lock."""
-        async with self.store.transaction(keys=(), tenant=context.access.tenant) as transaction:
-            held = await transaction.find(context.access, type_, id_)
+        held = await self.store.find(context.access, type_, id_)
         if held is None:
             raise NotFound(f"There is no {type_}/{id_} here.")
         return () if held.deleted else (compartment_key(parse(held.body), type_, id_),)
 
     async def _caught_up(self, context: RequestContext) -> None:
         """Wait until what the caller has seen of other services was taken in here; else Unavailable."""
+        if not context.awaits:
+            return
+        until = monotonic() + AWAIT_SECONDS
         for position in context.awaits:
-            if position.service in self.service.consumes:
-                await self.store.await_position(
-                    self.service.name,
-                    position.service,
-                    position.tenant,
-                    position.key,
-                    position.sequence,
-                    timeout=AWAIT_SECONDS,
+            if position.service in self.service.consumes and not await self.store.inbox.await_position(
+                self.service.name,
+                position.service,
+                position.tenant,
+                position.key,
+                position.sequence,
+                max(until - monotonic(), 0.0),
+            ):
+                raise Unavailable(
+                    f"{self.service.title} has not heard yet of what you have seen from {position.service}. Try again."
                 )
 
 

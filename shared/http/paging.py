@@ -59,7 +59,7 @@ class PageLinks:
             plain = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], _bound_to(tenant, path))
         except (NotBase64, InvalidTag, ValueError):
             raise BadRequest(
-                f"This {PAGE_PARAMETER} was not made by this server for this search. Follow a Bundle's links as they are.",
+                f"This {PAGE_PARAMETER} was not made by this server for this search. Follow links as they are.",
                 code="value",
                 expression=[f"http.{PAGE_PARAMETER}"],
             ) from None

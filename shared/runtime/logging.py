@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import structlog
@@ -74,8 +74,25 @@ def _render_text(logger: WrappedLogger, method: str, event: EventDict) -> str:
     return _render(logger, method, event).decode()
 
 
-def set_up_logging(level: str = "INFO") -> None:
-    """Send structlog's events and the standard library's records to standard error, one JSON object a line."""
+class _Lines(logging.Handler):
+    """Writes the standard library's records, formatted, a line each."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self._stream.write(self.format(record).encode() + b"\n")
+        self._stream.flush()
+
+
+def set_up_logging(level: str = "INFO", stream: BinaryIO | None = None) -> None:
+    """Send structlog's events and the standard library's records to `stream`, one JSON object a line.
+
+    `stream` is standard error unless told otherwise.
+    """
+    stream = stream or sys.stderr.buffer
     number = logging.getLevelNamesMapping()[level]
     before: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -85,15 +102,14 @@ def set_up_logging(level: str = "INFO") -> None:
     structlog.configure(
         processors=[*before, _without_values, _render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.BytesLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *before],
             processors=[_without_values, structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render_text],
-            keep_exc_info=True,
         )
     )
     root = logging.getLogger()

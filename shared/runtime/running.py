@@ -1,0 +1,222 @@
+"""A service's life in this process: database, listener, relay, consumer, its own tasks; started, watched, stopped.
+
+Order of stopping: the listener first (requests in flight are finished), then the tasks, then the database's
+connections. A task that raises is a fault: it is logged, counted, and started again after a pause; `/livez` fails while a
+task makes no progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+from fastapi import FastAPI
+from prometheus_client import Counter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from shared.events.consumer import EventConsumer
+from shared.events.kafka import KafkaConnection
+from shared.events.producer import EventProducer
+from shared.events.relay import Relay
+from shared.fhir.outcome import Unavailable
+from shared.http.app import create_fhir_app
+from shared.http.health import Progress, Watchdog, health_routes
+from shared.http.local import LocalBackend
+from shared.http.ops import ops_routes
+from shared.http.server import listening
+from shared.runtime.app import App, Background, Parts
+from shared.runtime.consume import ServiceEvents
+from shared.runtime.logging import fault
+from shared.security.caller import everybody
+from shared.store.migrate import migrate
+from shared.store.outbox import open_outbox
+from shared.store.store import Store
+
+if TYPE_CHECKING:
+    from shared.events.handler import EventHandler
+
+_T = TypeVar("_T")
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+TASK_FAULTS = Counter("kap_task_faults_total", "Times a task of a process ended by a fault", ("service", "task"))
+
+_DATABASE_SECONDS: Final = 60.0
+"""How long a starting process waits for its database."""
+
+_STALLED_AFTER: Final = 60.0
+"""Seconds without progress after which the relay or the consumer counts as stalled; both beat when idle, too."""
+
+_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something that runs as long as the process, and what watches it."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+    watchdog: Watchdog
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A service whose database is connected: its ASGI application and the tasks that are to run beside it."""
+
+    app: App
+    parts: Parts
+    asgi: FastAPI
+    tasks: Sequence[Task]
+
+
+@asynccontextmanager
+async def opened(app: App) -> AsyncIterator[Opened]:
+    """Connect a service's database and build its application; nothing runs yet.
+
+    Raises:
+        Unavailable: the database is not reached.
+        SchemaMismatch: the database's schema is not this version's.
+
+    """
+    settings, service = app.settings, app.service
+    async with AsyncExitStack() as closing:
+        store = await Store.connect(
+            settings.dsn,
+            service=service.name,
+            publishes=service.publishes,
+            max_size=settings.database_connections,
+        )
+        closing.push_async_callback(store.close)
+        parts = Parts(service=service, settings=settings, store=store, closing=closing)
+        tasks = _tasks(app, parts)
+        backend = None
+        if "api" in settings.roles:
+            backend = app.backend(parts) if app.backend is not None else LocalBackend(service, store)
+        asgi = create_fhir_app(
+            service,
+            backend,
+            settings,
+            authenticate=everybody(origin=None if app.shows_copies else service.name),
+            interactions=app.interactions,
+            routes=[
+                *health_routes(service.name, lambda: [task.watchdog for task in tasks], store.ping),
+                *ops_routes(service, store),
+                *(app.routes(parts) if app.routes is not None else ()),
+            ],
+            middleware=app.middleware,
+        )
+        yield Opened(app, parts, asgi, tasks)
+
+
+def _tasks(app: App, parts: Parts) -> list[Task]:
+    if "worker" not in app.settings.roles:
+        return [_background(one, parts) for one in app.background if one.role in app.settings.roles]
+    settings, service = app.settings, app.service
+    kafka = KafkaConnection(bootstrap=settings.kafka_bootstrap, client_id=f"kap-{service.name}")
+    tasks = []
+    if service.publishes:
+        relay = Relay(
+            lambda: open_outbox(settings.dsn, service=service.name),
+            EventProducer(kafka, service=service.name, partitions=settings.topic_partitions),
+            service=service.name,
+        )
+        tasks.append(Task("relay", relay.run, Watchdog("relay", _STALLED_AFTER, relay.progress_age_seconds)))
+    if service.consumes:
+        handler: EventHandler = app.handler(parts) if app.handler is not None else ServiceEvents(service, parts.store)
+        consumer = EventConsumer(
+            kafka,
+            handler,
+            service=service.name,
+            sources=service.consumes,
+            partitions=settings.topic_partitions,
+        )
+        tasks.append(
+            Task("consumer", consumer.run, Watchdog("consumer", _STALLED_AFTER, consumer.progress_age_seconds))
+        )
+    tasks.extend(_background(one, parts) for one in app.background if one.role in settings.roles)
+    return tasks
+
+
+def _background(background: Background, parts: Parts) -> Task:
+    progress = Progress()
+
+    async def run() -> None:
+        await background.run(parts, progress.beat)
+
+    return Task(background.name, run, Watchdog(background.name, background.stalled_after, progress.age))
+
+
+async def keep_running(task: Task, service: str) -> None:
+    """Run a task until cancelled; begin it again, after a pause that grows, whenever it ends."""
+    failures = 0
+    while True:
+        try:
+            await task.run()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the process's other work goes on
+            _log.error("task_failed", service=service, task=task.name, **fault(error))
+        else:
+            _log.error("task_ended", service=service, task=task.name)
+        TASK_FAULTS.labels(service, task.name).inc()
+        await asyncio.sleep(min(_PAUSE * 2**failures, _LONGEST_PAUSE))
+        failures = min(failures + 1, 10)
+
+
+@asynccontextmanager
+async def tasks_running(one: Opened) -> AsyncIterator[None]:
+    """Run a service's tasks while the block runs."""
+    service = one.app.service.name
+    running = [asyncio.create_task(keep_running(task, service), name=f"{task.name} {service}") for task in one.tasks]
+    try:
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _patiently(work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do what needs the database, which may still be starting."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(Unavailable),
+        stop=stop_after_delay(_DATABASE_SECONDS),
+        wait=wait_exponential(multiplier=0.1, max=3),
+        reraise=True,
+    ):
+        with attempt:
+            return await work()
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _entered(stack: AsyncExitStack, app: App) -> Opened:
+    return await stack.enter_async_context(opened(app))
+
+
+async def bring_up_to_date(app: App) -> None:
+    """Migrate a service's database."""
+    await _patiently(lambda: migrate(app.settings.dsn))
+
+
+async def serve(apps: Sequence[App], stop: asyncio.Event) -> None:
+    """Run services until `stop` is set, then stop them: of the listeners the last first.
+
+    Raises:
+        Unavailable: a database is not reached within a minute.
+        CannotListen: a port is not to be had.
+
+    """
+    async with AsyncExitStack() as stack:
+        all_opened = [await _patiently(partial(_entered, stack, app)) for app in apps]
+        for one in all_opened:
+            await stack.enter_async_context(tasks_running(one))
+        for one in all_opened:
+            settings = one.app.settings
+            port = await stack.enter_async_context(listening(one.asgi, settings))
+            _log.info("started", service=settings.service, host=settings.host, port=port, roles=sorted(settings.roles))
+        await stop.wait()
+        _log.info("stopping", services=[app.service.name for app in apps])
