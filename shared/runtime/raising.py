@@ -21,6 +21,9 @@ _own_work: ContextVar[bool] = ContextVar("own_work", default=False)
 OPEN_TASK: Final = frozenset(("draft", "requested", "received", "accepted", "ready", "in-progress", "on-hold"))
 
 
+OPEN: Final = OPEN_TASK | {"active"}
+
+
 @contextmanager
 def own_work() -> Iterator[None]:
     """Mark what is written inside as the service's own doing."""
@@ -45,13 +48,17 @@ async def find(record: Record, type_: str, identifier: dict[str, str]) -> Resour
     return None
 
 
-async def raise_once(record: Record, resource: Resource) -> Resource | None:
-    """Create `resource` unless one with its identifier exists; return the one that existed, None if it was created."""
+async def raise_once(record: Record, resource: Resource, *, reopen: bool = False) -> None:
+    """Create `resource` unless one with its identifier exists; with `reopen`, one that was closed opens again.
+
+    Open is a Flag that is active, a Task that is not ended.
+    """
     existing = await find(record, resource["resourceType"], resource["identifier"][0])
-    if existing is None:
-        with own_work():
+    with own_work():
+        if existing is None:
             await record.create(resource)
-    return existing
+        elif reopen and existing["status"] not in OPEN:
+            await record.update({**resource, "id": existing["id"]})
 
 
 async def keep(record: Record, resource: Resource) -> Resource:
