@@ -1,4 +1,4 @@
-"""Runs services: ``python -m services.run intake`` or, several in one process, ``python -m services.run intake,gateway``.
+"""Runs services: ``python -m services.run intake``; several in one process: ``python -m services.run intake,gateway``.
 
 The one place that knows services by name. Settings come from the environment (`shared.runtime.settings`).
 """

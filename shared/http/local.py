@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from shared.events.topics import MAX_EVENT_BODY_BYTES
 from shared.fhir.extraction import compartment_key
 from shared.fhir.ids import new_id
 from shared.fhir.json import Json, Resource, dump, parse
-from shared.fhir.outcome import BadRequest, NotFound, PreconditionFailed, Unavailable
+from shared.fhir.outcome import NotFound, PreconditionFailed, TooLarge, Unavailable
 from shared.http.backend import OperationResult, WriteResult, positions_of
 from shared.http.body import LARGE
 from shared.runtime.record import Prepared, Record, open_record, prepare
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 AWAIT_SECONDS: Final = 2.0
 """How long a request may wait for what its caller has seen of other services; then 503."""
+
+_MOST_PUBLISHED: Final = MAX_EVENT_BODY_BYTES - 1024
+"""Bytes of a resource without what the store adds to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class LocalBackend:
         A type without guards and a request without a condition cost one round trip.
         """
         await self._caught_up(context)
-        ready = await _prepared(context, resource, new_id())
+        ready = await self._prepared(context, resource, new_id())
         if if_none_exist is None and not self.service.guards.get(ready.type):
             written = await retry_conflicts(
                 lambda: self.store.write(
@@ -82,7 +86,7 @@ class LocalBackend:
     async def update(self, context: RequestContext, resource: Resource, *, expected: int | None) -> WriteResult:
         """Validate, guard and commit a new version."""
         await self._caught_up(context)
-        ready = await _prepared(context, resource, str(resource["id"]))
+        ready = await self._prepared(context, resource, str(resource["id"]))
         return await retry_conflicts(lambda: self._update(context, ready, expected))
 
     async def _update(self, context: RequestContext, ready: Prepared, expected: int | None) -> WriteResult:
@@ -130,6 +134,21 @@ class LocalBackend:
             traceparent=context.traceparent,
         )
 
+    async def _prepared(self, context: RequestContext, resource: Resource, id_: str) -> Prepared:
+        if context.body_bytes < LARGE:
+            return prepare(resource, id_)
+        return await asyncio.to_thread(self._prepare_large, resource, id_)
+
+    def _prepare_large(self, resource: Resource, id_: str) -> Prepared:
+        ready = prepare(resource, id_)
+        if self.service.publishes and len(dump(ready.resource)) > _MOST_PUBLISHED:
+            raise TooLarge(
+                f"The resource is larger than {_MOST_PUBLISHED} bytes, the most that can be sent on to other systems. "
+                "Put large content in several resources.",
+                expression=[ready.type],
+            )
+        return ready
+
     async def _key_of(self, context: RequestContext, type_: str, id_: str) -> tuple[str, ...]:
         """Return the key of the record a held resource belongs to; it never changes, so it is read before the lock."""
         held = await self.store.find(context.access, type_, id_)
@@ -158,15 +177,6 @@ class LocalBackend:
 
 def _result(written: Written, all_written: list[Written], context: RequestContext) -> WriteResult:
     return WriteResult(written.stored, written.created, positions_of(all_written, context.access.tenant))
-
-
-async def _prepared(context: RequestContext, resource: Resource, id_: str) -> Prepared:
-    try:
-        if context.body_bytes < LARGE:
-            return prepare(resource, id_)
-        return await asyncio.to_thread(prepare, resource, id_)
-    except RecursionError:
-        raise BadRequest("The resource is nested too deeply.", code="too-costly") from None
 
 
 async def _existing(record: Record, condition: SearchQuery) -> Stored | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from shared.runtime.settings import Settings
 
+
 class CannotListen(Exception):
     """The port is taken or not ours to take; the message is for the person who starts the service."""
 
@@ -39,7 +40,7 @@ class _Server(uvicorn.Server):
 async def listening(asgi: ASGIApp, settings: Settings) -> AsyncIterator[int]:
     """Listen as the settings say while the block runs; yield the port.
 
-    At its end nothing new is accepted, requests in flight are finished (for at most `stop_seconds`), connections closed.
+    At its end nothing new is accepted, requests in flight are finished (at most `stop_seconds`), connections closed.
 
     Raises:
         CannotListen: the address is not to be had.

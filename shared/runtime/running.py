@@ -1,13 +1,14 @@
 """A service's life in this process: database, listener, relay, consumer, its own tasks; started, watched, stopped.
 
 Order of stopping: the listener first (requests in flight are finished), then the tasks, then the database's
-connections. A task that raises is a fault: it is logged, counted, and started again after a pause; `/livez` fails while a
-task makes no progress.
+connections. A task that raises is a fault: it is logged, counted, and started again after a pause; `/livez` fails while
+a task makes no progress.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from prometheus_client import Counter
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from shared.events import metrics
 from shared.events.consumer import EventConsumer
 from shared.events.kafka import KafkaConnection
 from shared.events.producer import EventProducer
@@ -51,6 +53,9 @@ _DATABASE_SECONDS: Final = 60.0
 
 _STALLED_AFTER: Final = 60.0
 """Seconds without progress after which the relay or the consumer counts as stalled; both beat when idle, too."""
+
+_CONNECTIONS_FOR_REQUESTS: Final = 2
+"""Of the pool's connections, those that the consumer leaves to requests."""
 
 _PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0
@@ -106,12 +111,24 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             interactions=app.interactions,
             routes=[
                 *health_routes(service.name, lambda: [task.watchdog for task in tasks], store.ping),
-                *ops_routes(service, store),
+                *ops_routes(service, store, waiting=partial(_waiting, service.name)),
                 *(app.routes(parts) if app.routes is not None else ()),
             ],
             middleware=app.middleware,
         )
         yield Opened(app, parts, asgi, tasks)
+
+
+def _waiting(service: str) -> int:
+    """Return how many events of others this process's consumer has not applied, as it last measured."""
+    return int(
+        sum(
+            sample.value
+            for metric in metrics.LAG.collect()
+            for sample in metric.samples
+            if sample.labels["service"] == service
+        )
+    )
 
 
 def _tasks(app: App, parts: Parts) -> list[Task]:
@@ -128,13 +145,18 @@ def _tasks(app: App, parts: Parts) -> list[Task]:
         )
         tasks.append(Task("relay", relay.run, Watchdog("relay", _STALLED_AFTER, relay.progress_age_seconds)))
     if service.consumes:
-        handler: EventHandler = app.handler(parts) if app.handler is not None else ServiceEvents(service, parts.store)
+        events = ServiceEvents(service, parts.store)
+        handler: EventHandler = events if app.handler is None else app.handler(parts)
+        if isinstance(handler, ServiceEvents):
+            tasks.append(_take_up(handler))
         consumer = EventConsumer(
             kafka,
             handler,
             service=service.name,
             sources=service.consumes,
             partitions=settings.topic_partitions,
+            group_instance_id=f"{service.name}-{socket.gethostname()}-{settings.port}",
+            concurrency=max(1, settings.database_connections - _CONNECTIONS_FOR_REQUESTS),
         )
         tasks.append(
             Task("consumer", consumer.run, Watchdog("consumer", _STALLED_AFTER, consumer.progress_age_seconds))
@@ -150,6 +172,14 @@ def _background(background: Background, parts: Parts) -> Task:
         await background.run(parts, progress.beat)
 
     return Task(background.name, run, Watchdog(background.name, background.stalled_after, progress.age))
+
+
+def _take_up(events: ServiceEvents) -> Task:
+    """Return the task that applies parked events again once a person has said so."""
+    progress = Progress()
+    return Task(
+        "parked", partial(events.take_up_forever, progress.beat), Watchdog("parked", _STALLED_AFTER, progress.age)
+    )
 
 
 async def keep_running(task: Task, service: str) -> None:
