@@ -1,5 +1,15 @@
 """Fixtures of every test; they live in `shared/testing`, which ships with the library."""
 
+from shared.testing.brokers import apache_kafka, broker, kafka, memory_broker
 from shared.testing.databases import database, make_database, postgres, store
 
-__all__ = ["database", "make_database", "postgres", "store"]
+__all__ = [
+    "apache_kafka",
+    "broker",
+    "database",
+    "kafka",
+    "make_database",
+    "memory_broker",
+    "postgres",
+    "store",
+]

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+from prometheus_client import REGISTRY
+
+from shared.events.codec import encode
+from shared.events.envelope import Event
+from shared.events.handler import Outcome
+from shared.events.lane import Lane, Limits
+from shared.testing.events import MemoryInbox, event_of, events_of, eventually
+
+QUICK = Limits(attempts=3, first_wait=0.001, longest_wait=0.01, most_parked=4, recheck=0.01, queue=10)
+
+
+def record_of(event: Event, offset: int) -> SimpleNamespace:
+    record = encode(event)
+    return SimpleNamespace(key=record.key, value=record.value, headers=record.headers, offset=offset)
+
+
+def records_of(events: list[Event]) -> list[SimpleNamespace]:
+    return [record_of(event, offset) for offset, event in enumerate(events)]
+
+
+@asynccontextmanager
+async def lane_with(inbox: MemoryInbox, *, service: str = "test", limits: Limits = QUICK) -> AsyncIterator[Lane]:
+    lane = Lane(
+        "kap.intake.v1", 0, inbox, service=service, limits=limits, slots=asyncio.Semaphore(2), beat=lambda: None
+    )
+    try:
+        yield lane
+    finally:
+        await lane.close(1)
+
+
+def gauge(name: str, service: str) -> float | None:
+    return REGISTRY.get_sample_value(name, {"service": service, "topic": "kap.intake.v1", "partition": "0"})
+
+
+async def test_events_are_taken_in_in_the_order_they_were_read():
+    inbox = MemoryInbox()
+    async with lane_with(inbox) as lane:
+        lane.add(records_of(events_of(30, source="intake")))
+        assert lane.is_full()
+        await eventually(lambda: lane.done == 30)
+        assert lane.has_room()
+    assert [event.sequence for event in inbox.applied] == list(range(1, 31))
+
+
+async def test_a_repeat_is_done_at_once():
+    inbox, event = MemoryInbox(), event_of(1)
+    async with lane_with(inbox) as lane:
+        lane.add([record_of(event, 0), record_of(event, 1)])
+        await eventually(lambda: lane.done == 2)
+    assert len(inbox.applied) == 1
+    assert inbox.outcomes[Outcome.DUPLICATE] == 1
+
+
+async def test_poison_is_parked_after_its_attempts_and_only_its_key_waits():
+    inbox = MemoryInbox(poison=lambda event: event.sequence == 2)
+    async with lane_with(inbox) as lane:
+        lane.add(records_of(events_of(8, source="intake", patients=4)))
+        await eventually(lambda: lane.done == 8)
+    assert inbox.calls["Observation/2/1"] == QUICK.attempts
+    assert [event.sequence for event in inbox.applied] == [1, 3, 4, 5, 7, 8]
+    assert [(event.sequence, position.offset) for event, position, _ in inbox.waiting] == [(2, 1), (6, 5)]
+    assert inbox.waiting[0][2] == "ValueError: this event is poison"
+
+
+async def test_an_outage_of_the_database_parks_nothing_however_long_it_is():
+    inbox = MemoryInbox()
+    inbox.available = False
+    async with lane_with(inbox) as lane:
+        lane.add(records_of(events_of(3, source="intake")))
+        await asyncio.sleep(0.1)
+        assert lane.done is None
+        inbox.available = True
+        await eventually(lambda: lane.done == 3)
+    assert len(inbox.applied) == 3
+    assert not inbox.waiting
+
+
+async def test_a_failure_that_passes_parks_nothing():
+    failures = iter([ValueError("once"), ValueError("twice")])
+
+    async def before(_: Event) -> None:
+        if error := next(failures, None):
+            raise error
+
+    inbox = MemoryInbox(before=before)
+    async with lane_with(inbox) as lane:
+        lane.add([record_of(event_of(1), 0)])
+        await eventually(lambda: lane.done == 1)
+    assert len(inbox.applied) == 1
+    assert not inbox.waiting
+
+
+async def test_at_the_bound_of_parked_events_the_partition_pauses_alerts_and_drops_nothing():
+    inbox = MemoryInbox(poison=lambda _: True)
+    async with lane_with(inbox, service="bounded") as lane:
+        lane.add(records_of(events_of(8, source="intake", patients=8)))
+        await eventually(lambda: lane.paused)
+        await asyncio.sleep(0.05)
+        assert len(inbox.waiting) == QUICK.most_parked
+        assert lane.done == QUICK.most_parked
+        assert gauge("kap_consumer_paused", "bounded") == 1
+        assert gauge("kap_events_parked", "bounded") == QUICK.most_parked
+        inbox.cure()
+        await eventually(lambda: lane.done == 8)
+        assert gauge("kap_consumer_paused", "bounded") == 0
+    assert sorted(event.sequence for event in inbox.applied) == list(range(1, 9))
+
+
+async def test_a_record_that_cannot_be_read_is_parked_with_its_bytes():
+    inbox = MemoryInbox()
+    unreadable = SimpleNamespace(key=b"Patient/p1", value=b"{not even json", headers=[("ce_id", b"x")], offset=0)
+    async with lane_with(inbox) as lane:
+        lane.add([unreadable, record_of(event_of(1, patient="p1"), 1), record_of(event_of(2, patient="p2"), 2)])
+        await eventually(lambda: lane.done == 3)
+    parked, position, error = inbox.waiting[0]
+    assert (parked.body, parked.key, position.offset) == (b"{not even json", "Patient/p1", 0)
+    assert error.startswith("UnreadableEvent")
+    assert inbox.applied_of("Patient/p2") == [2]
+
+
+async def test_a_lane_that_closes_finishes_the_event_at_hand_and_leaves_the_rest():
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    async def before(_: Event) -> None:
+        began.set()
+        await may_end.wait()
+
+    inbox = MemoryInbox(before=before)
+    async with lane_with(inbox) as lane:
+        lane.add(records_of(events_of(3, source="intake")))
+        await began.wait()
+        closing = asyncio.create_task(lane.close(5))
+        await asyncio.sleep(0.01)
+        may_end.set()
+        await closing
+        assert lane.done == 1
+    assert [event.sequence for event in inbox.applied] == [1]

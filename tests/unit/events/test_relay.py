@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shared.events.envelope import Event
+from shared.events.producer import PublishError
+from shared.events.relay import Relay
+from shared.events.topics import MAX_EVENT_BODY_BYTES
+from shared.fhir.outcome import Unavailable
+from shared.testing.events import MemoryOutbox, event_of, events_of, eventually
+
+
+class Topic:
+    """What stands for Kafka: keeps what was published, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.records: list[Event] = []
+        self.fails: list[PublishError] = []
+        self.stopped = False
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        if self.fails:
+            error = self.fails.pop(0)
+            self.records.extend(error.acknowledged)
+            raise error
+        self.records.extend(events)
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    @property
+    def sequences(self) -> list[int]:
+        return [event.sequence for event in self.records]
+
+
+@asynccontextmanager
+async def relaying(outbox: MemoryOutbox, topic: Topic, **options) -> AsyncIterator[Relay]:
+    relay = Relay(
+        options.pop("open_outbox", outbox.open),
+        topic,
+        service="intake",
+        idle_seconds=0.05,
+        longest_pause=0.02,
+        **options,
+    )
+    task = asyncio.create_task(relay.run())
+    try:
+        yield relay
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_what_is_committed_is_published_in_order_and_marked():
+    outbox, topic = MemoryOutbox(events_of(50, source="intake")), Topic()
+    async with relaying(outbox, topic, batch=7):
+        await eventually(lambda: not outbox.pending)
+        outbox.write(event_of(51))
+        await eventually(lambda: not outbox.pending)
+    assert topic.sequences == list(range(1, 52))
+    assert topic.stopped
+    assert outbox.closed == outbox.opened == 1
+
+
+async def test_a_crash_between_acknowledgement_and_mark_repeats_and_loses_nothing():
+    outbox, topic = MemoryOutbox(events_of(10, source="intake")), Topic()
+    outbox.fails = [RuntimeError("killed here")]
+    async with relaying(outbox, topic):
+        await eventually(lambda: not outbox.pending)
+    assert topic.sequences == [*range(1, 11), *range(1, 11)]
+
+
+async def test_a_lost_shard_makes_the_relay_open_the_outbox_anew():
+    outbox, topic = MemoryOutbox(events_of(3, source="intake")), Topic()
+    outbox.fails = [Unavailable("The relay does not hold the shard any more.")]
+    async with relaying(outbox, topic):
+        await eventually(lambda: not outbox.pending)
+        assert outbox.opened == 2
+        assert outbox.closed == 1
+
+
+async def test_only_what_was_acknowledged_is_marked_when_kafka_fails():
+    outbox, topic = MemoryOutbox(events_of(10, source="intake")), Topic()
+    topic.fails = [PublishError("broken", outbox.pending[:4]), PublishError("broken", [])]
+    async with relaying(outbox, topic):
+        await eventually(lambda: not outbox.pending)
+    assert topic.sequences == list(range(1, 11))
+
+
+async def test_a_database_that_is_away_ends_nothing():
+    outbox, topic = MemoryOutbox(events_of(3, source="intake")), Topic()
+    refusals = [Unavailable("no database"), OSError("refused"), RuntimeError("anything")]
+
+    async def open_outbox() -> MemoryOutbox:
+        if refusals:
+            raise refusals.pop()
+        return await outbox.open()
+
+    async with relaying(outbox, topic, open_outbox=open_outbox) as relay:
+        await eventually(lambda: not outbox.pending)
+        assert relay.progress_age_seconds() < 1
+
+
+async def test_an_event_too_large_for_kafka_holds_back_its_own_key_only():
+    large = event_of(1, patient="a", body=b"x" * (MAX_EVENT_BODY_BYTES + 1))
+    outbox, topic = MemoryOutbox([large, event_of(2, patient="a"), event_of(3, patient="b")]), Topic()
+    async with relaying(outbox, topic):
+        await eventually(lambda: len(outbox.pending) == 2)
+        await asyncio.sleep(0.15)
+    assert topic.sequences == [3]
+    assert [event.sequence for event in outbox.pending] == [1, 2]
+
+
+async def test_an_idle_relay_makes_progress_too():
+    async with relaying(MemoryOutbox(), Topic()) as relay:
+        await asyncio.sleep(0.3)
+        assert relay.progress_age_seconds() < 0.2
