@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from cli.demo.command import demo
 from cli.down import down
 from cli.stack.problem import StackProblem
 from cli.stack.stack import ROOT
@@ -17,6 +18,7 @@ from cli.terminal import problem
 from cli.test import run_tests
 from cli.token import token
 from cli.up import up
+from cli.verify import verify
 
 
 class InOrder(TyperGroup):
@@ -34,7 +36,7 @@ app = typer.Typer(
     epilog="Begin with: ./kap demo",
 )
 
-for command in (up, down, status, token):
+for command in (up, down, status, demo, verify, token):
     app.command()(command)
 # pytest's own options, and its -h, pass through.
 app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run_tests)

@@ -22,7 +22,7 @@ from cli.terminal import err, out, telling
 def up(
     *,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Come back when all is ready; leave it running.")
+        bool, typer.Option("--detach", "-d", help="Come back when all is ready, and leave it running.")
     ] = False,
     single: Annotated[
         bool | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +33,7 @@ class Broker(Protocol):
         ...
 
 
-def broker(which: str, data: Path, ports: Ports, *, topics: Sequence[str], report: Callable[[str], None]) -> Broker:
+def broker(which: str, data: Path, ports: Ports, *, report: Callable[[str], None]) -> Broker:
     """Return the Kafka that `--kafka` names.
 
     Raises:
@@ -43,7 +43,7 @@ def broker(which: str, data: Path, ports: Ports, *, topics: Sequence[str], repor
     if which == APACHE:
         return Apache(data / "kafka", ports, report)
     if which == MEMORY:
-        return Memory(data / "memory-broker", topics, report)
+        return Memory(data / "memory-broker", report)
     return Given(which)
 
 
@@ -64,6 +64,7 @@ class Apache:
 
         """
         if self._kafka.pid() is None:
+            self._kafka.stop()  # clears away what a killed one left
             for name in ("kafka", "kafka-controller"):
                 require_free(name, self._ports.of(name))
         try:
@@ -90,8 +91,10 @@ class Memory:
 
     title = "in-memory broker"
 
-    def __init__(self, data: Path, topics: Sequence[str], report: Callable[[str], None]) -> None:
-        self._broker = MemoryBroker(data, topics=topics)
+    def __init__(self, data: Path, report: Callable[[str], None]) -> None:
+        from shared.events.topics import PARTITIONS, TOPICS  # with aiokafka, which no other way of running needs
+
+        self._broker = MemoryBroker(data, topics=TOPICS, partitions=PARTITIONS)
         self._report = report
 
     def start(self) -> str:
@@ -101,7 +104,9 @@ class Memory:
             StackProblem: it does not start.
 
         """
-        self._report(LIMITS)
+        if self._broker.pid() is None:
+            self._broker.stop()  # clears away what a killed one left
+            self._report(LIMITS)
         try:
             self._broker.start()
             return self._broker.bootstrap

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from dataclasses import dataclass
 
 from cli.stack.problem import StackProblem
@@ -81,7 +82,11 @@ def require_free(name: str, port: int) -> None:
         StackProblem: another program listens there.
 
     """
-    if not is_free(port):
+    deadline = time.monotonic() + 2.0  # a process that was just killed gives its port back within moments
+    while not is_free(port):
+        if time.monotonic() < deadline:
+            time.sleep(0.05)
+            continue
         raise StackProblem(
             f"Port {port}, which {name} needs, is taken by another program. End that one, or start this stack "
             f"elsewhere: ./kap up --port-base {port - OFFSETS.get(name, 0) + 100}"

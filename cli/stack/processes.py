@@ -169,8 +169,8 @@ def _signal(process: Process, number: signal.Signals) -> bool:
 def _wait(processes: list[Process], timeout: float) -> list[Process]:
     deadline = time.monotonic() + timeout
     while True:
-        reap()
         processes = [process for process in processes if alive(process)]
+        reap()
         if not processes or time.monotonic() > deadline:
             return processes
         time.sleep(0.05)

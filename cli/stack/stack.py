@@ -104,6 +104,7 @@ class Stack:
         self._report = report
         self._command = command
         self._services = tuple(services)
+        self._things: dict[Options, tuple[Databases, Broker]] = {}
 
     # What runs
 
@@ -161,9 +162,10 @@ class Stack:
     def _infrastructure(self, state: State) -> list[Row]:
         ports = _ports(state.options)
         rows = []
+        database, kafka = self._infra(state.options)
         for name, kind, thing, given in (
-            ("postgres", "database", self._databases(state.options), state.options.postgres),
-            ("kafka", "broker", self._broker(state.options), state.options.kafka),
+            ("postgres", "database", database, state.options.postgres),
+            ("kafka", "broker", kafka, state.options.kafka),
         ):
             address = given or ""
             own = ":" not in address
@@ -212,7 +214,7 @@ class Stack:
             if not (alive and state.foreground is not None and psutil.pid_exists(state.foreground)):
                 state.foreground = os.getpid() if foreground and not alive else None
             state.options, state.processes = options, alive
-            database, kafka = self._databases(options), self._broker(options)
+            database, kafka = self._infra(options)
             idle = [thing for thing in (database, kafka) if thing.pid() is None]
             started: dict[str, str] = {}
             try:
@@ -353,10 +355,8 @@ class Stack:
             for name in processes.stop(state.processes.values(), timeout=STOP_SECONDS):
                 self._report(f"{name} did not stop within {STOP_SECONDS:.0f} s and was killed.")
             state.processes = {}
-            for thing, title in (
-                (self._broker(state.options), "Kafka"),
-                (self._databases(state.options), "PostgreSQL"),
-            ):
+            database, kafka = self._infra(state.options)
+            for thing, title in ((kafka, kafka.title), (database, "PostgreSQL")):
                 if thing.pid() is not None:
                     self._report(f"Stopping {title}.")
                     thing.stop()
@@ -365,12 +365,14 @@ class Stack:
                 self._file.write(state)
             return ran
 
-    def _databases(self, options: Options) -> Databases:
-        return databases(options.postgres or "", self.data, _ports(options).of("postgres"))
-
-    def _broker(self, options: Options) -> Broker:
-        topics = [f"kap.{name}.v1" for name in self._services if name != HOSPITAL]
-        return broker(options.kafka or "", self.data, _ports(options), topics=topics, report=self._report)
+    def _infra(self, options: Options) -> tuple[Databases, Broker]:
+        if options not in self._things:
+            ports = _ports(options)
+            self._things[options] = (
+                databases(options.postgres or "", self.data, ports.of("postgres")),
+                broker(options.kafka or "", self.data, ports, report=self._report),
+            )
+        return self._things[options]
 
 
 def environment(names: Sequence[str], ports: Ports, addresses: Mapping[str, str], bootstrap: str) -> dict[str, str]:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.stack.stack import Row
+from cli.table import table
+from cli.terminal import duration, megabytes
+from cli.test import arguments
+
+runner = CliRunner()
+
+
+def test_the_help_names_every_command() -> None:
+    said = runner.invoke(app, ["--help"]).output
+    for command in ("up", "down", "status", "test", "token"):
+        assert f" {command} " in said
+
+
+def test_the_version_is_the_projects() -> None:
+    assert runner.invoke(app, ["--version"]).output.strip() == "0.1.0"
+
+
+def test_token_says_that_there_is_none_and_fails() -> None:
+    result = runner.invoke(app, ["token", "--scope", "patient/*.rs"])
+    assert result.exit_code == 1
+    assert "--no-auth" in result.stderr
+    assert result.stdout == ""
+
+
+def test_status_of_a_stack_that_is_down_says_so_and_fails(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["status", "--data", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "Nothing runs" in result.stdout
+
+
+def test_status_for_programs_lists_everything(tmp_path: Path) -> None:
+    said = json.loads(runner.invoke(app, ["status", "--json", "--data", str(tmp_path)]).stdout)
+    assert said["ready"] is False
+    assert [row["name"] for row in said["processes"]] == [
+        "postgres", "kafka", "gateway", "intake", "scheduling", "sessions", "outcomes", "delivery", "hospital",
+    ]  # fmt: skip
+    assert {row["health"] for row in said["processes"]} == {"down"}
+
+
+def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["down", "--data", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "Nothing ran." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "fast", "full", "expected"),
+    [
+        ([], False, False, ["-m", "not slow"]),
+        ([], False, True, []),
+        ([], True, False, ["-m", "not slow", "tests/unit", "tests/architecture"]),
+        (["-x", "tests/unit/cli"], True, False, ["-m", "not slow", "-x", "tests/unit/cli"]),
+        (
+            ["tests/unit/cli/test_ports.py::test_x"],
+            True,
+            False,
+            ["-m", "not slow", "tests/unit/cli/test_ports.py::test_x"],
+        ),
+        (["-m", "kafka"], False, False, ["-m", "not slow", "-m", "kafka"]),
+    ],
+)
+def test_pytests_arguments_come_last_and_so_win(given: list[str], fast: bool, full: bool, expected: list[str]) -> None:
+    assert arguments(given, fast=fast, full=full) == expected
+
+
+def test_the_table_tells_what_is_not_known_by_a_dash() -> None:
+    console = Console(width=200, record=True)
+    console.print(
+        table([Row("intake", "service", 8001, None, "down"), Row("kafka", "broker", 8011, 5, "ready", lag=7)])
+    )
+    first, second = [line for line in console.export_text().splitlines() if line.strip()][1:]
+    assert first.split() == ["intake", "8001", "-", "down", "-", "-", "-"]
+    assert second.split() == ["kafka", "8011", "5", "ready", "7", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "-"), (3.4, "3 s"), (60, "1 min"), (7200, "2 h"), (172800, "2 d")]
+)
+def test_durations_are_said_in_one_unit(seconds: float | None, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_sizes_are_megabytes() -> None:
+    assert (megabytes(97_400_000), megabytes(None)) == ("97 MB", "-")
