@@ -86,8 +86,15 @@ def make_settings(**more) -> Settings:
         public_base=BASE,
         no_auth=True,
         max_body_bytes=MOST,
+        port=0,
+        stop_seconds=5,
         **more,
     )
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return make_settings()
 
 
 @pytest.fixture

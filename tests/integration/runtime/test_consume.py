@@ -1,0 +1,167 @@
+"""Taking events in on PostgreSQL: each once, in order along a key, with all that follows from it or nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.events.handler import Outcome, Position
+from shared.fhir.outcome import NotFound
+from shared.runtime.consume import ServiceEvents
+from shared.runtime.record import open_record
+from shared.runtime.service import Service
+from shared.store.access import Access
+from shared.store.store import Store
+
+ALL = Access.unrestricted()
+AT = Position("kap.intake.v1", 3, 17)
+INTAKE = Service(name="intake", title="Intake", types=frozenset(("Patient", "Goal", "Organization")))
+
+
+class Broken(Exception):
+    """What a reaction with a fault raises."""
+
+
+async def task_for_goal(event, goal, record):
+    """Every goal becomes a Task here; one that says so makes the reaction fail."""
+    if goal.get("description", {}).get("text") == "break":
+        raise Broken("this goal")
+    if event.interaction == "create":
+        await record.create(
+            {
+                "resourceType": "Task",
+                "status": "requested",
+                "intent": "order",
+                "focus": {"reference": f"Goal/{goal['id']}"},
+                "for": goal["subject"],
+            }
+        )
+
+
+SESSIONS = Service(
+    name="sessions",
+    title="Sessions",
+    types=frozenset(("Task",)),
+    consumes=("intake",),
+    holds=frozenset(("Patient", "Goal")),
+    reactions={"Goal": (task_for_goal,)},
+)
+
+
+@pytest.fixture
+async def sessions(make_database):
+    store = await Store.connect(make_database("sessions"), service="sessions")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def events(sessions):
+    return ServiceEvents(SESSIONS, sessions)
+
+
+async def committed(store):
+    return [event async for event in store.replay.events_since()]
+
+
+async def patient_with_goals(store, *texts):
+    """Commit a patient and goals at intake, and return the events of it."""
+    async with open_record(INTAKE, store, ALL, keys=()) as record:
+        patient = (await record.create({"resourceType": "Patient", "active": True})).stored.id
+        for text in texts:
+            await record.create(
+                {
+                    "resourceType": "Goal",
+                    "lifecycleStatus": "active",
+                    "description": {"text": text},
+                    "subject": {"reference": f"Patient/{patient}"},
+                }
+            )
+    return await committed(store)
+
+
+async def tasks(store):
+    async with open_record(SESSIONS, store, ALL, keys=()) as record:
+        return await record.search("Task", {})
+
+
+async def test_an_event_becomes_a_copy_and_what_follows_from_it(store, sessions, events):
+    patient, goal = await patient_with_goals(store, "sleep")
+    assert [await events.handle(event, AT) for event in (patient, goal)] == [Outcome.APPLIED] * 2
+    copy = await sessions.read(ALL, "Goal", goal.resource_id)
+    assert copy.body == goal.body
+    assert copy.origin == "intake"
+    (task,) = await tasks(sessions)
+    assert task["focus"]["reference"] == f"Goal/{goal.resource_id}"
+    (own,) = await committed(sessions)
+    assert (own.source, own.type, own.key) == ("sessions", "Task", patient.key)
+
+
+async def test_a_repeat_does_nothing(store, sessions, events):
+    patient, goal = await patient_with_goals(store, "sleep")
+    for event in (patient, goal):
+        await events.handle(event, AT)
+    assert [await events.handle(event, AT) for event in (patient, goal)] == [Outcome.DUPLICATE] * 2
+    assert len(await tasks(sessions)) == 1
+
+
+async def test_a_type_that_is_not_held_passes_by_and_its_position_is_known(store, sessions, events):
+    async with open_record(INTAKE, store, ALL, keys=()) as record:
+        await record.create({"resourceType": "Organization", "name": "St Elsewhere"})
+    (event,) = await committed(store)
+    assert await events.handle(event, AT) is Outcome.APPLIED
+    with pytest.raises(NotFound):
+        await sessions.read(ALL, "Organization", event.resource_id)
+    assert await sessions.inbox.position("sessions", "intake", event.tenant, event.key) == event.sequence
+
+
+async def test_a_reaction_that_fails_leaves_nothing_behind(store, sessions, events):
+    patient, goal = await patient_with_goals(store, "break")
+    await events.handle(patient, AT)
+    with pytest.raises(Broken):
+        await events.handle(goal, AT)
+    with pytest.raises(NotFound):
+        await sessions.read(ALL, "Goal", goal.resource_id)
+    assert await sessions.inbox.position("sessions", "intake", patient.tenant, patient.key) == patient.sequence
+
+
+async def test_events_of_a_key_wait_behind_a_parked_one_and_others_go_on(store, sessions, events):
+    first = await patient_with_goals(store, "break", "sleep")
+    everything = await patient_with_goals(store, "walk")
+    other = everything[len(first) :]
+    await events.handle(first[0], AT)
+    await events.park(first[1], AT, "Broken: this goal")
+    assert await events.handle(first[2], AT) is Outcome.WAITING
+    assert [await events.handle(event, AT) for event in other] == [Outcome.APPLIED] * 2
+    assert await events.parked() == {("kap.intake.v1", 3): 2}
+    assert len(await tasks(sessions)) == 1
+
+
+async def test_what_was_parked_is_applied_in_order_when_a_person_says_so(store, sessions, events, monkeypatch):
+    patient, broken, waiting = await patient_with_goals(store, "break", "sleep")
+    await events.handle(patient, AT)
+    await events.park(broken, AT, "Broken: this goal")
+    await events.handle(waiting, AT)
+    number = (await sessions.parking.list())[0].number
+
+    assert await events.take_up() == 0  # nobody has said so
+    await sessions.parking.retry(number)
+    assert await events.take_up() == 0  # it fails again, and the one behind it keeps waiting
+    parked = await sessions.parking.list()
+    assert [one.event_id for one in parked] == [broken.id, waiting.id]
+    assert parked[0].attempts == 2
+
+    await sessions.parking.drop(number)
+    assert await events.take_up() == 1
+    assert await events.parked() == {}
+    assert len(await tasks(sessions)) == 1
+    assert (await sessions.read(ALL, "Goal", waiting.resource_id)).version == 1
+
+
+async def test_a_deletion_is_taken_in(store, sessions, events):
+    patient, goal = await patient_with_goals(store, "sleep")
+    async with open_record(INTAKE, store, ALL, keys=(patient.key,)) as record:
+        await record.delete("Goal", goal.resource_id)
+    for event in await committed(store):
+        await events.handle(event, AT)
+    assert (await sessions.find(ALL, "Goal", goal.resource_id)).deleted
+    assert len(await tasks(sessions)) == 1
