@@ -170,6 +170,8 @@ class _Compiler:
 
     def invocation(self, context: Sequence[Branch], *, start: bool) -> list[Branch]:
         name = self.take()
+        if not name.isidentifier():
+            self._refuse(name)
         if self.peek("("):
             self.next += 1
             branches = self.function(context, name)

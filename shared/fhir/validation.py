@@ -187,7 +187,7 @@ def _settle_siblings(value: dict[str, Any], out: Found, since: int) -> None:
                 out.append((location, "invariant", "has neither a value nor an extension (rule ele-1)"))
         elif plain is None:
             for one in extensions if isinstance(extensions, list) else [extensions]:
-                if not isinstance(one, dict) or "extension" not in one:
+                if one is None or (isinstance(one, dict) and one and "extension" not in one):
                     out.append((location, "invariant", "has neither a value nor an extension (rule ele-1)"))
         elif isinstance(plain, list) and isinstance(extensions, list) and len(plain) != len(extensions):
             out.append((location, "structure", f"and _{key} must be arrays of the same length"))
