@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from services.delivery.mapping import IDENTIFIER_SYSTEM
 from shared.fhir.content import content_hash
 from shared.fhir.json import Resource
-
-HOSPITAL_IDENTIFIER = "https://kap-exchange.org/fhir/id/"
-"""Delivery adds ``{system: this + type, value: our id}`` to what it sends; that is how a resource is known there."""
 
 Fault: TypeAlias = Literal["missing", "different", "unexpected", "doubled", "refused"]
 
@@ -176,7 +174,7 @@ def _judge_accepted(line: Delivery, copies: list[Resource], faults: dict[Fault, 
 
 def name_of(resource: Resource) -> str | None:
     """Return ``Type/our id`` of a resource that delivery sent, by its business identifier; None of any other."""
-    system = f"{HOSPITAL_IDENTIFIER}{resource.get('resourceType')}"
+    system = f"{IDENTIFIER_SYSTEM}{resource.get('resourceType')}"
     for identifier in resource.get("identifier", []):
         if identifier.get("system") == system:
             return f"{resource['resourceType']}/{identifier.get('value')}"

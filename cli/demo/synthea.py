@@ -10,10 +10,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from cli.demo import resources
 from cli.demo.bundles import Entry, identifiers, owners_first, references, translate, unless, waves
-from cli.demo.client import FhirClient, Held, Refused
+from cli.demo.client import FhirClient, Held, Refused, condition
+from cli.demo.course import rules_hit
 from shared.fhir.json import Resource
+from shared.fhir.kap import eligibility_outcome
 
 Advance = Callable[[int], None]
 
@@ -119,3 +123,24 @@ def creatable(capabilities: Resource) -> frozenset[str]:
         for offered in rest.get("resource", [])
         if any(interaction.get("code") == "create" for interaction in offered.get("interaction", []))
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A loaded patient, referred and screened: the verdict and the rules that stood in the way."""
+
+    patient: str
+    outcome: str
+    rules: tuple[str, ...]
+
+
+async def refer_and_screen(client: FhirClient, patient: Held, on: datetime) -> Screened:
+    """Refer a patient for KAP and screen him by what his record says."""
+    resource = resources.referral(f"loaded-{patient.id}", patient.reference, on, [])
+    named = resource["identifier"][0]
+    await client.create(resource, unless=condition(identifier=f"{named['system']}|{named['value']}"))
+    try:
+        assessment = await client.call(f"{patient.reference}/$screen")
+    except Refused as refusal:
+        return Screened(patient.reference, f"not screened: {refusal.diagnostics}", refusal.rules)
+    return Screened(patient.reference, eligibility_outcome(assessment) or "no verdict", tuple(rules_hit(assessment)))

@@ -1,0 +1,79 @@
+"""`./kap demo`: the main job, from nothing to a record in the hospital."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.demo import report
+from cli.demo.client import FhirClient
+from cli.demo.journal import Journal
+from cli.demo.play import load, play
+from cli.demo.progress import Bars
+from cli.demo.watch import missing, picture, until_quiet
+from cli.ops import Ops
+from cli.options import DATA, DataOption
+from cli.stack.ports import GATEWAY
+from cli.stack.stack import Stack
+from cli.stack.state import Options
+from cli.terminal import out, problem, telling
+
+
+def demo(
+    *,
+    patients: Annotated[
+        int | None,
+        typer.Option("--patients", "-n", min=1, max=500, help="How many patients (5 unless told otherwise)."),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Load a folder's FHIR Bundles (.json, .json.gz) instead."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which patients: the same seed makes the same (new ones unless told otherwise)."),
+    ] = None,
+    data: DataOption = DATA,
+) -> None:
+    """Take patients through a whole KAP course by the FHIR API; watch their record flow into the hospital.
+
+    Starts the stack if it is not up. A demo that was cut off is finished by running it again.
+    """
+    stack = Stack(data)
+    if not stack.is_up():
+        with telling() as tell:
+            Stack(data, report=tell).up(Options())
+    begun = time.monotonic()
+    whole = asyncio.run(_demo(stack, patients, from_, seed))
+    if not whole:
+        problem("The demo did not come to its end. What was done stays done; the same ./kap demo goes on from there.")
+        raise typer.Exit(1)
+    seconds = time.monotonic() - begun
+    out.print(f"\n[green]Done in {seconds:.0f} s.[/] ./kap verify compares every hop. ./kap down stops the stack.")
+
+
+async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: int | None) -> bool:
+    ports = stack.ports()
+    since = datetime.now(UTC)
+    async with FhirClient(ports.fhir(GATEWAY)) as gateway, Ops(ports) as ops:
+        played = await load(gateway, folder) if folder else await play(gateway, Journal(stack.data), patients, seed)
+        if not played.whole:
+            return False
+        out.print()
+        with Bars(out) as bars:
+            counted = await until_quiet(ops, bars, since)
+        taken = await picture(ops, since)
+    for show in (report.services, report.hospital, report.hops):
+        out.print()
+        show(out, taken)
+    if played.patient:
+        out.print()
+        report.urls(out, taken, played.patient, played.given)
+    for sentence in missing(counted, taken.destinations):
+        problem(sentence)
+    return counted.complete

@@ -1,0 +1,189 @@
+"""What the demo shows at its end: for a clinician what happened, for an engineer that nothing was lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import date
+from statistics import median, quantiles
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cli.demo.course import Told
+from cli.demo.synthea import Loaded, Screened
+from cli.demo.watch import Picture
+from cli.ops import SOURCES, versions_of
+from cli.stack.ports import GATEWAY, HOSPITAL
+
+_STATES = (
+    "accepted",
+    "queued",
+    "sending",
+    "waiting",
+    "superseded",
+    "withdrawn",
+    "refused",
+    "not-accepted",
+    "cancelled",
+)
+"""States of a delivery, in the order in which they are shown."""
+
+
+def courses(console: Console, told: Iterable[Told], today: date) -> None:
+    """Show one line per patient, and under it what was refused and why."""
+    table = _table("", "patient", "indication", "course", "PHQ-9")
+    refusals: list[str] = []
+    for one in sorted(told, key=lambda each: each.person.number):
+        person = one.person
+        age = (today - person.birth_date).days // 365.2425
+        table.add_row(
+            str(person.number),
+            f"{person.name}, {age:.0f}",
+            person.indication.icd10.code,
+            escape(", ".join(one.steps)),
+            " → ".join(str(score) for score in one.scores),
+        )
+        refusals.extend(
+            f"{person.given}: {refusal.tried}: {_rules(refusal.rules)}{refusal.said}" for refusal in one.refusals
+        )
+    console.print(table)
+    if refusals:
+        console.print("\n[bold]Refused by rule, as it should be[/]")
+        for refusal in refusals:
+            console.print(f"  {escape(refusal)}")
+
+
+def _rules(rules: Sequence[str]) -> str:
+    return f"[{', '.join(rules)}] " if rules else ""
+
+
+def loading(console: Console, loaded: Loaded, screened: Sequence[Screened]) -> None:
+    """Show what became of every entry of the Bundles, and of every patient."""
+    table = _table("type", "loaded", "there before", "same entry in another file")
+    for type_ in sorted(loaded.created.keys() | loaded.there.keys() | loaded.repeated.keys()):
+        table.add_row(type_, *(_number(counter[type_]) for counter in (loaded.created, loaded.there, loaded.repeated)))
+    table.add_section()
+    table.add_row(
+        "all", *(_number(counter.total()) for counter in (loaded.created, loaded.there, loaded.repeated)), style="bold"
+    )
+    console.print(table)
+    if loaded.omitted:
+        console.print(f"\n[bold]Left out: {loaded.omitted.total():,} of {loaded.entries:,} entries[/]")
+        for (type_, reason), number in sorted(loaded.omitted.items(), key=lambda each: -each[1]):
+            console.print(f"  {number:>5,} {type_}: {escape(reason)}")
+    console.print(f"\n[bold]Referred and screened as they are: {len(screened)} patients[/]")
+    for verdict, number in Counter(one.outcome for one in screened).most_common():
+        console.print(f"  {number:>5} {verdict.replace('-', ' ')}")
+    rules = Counter(rule for one in screened for rule in one.rules)
+    if rules:
+        named = ", ".join(f"{rule} ({number})" for rule, number in rules.most_common())
+        console.print(f"  [dim]rules that stood in the way, with how many patients: {named}[/]")
+
+
+def services(console: Console, picture: Picture) -> None:
+    """Show per service what it committed and published, and where that has arrived."""
+    table = _table(
+        "service", "written now", "written ever", "published", "waiting", "at the gateway", "applied", "parked"
+    )
+    for name in SOURCES:
+        flow = picture.flows[name]
+        table.add_row(
+            name,
+            _number(versions_of(picture.since[name], name)),
+            _number(versions_of(picture.all[name], name)),
+            _number(flow.outbox.published),
+            _number(flow.outbox.pending),
+            _number(versions_of(picture.all[GATEWAY], name)),
+            _number(sum(inbox.applied for inbox in flow.inbox)),
+            _number(sum(parked.count for parked in flow.parked)),
+        )
+    held = picture.all[GATEWAY]
+    gateway = picture.flows[GATEWAY]
+    table.add_section()
+    table.add_row(
+        GATEWAY,
+        "",
+        "",
+        "",
+        "",
+        _number(sum(versions_of(held, name) for name in SOURCES)),
+        _number(sum(inbox.applied for inbox in gateway.inbox)),
+        _number(sum(parked.count for parked in gateway.parked)),
+    )
+    console.print(table)
+    console.print("[dim]written, at the gateway: versions of resources; published, applied, parked: events[/]")
+
+
+def hospital(console: Console, picture: Picture) -> None:
+    """Show, of each destination, what it has of ours by type, and what became of the rest."""
+    for destination in picture.destinations:
+        shown = [state for state in _STATES if any(state in states for states in destination.by_type.values())]
+        table = _table(f"at the {destination.name}", *(state.replace("-", " ") for state in shown))
+        for type_, states in sorted(destination.by_type.items()):
+            table.add_row(type_, *(_number(states.get(state, 0)) for state in shown))
+        console.print(table)
+        if destination.not_accepted:
+            console.print(f"[dim]not accepted there at all: {', '.join(destination.not_accepted)}[/]")
+
+
+def hops(console: Console, picture: Picture) -> None:
+    """Show how long each hop took, over the last hour."""
+    table = _table("hop", "events", "median", "95 %", "longest")
+    for name in SOURCES:
+        for latency in picture.flows[name].latencies:
+            if latency.hop == "published":
+                _hop(table, f"{name} → Kafka", latency.count, latency.median, latency.p95, latency.maximum)
+    for latency in picture.flows[GATEWAY].latencies:
+        if latency.hop == "applied":
+            _hop(table, f"{latency.source} → gateway", latency.count, latency.median, latency.p95, latency.maximum)
+    seconds = [
+        (line.accepted_at - line.committed_at).total_seconds()
+        for destination in picture.destinations
+        for line in destination.deliveries
+        if line.accepted_at is not None and line.committed_at is not None
+    ]
+    if seconds:
+        _hop(table, "commit → hospital", len(seconds), median(seconds), percentile95(seconds), max(seconds))
+    console.print(table)
+
+
+def _hop(table: Table, name: str, count: int, middle: float, p95: float, longest: float) -> None:
+    table.add_row(name, _number(count), *(_milliseconds(value) for value in (middle, p95, longest)))
+
+
+def urls(console: Console, picture: Picture, patient: str, given: str) -> None:
+    """Show three places to look at."""
+    ports = picture.ports
+    id_ = patient.partition("/")[2]
+    name = f"{ports.fhir(HOSPITAL)}/Patient?identifier=https://kap-exchange.org/fhir/id/Patient|{id_}"
+    console.print("[bold]Look at it[/]")
+    console.print(f"  {given}'s whole record     {ports.fhir(GATEWAY)}/{patient}/$everything", soft_wrap=True)
+    console.print(f"  {given} in the hospital    {name}", soft_wrap=True)
+    doses = f"{ports.fhir(GATEWAY)}/MedicationAdministration?_sort=-_lastUpdated"
+    console.print(f"  every dose that was given  {doses}", soft_wrap=True)
+
+
+def percentile95(values: Sequence[float]) -> float:
+    """Return the 95th percentile."""
+    return quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else values[0]
+
+
+_TEXT = frozenset(("course", "patient", "indication", "type", "service", "hop", "PHQ-9"))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        text = column in _TEXT or (column.startswith("at the ") and column != "at the gateway")
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    return table
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"

@@ -1,0 +1,213 @@
+"""What the services tell of themselves under ``/ops``: JSON for this command line, no FHIR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+import httpx
+import msgspec
+
+from cli.compare import Delivery, Digest, Version
+from cli.stack.ports import OWNERS, Ports
+from cli.stack.problem import StackProblem
+
+DELIVERY = "delivery"
+SOURCES = (*OWNERS, DELIVERY)
+"""The services whose events the gateway takes in."""
+
+PENDING = frozenset(("queued", "sending", "waiting"))
+"""States of a delivery that still moves by itself."""
+
+
+class Silent(StackProblem):
+    """A service does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """Events of one service: ever written, acknowledged by the broker, still to be published."""
+
+    written: int
+    published: int
+    pending: int
+    oldest_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """Events that one consumer applied of one source."""
+
+    consumer: str
+    source: str
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds from a commit to a hop (``published`` or ``applied``)."""
+
+    hop: str
+    source: str
+    count: int
+    median: float
+    p95: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Events of one partition that could not be applied."""
+
+    topic: str
+    partition: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How events flow through one service."""
+
+    service: str
+    outbox: Outbox
+    inbox: list[Inbox]
+    parked: list[Parked]
+    lag: int
+    latencies: list[Latency]
+
+
+@dataclass(frozen=True, slots=True)
+class _Digests:
+    digest: list[Digest]
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    id: str
+    version: int
+    origin: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Versions:
+    versions: list[_Version]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryLine:
+    """One resource on its way to one destination, as delivery's ledger has it."""
+
+    type: str
+    id: str
+    state: str
+    wanted_version: int
+    delivered_version: int | None
+    server_id: str | None
+    content_hash: str | None
+    said: str
+    committed_at: datetime | None
+    accepted_at: datetime | None
+
+    def compared(self) -> Delivery:
+        """Return the line as `cli.compare` wants it."""
+        return Delivery(
+            type=self.type,
+            id=self.id,
+            state=self.state,
+            wanted_version=self.wanted_version,
+            delivered_version=self.delivered_version,
+            server_id=self.server_id,
+            content_hash=self.content_hash,
+            said=self.said[:200],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where resources are pushed to, and how far each is.
+
+    Attributes:
+        id: of the Endpoint.
+        name, address: for people, and the FHIR base URL.
+        active: whether anything is sent.
+        problem: what is in the way of sending; None: nothing.
+        not_accepted: types that it lets nobody create.
+        by_type: number of lines by type and state.
+        pending: of these, those that still move by themselves.
+        deliveries: the lines; empty where they were not asked for.
+
+    """
+
+    id: str
+    name: str
+    address: str
+    active: bool
+    problem: str | None
+    not_accepted: list[str]
+    by_type: dict[str, dict[str, int]]
+    pending: int
+    deliveries: list[DeliveryLine] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """How many lines there are."""
+        return sum(sum(states.values()) for states in self.by_type.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Destinations:
+    destinations: list[Destination]
+
+
+class Ops:
+    """Asks the services of one local stack."""
+
+    def __init__(self, ports: Ports, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.ports = ports
+        self._http = httpx.AsyncClient(timeout=60.0, trust_env=False, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def digest(self, service: str, *, since: datetime | None = None) -> list[Digest]:
+        """Return what a service holds, by type and owner; with `since`, of the versions committed from then on."""
+        query = {} if since is None else {"since": since.isoformat()}
+        return msgspec.json.decode(await self._get(service, "digest", **query), type=_Digests).digest
+
+    async def versions(self, service: str, type_: str, origin: str) -> list[Version]:
+        """Return every version of a type of one owner that a service holds."""
+        found = msgspec.json.decode(await self._get(service, "versions", type=type_), type=_Versions)
+        return [Version(type_, one.id, one.version, one.content) for one in found.versions if one.origin == origin]
+
+    async def flow(self, service: str) -> Flow:
+        """Return how events flow through a service."""
+        return msgspec.json.decode(await self._get(service, "flow"), type=Flow)
+
+    async def deliveries(self, *, lines: bool) -> list[Destination]:
+        """Return where delivery pushes to and how far that is, with every line of its ledger or without."""
+        query = {} if lines else {"digest": "only"}
+        return msgspec.json.decode(await self._get(DELIVERY, "deliveries", **query), type=_Destinations).destinations
+
+    async def _get(self, service: str, what: str, **query: str) -> bytes:
+        url = f"{self.ports.url(service)}/ops/{what}"
+        try:
+            answer = await self._http.get(url, params=query)
+        except httpx.TransportError:
+            raise Silent(f"{service} does not answer at {url}. ./kap status tells how everything is.") from None
+        if answer.status_code != httpx.codes.OK:
+            raise Silent(f"{service} answers {url} with {answer.status_code}: {answer.text[:200]}")
+        return answer.content
+
+
+def versions_of(digests: Iterable[Digest], origin: str | None = None) -> int:
+    """Return how many versions are held, of one owner or of all."""
+    return sum(digest.versions for digest in digests if origin in (None, digest.origin))

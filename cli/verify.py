@@ -1,0 +1,289 @@
+"""`./kap verify`: what each service committed, what the gateway holds and what the hospital accepted, hop by hop.
+
+Equal means equal by content: every version's bytes, from the owner to the gateway and to the services that keep a copy;
+and what was sent, against what the hospital shows over its own FHIR API. As long as anything is on its way it waits and
+compares again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from cli.compare import (
+    Difference,
+    Digest,
+    compare_hospital,
+    compare_ledger,
+    compare_versions,
+    unequal_types,
+)
+from cli.demo.client import FhirClient, Refused
+from cli.ops import DELIVERY, SOURCES, Destination, Flow, Ops, versions_of
+from cli.options import DATA, DataOption
+from cli.stack.ports import GATEWAY, OWNERS
+from cli.stack.stack import Stack
+from cli.terminal import err, out, problem, telling
+from services.delivery.capability import PUSHED_TYPES
+from shared.fhir.json import Resource
+
+STILL = 20.0
+"""Seconds without any movement after which what differs is taken to differ for good."""
+_POLL = 0.5
+_EVERYONE = (GATEWAY, *OWNERS, DELIVERY)
+_SHOWN = 20
+
+
+@dataclass(slots=True)
+class Hop:
+    """One hop: how much was compared, what is still on its way, what differs, what else is to be said."""
+
+    name: str
+    compared: int
+    unit: str
+    on_its_way: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Finding:
+    """The comparison of one moment. `parked` are events that could not be applied, by service."""
+
+    hops: list[Hop]
+    parked: Mapping[str, int]
+
+    @property
+    def on_its_way(self) -> int:
+        """Events and deliveries that have not ended."""
+        return sum(hop.on_its_way for hop in self.hops)
+
+    @property
+    def differences(self) -> list[Difference]:
+        """What differs, over all hops."""
+        return [difference for hop in self.hops for difference in hop.differences]
+
+    @property
+    def clean(self) -> bool:
+        """Whether all is equal, and nothing waits or is parked."""
+        return not self.differences and not self.on_its_way and not any(self.parked.values())
+
+
+def verify(
+    *,
+    data: DataOption = DATA,
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long nothing may move before what differs is a fault.")
+    ] = STILL,
+) -> None:
+    """Compare, hop by hop, what was committed with what the gateway holds and what the hospital accepted.
+
+    Exit code 1 when anything is missing, doubled or different.
+    """
+    stack = Stack(data)
+    if not stack.any_lives():
+        problem(f"Nothing runs from {stack.data}. ./kap up starts it.")
+        raise typer.Exit(1)
+    with telling(err) as tell:
+        found = asyncio.run(_verify(stack, wait, tell))
+    show(found)
+    if not found.clean:
+        raise typer.Exit(1)
+
+
+async def _verify(stack: Stack, wait: float, tell: Callable[[str], None]) -> Finding:
+    """Compare until all is equal, or until nothing has moved for `wait` seconds."""
+    async with Ops(stack.ports()) as ops:
+        moved = time.monotonic()
+        before: object = None
+        while True:
+            held = await ask(ops)
+            if held.settled or time.monotonic() - moved >= wait:
+                tell("Comparing contents, and reading the hospital over its FHIR API.")
+                found = await compare(ops, held)
+                if found.clean or time.monotonic() - moved >= wait:
+                    return found
+            if held.movement != before:
+                before, moved = held.movement, time.monotonic()
+                tell(held.sentence)
+            await asyncio.sleep(_POLL)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What everyone says he holds, at about one moment."""
+
+    digests: Mapping[str, Sequence[Digest]]
+    flows: Mapping[str, Flow]
+    destinations: Sequence[Destination]
+
+    @property
+    def settled(self) -> bool:
+        """Whether counts are equal and nothing is known to be on its way."""
+        here = self.digests[GATEWAY]
+        arrived = all(versions_of(self.digests[owner], owner) == versions_of(here, owner) for owner in SOURCES)
+        waiting = sum(flow.lag for flow in self.flows.values()) + sum(one.pending for one in self.destinations)
+        return arrived and not waiting
+
+    @property
+    def movement(self) -> object:
+        """What changes as long as anything moves."""
+        return (
+            {name: list(digests) for name, digests in self.digests.items()},
+            {name: (flow.outbox.pending, flow.lag) for name, flow in self.flows.items()},
+            [one.by_type for one in self.destinations],
+        )
+
+    @property
+    def sentence(self) -> str:
+        """What is on its way, for the person who waits."""
+        here = self.digests[GATEWAY]
+        missing = sum(versions_of(self.digests[owner], owner) - versions_of(here, owner) for owner in SOURCES)
+        lag = sum(flow.lag for flow in self.flows.values())
+        pending = sum(one.pending for one in self.destinations)
+        return (
+            f"{missing} versions are not at the gateway yet, {lag} events are on their way, "
+            f"{pending} resources on their way to the hospital."
+        )
+
+
+async def ask(ops: Ops) -> Held:
+    """Ask everyone what he holds."""
+    digests = await asyncio.gather(*(ops.digest(name) for name in _EVERYONE))
+    flows = await asyncio.gather(*(ops.flow(name) for name in _EVERYONE))
+    return Held(
+        dict(zip(_EVERYONE, digests, strict=True)),
+        dict(zip(_EVERYONE, flows, strict=True)),
+        await ops.deliveries(lines=True),
+    )
+
+
+async def compare(ops: Ops, held: Held) -> Finding:
+    """Compare every hop by content."""
+    hops = [await _to(ops, held, owner, GATEWAY) for owner in SOURCES]
+    hops += [await _copies(ops, held, holder) for holder in (*OWNERS, DELIVERY)]
+    for destination in held.destinations:
+        hops += await _to_destination(ops, destination)
+    parked = {name: sum(one.count for one in flow.parked) for name, flow in held.flows.items()}
+    return Finding(hops, parked)
+
+
+async def _to(ops: Ops, held: Held, owner: str, holder: str) -> Hop:
+    """Compare what an owner committed with what the gateway holds of it."""
+    differences: list[Difference] = []
+    name = f"{owner} → {holder}"
+    for type_ in unequal_types(owner, held.digests[owner], held.digests[holder]):
+        differences += await _named(ops, name, type_, owner, holder)
+    pending = held.flows[owner].outbox.pending
+    return Hop(name, versions_of(held.digests[owner], owner), "versions", pending, differences)
+
+
+async def _copies(ops: Ops, held: Held, holder: str) -> Hop:
+    """Compare the copies that a service keeps of others' resources with what their owners committed."""
+    differences: list[Difference] = []
+    copies = [digest for digest in held.digests[holder] if digest.origin in SOURCES and digest.origin != holder]
+    for copy in copies:
+        if copy not in held.digests[copy.origin]:
+            differences += await _named(ops, f"{copy.origin} → {holder}", copy.type, copy.origin, holder)
+    lag = held.flows[holder].lag - held.flows[holder].outbox.pending
+    return Hop(f"copies at {holder}", versions_of(copies), "versions", lag, differences)
+
+
+async def _named(ops: Ops, hop: str, type_: str, owner: str, holder: str) -> list[Difference]:
+    committed, there = await asyncio.gather(ops.versions(owner, type_, owner), ops.versions(holder, type_, owner))
+    return compare_versions(hop, type_, committed, there)
+
+
+async def _to_destination(ops: Ops, destination: Destination) -> list[Hop]:
+    """Compare the gateway with delivery's ledger, and the ledger with what the destination shows."""
+    async with FhirClient(ops.ports.fhir(DELIVERY), patience=20, name="delivery") as delivery:
+        pushed = pushed_to(await delivery.read(f"Endpoint/{destination.id}"))
+    current: dict[str, int] = {}
+    for type_ in sorted(pushed):
+        for owner in SOURCES:
+            for version in await ops.versions(GATEWAY, type_, owner):
+                name = f"{type_}/{version.id}"
+                current[name] = max(version.version, current.get(name, 0))
+    ledger = [line.compared() for line in destination.deliveries]
+    queued = Hop(
+        f"gateway → delivery ({destination.name})",
+        len(current),
+        "resources",
+        destination.pending,
+        compare_ledger(current, ledger, pushed),
+    )
+    async with FhirClient(destination.address, patience=20, name=f"The {destination.name}") as there:
+        resources, unread = await _everything(there, sorted(pushed - set(destination.not_accepted)))
+    shown = compare_hospital(ledger, resources)
+    note = f"{shown.foreign} resources there are not ours" if shown.foreign else ""
+    if unread:
+        note = "; ".join(filter(None, (note, f"not readable there: {', '.join(unread)}")))
+    arrived = Hop(
+        f"delivery → {destination.name}",
+        sum(shown.ours.values()),
+        "resources",
+        0,
+        [one for one in shown.differences if one.type not in unread],
+        note,
+    )
+    return [queued, arrived]
+
+
+async def _everything(there: FhirClient, types: Iterable[str]) -> tuple[list[Resource], list[str]]:
+    """Return all resources of these types that a FHIR server shows, and the types it lets nobody search."""
+    found: list[Resource] = []
+    unread: list[str] = []
+    for type_ in types:
+        try:
+            found += await there.search(type_, {"_count": "500"})
+        except Refused as refusal:
+            if refusal.status not in {403, 404, 405}:
+                raise
+            unread.append(type_)
+    return found, unread
+
+
+def pushed_to(endpoint: Resource) -> frozenset[str]:
+    """Return the types that an Endpoint says are pushed there; all that can be pushed where it does not say."""
+    named = {coding["code"] for type_ in endpoint.get("payloadType", []) for coding in type_.get("coding", [])}
+    return frozenset(named) or frozenset(PUSHED_TYPES)
+
+
+def show(found: Finding) -> None:
+    """Show what was compared and what differs."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("", "hop", "compared", "", "on its way", "differing", ""):
+        number = heading in {"compared", "on its way", "differing"}
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for hop in found.hops:
+        differing = sum(difference.count for difference in hop.differences)
+        well = not differing and not hop.on_its_way
+        table.add_row(
+            "[green]✓[/]" if well else "[red]✗[/]",
+            hop.name,
+            f"{hop.compared:,}",
+            hop.unit,
+            f"{hop.on_its_way:,}",
+            f"{differing:,}",
+            f"[dim]{escape(hop.note)}[/]",
+        )
+    out.print(table)
+    out.print()
+    for difference in found.differences[:_SHOWN]:
+        problem(str(difference))
+    for name, count in found.parked.items():
+        if count:
+            problem(f"{name} has parked {count} events that it could not apply; its /ops/parked names them.")
+    if found.clean:
+        out.print("[green]Nothing is missing, nothing is doubled, nothing differs.[/]")
+    elif found.on_its_way:
+        problem(f"{found.on_its_way} are on their way and have stopped moving. ./kap status tells what is down.")
+    else:
+        problem("What was committed and what arrived are not the same.")
