@@ -4,7 +4,7 @@
 
 It may be interrupted at any moment and started several times at once. One process works, the others wait for it. A
 `.venv` that was left half made carries a mark and is made anew; one that is whole carries a copy of the lock it was
-made from. What somebody else put into `.venv` stays.
+made from. A `.venv` that somebody else made is added to.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("local", "test")
+MARK = "kap-unfinished"
+MAKING = "making"  # cut short: made anew
+ADDING = "adding"  # cut short: what the lock names is installed over what is there
 
 
 class EnvironmentProblem(Exception):
@@ -79,31 +82,27 @@ def _make(root: Path, extra: str) -> None:
     venv = root / ".venv"
     begun = time.monotonic()
     uv = shutil.which("uv")
-    mark = venv / "kap-unfinished"
-    # Made by us and cut short, or its interpreter has gone: made anew. Without a mark it is whole, and is added to.
-    if mark.exists() or not runs(venv / "bin" / "python"):
+    mark = venv / MARK
+    cut_short = mark.read_text() if mark.exists() else None
+    if cut_short == MAKING or not runs(venv / "bin" / "python"):
         say(f"Making .venv with Python {sys.version_info.major}.{sys.version_info.minor} (once; a minute or so).")
         remove(venv)
         venv.mkdir()
-        mark.touch()
+        mark.write_text(MAKING)
         _create(venv, uv)
     else:
-        say("The lock has changed: bringing .venv up to date." if _any_stamp(venv) else "Completing .venv.")
-        mark.touch()
+        say(f"Bringing .venv up to date with {lock_file(root, extra).name}.")
+        mark.write_text(ADDING)
     for other in EXTRAS:
         stamp(venv, other).unlink(missing_ok=True)
     lock = lock_file(root, extra)
     wanted = lock.read_bytes()
-    _install(venv, lock, uv)
+    _install(venv, lock, uv, again=cut_short == ADDING)
     for installed in EXTRAS[: EXTRAS.index(extra) + 1]:  # `test` contains `local`, in the same versions
         source = wanted if installed == extra else lock_file(root, installed).read_bytes()
         stamp(venv, installed).write_bytes(source)
     mark.unlink()
     say(f".venv is ready ({time.monotonic() - begun:.0f} s, by {'uv' if uv else 'pip'}).")
-
-
-def _any_stamp(venv: Path) -> bool:
-    return any(stamp(venv, extra).exists() for extra in EXTRAS)
 
 
 def _create(venv: Path, uv: str | None) -> None:
@@ -120,7 +119,8 @@ def _create(venv: Path, uv: str | None) -> None:
         ) from None
 
 
-def _install(venv: Path, lock: Path, uv: str | None) -> None:
+def _install(venv: Path, lock: Path, uv: str | None, *, again: bool) -> None:
+    """Install what the lock names; `again`: also what seems to be there, for it may be half there."""
     python = str(venv / "bin" / "python")
     if uv:
         command = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
@@ -128,6 +128,8 @@ def _install(venv: Path, lock: Path, uv: str | None) -> None:
         if not _has_pip(python):
             _run([python, "-m", "ensurepip", "--default-pip"])
         command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    if again:
+        command.append("--reinstall" if uv else "--force-reinstall")
     _run([*command, "--require-hashes", "-r", str(lock)])
 
 
@@ -137,6 +139,7 @@ def _has_pip(python: str) -> bool:
 
 def _run(command: Sequence[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
+    environment["PYTHONSAFEPATH"] = "1"  # a token.py in the caller's folder is not Python's
     try:
         subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL)
     except OSError as error:
@@ -154,7 +157,7 @@ def remove(venv: Path) -> None:
         venv.unlink(missing_ok=True)
         return
     for entry in venv.iterdir():
-        if entry.name == "kap-unfinished":
+        if entry.name == MARK:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -177,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         make(ROOT, arguments[0])
     except KeyboardInterrupt:
-        say("Interrupted. The next ./kap makes .venv anew.")
+        say("Interrupted. The next ./kap finishes .venv.")
         return 130
     except EnvironmentProblem as problem:
         say(str(problem))
