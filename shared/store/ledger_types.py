@@ -56,7 +56,7 @@ class Destination:
     active: bool
     types: frozenset[str]
     creates_patients: bool
-    filled: bool = False
+    filled: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ CREATE TABLE delivery (
     PRIMARY KEY (destination, type, id)
 ) WITH (fillfactor = 80);
 
-CREATE INDEX delivery_queue ON delivery (destination, key, place) INCLUDE (next_attempt_at) WHERE state = 'queued';
+CREATE INDEX delivery_queue ON delivery (destination, place) INCLUDE (key) WHERE state = 'queued';
 CREATE INDEX delivery_sending ON delivery (destination, sent_at) WHERE state = 'sending';
 CREATE INDEX delivery_of_patient ON delivery (destination, tenant, key);
 CREATE INDEX delivery_by_task ON delivery (task_id) WHERE task_id IS NOT NULL;

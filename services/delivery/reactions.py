@@ -1,0 +1,21 @@
+"""What delivery does when something was committed elsewhere: it puts it into each destination's queue."""
+
+from __future__ import annotations
+
+from shared.events.envelope import Event
+from shared.fhir.json import Resource
+from shared.runtime.record import Record
+from shared.store.ledger import Ledger
+
+
+async def queue(event: Event, _resource: Resource, record: Record) -> None:
+    """Queue this version, in the transaction that takes the event in. The newest version alone has to arrive."""
+    await Ledger(record.transaction).want(
+        tenant=event.tenant,
+        type_=event.type,
+        id_=event.resource_id,
+        key=event.key,
+        version=event.version,
+        committed_at=event.time,
+        deleted=event.interaction == "delete",
+    )

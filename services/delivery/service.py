@@ -1,0 +1,69 @@
+"""Delivery: pushes the record into the hospitals that cannot pull it."""
+
+from __future__ import annotations
+
+from services.delivery.capability import PUSHED_TYPES
+from services.delivery.endpoints import ID_DESTINATION, endpoint
+from services.delivery.guards import keep_destination, only_by_delivery
+from services.delivery.lanes import Lanes
+from services.delivery.operations import OPERATIONS
+from services.delivery.ops import deliveries_route
+from services.delivery.reactions import queue
+from shared.runtime.app import App, Background, Beat, Parts
+from shared.runtime.ownership import INTAKE, OUTCOMES, SESSIONS
+from shared.runtime.raising import own_work
+from shared.runtime.record import open_record
+from shared.runtime.service import Service
+from shared.runtime.settings import Settings
+from shared.store.access import Access
+
+HOSPITAL = "hospital"
+"""Name of the destination that the settings describe."""
+
+SERVICE = Service(
+    name="delivery",
+    title="KAP Exchange delivery",
+    types=frozenset(("Endpoint", "Task")),
+    guards={"Endpoint": (keep_destination,), "Task": (only_by_delivery,)},
+    operations=OPERATIONS,
+    consumes=(INTAKE, SESSIONS, OUTCOMES),
+    holds=frozenset(PUSHED_TYPES),
+    reactions=dict.fromkeys(PUSHED_TYPES, (queue,)),
+)
+
+
+async def keep_default_destination(parts: Parts) -> None:
+    """Make the hospital that the settings name a destination; one that was changed by hand keeps all but its address.
+
+    Raises:
+        Unprocessable: the setting is not a FHIR base URL.
+
+    """
+    address = parts.settings.hospital_url
+    if address is None:
+        return
+    access = Access.unrestricted()
+    async with open_record(SERVICE, parts.store, access, keys=()) as record:
+        await record.transaction.claim(access.tenant, f"default destination {HOSPITAL}")
+        held = await record.search("Endpoint", {"identifier": f"{ID_DESTINATION}|{HOSPITAL}"})
+        with own_work():
+            if not held:
+                await record.create(endpoint(HOSPITAL, address, creates_patients=True))
+            elif held[0]["address"] != address:
+                await record.update({**held[0], "address": address})
+
+
+def create(settings: Settings) -> App:
+    """Return the service with its lanes: one to each destination."""
+    lanes = Lanes()
+
+    async def deliver(parts: Parts, beat: Beat) -> None:
+        await keep_default_destination(parts)
+        await lanes.run(parts, beat)
+
+    return App(
+        SERVICE,
+        settings,
+        background=(Background("lanes", deliver),),
+        routes=lambda parts: [deliveries_route(parts, lanes)],
+    )
