@@ -115,7 +115,7 @@ def compare_ledger(current: Mapping[str, int], ledger: Iterable[Delivery], pushe
         elif line.state == "refused":
             found[type_]["refused"].append(f"{name} ({line.said})" if line.said else name)
     return [
-        difference for type_ in sorted(found) for difference in _differences("gateway to delivery", type_, found[type_])
+        difference for type_ in sorted(found) for difference in _differences("gateway → delivery", type_, found[type_])
     ]
 
 
@@ -156,7 +156,7 @@ def compare_hospital(ledger: Iterable[Delivery], held: Iterable[Resource]) -> Ho
     differences = [
         difference
         for type_ in sorted(found)
-        for difference in _differences("delivery to hospital", type_, found[type_])
+        for difference in _differences("delivery → hospital", type_, found[type_])
     ]
     return Hospital(dict(ours), foreign, tuple(differences))
 

@@ -165,12 +165,16 @@ async def ask(ops: Ops) -> Held:
     )
 
 
-async def compare(ops: Ops, held: Held) -> Finding:
-    """Compare every hop by content."""
+def _server(base: str, name: str) -> FhirClient:
+    return FhirClient(base, patience=20, name=name)
+
+
+async def compare(ops: Ops, held: Held, server: Callable[[str, str], FhirClient] = _server) -> Finding:
+    """Compare every hop by content; `server` makes a client of a FHIR base URL."""
     hops = [await _to(ops, held, owner, GATEWAY) for owner in SOURCES]
     hops += [await _copies(ops, held, holder) for holder in (*OWNERS, DELIVERY)]
     for destination in held.destinations:
-        hops += await _to_destination(ops, destination)
+        hops += await _to_destination(ops, destination, server)
     parked = {name: sum(one.count for one in flow.parked) for name, flow in held.flows.items()}
     return Finding(hops, parked)
 
@@ -201,9 +205,9 @@ async def _named(ops: Ops, hop: str, type_: str, owner: str, holder: str) -> lis
     return compare_versions(hop, type_, committed, there)
 
 
-async def _to_destination(ops: Ops, destination: Destination) -> list[Hop]:
+async def _to_destination(ops: Ops, destination: Destination, server: Callable[[str, str], FhirClient]) -> list[Hop]:
     """Compare the gateway with delivery's ledger, and the ledger with what the destination shows."""
-    async with FhirClient(ops.ports.fhir(DELIVERY), patience=20, name="delivery") as delivery:
+    async with server(ops.ports.fhir(DELIVERY), "delivery") as delivery:
         pushed = pushed_to(await delivery.read(f"Endpoint/{destination.id}"))
     current: dict[str, int] = {}
     for type_ in sorted(pushed):
@@ -219,7 +223,7 @@ async def _to_destination(ops: Ops, destination: Destination) -> list[Hop]:
         destination.pending,
         compare_ledger(current, ledger, pushed),
     )
-    async with FhirClient(destination.address, patience=20, name=f"The {destination.name}") as there:
+    async with server(destination.address, f"The {destination.name}") as there:
         resources, unread = await _everything(there, sorted(pushed - set(destination.not_accepted)))
     shown = compare_hospital(ledger, resources)
     note = f"{shown.foreign} resources there are not ours" if shown.foreign else ""

@@ -20,7 +20,7 @@ from cli.demo.progress import Bar
 from cli.demo.resources import Calendar, Team, identifier, instant, reference
 from shared.fhir.codes import COURSE, EXPECT_QUESTIONNAIRE, GATE_PASSED_CLOSED, LOINC, PROCEED, RULE
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, eligibility_outcome, with_stage, with_status
+from shared.fhir.kap import codes_of, eligibility_outcome, latest_eligibility, with_stage, with_status
 
 PATIENCE = 180.0
 """Seconds that an event may take to show its effect: long enough for a person to start a killed process again."""
@@ -127,12 +127,13 @@ class Course:
     async def _screen(self) -> str:
         """Screen by rule; where a prescriber has to decide, he decides, and it is screened again."""
         drug = resources.screening_drug(self.person)
-        outcome, found = await self._call_screen(drug)
+        assessment = await screened(self.gateway, self._subject, drug)
+        outcome, found = verdict(assessment)
         if outcome == "needs-decision":
             self.told.refusals.append(Refusal("screening", tuple(found), "A prescriber has to decide."))
             await self._decide()
             self._step(f"prescriber decided on {', '.join(found)}")
-            outcome, found = await self._call_screen(drug)
+            outcome, found = verdict(await screened(self.gateway, self._subject, drug, again=True))
         if outcome == "eligible":
             self._step("eligible")
         else:
@@ -141,11 +142,6 @@ class Course:
         if outcome != expected:
             self.told.faults.append(f"screened {outcome}, expected {expected}")
         return outcome
-
-    async def _call_screen(self, drug: str) -> tuple[str, list[str]]:
-        parameters = {"resourceType": "Parameters", "parameter": [{"name": "drug", "valueCode": drug}]}
-        assessment = await self.gateway.call(f"{self._subject}/$screen", parameters)
-        return eligibility_outcome(assessment) or "no verdict", rules_hit(assessment)
 
     async def _decide(self) -> None:
         """The prescriber decides to proceed, on each finding that leaves it to him."""
@@ -361,6 +357,21 @@ class Course:
 
 
 # -- What is read from, and done to, resources: pure ----------------------------------------------------------------
+
+
+async def screened(gateway: FhirClient, patient: str, drug: str | None = None, *, again: bool = False) -> Resource:
+    """Return the verdict on a patient: the one there is; where there is none, or `again`, that of a new screening."""
+    held = latest_eligibility(await gateway.search("RiskAssessment", {"patient": patient}))
+    if held is not None and not again:
+        return held
+    named = [{"name": "drug", "valueCode": drug}] if drug else []
+    parameters = {"resourceType": "Parameters", **({"parameter": named} if named else {})}
+    return await gateway.call(f"{patient}/$screen", parameters)
+
+
+def verdict(assessment: Resource) -> tuple[str, list[str]]:
+    """Return a screening's outcome (``eligible``, ``not-eligible`` ...) and the rules that stood in the way."""
+    return eligibility_outcome(assessment) or "no verdict", rules_hit(assessment)
 
 
 def rules_hit(assessment: Resource) -> list[str]:

@@ -15,9 +15,8 @@ from datetime import datetime
 from cli.demo import resources
 from cli.demo.bundles import Entry, identifiers, owners_first, references, translate, unless, waves
 from cli.demo.client import FhirClient, Held, Refused, condition
-from cli.demo.course import rules_hit
+from cli.demo.course import screened, verdict
 from shared.fhir.json import Resource
-from shared.fhir.kap import eligibility_outcome
 
 Advance = Callable[[int], None]
 
@@ -140,7 +139,7 @@ async def refer_and_screen(client: FhirClient, patient: Held, on: datetime) -> S
     named = resource["identifier"][0]
     await client.create(resource, unless=condition(identifier=f"{named['system']}|{named['value']}"))
     try:
-        assessment = await client.call(f"{patient.reference}/$screen")
+        outcome, rules = verdict(await screened(client, patient.reference))
     except Refused as refusal:
         return Screened(patient.reference, f"not screened: {refusal.diagnostics}", refusal.rules)
-    return Screened(patient.reference, eligibility_outcome(assessment) or "no verdict", tuple(rules_hit(assessment)))
+    return Screened(patient.reference, outcome, tuple(rules))

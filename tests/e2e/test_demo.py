@@ -1,0 +1,95 @@
+"""The main job, end to end: a KAP record flows from four services over Kafka into a hospital."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.stack.ports import OWNERS
+from tests.e2e.kap import Kap
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+
+FORMS = [
+    pytest.param(("--kafka", "memory"), id="memory-separate"),
+    pytest.param(("--kafka", "memory", "--single"), id="memory-single"),
+    pytest.param(("--kafka", "apache"), id="apache-separate", marks=pytest.mark.kafka),
+    pytest.param(("--kafka", "apache", "--single"), id="apache-single", marks=pytest.mark.kafka),
+]
+
+
+@pytest.mark.parametrize("options", FORMS)
+def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
+    make_stack: Callable[..., Kap], options: tuple[str, ...]
+) -> None:
+    kap = make_stack(*options)
+
+    told = kap.must("demo", "--patients", "3")
+
+    assert "Refused by rule" in told
+    for rule in ("S-CONSENT", "G-BP", "E01", "S-ELIGIBLE", "G-BP-STOP"):
+        assert rule in told
+    assert "dose past the gate recorded, alarm raised" in told
+    assert "Nothing is missing, nothing is doubled, nothing differs." in kap.must("verify")
+    for service in ("gateway", "hospital"):
+        for type_ in ("Patient", "Encounter", "MedicationAdministration", "Observation"):
+            assert kap.get(service, f"fhir/{type_}")["entry"], f"{service} shows no {type_}"
+
+    written = {owner: kap.written(owner) for owner in OWNERS}
+    kap.must("demo", "--patients", "3", "--seed", "1")
+    assert {owner: kap.written(owner) for owner in OWNERS} == written
+    assert "Nothing is missing" in kap.must("verify")
+
+    kap.must("down")
+
+
+def bundle(entries: list[dict[str, Any]]) -> bytes:
+    wrapped = [{"fullUrl": f"urn:uuid:{entry['id']}", "resource": entry} for entry in entries]
+    return json.dumps({"resourceType": "Bundle", "type": "transaction", "entry": wrapped}).encode()
+
+
+def test_real_bundles_are_loaded_once_and_what_is_left_out_is_told(
+    make_stack: Callable[..., Kap], tmp_path: Path
+) -> None:
+    patient = {
+        "resourceType": "Patient",
+        "id": "p",
+        "identifier": [{"system": "urn:mrn", "value": "77"}],
+        "name": [{"family": "Kerluke", "given": ["Carin"]}],
+        "birthDate": "1980-02-03",
+    }
+    visit = {
+        "resourceType": "Encounter",
+        "id": "e",
+        "status": "finished",
+        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"},
+        "subject": {"reference": "urn:uuid:p"},
+        "participant": [{"individual": {"reference": "urn:uuid:d"}}],
+    }
+    claim = {"resourceType": "Claim", "id": "c"}
+    doctor = {"resourceType": "Practitioner", "id": "d", "identifier": [{"system": "urn:npi", "value": "200"}]}
+    (tmp_path / "a.json").write_bytes(bundle([visit, patient, claim]))
+    (tmp_path / "practitioners.json.gz").write_bytes(gzip.compress(bundle([doctor])))
+    kap = make_stack("--kafka", "memory")
+
+    told = kap.must("demo", "--from", str(tmp_path))
+
+    assert re.search(r"1 Claim: KAP Exchange does not hold this type", told)
+    assert "1 patients" in told
+    held = kap.get("gateway", "fhir/Patient?identifier=urn:mrn|77")["entry"][0]["resource"]
+    found = kap.get("gateway", f"fhir/Encounter?patient=Patient/{held['id']}")["entry"][0]["resource"]
+    assert found["participant"][0]["individual"]["reference"].startswith("Practitioner/")
+    identifier = f"https://kap-exchange.org/fhir/id/Patient|{held['id']}"
+    assert kap.get("hospital", f"fhir/Patient?identifier={identifier}")["entry"]
+
+    kap.must("demo", "--from", str(tmp_path))
+    assert len(kap.get("gateway", "fhir/Encounter")["entry"]) == 1
+    assert "Nothing is missing" in kap.must("verify")
+
+    kap.must("down")
