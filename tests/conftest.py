@@ -2,6 +2,7 @@
 
 from shared.testing.brokers import apache_kafka, broker, kafka, memory_broker
 from shared.testing.databases import database, make_database, postgres, store
+from shared.testing.tiers import pytest_collection_modifyitems, pytest_report_header, pytest_terminal_summary
 
 __all__ = [
     "apache_kafka",
@@ -11,5 +12,8 @@ __all__ = [
     "make_database",
     "memory_broker",
     "postgres",
+    "pytest_collection_modifyitems",
+    "pytest_report_header",
+    "pytest_terminal_summary",
     "store",
 ]
