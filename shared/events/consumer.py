@@ -33,7 +33,9 @@ _POLL_MS = 200
 _POLL_RECORDS = 500
 _COMMIT_SECONDS = 0.5
 _WATCH_SECONDS = 5.0
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 4.0
+_REBALANCE_MS = 10_000
+"""How long the group waits for a member to finish what it has at hand: longer than a release takes, at worst."""
 _ANSWER_SECONDS = 10.0
 _LONGEST_PAUSE = 5.0
 
@@ -124,8 +126,11 @@ class EventConsumer:
 
     async def _consume(self) -> None:
         await ensure_topics(self.connection, self.topics, partitions=self.partitions, timeout=_ANSWER_SECONDS)
+        options = self.connection.options()
+        # A join is answered when all members have joined, or at the end of the rebalance's time: wait longer than that.
+        options["request_timeout_ms"] = max(options["request_timeout_ms"], _REBALANCE_MS + 5_000)
         consumer = AIOKafkaConsumer(
-            **self.connection.options(),
+            **options,
             group_id=self.group,
             group_instance_id=self.group_instance_id,
             enable_auto_commit=False,
@@ -134,7 +139,7 @@ class EventConsumer:
             fetch_max_bytes=2 * MAX_REQUEST_BYTES,
             session_timeout_ms=10_000,
             heartbeat_interval_ms=2_000,
-            rebalance_timeout_ms=30_000,
+            rebalance_timeout_ms=_REBALANCE_MS,
         )
         self._lanes, self._committed = {}, {}
         try:

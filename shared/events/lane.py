@@ -115,7 +115,8 @@ class Lane:
         await asyncio.wait([self._task], timeout=grace)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._set_paused(paused=False)
+        if self.paused:
+            self._set_paused(paused=False)
 
     def count_parked(self, parked: int) -> None:
         """Note how many events of this partition are parked."""
@@ -152,8 +153,8 @@ class Lane:
         """Handle the event, or park it where it is `refused`; come back only when one of both is committed."""
         failures = outages = 0
         while True:
-            await self._below_bound()
             try:
+                await self._below_bound()
                 async with self._slots:
                     if refused is None:
                         outcome = await self._handler.handle(event, position)
@@ -186,24 +187,17 @@ class Lane:
     async def _below_bound(self) -> None:
         while True:
             if self.parked is None or self.paused:
-                await self._count_from_store()
-            if self.parked is None or self.parked >= self._limits.most_parked:
-                if self.parked is not None and not self.paused:
-                    log.error("partition_paused", topic=self.topic, partition=self.partition, parked=self.parked)
-                    self._set_paused(paused=True)
-                self._beat()
-                await asyncio.sleep(self._limits.recheck)
-                continue
-            self._set_paused(paused=False)
-            return
-
-    async def _count_from_store(self) -> None:
-        try:
-            counts = await self._handler.parked()
-        except _NOT_NOW as error:
-            log.warning("parked_not_counted", topic=self.topic, partition=self.partition, error=type(error).__name__)
-        else:
-            self.count_parked(counts.get((self.topic, self.partition), 0))
+                counts = await self._handler.parked()
+                self.count_parked(counts.get((self.topic, self.partition), 0))
+            if (self.parked or 0) < self._limits.most_parked:
+                if self.paused:
+                    self._set_paused(paused=False)
+                return
+            if not self.paused:
+                log.error("partition_paused", topic=self.topic, partition=self.partition, parked=self.parked)
+                self._set_paused(paused=True)
+            self._beat()
+            await asyncio.sleep(self._limits.recheck)
 
     def _set_paused(self, *, paused: bool) -> None:
         self.paused = paused

@@ -3,8 +3,8 @@
     python -m shared.local.memory_broker --port-file FILE [--partitions 16] [--topic NAME ...]
 
 It writes ``127.0.0.1:<port>`` into the file once it answers. What it cannot promise: everything is gone when it stops;
-a partition keeps about 5 MB and drops its oldest records without a word; no second member joins a group; its port is
-another at each start. So it never proves that nothing is lost.
+a partition keeps about 5 MB and drops its oldest records without a word; no second member joins a group, and one that
+left and comes again waits some 20 s; its port is another at each start. So it never proves that nothing is lost.
 
 The calls are those of rdkafka_mock.h, made through ctypes because confluent-kafka does not offer them.
 """
@@ -85,6 +85,8 @@ class _Cluster:
         cluster = library.rd_kafka_mock_cluster_new(handle, 1) if handle else None
         if not cluster:
             raise MemoryBrokerError(f"librdkafka made no mock cluster: {error.value.decode()}")
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
         self._cluster = cluster
 
     @property
