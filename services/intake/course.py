@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from services.intake.rules import Ground, Sets, course_after, drug_of
+from services.intake.rules import Ground, Sets, course_after
 from shared.fhir.codes import COURSE, EXT_STAGE, ID_EPISODE, ROUTES
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     OPEN_EPISODE,
     consents_to,
+    drug_of,
     eligibility_outcome,
     is_course,
     is_referral,
@@ -23,6 +24,7 @@ from shared.fhir.kap import (
     with_status,
 )
 from shared.fhir.raised import identifier
+from shared.runtime.medications import medication_of
 from shared.runtime.raising import content_of, own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -102,23 +104,6 @@ async def _is_planned(record: Record, patient: str, sets: Sets, change: Change |
         if order.get("status") == "active" and drug_of(await medication_of(record, order), sets) is not None:
             return True
     return False
-
-
-async def medication_of(record: Record, resource: Resource) -> Resource | None:
-    """Return the CodeableConcept of the medication a resource is about, None where it is not known."""
-    if "medicationCodeableConcept" in resource:
-        concept: Resource = resource["medicationCodeableConcept"]
-        return concept
-    named = resource.get("medicationReference", {})
-    literal = str(named.get("reference", ""))
-    if literal.startswith("#"):
-        inside = [one for one in resource.get("contained", []) if one.get("id") == literal.removeprefix("#")]
-        return inside[0].get("code") if inside else None
-    parts = literal.rsplit("/", 1)
-    medication = await record.get("Medication", parts[-1]) if literal else None
-    if medication is not None:
-        return medication.get("code")
-    return {"text": named["display"]} if "display" in named else None
 
 
 def subject_id(change: Change) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-from services.intake.course import bring_up_to_date, medication_of, subject_id
-from services.intake.rules import Weight, check_consent, check_order, drug_of, may_move
+from services.intake.course import bring_up_to_date, subject_id
+from services.intake.rules import Weight, check_consent, check_order, may_move
 from services.intake.setting import Setting
 from shared.fhir.codes import ROUTES, WEIGHT
 from shared.fhir.dates import interval
@@ -14,6 +14,7 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import (
     RUNNING_EPISODE,
     consents_to,
+    drug_of,
     effective_start,
     eligibility_outcome,
     id_in,
@@ -26,6 +27,7 @@ from shared.fhir.kap import (
     stage_of,
 )
 from shared.fhir.outcome import Unprocessable
+from shared.runtime.medications import medication_of
 from shared.runtime.ownership import comes_from_elsewhere
 from shared.runtime.raising import is_own_work
 from shared.runtime.record import Record

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, get_args
 
-from services.intake.course import bring_up_to_date, medication_of
-from services.intake.rules import Chart, Drug, Entry, Finding, Screening, screen
+from services.intake.course import bring_up_to_date
+from services.intake.rules import Chart, Entry, Finding, Screening, screen
 from services.intake.setting import Setting
 from shared.fhir.codes import (
     ELIGIBILITY,
@@ -24,9 +24,10 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource, parse
-from shared.fhir.kap import has_code, is_referral, moment, reference
+from shared.fhir.kap import Drug, has_code, is_referral, moment, reference
 from shared.fhir.outcome import BadRequest, NotFound
 from shared.fhir.raised import IssueSeverity, detected_issue, identifier, policy_extension
+from shared.runtime.medications import medication_of
 from shared.runtime.raising import content_of, find, own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall

@@ -16,13 +16,12 @@ import msgspec
 
 from shared.fhir.cited import Cited, ValueSet, is_coded
 from shared.fhir.codes import PROCEDURE_CONSENT, SNOMED
-from shared.fhir.dates import interval
+from shared.fhir.dates import MIN_INSTANT, interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, concepts, consent_routes, effective_start, has_code, quantity_in
+from shared.fhir.kap import Drug, codes_of, consent_routes, effective_start, has_code, quantity_in
 from shared.fhir.outcome import Issue
 
 Severity: TypeAlias = Literal["A", "R", "I"]
-Drug: TypeAlias = Literal["ketamine", "esketamine"]
 Verdict: TypeAlias = Literal["hit", "decided", "not-known", "clear"]
 Outcome: TypeAlias = Literal["eligible", "not-eligible", "needs-answers", "needs-decision"]
 Sets: TypeAlias = Mapping[str, ValueSet]
@@ -351,7 +350,7 @@ def _newest(observations: Iterable[Entry], code: str) -> Entry | None:
         and any(coding.get("code") == code for coding in (entry.concept or {}).get("coding", []))
         and effective_start(entry.resource) is not None
     ]
-    return max(found, key=lambda entry: str(effective_start(entry.resource)), default=None)
+    return max(reversed(found), key=lambda entry: effective_start(entry.resource) or MIN_INSTANT, default=None)
 
 
 def _is_indicated(set_: ValueSet, chart: Chart) -> bool:
@@ -639,11 +638,3 @@ def check_consent(consent: Resource, policy: OrderPolicy) -> list[Issue]:
         )
         for what, where in lacking
     ]
-
-
-def drug_of(concept: Mapping[str, Any] | None, sets: Sets) -> Drug | None:
-    """Return which of the two drugs a medication is, None when it is neither."""
-    for name in ("esketamine", "ketamine"):
-        if any(sets[name].holds(one) for one in concepts(concept)):
-            return "esketamine" if name == "esketamine" else "ketamine"
-    return None

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
+from shared.fhir.cited import ValueSet
 from shared.fhir.codes import (
     COURSE,
     ELIGIBILITY,
@@ -29,6 +30,8 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import MAX_INSTANT, interval, period_interval, zulu
 from shared.fhir.json import Resource
+
+Drug: TypeAlias = Literal["ketamine", "esketamine"]
 
 STAGES: Final = (
     "referred",
@@ -142,6 +145,14 @@ def consents_to(consent: Resource, route: str, when: datetime) -> bool:
 def routes_of_order(request: Resource) -> list[str]:
     """Return the SNOMED CT routes of a MedicationRequest's dosage instructions."""
     return [code for dosage in request.get("dosageInstruction", []) for code in codes_of(dosage.get("route"), SNOMED)]
+
+
+def drug_of(concept: Mapping[str, Any] | None, sets: Mapping[str, ValueSet]) -> Drug | None:
+    """Return which of the two drugs a medication is, None when it is neither."""
+    for name in ("esketamine", "ketamine"):
+        if any(sets[name].holds(one) for one in concepts(concept)):
+            return "esketamine" if name == "esketamine" else "ketamine"
+    return None
 
 
 def eligibility_outcome(assessment: Resource) -> str | None:

@@ -36,7 +36,7 @@ def detected_issue(
     severity: IssueSeverity,
     detail: str,
     now: datetime,
-    rule: str | None = None,
+    rules: Sequence[str] = (),
     implicated: Sequence[str] = (),
     policy: str | None = None,
 ) -> Resource:
@@ -49,7 +49,7 @@ def detected_issue(
         severity: FHIR's.
         detail: the sentence for people.
         now: when it was found.
-        rule: the rule of the house, as a second coding.
+        rules: the rules of the house, as further codings.
         implicated: references ``Type/id`` of the evidence.
         policy: version that decided.
 
@@ -59,7 +59,7 @@ def detected_issue(
         "extension": [policy_extension(policy)] if policy else None,
         "identifier": [identifier(ID_FINDING, *name)],
         "status": "final",
-        "code": code.concept(*([rule_code(rule)] if rule else [])),
+        "code": code.concept(*(rule_code(rule) for rule in rules)),
         "severity": severity,
         "patient": reference("Patient", patient),
         "identifiedDateTime": zulu(now),

@@ -182,6 +182,15 @@ def require_same_owner(resource: Resource, *, held_by: str, origin_of: OriginOf)
         )
 
 
+def deciding_references(resource: Resource) -> list[tuple[str, str]]:
+    """Return type and id of the resources whose owner decides on `resource`'s: what `origin_of` will be asked for."""
+    type_ = str(resource.get("resourceType"))
+    found = list(_references(resource.get("derivedFrom"))) if type_ == "Observation" else []
+    if type_ in BY_ENCOUNTER:
+        found.extend(_references(_at(resource, BY_ENCOUNTER[type_])))
+    return found
+
+
 def comes_from_elsewhere(resource: Resource) -> bool:
     """Tell whether `meta.source` names a system that is not this clinic's: how history is marked."""
     source = str((resource.get("meta") or {}).get("source", ""))

@@ -1,0 +1,152 @@
+"""Sessions' guards: what belongs to a visit, a visit's states, the gate before a dose, and alarms with the reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from services.sessions.dose import guard_dose
+from services.sessions.rules import alarms_of, is_not_understood, may_become
+from services.sessions.setting import Setting
+from shared.fhir.codes import READING_NOT_UNDERSTOOD, REVIEW, VITAL_ALARM
+from shared.fhir.json import Resource
+from shared.fhir.kap import id_in, patient_of
+from shared.fhir.outcome import Unprocessable
+from shared.fhir.raised import detected_issue, flag, task
+from shared.runtime.ownership import BY_ENCOUNTER, SESSIONS, deciding_references, owner_of
+from shared.runtime.raising import is_own_work, raise_once
+from shared.runtime.record import Record
+from shared.runtime.service import Change, Guard
+
+
+def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
+    """Return sessions' guards by type, under a policy."""
+
+    async def dose(change: Change, record: Record) -> None:
+        await guard_dose(change, record, setting)
+
+    async def reading(change: Change, record: Record) -> None:
+        await _alarm(change, record, setting)
+
+    return {
+        **dict.fromkeys((*BY_ENCOUNTER, "QuestionnaireResponse"), (_owned_here,)),
+        "MedicationAdministration": (_owned_here, dose),
+        "Observation": (_owned_here, reading),
+        "Encounter": (_owned_here, _visit),
+    }
+
+
+async def _owned_here(change: Change, record: Record) -> None:
+    """What is kept here belongs to a visit of this clinic."""
+    after = change.after
+    if after is None:
+        return
+    origins: dict[tuple[str, str], str] = {}
+    for type_, id_ in deciding_references(after):
+        stored = await record.stored(type_, id_)
+        if stored is not None and not stored.deleted:
+            origins[type_, id_] = stored.origin
+    owner = owner_of(after, origin_of=lambda type_, id_: origins.get((type_, id_)))
+    if owner != SESSIONS:
+        raise Unprocessable(
+            f"This {change.type} names no visit that is kept here, so it is {owner}'s. Give the visit's Encounter, "
+            "or send it through the gateway, which finds the owner.",
+            expression=[change.type],
+        )
+
+
+async def _visit(change: Change, record: Record) -> None:
+    before, after = change.before, change.after
+    if after is None:
+        return
+    if before is not None:
+        revived = before["status"] == "cancelled" and after["status"] == "planned" and is_own_work()
+        if not may_become(before["status"], after["status"]) and not revived:
+            raise Unprocessable(
+                f"A visit that is {before['status']} cannot become {after['status']}.",
+                expression=["Encounter.status"],
+                rule="N-STATE",
+                source="https://hl7.org/fhir/R4/valueset-encounter-status.html",
+            )
+        return
+    for one in after.get("appointment", []):
+        appointment = id_in(one, "Appointment")
+        held = (
+            []
+            if appointment is None
+            else await record.search("Encounter", {"appointment": f"Appointment/{appointment}"})
+        )
+        if any(other["status"] != "entered-in-error" for other in held):
+            raise Unprocessable(
+                f"Encounter/{held[0]['id']} is the visit of Appointment/{appointment} already. Update that one.",
+                code="duplicate",
+                expression=["Encounter.appointment"],
+                rule="N-ONCE",
+                source="KAP Exchange",
+            )
+
+
+async def _alarm(change: Change, record: Record, setting: Setting) -> None:
+    after = change.after
+    patient = None if after is None else patient_of(after)
+    if after is None or patient is None:
+        return
+    for alarm, value in alarms_of(after, setting.alarms.values()):
+        text = f"{alarm.title}: {value:f} {alarm.units[0]}. {alarm.advice} Source: {alarm.source}."
+        await _raise(change, record, after, setting, rule=alarm.rule, text=text, patient=patient)
+    if is_not_understood(after, setting.alarms.values()):
+        text = "A vital sign was recorded in a form or unit that cannot be held against its limits. See to the patient."
+        now = setting.clock()
+        name = ("reading", change.id)
+        about = f"Observation/{change.id}"
+        await raise_once(
+            record,
+            detected_issue(
+                name,
+                patient=patient,
+                code=READING_NOT_UNDERSTOOD,
+                severity="moderate",
+                detail=text,
+                now=now,
+                implicated=[about],
+                policy=setting.version,
+            ),
+        )
+        await raise_once(
+            record,
+            task(name, patient=patient, code=REVIEW, description=text, now=now, priority="urgent", focus=about),
+        )
+
+
+async def _raise(
+    change: Change, record: Record, reading: Resource, setting: Setting, *, rule: str, text: str, patient: str
+) -> None:
+    now = setting.clock()
+    name = ("alarm", change.id, rule)
+    about = f"Observation/{change.id}"
+    visit = id_in(reading.get("encounter"), "Encounter")
+    issue = detected_issue(
+        name,
+        patient=patient,
+        code=VITAL_ALARM,
+        rules=[rule],
+        severity="high",
+        detail=text,
+        now=now,
+        implicated=[about],
+        policy=setting.version,
+    )
+    await raise_once(record, issue)
+    await raise_once(record, flag(name, patient=patient, code=VITAL_ALARM, text=text, now=now, encounter=visit))
+    await raise_once(
+        record,
+        task(
+            name,
+            patient=patient,
+            code=VITAL_ALARM,
+            description=text,
+            now=now,
+            priority="stat",
+            focus=about,
+            encounter=visit,
+        ),
+    )

@@ -1,0 +1,69 @@
+"""What sessions does on the events of others: a booked visit is planned, once; one that is off is cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from services.sessions.rules import COMING, OFF, is_kap_visit, planned_visit
+from services.sessions.setting import Setting
+from shared.events.envelope import Event
+from shared.fhir.codes import ID_ENCOUNTER
+from shared.fhir.json import Resource
+from shared.fhir.kap import RUNNING_EPISODE, is_course, patient_of, reference
+from shared.fhir.raised import identifier
+from shared.runtime.raising import content_of, find, own_work
+from shared.runtime.record import Record
+from shared.runtime.service import Reaction
+
+PLANNED_BY_BOOKING = ("class", "type", "participant", "location")
+
+
+def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
+    """Return sessions' reactions by type, under a policy."""
+    return {"Appointment": (_booked,), "EpisodeOfCare": (_course_known,)}
+
+
+async def _booked(event: Event, resource: Resource, record: Record) -> None:
+    """Bring the visit of an Appointment to what the Appointment says now, as long as the visit has not begun."""
+    appointment = await record.get("Appointment", event.resource_id)
+    name = identifier(ID_ENCOUNTER, event.resource_id)
+    visit = await find(record, "Encounter", name)
+    status = "cancelled" if appointment is None else appointment["status"]
+    if status in OFF:
+        if visit is not None and visit["status"] == "planned":
+            with own_work():
+                await record.update(content_of({**visit, "status": "cancelled"}))
+        return
+    patient = None if appointment is None else patient_of(appointment)
+    if appointment is None or patient is None or status not in COMING or not is_kap_visit(appointment):
+        return
+    wanted = planned_visit(appointment, patient, await _course(record, patient), name)
+    with own_work():
+        if visit is None:
+            await record.create(wanted)
+        elif visit["status"] in ("planned", "cancelled"):
+            kept = {key: value for key, value in visit.items() if key not in PLANNED_BY_BOOKING}
+            brought = {**kept, "status": "planned", **{key: wanted[key] for key in PLANNED_BY_BOOKING if key in wanted}}
+            if brought != visit:
+                await record.update(content_of(brought))
+
+
+async def _course(record: Record, patient: str) -> str | None:
+    episodes = await record.search("EpisodeOfCare", {"patient": f"Patient/{patient}"})
+    running = [one for one in episodes if is_course(one) and one["status"] in RUNNING_EPISODE]
+    return running[-1]["id"] if running else None
+
+
+async def _course_known(event: Event, resource: Resource, record: Record) -> None:
+    """Name the course in visits that were planned before it was known here."""
+    patient = patient_of(resource)
+    if event.interaction == "delete" or patient is None or not is_course(resource):
+        return
+    course = await _course(record, patient)
+    if course is None:
+        return
+    for visit in await record.search("Encounter", {"patient": f"Patient/{patient}", "status": "planned"}):
+        stored = await record.stored("Encounter", visit["id"])
+        if "episodeOfCare" not in visit and stored is not None and stored.origin == record.service.name:
+            with own_work():
+                await record.update(content_of({**visit, "episodeOfCare": [reference("EpisodeOfCare", course)]}))

@@ -1,0 +1,33 @@
+"""Sessions: the visits themselves: doses behind their gate, readings with their alarms, notes and events."""
+
+from __future__ import annotations
+
+from services.sessions.guards import guards
+from services.sessions.operations import operations
+from services.sessions.reactions import reactions
+from services.sessions.setting import Clock, Setting, utc_now
+from shared.runtime.app import App
+from shared.runtime.ownership import INTAKE, SCHEDULING, SESSIONS, types_of
+from shared.runtime.policy import Policy, load_policy
+from shared.runtime.service import Service
+from shared.runtime.settings import Settings
+
+
+def sessions(policy: Policy, clock: Clock = utc_now) -> Service:
+    """Return the service under a policy."""
+    setting = Setting.of(policy, clock)
+    return Service(
+        name=SESSIONS,
+        title="KAP Exchange sessions",
+        types=types_of(SESSIONS),
+        guards=guards(setting),
+        operations=operations(setting),
+        consumes=(INTAKE, SCHEDULING),
+        holds=frozenset(("Appointment", "Patient", "Consent", "EpisodeOfCare", "Medication", "MedicationRequest")),
+        reactions=reactions(setting),
+    )
+
+
+def create(settings: Settings) -> App:
+    """Return the service as a process runs it."""
+    return App(sessions(load_policy(settings.policy)), settings)
