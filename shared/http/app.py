@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Router
+from starlette.routing import Route
 
 from shared.fhir.json import dump
 from shared.fhir.outcome import BadRequest, FhirError, Issue
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import BaseRoute
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from shared.http.backend import Backend
     from shared.http.capability import Offered
@@ -43,6 +43,7 @@ def create_fhir_app(
     *,
     authenticate: Authenticate | None = None,
     interactions: Offered | None = None,
+    before: Sequence[BaseRoute] = (),
     routes: Sequence[BaseRoute] = (),
     middleware: Sequence[Middleware] = (),
 ) -> FastAPI:
@@ -54,23 +55,14 @@ def create_fhir_app(
         settings: public base, limits, the key of the links.
         authenticate: makes the `Access` of a request; None: everybody may see what the service owns.
         interactions: by type, what is offered; a type that is not named offers all.
-        routes: more routes (health, operators'), tried before the FHIR ones.
+        before: routes that are tried before the FHIR ones; each costs every request a little.
+        routes: more routes (health, operators'), tried after them.
         middleware: around the FHIR routes only, first is outermost.
 
     """
-    app = FastAPI(
-        title=service.title,
-        version=version("kap-exchange"),
-        routes=list(routes),
-        exception_handlers={
-            FhirError: _on_refusal,
-            HTTPException: _on_routing,
-            RequestValidationError: _on_invalid,
-        },
-    )
-    app.add_middleware(Observe, service=service.name)
+    fhir_routes: list[BaseRoute] = []
+    offered = offered_by(service, interactions)
     if backend is not None:
-        offered = offered_by(service, interactions)
         since = datetime.now(UTC)
 
         @cache
@@ -85,12 +77,48 @@ def create_fhir_app(
             offered=offered,
             metadata=metadata,
         )
+        fhir_routes = [*fhir.routes()]
         if middleware:
-            app.mount("", _wrapped(Router(fhir.routes()), middleware))
-        else:
-            app.router.routes.extend(fhir.routes())
+            around = _wrapped(_answer_by_route, middleware)
+            fhir_routes = [Route(route.path, _Around(around, route.app), methods=None) for route in fhir.routes()]
+    app = FastAPI(
+        title=service.title,
+        version=version("kap-exchange"),
+        routes=[*before, *fhir_routes, *routes],
+        exception_handlers={
+            FhirError: _on_refusal,
+            HTTPException: _on_routing,
+            RequestValidationError: _on_invalid,
+        },
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+        },  # its spans and logs carry paths, and so patients
+    )
+    app.add_middleware(Observe, service=service.name)
+    if backend is not None:
         app.openapi = lambda: openapi_of(service, offered, settings.base_url)  # type: ignore[method-assign]
     return app
+
+
+_ROUTE = "kap.route"
+
+
+class _Around:
+    """A route behind the middleware that all FHIR routes share: one of each layer, which may count."""
+
+    def __init__(self, around: ASGIApp, route: ASGIApp) -> None:
+        self._around = around
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_ROUTE] = self._route
+        await self._around(scope, receive, send)
+
+
+async def _answer_by_route(scope: Scope, receive: Receive, send: Send) -> None:
+    await scope[_ROUTE](scope, receive, send)
 
 
 def _wrapped(app: ASGIApp, middleware: Sequence[Middleware]) -> ASGIApp:

@@ -57,6 +57,7 @@ async def listening(asgi: ASGIApp, settings: Settings) -> AsyncIterator[int]:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.stop_seconds,
     )

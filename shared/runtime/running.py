@@ -109,10 +109,10 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             settings,
             authenticate=everybody(origin=None if app.shows_copies else service.name),
             interactions=app.interactions,
+            before=app.routes(parts) if app.routes is not None else (),
             routes=[
                 *health_routes(service.name, lambda: [task.watchdog for task in tasks], store.ping),
                 *ops_routes(service, store, waiting=partial(_waiting, service.name)),
-                *(app.routes(parts) if app.routes is not None else ()),
             ],
             middleware=app.middleware,
         )

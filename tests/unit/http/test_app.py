@@ -402,26 +402,41 @@ async def test_what_is_not_offered_is_405_and_not_in_the_metadata(backend):
     assert len(by_type["Coverage"]["interaction"]) == 7
 
 
-async def test_middleware_stands_around_the_fhir_routes_only(backend):
+async def test_middleware_stands_around_the_fhir_routes_only_and_there_is_one_of_it(backend):
+    made = []
+
     class Fault:
         def __init__(self, app, status):
-            self.app, self.status = app, status
+            self.app, self.status, self.seen = app, status, 0
+            made.append(self)
 
         async def __call__(self, scope, receive, send):
-            if "Patient" in scope["path"]:
+            self.seen += 1
+            if self.seen > 2:
                 await PlainTextResponse("down", self.status)(scope, receive, send)
             else:
                 await self.app(scope, receive, send)
 
     def here(request):
-        return PlainTextResponse("Patient")
+        return PlainTextResponse("here")
 
-    extra = [Route("/Patient-list", here)]
+    extra = [Route("/elsewhere", here)]
     async with client(backend, middleware=[Middleware(Fault, status=418)], routes=extra) as http:
-        assert (await http.get("/fhir/Patient/p1")).status_code == 418
         assert (await http.get("/fhir/Coverage/p1")).status_code == 200
-        assert (await http.get("/Patient-list")).status_code == 200
         outcome_of(await http.get("/fhir/Nonsense"), 404)
+        assert (await http.get("/fhir/Patient/p1/_history")).status_code == 418
+        assert (await http.get("/elsewhere")).status_code == 200
+        assert (await http.get("/fhir/Patient/p1")).status_code == 418
+    assert len(made) == 1
+
+
+async def test_a_route_may_go_before_those_of_fhir(backend):
+    def here(request):
+        return PlainTextResponse("of its own")
+
+    async with client(backend, before=[Route("/fhir/Patient/p1", here)]) as http:
+        assert (await http.get("/fhir/Patient/p1")).text == "of its own"
+        assert (await http.get("/fhir/Coverage/p1")).status_code == 200
 
 
 async def test_openapi_lists_what_is_offered(backend):
