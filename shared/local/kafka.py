@@ -111,7 +111,7 @@ class ApacheKafka:
         """``127.0.0.1:<port>``, for clients."""
         return f"127.0.0.1:{self.port}"
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = 120.0) -> None:
         """Start the server and wait until it answers; nothing to do where it runs.
 
         The first start fetches the jars (44 MB) and formats the data folder. After a SIGKILL the start takes about 3 s

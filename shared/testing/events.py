@@ -44,10 +44,13 @@ def events_of(count: int, *, source: str, patients: int = 20) -> list[Event]:
     return [event_of(number, source=source, patient=f"p{number % patients}") for number in range(1, count + 1)]
 
 
-async def eventually(true: Callable[[], bool], *, seconds: float = 30.0) -> None:
+async def eventually(true: Callable[[], bool | Awaitable[bool]], *, seconds: float = 30.0) -> None:
     """Return as soon as something is true; fail when it is not within so many seconds."""
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - what is waited for is any condition, and has no event to set
+        while True:
+            answer = true()
+            if answer if isinstance(answer, bool) else await answer:
+                return
             await asyncio.sleep(0.01)
 
 
