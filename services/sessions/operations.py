@@ -38,8 +38,8 @@ def operations(setting: Setting) -> tuple[Operation, ...]:
             documentation=(
                 "Opens a dose of ketamine or esketamine in a dosing session that is in progress, when the gate before "
                 "the dose is open; else 422 with all that keeps it closed. Parameters: medicationRequest (Reference), "
-                "dose (Quantity, mg), performer (Reference), effective (dateTime, not in the future; default now). Returns "
-                "the MedicationAdministration, in progress."
+                "dose (Quantity, mg), performer (Reference), effective (dateTime, not in the future; default now). "
+                "Returns the MedicationAdministration, in progress."
             ),
         ),
     )

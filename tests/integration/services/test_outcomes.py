@@ -1,0 +1,212 @@
+"""Outcomes: a finished dose expects its questionnaires, answers are scored, and item 9 is raised with the answer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from services.outcomes.service import outcomes as outcomes_service
+from services.sessions.service import sessions as sessions_service
+from shared.fhir import codes
+from shared.fhir.dates import interval, zulu
+from shared.fhir.outcome import Unprocessable
+from tests.integration.services.course import START, about
+
+ITEMS = ["44250-9", "44255-8", "44259-0", "44254-1", "44251-7", "44258-2", "44252-5", "44253-3", "44260-8"]
+ANSWERS = ["LA6568-5", "LA6569-3", "LA6570-1", "LA6571-9"]
+WHO = {"resourceType": "Patient", "id": "ada"}
+
+
+@pytest.fixture
+async def sessions(bench):
+    return await bench.open(sessions_service)
+
+
+@pytest.fixture
+async def outcomes(bench):
+    return await bench.open(outcomes_service)
+
+
+def phq9(*scores, **more):
+    items = [
+        {"linkId": link, "answer": [{"valueCoding": {"system": codes.LOINC, "code": ANSWERS[value]}}]}
+        for link, value in zip(ITEMS, scores, strict=False)
+        if value is not None
+    ]
+    return {
+        "resourceType": "QuestionnaireResponse",
+        "questionnaire": f"{codes.PHQ9_QUESTIONNAIRE}|2026.11.1",
+        "status": "completed",
+        "subject": about(WHO),
+        "authored": "2026-11-22T09:00:00Z",
+        "author": about(WHO),
+        "item": items,
+        **more,
+    }
+
+
+MODERATE = (1, 1, 1, 2, 1, 1, 2, 1, 0)
+
+
+def visit(status="in-progress", kind=codes.VISIT_DOSING):
+    return {
+        "resourceType": "Encounter",
+        "status": status,
+        "class": codes.Code(codes.ACT_CODE, "AMB").coding(),
+        "type": [kind.concept()],
+        "subject": about(WHO),
+        "episodeOfCare": [{"reference": "EpisodeOfCare/course"}],
+        "period": {"start": zulu(START), "end": zulu(START + timedelta(hours=3))},
+    }
+
+
+async def finished(bench, sessions, outcomes, kind=codes.VISIT_DOSING):
+    begun = await sessions.create(visit(kind=kind))
+    done = await sessions.update({**begun, "status": "finished"})
+    await bench.deliver(sessions, outcomes)
+    return done
+
+
+async def score(outcomes):
+    (found,) = await outcomes.search("Observation", patient="ada")
+    return found
+
+
+async def test_a_finished_dosing_session_expects_its_questionnaires_once(bench, sessions, outcomes):
+    done = await finished(bench, sessions, outcomes)
+    tasks = await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token())
+    assert sorted(one["input"][0]["valueCanonical"] for one in tasks) == [
+        codes.GAD7_QUESTIONNAIRE,
+        codes.PHQ9_QUESTIONNAIRE,
+    ]
+    for one in tasks:
+        assert one["encounter"] == about(done)
+        due = interval(one["restriction"]["period"]["end"])[0]
+        assert due == START + timedelta(hours=3, days=14)
+    before = await outcomes.count()
+    await bench.deliver(sessions, outcomes, again=True)
+    await bench.react_again(sessions, outcomes)
+    assert await outcomes.count() == before
+
+
+async def test_another_visit_expects_nothing(bench, sessions, outcomes):
+    await finished(bench, sessions, outcomes, kind=codes.VISIT_PREP)
+    assert await outcomes.search("Task") == []
+
+
+async def test_a_session_entered_in_error_expects_nothing_any_more(bench, sessions, outcomes):
+    done = await finished(bench, sessions, outcomes)
+    await sessions.update({**done, "status": "entered-in-error"})
+    await bench.deliver(sessions, outcomes)
+    assert {one["status"] for one in await outcomes.search("Task")} == {"cancelled"}
+
+
+async def test_a_phq9_is_scored_with_its_severity_and_policy(outcomes):
+    answered = await outcomes.create(phq9(*MODERATE))
+    found = await score(outcomes)
+    assert found["code"]["coding"][0]["code"] == "44261-6"
+    assert found["valueQuantity"]["value"] == 10
+    assert found["derivedFrom"] == [about(answered)]
+    assert found["interpretation"][0]["coding"][0]["code"] == "phq-9-moderate"
+    assert found["extension"] == [{"url": codes.EXT_POLICY, "valueString": "2026.11.1"}]
+    assert found["category"][0]["coding"][0]["code"] == "survey"
+    assert await outcomes.search("Flag") == []
+
+
+async def test_an_incomplete_response_has_no_total_and_says_what_is_missing(outcomes):
+    answered = await outcomes.create(phq9(*MODERATE[:7]))
+    assert await outcomes.search("Observation") == []
+    (task,) = await outcomes.search("Task", code=codes.COMPLETE_QUESTIONNAIRE.token())
+    assert "44253-3, 44260-8" in task["description"]
+    await outcomes.update({**answered, "status": "amended", "item": phq9(*MODERATE)["item"]})
+    assert (await score(outcomes))["valueQuantity"]["value"] == 10
+    (task,) = await outcomes.search("Task", code=codes.COMPLETE_QUESTIONNAIRE.token())
+    assert task["status"] == "completed"
+
+
+async def test_amended_answers_are_scored_again_as_a_new_version(outcomes):
+    answered = await outcomes.create(phq9(*MODERATE))
+    first = await score(outcomes)
+    amended = await outcomes.update({**answered, "status": "amended", "item": phq9(3, 3, 3, 3, 3, 3, 3, 3, 0)["item"]})
+    second = await score(outcomes)
+    assert second["id"] == first["id"]
+    assert (second["status"], second["valueQuantity"]["value"]) == ("amended", 24)
+    assert second["meta"]["versionId"] == "2"
+    await outcomes.update({**amended, "item": phq9(*MODERATE[:3])["item"]})
+    third = await score(outcomes)
+    assert third["status"] == "cancelled"
+    assert "valueQuantity" not in third
+
+
+async def test_answers_entered_in_error_take_their_score_with_them(outcomes):
+    answered = await outcomes.create(phq9(*MODERATE))
+    await outcomes.update({**answered, "status": "entered-in-error"})
+    assert (await score(outcomes))["status"] == "entered-in-error"
+
+
+async def test_deleted_answers_take_their_score_with_them(outcomes):
+    answered = await outcomes.create(phq9(*MODERATE))
+    await outcomes.delete(answered)
+    assert (await score(outcomes))["status"] == "entered-in-error"
+
+
+@pytest.mark.parametrize(
+    ("response", "raised"),
+    [
+        (phq9(0, 0, 0, 0, 0, 0, 0, 0, 1), True),
+        (phq9(0, 0, 0, 0, 0, 0, 0, 0, 0), False),
+        (phq9(None, None, None, None, None, None, None, None, 2), True),
+        (phq9(0, 0, 0, 0, 0, 0, 0, 0, 3, status="in-progress"), True),
+        (phq9(0, 0, 0, 0, 0, 0, 0, 0, 3, status="entered-in-error"), False),
+    ],
+)
+async def test_a_positive_item_9_is_raised_with_the_answer_even_when_others_are_missing(outcomes, response, raised):
+    answered = await outcomes.create(response)
+    flags = await outcomes.search("Flag", patient="ada")
+    tasks = await outcomes.search("Task", patient="ada", code=codes.ASK_CSSRS.token())
+    assert (len(flags), len(tasks)) == ((1, 1) if raised else (0, 0))
+    if raised:
+        assert tasks[0]["priority"] == "stat"
+        assert tasks[0]["focus"] == about(answered)
+        await outcomes.update({**answered, "status": "amended"})
+        assert len(await outcomes.search("Flag", patient="ada")) == 1
+
+
+async def test_a_response_fulfils_the_task_that_was_due_first_and_one_only(bench, sessions, outcomes):
+    for _ in range(2):
+        await finished(bench, sessions, outcomes)
+    answered = await outcomes.create(phq9(*MODERATE))
+    await outcomes.update({**answered, "status": "amended"})
+    tasks = await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token())
+    done = [one for one in tasks if one["status"] == "completed"]
+    assert len(done) == 1
+    assert done[0]["output"][0]["valueReference"] == about(answered)
+    assert done[0]["input"][0]["valueCanonical"] == codes.PHQ9_QUESTIONNAIRE
+
+
+async def test_a_response_that_names_its_visit_fulfils_that_visits_task(bench, sessions, outcomes):
+    await finished(bench, sessions, outcomes)
+    second = await finished(bench, sessions, outcomes)
+    await outcomes.create(phq9(*MODERATE, encounter=about(second)))
+    tasks = await outcomes.search("Task", patient="ada", status="completed")
+    assert [one["encounter"] for one in tasks] == [about(second)]
+
+
+async def test_a_score_is_not_posted(outcomes):
+    await outcomes.create(phq9(*MODERATE))
+    held = await score(outcomes)
+    with pytest.raises(Unprocessable) as error:
+        await outcomes.update({**held, "valueQuantity": {**held["valueQuantity"], "value": 2}})
+    assert {issue.rule for issue in error.value.issues} == {"O-SCORE"}
+    with pytest.raises(Unprocessable):
+        await outcomes.delete(held)
+
+
+async def test_answers_without_a_patient_or_to_another_questionnaire_are_refused(outcomes):
+    nobodys = phq9(*MODERATE)
+    del nobodys["subject"]
+    with pytest.raises(Unprocessable):
+        await outcomes.create(nobodys)
+    with pytest.raises(Unprocessable, match="intake"):
+        await outcomes.create({**phq9(*MODERATE), "questionnaire": codes.SCREENING_QUESTIONNAIRE})
