@@ -8,7 +8,7 @@ Source: https://hl7.org/fhir/R4/search.html (prefixes, modifiers, token and stri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -224,12 +224,9 @@ def after_prefix(prefix: str) -> str | None:
     return kept[:-1] + following
 
 
-def _date(given: object, modifier: str | None, bind: Binder) -> str:
-    return interval(_as(DateValue, given), "t.low", "t.high", bind)
-
-
-def interval(value: DateValue, low: str, high: str, bind: Binder) -> str:
-    """Return the condition on a half-open interval [low, high) of time; the columns' names are given."""
+def _interval(value: DateValue, table: str, bind: Binder) -> str:
+    """Return the condition on a row's half-open interval [low, high)."""
+    low, high = f"{table}.low", f"{table}.high"
     if value.prefix == "ap":
         earliest, latest = _about(value.low, value.high)
         return f"{low} < {bind(latest, 'timestamptz')} AND {high} > {bind(earliest, 'timestamptz')}"
@@ -245,6 +242,49 @@ def interval(value: DateValue, low: str, high: str, bind: Binder) -> str:
         "sa": f"{low} >= {end}",
         "eb": f"{high} <= {start}",
     }[value.prefix]
+
+
+def _bounds(value: DateValue, bind: Binder) -> list[str]:
+    """Return what `value` says of the `low` of a plain row, which ends a day later at most: bounds for an index."""
+    day = timedelta(days=1)
+    after = {"ge": value.low, "gt": value.high}.get(value.prefix)
+    before = {"lt": value.low, "eb": value.low, "le": value.high}.get(value.prefix)
+    bounds = []
+    if after is not None:
+        bounds.append(f"t.low >= {bind(_moved(after, -day), 'timestamptz')}")
+    if before is not None:
+        bounds.append(f"t.low < {bind(before, 'timestamptz')}")
+    return bounds
+
+
+def within_dates(criteria: Sequence[Criterion], scope: str, bind: Binder) -> str:
+    """Return the SQL condition of all criteria on one date parameter without modifiers, which hold together.
+
+    Each may be satisfied by another of the parameter's intervals. Where there is one only, one row satisfies all, and a
+    search between two dates reads what lies between them.
+    """
+    parameter = f"t.param = {parameter_id(criteria[0].parameter)}"
+    plain, others = ["t.plain"], ["NOT t.plain"]
+    for number, criterion in enumerate(criteria):
+        values = [_as(DateValue, value) for value in criterion.values]
+        matches = _either(values, "t", bind)
+        plain.append(matches)
+        if len(values) == 1:
+            plain.extend(_bounds(values[0], bind))
+        others.append(
+            matches
+            if number == 0
+            else "EXISTS (SELECT FROM idx_date u WHERE u.rid = t.rid "
+            f"AND u.param = {parameter_id(criterion.parameter)} AND {_either(values, 'u', bind)})"
+        )
+    return (
+        f"r.rid IN (SELECT t.rid FROM idx_date t WHERE {scope} AND {parameter} AND {' AND '.join(plain)} "
+        f"UNION ALL SELECT t.rid FROM idx_date t WHERE {scope} AND {parameter} AND {' AND '.join(others)})"
+    )
+
+
+def _either(values: Sequence[DateValue], table: str, bind: Binder) -> str:
+    return "(" + " OR ".join(f"({_interval(value, table, bind)})" for value in values) + ")"
 
 
 def _about(low: datetime, high: datetime) -> tuple[datetime, datetime]:
@@ -299,7 +339,6 @@ def _quantity(given: object, modifier: str | None, bind: Binder) -> str:
 
 _ONE: Final[Mapping[Kind, Callable[[object, str | None, Binder], str]]] = {
     "string": _string,
-    "date": _date,
     "number": _number,
     "quantity": _quantity,
 }
@@ -316,13 +355,29 @@ def _on_column(criterion: Criterion, bind: Binder) -> str:
         ids = [value.code for value in criterion.values if isinstance(value, TokenValue) and value.code is not None]
         matches = f"r.id = ANY ({bind(ids, 'text[]')})"
     else:
-        until = "r.last_updated + interval '1 millisecond'"
-        matches = " OR ".join(f"({_instant(_as(DateValue, value), until, bind)})" for value in criterion.values)
+        matches = " OR ".join(f"({_instant(_as(DateValue, value), bind)})" for value in criterion.values)
     return f"NOT ({matches})" if criterion.modifier == "not" else f"({matches})"
 
 
-def _instant(value: DateValue, until: str, bind: Binder) -> str:
-    return interval(value, "r.last_updated", until, bind)
+def _instant(value: DateValue, bind: Binder) -> str:
+    """Compare `last_updated`: as the interval of one millisecond, and so that its index can be used."""
+    column = "r.last_updated"
+    if value.prefix == "ap":
+        earliest, latest = _about(value.low, value.high)
+        return f"{column} >= {bind(earliest, 'timestamptz')} AND {column} < {bind(latest, 'timestamptz')}"
+    start, last = value.low, _moved(value.high, -timedelta(milliseconds=1))  # the first and the last that are within
+    operator, moment = {
+        "gt": (">", last),
+        "lt": ("<", start),
+        "ge": (">=", start) if start <= last else (">", last),
+        "le": ("<=", last) if start <= last else ("<", start),
+        "sa": (">=", value.high),
+        "eb": ("<=", _moved(start, -timedelta(milliseconds=1))),
+    }.get(value.prefix, ("", start))
+    if operator:
+        return f"{column} {operator} {bind(moment, 'timestamptz')}"
+    within = f"{column} BETWEEN {bind(start, 'timestamptz')} AND {bind(last, 'timestamptz')}"
+    return within if value.prefix == "eq" else f"NOT {within}"
 
 
 def _as(form: type[V], value: object) -> V:

@@ -13,11 +13,11 @@ from typing import Final
 from uuid import UUID
 
 from shared.fhir.definitions import parameter_id, type_id
-from shared.fhir.search import Kind, SearchQuery, SortKey
+from shared.fhir.search import Criterion, Kind, SearchQuery, SortKey
 from shared.store.access import Access
 from shared.store.connection import PlanMode
 from shared.store.cursor import Cursor, SortValue
-from shared.store.predicates import Binder, condition, led_by_patient, scope_of, visible
+from shared.store.predicates import Binder, condition, led_by_patient, scope_of, visible, within_dates
 from shared.store.rows import HIGHEST, LOWEST
 
 _SORT_COLUMNS: Final[dict[Kind, tuple[str, str]]] = {
@@ -31,6 +31,9 @@ _SORT_COLUMNS: Final[dict[Kind, tuple[str, str]]] = {
 }
 
 
+_ROW: Final = "SELECT r.rid, r.id, r.version, r.last_updated, r.origin"
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """SQL, its arguments, and how it is to be planned."""
@@ -42,13 +45,21 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """One sort key: an SQL expression, its type, whether it may be null, and the join it needs."""
+    """One sort key.
+
+    `expression` is the value in SQL, `cast` its type. A key of an index table has in `table` and `on` what joins the one
+    row of a resource that it is sorted by; a resource without such a row sorts as null.
+    """
 
     expression: str
     cast: str
     descending: bool
-    nullable: bool
-    join: str = ""
+    table: str = ""
+    on: str = ""
+
+    @property
+    def nullable(self) -> bool:
+        return bool(self.table)
 
 
 def page(query: SearchQuery, access: Access, tenant: int, cursor: Cursor | None) -> Statement:
@@ -57,21 +68,26 @@ def page(query: SearchQuery, access: Access, tenant: int, cursor: Cursor | None)
     A page before a cursor (`cursor.backward`) comes in reverse.
     """
     bind = Binder()
-    where, plan = _conditions(query, access, tenant, bind)
-    keys = [_key(sort, number) for number, sort in enumerate(query.sort)]
+    begin = cursor if not query.sort else None
+    where, scope, plan = _conditions(query, access, tenant, bind, begin)
+    keys = [_key(sort, number, scope) for number, sort in enumerate(query.sort)]
     backward = cursor is not None and cursor.backward
-    if cursor is not None:
-        where.append(_beyond(keys, cursor, bind))
-    columns = "".join(f", {key.expression} AS k{number}" for number, key in enumerate(keys))
-    joins = "".join(key.join for key in keys)
-    order = _order(keys, "r.rid", backward=backward)
-    outer = _order([replace(key, expression=f"p.k{n}") for n, key in enumerate(keys)], "p.rid", backward=backward)
+    limit = bind(query.count + 1, "bigint")
+    if len(keys) == 1 and keys[0].nullable:
+        rows = _known_then_null(keys[0], where, cursor, limit, bind)
+    else:
+        if cursor is not None and keys:
+            where.append(_beyond(keys, cursor, bind))
+        columns = "".join(f", {key.expression} AS k{number}" for number, key in enumerate(keys))
+        joins = "".join(f" LEFT JOIN {key.table} ON {key.on}" for key in keys if key.nullable)
+        order = _order(keys, "r.rid", backward=backward)
+        rows = f"{_ROW}{columns} FROM resource r{joins} WHERE {' AND '.join(where)} ORDER BY {order} LIMIT {limit}"
+    sorted_by = [replace(key, expression=f"p.k{number}") for number, key in enumerate(keys)]
     sql = (
         "SELECT p.id, p.version, p.last_updated, p.origin, h.interaction, h.body, p.rid"
-        f"{''.join(f', p.k{n}' for n in range(len(keys)))} "
-        f"FROM (SELECT r.rid, r.id, r.version, r.last_updated, r.origin{columns} FROM resource r{joins} "
-        f"WHERE {' AND '.join(where)} ORDER BY {order} LIMIT {bind(query.count + 1, 'bigint')}) p "
-        f"JOIN history h ON h.rid = p.rid AND h.version = p.version ORDER BY {outer}"
+        f"{''.join(f', {key.expression}' for key in sorted_by)} "
+        f"FROM ({rows}) p JOIN history h ON h.rid = p.rid AND h.version = p.version "
+        f"ORDER BY {_order(sorted_by, 'p.rid', backward=backward)}"
     )
     return Statement(sql, bind.arguments, plan)
 
@@ -79,11 +95,17 @@ def page(query: SearchQuery, access: Access, tenant: int, cursor: Cursor | None)
 def count(query: SearchQuery, access: Access, tenant: int) -> Statement:
     """Return the statement that counts every match."""
     bind = Binder()
-    where, plan = _conditions(query, access, tenant, bind)
+    where, _, plan = _conditions(query, access, tenant, bind, None)
     return Statement(f"SELECT count(*) FROM resource r WHERE {' AND '.join(where)}", bind.arguments, plan)
 
 
-def _conditions(query: SearchQuery, access: Access, tenant: int, bind: Binder) -> tuple[list[str], PlanMode]:
+def _conditions(
+    query: SearchQuery, access: Access, tenant: int, bind: Binder, begin: Cursor | None
+) -> tuple[list[str], str, PlanMode]:
+    """Return the conditions on `resource r`, the scope of index rows `t`, and how to plan.
+
+    `begin`, of a search in order of creation, is a bound for index rows too.
+    """
     clinic = bind(tenant, "integer")
     where = [f"r.tenant = {clinic}", f"r.type = {type_id(query.type)}", "NOT r.deleted", *visible(access, bind)]
     patient = _patient(query)
@@ -91,9 +113,20 @@ def _conditions(query: SearchQuery, access: Access, tenant: int, bind: Binder) -
     if leader is not None:
         where.append(f"r.patient = {leader}")
     scope = scope_of(query.type, clinic, leader)
-    where.extend(condition(criterion, scope, bind) for criterion in query.criteria)
+    bounded = scope
+    if begin is not None:
+        beyond = f"rid {'<' if begin.backward else '>'} {bind(begin.row, 'bigint')}"
+        where.append(f"r.{beyond}")
+        bounded += f" AND t.{beyond}"
+    dates: dict[str, list[Criterion]] = {}
+    for criterion in query.criteria:
+        if criterion.kind == "date" and criterion.modifier is None and criterion.parameter != "_lastUpdated":
+            dates.setdefault(criterion.parameter, []).append(criterion)
+        else:
+            where.append(condition(criterion, bounded, bind))
+    where.extend(within_dates(criteria, bounded, bind) for criteria in dates.values())
     led = leader is not None or any(criterion.parameter == "_id" for criterion in query.criteria)
-    return where, "force_generic_plan" if led else "force_custom_plan"
+    return where, scope, "force_generic_plan" if led else "force_custom_plan"
 
 
 def _patient(query: SearchQuery) -> UUID | None:
@@ -105,23 +138,66 @@ def _patient(query: SearchQuery) -> UUID | None:
     return None
 
 
-def _key(sort: SortKey, number: int) -> _Key:
+def _key(sort: SortKey, number: int, scope: str) -> _Key:
     if sort.parameter == "_id":
-        return _Key("r.id", "text", sort.descending, nullable=False)
+        return _Key("r.id", "text", sort.descending)
     if sort.parameter == "_lastUpdated":
-        return _Key("r.last_updated", "timestamptz", sort.descending, nullable=False)
+        return _Key("r.last_updated", "timestamptz", sort.descending)
     column, cast = _SORT_COLUMNS[sort.kind]
     alias, edge = f"s{number}", HIGHEST if sort.descending else LOWEST
-    join = (
-        f" LEFT JOIN idx_{sort.kind} {alias} ON {alias}.rid = r.rid "
-        f"AND {alias}.param = {parameter_id(sort.parameter)} AND {alias}.edge & {edge} <> 0"
+    of_alias = scope.replace("t.", f"{alias}.")
+    on = f"{alias}.rid = r.rid AND {of_alias} AND {alias}.param = {parameter_id(sort.parameter)}"
+    return _Key(
+        f"{alias}.{column}", cast, sort.descending, f"idx_{sort.kind} {alias}", f"{on} AND {alias}.edge & {edge} <> 0"
     )
-    return _Key(f"{alias}.{column}", cast, sort.descending, nullable=True, join=join)
+
+
+def _known_then_null(key: _Key, where: list[str], cursor: Cursor | None, limit: str, bind: Binder) -> str:
+    """Return the rows of a search with one sort key: those with a value, led by the sort's index, then those without.
+
+    As two parts, of which PostgreSQL does the second only where the first does not fill the page: one part with an outer
+    join would have to sort everything that matches.
+    """
+    backward = cursor is not None and cursor.backward
+    known = [*where, key.on]
+    null = [*where, f"NOT EXISTS (SELECT FROM {key.table} WHERE {key.on})"]
+    with_known = with_null = True
+    if cursor is not None:
+        [value] = cursor.values
+        row = bind(cursor.row, "bigint")
+        in_row = f"r.rid {'<' if backward else '>'} {row}"
+        if value is None:
+            null.append(in_row)
+            with_known = backward
+        else:
+            operator = "<" if key.descending != backward else ">"
+            placeholder = bind(value, key.cast)
+            known.append(
+                f"{key.expression} {operator}= {placeholder} AND ({key.expression} {operator} {placeholder} OR {in_row})"
+            )
+            with_null = not backward
+    inner = replace(key, table="")
+    parts = []
+    if with_known:
+        parts.append(
+            f"({_ROW}, {key.expression} AS k0 FROM resource r, {key.table} WHERE {' AND '.join(known)} "
+            f"ORDER BY {_order([inner], 'r.rid', backward=backward)} LIMIT {limit})"
+        )
+    if with_null:
+        parts.append(
+            f"({_ROW}, NULL::{key.cast} AS k0 FROM resource r WHERE {' AND '.join(null)} "
+            f"ORDER BY {_order([], 'r.rid', backward=backward)} LIMIT {limit})"
+        )
+    if backward:
+        parts.reverse()
+    return parts[0] if len(parts) == 1 else f"{' UNION ALL '.join(parts)} LIMIT {limit}"
 
 
 def _order(keys: Sequence[_Key], row: str, *, backward: bool) -> str:
+    """Return the ORDER BY terms. A key that is never null has no word on nulls: it would keep an index from serving."""
+    nulls = f" NULLS {'FIRST' if backward else 'LAST'}"
     terms = [
-        f"{key.expression} {'DESC' if key.descending != backward else 'ASC'} NULLS {'FIRST' if backward else 'LAST'}"
+        f"{key.expression} {'DESC' if key.descending != backward else 'ASC'}{nulls if key.nullable else ''}"
         for key in keys
     ]
     return ", ".join([*terms, f"{row} DESC" if backward else row])

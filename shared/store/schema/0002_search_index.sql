@@ -56,12 +56,15 @@ CREATE TABLE idx_date (
     patient uuid,
     rid bigint NOT NULL,
     low timestamptz NOT NULL,
-    high timestamptz NOT NULL
+    high timestamptz NOT NULL,
+    -- The parameter's only interval, and of a day at most: what nearly all are. A range search finds these by `low`
+    -- alone, between two bounds; the others, which may begin long before the range, are few and apart.
+    plain boolean GENERATED ALWAYS AS (edge = 3 AND high - low <= interval '1 day') STORED NOT NULL
 );
 CREATE UNIQUE INDEX idx_date_of ON idx_date (rid, param, low, high) INCLUDE (edge);
-CREATE INDEX idx_date_low ON idx_date (tenant, type, param, low, rid) INCLUDE (high, edge);
-CREATE INDEX idx_date_high ON idx_date (tenant, type, param, high, rid) INCLUDE (low);
-CREATE INDEX idx_date_patient ON idx_date (tenant, patient, type, param, low, rid) INCLUDE (high, edge);
+CREATE INDEX idx_date_low ON idx_date (tenant, type, param, low, rid) INCLUDE (high, edge, plain);
+CREATE INDEX idx_date_wide ON idx_date (tenant, type, param, high, rid) INCLUDE (low) WHERE NOT plain;
+CREATE INDEX idx_date_patient ON idx_date (tenant, patient, type, param, low, rid) INCLUDE (high, edge, plain);
 
 CREATE TABLE idx_number (
     tenant integer NOT NULL,

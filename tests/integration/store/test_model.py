@@ -9,7 +9,7 @@ from decimal import Decimal
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from shared.fhir.ids import subject_uuid
@@ -343,7 +343,7 @@ async def test_every_single_criterion_finds_what_the_model_finds(store):
     assert found > 300
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(changes=changes, searches=st.lists(queries, min_size=3, max_size=6))
 def test_every_search_answers_as_the_model_does(address, changes, searches):
     asyncio.run(compare(address, changes, searches))
