@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from datetime import datetime
 
 from shared.events.envelope import Event
@@ -22,6 +23,10 @@ WITH fresh AS (
 SELECT EXISTS (SELECT FROM fresh)
 """
 _POSITION = "SELECT sequence FROM inbox_position WHERE consumer = $1 AND source = $2 AND tenant = $3 AND key = $4"
+_POSITIONS = (
+    "SELECT source, sequence FROM inbox_position "
+    "WHERE consumer = $1 AND source = ANY ($2) AND tenant = $3 AND key = $4"
+)
 _POLL_SECONDS = 0.01
 
 
@@ -45,6 +50,12 @@ class Inbox:
         with translated():
             reached = await self._pool.fetchval(_POSITION, consumer, source, tenant, key)
         return int(reached or 0)
+
+    async def positions(self, consumer: str, sources: Collection[str], tenant: str, key: str) -> dict[str, int]:
+        """Return, by source, the highest outbox sequence that `consumer` applied along `key`."""
+        with translated():
+            rows = await self._pool.fetch(_POSITIONS, consumer, list(sources), tenant, key)
+        return {row["source"]: row["sequence"] for row in rows}
 
     async def await_position(
         self, consumer: str, source: str, tenant: str, key: str, sequence: int, timeout: float

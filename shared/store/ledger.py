@@ -79,12 +79,11 @@ class Ledger:
                 f"""
                 WITH queued AS (
                     INSERT INTO delivery (destination, type, id, tenant, key, wanted_version, wanted_at, deleted)
-                    SELECT $1, t.name, r.id, $2, h.key, r.version, r.last_updated, false
+                    SELECT $1, t.name, r.id, $2, h.key, r.version, r.last_updated, r.deleted
                     FROM resource r
                     JOIN tenant n ON n.id = r.tenant AND n.name = $2
                     JOIN resource_type t ON t.id = r.type AND t.name = ANY ($3)
                     JOIN history h ON h.rid = r.rid AND h.version = r.version
-                    WHERE NOT r.deleted
                     ORDER BY r.rid
                     {_NEWER}
                     RETURNING 1
