@@ -53,9 +53,7 @@ async def run(apps: Sequence[App]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    for app in apps:
-        if "migrate" in app.settings.roles:
-            await bring_up_to_date(app)
+    await asyncio.gather(*(bring_up_to_date(app) for app in apps if "migrate" in app.settings.roles))
     serving = [app for app in apps if app.settings.roles != {"migrate"}]
     if serving and not stop.is_set():
         await serve(serving, stop)
