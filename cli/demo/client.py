@@ -77,6 +77,11 @@ class Refused(DemoError):
         return " ".join(said) or "no reason given"
 
     @property
+    def first(self) -> str:
+        """What the first issue says."""
+        return str(next((issue.get("diagnostics") for issue in self.issues), None) or "no reason given")
+
+    @property
     def rules(self) -> tuple[str, ...]:
         """The rules of the house that refused (``E01``), in the order they are named."""
         codes = (

@@ -101,7 +101,7 @@ class Course:
             await self._finish()
         else:
             await self._try_to_book_unscreened()
-        self.told.scores = await self._scores()
+        self.told.scores = await self._scores(len(self.person.phq9) if outcome == "eligible" else 1)
         self._bar.end("done")
         return self.told
 
@@ -242,13 +242,11 @@ class Course:
             await self._refused("start at high pressure", "G-BP-STOP", self._start(encounter, order, 0, start))
         dose = resources.given_dose(person, 0, self._subject, encounter, order, self.team.nurse, start)
         held = await self._create(dose)
-        alarms = await self.gateway.search(
-            "DetectedIssue", {"patient": self._subject, "code": GATE_PASSED_CLOSED.token()}
+        alarm = await self._until(
+            f"the alarm after the dose past the gate of {person.name}",
+            lambda: self._first("DetectedIssue", {"patient": self._subject, "code": GATE_PASSED_CLOSED.token()}),
         )
-        tasks = await self.gateway.search("Task", {"patient": self._subject, "priority": "stat"})
-        if not alarms:
-            self.told.faults.append("a dose past the closed gate raised no DetectedIssue")
-        self._step(f"dose past the gate recorded, alarm raised ({len(alarms)} issue, {len(tasks)} urgent tasks)")
+        self._step(f"dose past the gate recorded, alarm raised ({alarm.get('severity', 'no')} severity)")
         return await self.gateway.read(held.reference)
 
     async def _book(self, kind: str, index: int, order: str | None = None) -> tuple[str, str]:
@@ -290,14 +288,18 @@ class Course:
         await self.gateway.bring(f"EpisodeOfCare/{episode['id']}", _finished_course)
         self._step("finished")
 
-    async def _scores(self) -> list[int]:
-        """Return the PHQ-9 totals as outcomes computed them, oldest first."""
-        found = await self.gateway.search("Observation", {"patient": self._subject, "code": PHQ9_SCORE})
-        dated = sorted(
-            (str(score.get("effectiveDateTime", "")), int(score["valueQuantity"]["value"])) for score in found
-        )
+    async def _scores(self, count: int) -> list[int]:
+        """Return the PHQ-9 totals as outcomes computed them, oldest first, once all `count` are there."""
+        query = {"patient": self._subject, "code": PHQ9_SCORE}
+
+        async def all_there() -> Resource | None:
+            found = await self.gateway.search("Observation", query)
+            return {"found": found} if len(found) >= count else None
+
+        found = (await self._until(f"the PHQ-9 totals of {self.person.name}", all_there))["found"]
+        dated = sorted((str(one.get("effectiveDateTime", "")), int(one["valueQuantity"]["value"])) for one in found)
         scores = [value for _, value in dated]
-        expected = [sum(answers) for answers in self.person.phq9[: len(scores)]]
+        expected = [sum(answers) for answers in self.person.phq9[:count]]
         if scores != expected:
             self.told.faults.append(f"PHQ-9 totals are {scores}, expected {expected}")
         return scores
@@ -344,7 +346,7 @@ class Course:
         except Refused as refusal:
             if refusal.status != 422:
                 raise
-            self.told.refusals.append(Refusal(tried, refusal.rules, refusal.diagnostics))
+            self.told.refusals.append(Refusal(tried, refusal.rules, refusal.first))
             self._step(f"{tried} refused ({', '.join(refusal.rules)})")
             if rule not in refusal.rules:
                 self.told.faults.append(f"{tried} was refused by {', '.join(refusal.rules)}, expected {rule}")

@@ -9,6 +9,7 @@ from statistics import median, quantiles
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from cli.demo.course import Told
@@ -32,27 +33,25 @@ _STATES = (
 
 
 def courses(console: Console, told: Iterable[Told], today: date) -> None:
-    """Show one line per patient, and under it what was refused and why."""
-    table = _table("", "patient", "indication", "course", "PHQ-9")
+    """Show what happened to each patient, and under it what was refused and why."""
     refusals: list[str] = []
     for one in sorted(told, key=lambda each: each.person.number):
         person = one.person
-        age = (today - person.birth_date).days // 365.2425
-        table.add_row(
-            str(person.number),
-            f"{person.name}, {age:.0f}",
-            person.indication.icd10.code,
-            escape(", ".join(one.steps)),
-            " → ".join(str(score) for score in one.scores),
+        age = int((today - person.birth_date).days // 365.2425)
+        scores = f"   PHQ-9 {' → '.join(str(score) for score in one.scores)}" if one.scores else ""
+        console.print(
+            f"[bold]{person.number:>3}  {escape(person.name)}[/], {age}, {person.gender}, "
+            f"{escape(person.indication.icd10.display)} ({person.indication.icd10.code}){scores}",
+            soft_wrap=True,
         )
+        console.print(Padding(escape(" → ".join(one.steps)), (0, 0, 0, 5), expand=False))
         refusals.extend(
-            f"{person.given}: {refusal.tried}: {_rules(refusal.rules)}{refusal.said}" for refusal in one.refusals
+            f"{person.given}, {refusal.tried}: {_rules(refusal.rules)}{refusal.said}" for refusal in one.refusals
         )
-    console.print(table)
     if refusals:
         console.print("\n[bold]Refused by rule, as it should be[/]")
         for refusal in refusals:
-            console.print(f"  {escape(refusal)}")
+            console.print(Padding(escape(refusal), (0, 0, 0, 2), expand=False))
 
 
 def _rules(rules: Sequence[str]) -> str:
@@ -170,7 +169,7 @@ def percentile95(values: Sequence[float]) -> float:
     return quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else values[0]
 
 
-_TEXT = frozenset(("course", "patient", "indication", "type", "service", "hop", "PHQ-9"))
+_TEXT = frozenset(("type", "service", "hop"))
 
 
 def _table(*columns: str) -> Table:

@@ -68,9 +68,9 @@ def test_each_patient_has_a_line_and_each_refusal_its_words(console: Console) ->
     report.courses(console, [told], date(2026, 11, 22))
 
     assert person.name in printed(console)
-    assert "referred, eligible" in printed(console)
+    assert "referred → eligible" in printed(console)
     assert "18 → 9" in printed(console)
-    assert f"{person.given}: booking: [S-CONSENT] No consent [yet]." in printed(console)
+    assert f"{person.given}, booking: [S-CONSENT] No consent [yet]." in printed(console)
 
 
 def test_every_entry_of_a_bundle_is_accounted_for(console: Console) -> None:
