@@ -9,7 +9,7 @@ import typer
 
 from cli.options import DATA, DataOption
 from cli.stack.stack import Stack
-from cli.table import as_json, table
+from cli.table import as_json, problems, table
 from cli.terminal import out
 
 WELL = frozenset(("ready", "run by others"))
@@ -33,6 +33,8 @@ def status(
         out.print(f"Nothing runs from {stack.data}. ./kap up starts it.", markup=False, soft_wrap=True)
     else:
         out.print(table(rows))
+        for sentence in problems(rows):
+            out.print(sentence, markup=False, soft_wrap=True)
         out.print(f"Logs: {stack.logs}", markup=False, soft_wrap=True)
     if not well:
         raise typer.Exit(1)

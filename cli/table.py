@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from cli.stack.stack import Row
-from cli.terminal import duration, megabytes
+from cli.terminal import megabytes
 
 _COLOURS = {"ready": "green", "run by others": "cyan", "down": "red"}
 
@@ -24,10 +24,9 @@ def table(rows: Sequence[Row]) -> Table:
         ("health", "left"),
         ("lag", "right"),
         ("memory", "right"),
-        ("up", "right"),
         ("", "left"),
     ):
-        made.add_column(heading, justify="right" if side == "right" else "left", overflow="fold")
+        made.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
     for row in rows:
         made.add_row(
             row.name,
@@ -36,10 +35,14 @@ def table(rows: Sequence[Row]) -> Table:
             f"[{_COLOURS.get(row.health, 'yellow')}]{row.health}[/]",
             _text(row.lag),
             megabytes(row.memory),
-            duration(row.uptime),
             row.url or "",
         )
     return made
+
+
+def problems(rows: Sequence[Row]) -> list[str]:
+    """Return what is in the way of those that are not ready, a sentence each."""
+    return [f"{row.name}: {row.problem}" for row in rows if row.problem is not None]
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
-out = Console(highlight=False)
+WIDTH = 120  # of what is written to a file or another program
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 err = Console(stderr=True, highlight=False)
 
 
@@ -36,18 +38,3 @@ def telling(console: Console = err) -> Iterator[Callable[[str], None]]:
 def megabytes(size: int | None) -> str:
     """Return a size in bytes as ``97 MB``; a dash where it is unknown."""
     return "-" if size is None else f"{size / 1_000_000:.0f} MB"
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds as ``3 min``; a dash where they are unknown."""
-    if seconds is None:
-        return "-"
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def is_interactive() -> bool:
-    """Return whether a person sits at the terminal."""
-    return sys.stdin.isatty() and out.is_terminal

@@ -16,9 +16,10 @@ from shared.local.memory_broker import LIMITS, MemoryBroker, MemoryBrokerError
 
 
 class Broker(Protocol):
-    """A Kafka."""
+    """A Kafka; `own`: the stack runs it."""
 
     title: str
+    own: bool
 
     def start(self) -> str:
         """Have it running; return its ``host:port``."""
@@ -51,6 +52,7 @@ class Apache:
     """Apache Kafka of the stack's own."""
 
     title = "Apache Kafka"
+    own = True
 
     def __init__(self, data: Path, ports: Ports, report: Callable[[str], None]) -> None:
         self._ports = ports
@@ -89,7 +91,8 @@ class Apache:
 class Memory:
     """The in-memory stand-in."""
 
-    title = "in-memory broker"
+    title = "the in-memory broker"
+    own = True
 
     def __init__(self, data: Path, report: Callable[[str], None]) -> None:
         from shared.events.topics import PARTITIONS, TOPICS  # with aiokafka, which no other way of running needs
@@ -125,7 +128,8 @@ class Memory:
 class Given:
     """A Kafka that others run."""
 
-    title = "Kafka (given)"
+    title = "Kafka"
+    own = False
 
     def __init__(self, address: str) -> None:
         host, colon, port = address.rpartition(":")

@@ -15,7 +15,9 @@ from shared.local.postgres import PostgresCluster, PostgresError, binaries
 
 
 class Databases(Protocol):
-    """A PostgreSQL with one database per service."""
+    """A PostgreSQL with one database per service; `own`: the stack runs it."""
+
+    own: bool
 
     def start(self) -> None:
         """Have it running; nothing to do where it runs."""
@@ -41,6 +43,8 @@ def databases(where: str, data: Path, port: int) -> Databases:
 
 class Embedded:
     """PostgreSQL of the stack's own, from the wheel."""
+
+    own = True
 
     def __init__(self, data: Path, port: int) -> None:
         self.cluster = PostgresCluster(data, port=port)
@@ -79,6 +83,8 @@ class Given:
 
     The user may create databases, or they are there already.
     """
+
+    own = False
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)

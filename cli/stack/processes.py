@@ -179,16 +179,21 @@ def _wait(processes: list[Process], timeout: float) -> list[Process]:
 def memory(pid: int) -> int | None:
     """Return the resident memory of a process and its children in bytes; None where there is no such process.
 
-    Pages that processes share are counted in each of them.
+    What PostgreSQL's processes share is counted once, where the system tells it (Linux).
     """
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         found = psutil.Process(pid)
-        total: int = found.memory_info().rss
-        for child in found.children(recursive=True):
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                total += child.memory_info().rss
-        return total
+        return sum(map(_resident, [found, *found.children(recursive=True)])) or None
     return None
+
+
+def _resident(process: psutil.Process) -> int:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        told = process.memory_full_info()
+        return int(getattr(told, "pss", told.rss))
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return int(process.memory_info().rss)
+    return 0
 
 
 def ready(client: httpx.Client, url: str) -> str | None:
@@ -196,15 +201,17 @@ def ready(client: httpx.Client, url: str) -> str | None:
     try:
         answer = client.get(f"{url}/readyz")
     except httpx.TimeoutException:
-        return "does not answer"
+        return "it does not answer"
     except httpx.TransportError:
-        return "not listening yet"
+        return "it does not listen yet"
     if answer.status_code == httpx.codes.OK:
         return None
-    return f"not ready ({answer.status_code}): {_sentence(answer)}"
+    return f"it answers {answer.status_code}: {_sentence(answer)}"
 
 
 def _sentence(answer: httpx.Response) -> str:
+    with suppress(ValueError, KeyError, TypeError):
+        return str(answer.json()["why"])
     return " ".join(answer.text.split())[:200] or answer.reason_phrase
 
 

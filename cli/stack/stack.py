@@ -31,6 +31,7 @@ DEFAULT_DATA = ROOT / ".kap"
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 25.0  # a service lets requests in flight finish for up to 20 s
+DID_NOT_RUN = "it did not run"
 TOGETHER = "services"  # the one process of --single
 
 Report = Callable[[str], None]
@@ -51,7 +52,8 @@ class Row:
         kind: ``service``, ``database`` or ``broker``.
         port: TCP port; None where it is not ours to know.
         pid: process id; None where it does not run, or others run it.
-        health: ``ready``, ``down``, or what is in the way.
+        health: ``ready``, ``not ready``, ``down``, or ``run by others``.
+        problem: what is in the way of one that is not ready, in a sentence.
         url: where to look; None for what is not HTTP.
         lag: events committed elsewhere and not yet applied here plus own ones not yet published; None: unknown.
         memory: resident bytes; services of one process show the same.
@@ -68,6 +70,7 @@ class Row:
     lag: int | None = None
     memory: int | None = None
     uptime: float | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,8 @@ class Stack:
             kind="service",
             port=ports.of(name),
             pid=process.pid,
-            health=problem or "ready",
+            health="ready" if problem is None else "not ready",
+            problem=problem,
             url=ports.fhir(name),
             lag=None if problem else lag(client, ports.url(name)),
             memory=processes.memory(process.pid),
@@ -167,8 +171,7 @@ class Stack:
             ("postgres", "database", database, state.options.postgres),
             ("kafka", "broker", kafka, state.options.kafka),
         ):
-            address = given or ""
-            own = ":" not in address
+            address, own = given or "", thing.own
             pid = thing.pid()
             port = ports.of(name) if own else urlsplit(address if "//" in address else f"//{address}").port
             if given == MEMORY:
@@ -228,10 +231,12 @@ class Stack:
     def _bring(self, state: State, database: Databases, kafka: Broker, started: dict[str, str]) -> None:
         options = state.options
         self._file.write(state)
-        if database.pid() is None:
+        if database.own and database.pid() is None:
+            started["postgres"] = DID_NOT_RUN
             self._report("Starting PostgreSQL.")
         database.start()
-        if kafka.pid() is None:
+        if kafka.own and kafka.pid() is None:
+            started["kafka"] = DID_NOT_RUN
             self._report(f"Starting {kafka.title}.")
         state.kafka_bootstrap = kafka.start()
         self._file.write(state)
@@ -249,7 +254,7 @@ class Stack:
         """Return why this plan needs a new process; None where one runs it."""
         running = state.processes.get(plan.name)
         if running is None:
-            return "it did not run"
+            return DID_NOT_RUN
         if running.told != plan.told:
             return "it was told something else"
         if any(_stalled(client, f"http://{HOST}:{port}") for port in plan.serves.values()):
