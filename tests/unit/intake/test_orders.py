@@ -1,0 +1,189 @@
+"""Orders, consents and the stages of a course: each rule at its boundaries."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.intake.rules import (
+    RUNNING,
+    Ground,
+    Weight,
+    check_consent,
+    check_order,
+    course_after,
+    may_move,
+    stage_after_visit,
+)
+from services.intake.setting import Setting
+from shared.fhir import codes
+from shared.fhir.kap import STAGES, drug_of
+from shared.runtime.policy import load_policy
+
+SETTING = Setting.of(load_policy())
+POLICY = SETTING.orders
+
+
+NEWLY_WEIGHED = (Weight(Decimal(70), 2),)
+
+
+def order(value, unit="mg", route=codes.ROUTE_IM, key="doseQuantity"):
+    quantity = {"value": value, "system": codes.UCUM, "code": unit}
+    return {"dosageInstruction": [{"route": route.concept(), "doseAndRate": [{key: quantity}]}]}
+
+
+def rules(request, *, drug="ketamine", weights=NEWLY_WEIGHED, prescribers=("p",)):
+    return [issue.rule for issue in check_order(request, drug, weights, POLICY, prescribers)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "drug", "expected"),
+    [
+        (order(Decimal("0.5"), "mg/kg", codes.ROUTE_IV), "ketamine", []),
+        (order(Decimal("1.0"), "mg/kg", codes.ROUTE_IV), "ketamine", []),
+        (order(Decimal("1.06"), "mg/kg", codes.ROUTE_IV), "ketamine", ["RX-DOSE"]),
+        (order(Decimal("0.47"), "mg/kg", codes.ROUTE_IV), "ketamine", ["RX-DOSE"]),
+        (order(35, "mg", codes.ROUTE_IV), "ketamine", []),
+        (order(140), "ketamine", []),
+        (order(150), "ketamine", ["RX-DOSE"]),
+        (order(400, route=codes.ROUTE_SUBLINGUAL), "ketamine", []),
+        (order(421, route=codes.ROUTE_SUBLINGUAL), "ketamine", ["RX-DOSE"]),
+        (order(300, route=codes.ROUTE_ORAL), "ketamine", []),
+        (order(84, route=codes.ROUTE_NASAL), "esketamine", []),
+        (order(112, route=codes.ROUTE_NASAL), "esketamine", ["RX-DOSE"]),
+        (order(70), "esketamine", ["RX-ROUTE"]),
+        (order(1, "mL"), "ketamine", ["RX-DOSE"]),
+        ({"dosageInstruction": [{"text": "as needed"}]}, "ketamine", ["RX-ROUTE"]),
+        ({}, "ketamine", ["RX-ROUTE"]),
+    ],
+)
+def test_a_dose_is_judged_by_drug_route_and_weight(request_, drug, expected):
+    assert rules(request_, drug=drug) == expected
+
+
+@pytest.mark.parametrize(("days", "expected"), [(0, []), (30, []), (31, ["RX-WEIGHT"]), (-1, ["RX-WEIGHT"])])
+def test_a_weight_counts_for_so_many_days_before_the_order(days, expected):
+    assert rules(order(70), weights=(Weight(Decimal(70), days),)) == expected
+
+
+def test_without_a_weight_a_dose_per_kilogram_still_counts():
+    assert rules(order(Decimal(1), "mg/kg"), weights=()) == []
+    assert rules(order(70), weights=()) == ["RX-WEIGHT"]
+
+
+def test_the_newest_weight_decides():
+    assert rules(order(70), weights=(Weight(Decimal(30), 20), Weight(Decimal(70), 1))) == []
+
+
+def test_an_order_without_a_prescriber_is_refused():
+    assert rules(order(70), prescribers=()) == ["RX-PRESCRIBER"]
+
+
+def test_both_ends_of_a_range_are_judged():
+    quantity = {"system": codes.UCUM, "code": "mg"}
+    wide = {"low": {**quantity, "value": 70}, "high": {**quantity, "value": 300}}
+    request = order(70)
+    request["dosageInstruction"][0]["doseAndRate"] = [{"doseRange": wide}]
+    assert rules(request) == ["RX-DOSE"]
+
+
+@given(st.decimals(min_value=1, max_value=500, places=1), st.decimals(min_value=30, max_value=200, places=1))
+def test_an_allowed_dose_is_within_the_range_whatever_the_weight(milligrams, kilograms):
+    allowed = rules(order(milligrams), weights=(Weight(kilograms, 0),)) == []
+    dose = next(one for one in POLICY.doses.values() if one.route == codes.ROUTE_IM.code)
+    share = POLICY.rounding.share
+    assert allowed is (dose.low * (1 - share) <= milligrams / kilograms <= dose.high * (1 + share))
+
+
+CONSENT = {
+    "category": [codes.PROCEDURE_CONSENT.concept(codes.TREATMENT_CONSENT), codes.ROUTE_IM.concept()],
+    "patient": {"reference": "Patient/ada"},
+    "dateTime": "2026-11-20",
+    "performer": [{"reference": "Patient/ada"}],
+}
+
+
+@pytest.mark.parametrize("missing", ["dateTime", "performer", "patient"])
+def test_a_consent_lacks_what_it_does_not_say(missing):
+    assert check_consent(CONSENT, POLICY) == []
+    (issue,) = check_consent({key: value for key, value in CONSENT.items() if key != missing}, POLICY)
+    assert issue.expression == (f"Consent.{missing}",)
+
+
+def test_a_consent_names_its_route_and_its_kind():
+    assert len(check_consent({**CONSENT, "category": CONSENT["category"][:1]}, POLICY)) == 1
+    assert len(check_consent({**CONSENT, "category": [codes.TREATMENT_CONSENT.concept()]}, POLICY)) == 2
+
+
+grounds = st.builds(Ground, eligible=st.booleans(), consented=st.booleans(), planned=st.booleans())
+
+
+@pytest.mark.parametrize(
+    ("stage", "ground", "expected"),
+    [
+        ("eligible", Ground(eligible=True, consented=False, planned=False), ("eligible", "planned")),
+        ("eligible", Ground(eligible=True, consented=False, planned=True), ("eligible", "planned")),
+        ("eligible", Ground(eligible=True, consented=True, planned=False), ("consented", "planned")),
+        ("eligible", Ground(eligible=True, consented=True, planned=True), ("planned", "active")),
+        ("consented", Ground(eligible=True, consented=False, planned=True), ("consented", "onhold")),
+        ("dosing", Ground(eligible=True, consented=True, planned=False), ("dosing", "active")),
+        ("dosing", Ground(eligible=False, consented=True, planned=True), ("dosing", "onhold")),
+    ],
+)
+def test_a_course_follows_its_ground(stage, ground, expected):
+    assert course_after(stage, "active" if stage in RUNNING else "planned", ground) == expected
+
+
+@given(st.sampled_from(STAGES), st.sampled_from(["planned", "active", "onhold", "finished", "cancelled"]), grounds)
+def test_no_course_runs_without_its_ground_and_a_settled_one_stays(stage, status, ground):
+    after = course_after(stage, status, ground)
+    if status not in ("planned", "active"):
+        assert after == (stage, status)
+        return
+    assert course_after(*after, ground) == after, "a repeat changes nothing"
+    if after[0] in RUNNING and after[1] == "active":
+        assert ground.eligible
+        assert ground.consented
+
+
+@given(st.sampled_from(STAGES), st.sampled_from(STAGES))
+def test_by_hand_a_course_moves_between_visits_and_to_its_end_only(before, after):
+    allowed = before == after or (after == "stopped" and before not in ("finished", "stopped"))
+    allowed = allowed or (before in RUNNING and after in (*RUNNING, "finished"))
+    assert may_move(before, after) is allowed
+
+
+@pytest.mark.parametrize(
+    ("stage", "visit", "after"),
+    [
+        ("planned", "kap-prep", "preparing"),
+        ("preparing", "kap-dosing", "dosing"),
+        ("dosing", "kap-integration", "integrating"),
+        ("integrating", "kap-dosing", "dosing"),
+        ("integrating", "kap-followup", "follow-up"),
+        ("eligible", "kap-prep", "eligible"),
+        ("finished", "kap-dosing", "finished"),
+        ("planned", "kap-consult", "planned"),
+        ("planned", None, "planned"),
+    ],
+)
+def test_a_visit_moves_the_course(stage, visit, after):
+    assert stage_after_visit(stage, visit) == after
+
+
+@pytest.mark.parametrize(
+    ("concept", "drug"),
+    [
+        (codes.KETAMINE.concept(), "ketamine"),
+        ({"text": "Spravato 56 mg"}, "esketamine"),
+        ({"text": "S-ketamine"}, "ketamine"),
+        (codes.Code(codes.RXNORM, "2201623").concept(), "esketamine"),
+        (codes.Code(codes.RXNORM, "26225", "ondansetron").concept(), None),
+        (None, None),
+    ],
+)
+def test_the_two_drugs_are_told_from_others(concept, drug):
+    assert drug_of(concept, SETTING.sets) == drug

@@ -1,0 +1,339 @@
+"""Eligibility rules: each positive by record and by answer, negative, at its boundary, and not known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.intake.rules import Chart, Entry, is_aged, screen, severity_for
+from services.intake.setting import Setting
+from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED
+from shared.runtime.policy import load_policy
+
+SETTING = Setting.of(load_policy())
+RULES = SETTING.eligibility.rules
+ASKED = {name: rule.question for name, rule in RULES.items() if rule.question is not None}
+NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
+HEALTHY = {question.link: not question.hit for question in ASKED.values()} | {"MED": True}
+CLINICAL = "http://terminology.hl7.org/CodeSystem/condition-clinical"
+VERIFICATION = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
+
+
+def entry(type_, code=None, system=SNOMED, text=None, **more):
+    concept = {"coding": [{"system": system, "code": code}]} if code else {}
+    if text:
+        concept["text"] = text
+    name = f"{type_}/{code or text}"
+    return Entry(name, concept, {"resourceType": type_, "id": str(code or text), **more})
+
+
+def condition(code=None, system=SNOMED, text=None, status="active", **more):
+    return entry(
+        "Condition", code, system, text, clinicalStatus={"coding": [{"system": CLINICAL, "code": status}]}, **more
+    )
+
+
+CHART = Chart(
+    patient={"resourceType": "Patient", "id": "ada", "birthDate": "1980-02-03"},
+    conditions=(),
+    allergies=(),
+    medications=(),
+    observations=(),
+    reasons=(),
+    answers=HEALTHY,
+    answers_reference="QuestionnaireResponse/q",
+    drug="ketamine",
+    decisions={},
+    now=NOW,
+)
+
+
+def judge(**more):
+    return screen(replace(CHART, **more), SETTING.eligibility, SETTING.interactions, SETTING.sets)
+
+
+def finding(result, rule):
+    return next((one for one in result.findings if one.rule == rule), None)
+
+
+def test_who_answered_everything_and_has_nothing_on_record_is_eligible():
+    result = judge()
+    assert result.outcome == "eligible"
+    assert {one.verdict for one in result.findings} == {"clear"}
+
+
+@pytest.mark.parametrize("rule", sorted(ASKED))
+def test_each_rule_is_hit_by_its_answer(rule):
+    result = judge(answers={**HEALTHY, ASKED[rule].link: ASKED[rule].hit})
+    found = finding(result, rule)
+    assert (found.verdict, found.evidence) == ("hit", ("QuestionnaireResponse/q",))
+    expected = {"A": "not-eligible", "R": "needs-decision", "I": "eligible"}
+    assert result.outcome == expected[found.severity]
+    assert found.source
+    assert found.advice
+
+
+@pytest.mark.parametrize("rule", sorted(ASKED))
+def test_each_rule_without_an_answer_is_not_known_and_never_eligible(rule):
+    answers = {link: value for link, value in HEALTHY.items() if link != ASKED[rule].link}
+    result = judge(answers=answers)
+    assert finding(result, rule).verdict == "not-known"
+    assert result.outcome == "needs-answers"
+
+
+@pytest.mark.parametrize("answer", ["no", 0, 1, None])
+def test_an_answer_that_is_no_yes_or_no_is_not_known(answer):
+    assert finding(judge(answers={**HEALTHY, "E01": answer}), "E01").verdict == "not-known"
+
+
+def coded():
+    for name, rule in RULES.items():
+        for set_ in (*rule.conditions, *rule.history):
+            for term in SETTING.sets[set_].codes:
+                yield name, set_, term.system, term.code or f"{term.prefix}.9"
+
+
+@pytest.mark.parametrize(("rule", "set_", "system", "code"), list(coded()))
+def test_each_rule_is_hit_by_every_code_of_its_sets_though_the_answer_was_no(rule, set_, system, code):
+    found = finding(judge(conditions=(condition(code, system),)), rule)
+    assert found.verdict == "hit"
+    assert found.evidence == (f"Condition/{code}",)
+
+
+@pytest.mark.parametrize("status", ["resolved", "inactive", "remission"])
+def test_a_condition_that_is_over_counts_where_history_does_only(status):
+    past = (condition("67362008", status=status), condition("231494001", status=status))
+    result = judge(conditions=past)
+    assert finding(result, "E01").verdict == "hit"
+    assert finding(result, "E09").verdict == "clear"
+
+
+def test_a_condition_without_a_status_counts_as_active():
+    assert finding(judge(conditions=(entry("Condition", "231494001"),)), "E09").verdict == "hit"
+
+
+@pytest.mark.parametrize("doubt", ["refuted", "entered-in-error"])
+def test_a_refuted_or_erroneous_entry_does_not_count(doubt):
+    refuted = condition("67362008", verificationStatus={"coding": [{"system": VERIFICATION, "code": doubt}]})
+    assert judge(conditions=(refuted,)).outcome == "eligible"
+
+
+@pytest.mark.parametrize(("drug", "severity"), [("esketamine", "A"), ("ketamine", "R"), (None, "A")])
+def test_an_aneurysm_is_as_grave_as_the_drug_makes_it_the_gravest_when_it_is_not_said(drug, severity):
+    assert finding(judge(drug=drug, conditions=(condition("67362008"),)), "E01").severity == severity
+
+
+def test_a_severity_that_does_not_depend_on_the_drug_stays():
+    assert severity_for("R", None) == "R"
+    assert severity_for({"ketamine": "I"}, "esketamine") == "I"
+
+
+def test_e04_is_hit_by_an_allergy_on_record():
+    allergy = entry("AllergyIntolerance", "6130", RXNORM)
+    assert finding(judge(allergies=(allergy,)), "E04").verdict == "hit"
+    assert finding(judge(allergies=(entry("AllergyIntolerance", "7980", RXNORM),)), "E04").verdict == "clear"
+
+
+@pytest.mark.parametrize(("days", "verdict"), [(0, "hit"), (41, "hit"), (43, "clear"), (400, "clear")])
+def test_e05_counts_an_infarction_of_the_last_six_weeks(days, verdict):
+    onset = (NOW - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert finding(judge(conditions=(condition("22298006", onsetDateTime=onset),)), "E05").verdict == verdict
+
+
+@pytest.mark.parametrize(("onset", "verdict"), [("2026", "hit"), ("2026-10", "hit"), ("2025", "clear")])
+def test_e05_takes_a_rough_date_at_its_latest(onset, verdict):
+    assert finding(judge(conditions=(condition("22298006", onsetDateTime=onset),)), "E05").verdict == verdict
+
+
+def test_e05_does_not_know_an_infarction_without_a_date():
+    found = finding(judge(conditions=(condition("22298006"),)), "E05")
+    assert (found.verdict, found.evidence) == ("not-known", ("Condition/22298006",))
+
+
+def test_e05_lets_a_controlled_hypertension_pass_but_shows_it():
+    found = finding(judge(conditions=(condition("38341003"),)), "E05")
+    assert (found.verdict, found.evidence) == ("clear", ("Condition/38341003",))
+
+
+@pytest.mark.parametrize(("code", "severity"), [("66590003", "R"), ("724715004", "A")])
+def test_e10_is_graver_for_ketamine_itself(code, severity):
+    found = finding(judge(conditions=(condition(code),)), "E10")
+    assert (found.verdict, found.severity) == ("hit", severity)
+
+
+def pregnancy(code, when, status="final"):
+    value = {"coding": [{"system": SNOMED, "code": code}]}
+    return Entry(
+        f"Observation/{when}",
+        {"coding": [{"system": LOINC, "code": "82810-3"}]},
+        {"resourceType": "Observation", "status": status, "effectiveDateTime": when, "valueCodeableConcept": value},
+    )
+
+
+def test_e12_believes_the_newest_pregnancy_status():
+    pregnant, not_pregnant = pregnancy("77386006", "2026-10-01"), pregnancy("60001007", "2026-11-01")
+    assert finding(judge(observations=(pregnant,)), "E12").verdict == "hit"
+    assert finding(judge(observations=(not_pregnant, pregnant)), "E12").verdict == "clear"
+    wrong = pregnancy("77386006", "2026-11-20", status="entered-in-error")
+    assert finding(judge(observations=(not_pregnant, wrong)), "E12").verdict == "clear"
+
+
+@pytest.mark.parametrize(
+    ("born", "verdict"),
+    [
+        ("2008-11-22", "clear"),
+        ("2008-11-23", "hit"),
+        ("2008-11", "not-known"),
+        ("2008", "not-known"),
+        ("2007", "clear"),
+        ("2009", "hit"),
+        (None, "not-known"),
+    ],
+)
+def test_e13_counts_years_to_the_day_and_does_not_guess(born, verdict):
+    patient = {"id": "ada"} if born is None else {"id": "ada", "birthDate": born}
+    result = judge(patient=patient)
+    assert finding(result, "E13").verdict == verdict
+    assert (result.outcome == "eligible") is (verdict == "clear")
+
+
+def test_who_was_born_on_29_february_is_of_age_on_1_march():
+    born = "2008-02-29"
+    assert is_aged(born, 18, datetime(2026, 2, 28, tzinfo=UTC).date()) is False
+    assert is_aged(born, 18, datetime(2026, 3, 1, tzinfo=UTC).date()) is True
+
+
+TRD = condition("1153570009")
+
+
+@pytest.mark.parametrize(
+    ("drug", "count", "verdict", "outcome"),
+    [
+        ("esketamine", 2, "clear", "eligible"),
+        ("esketamine", 1, "hit", "not-eligible"),
+        ("ketamine", 1, "hit", "needs-decision"),
+        ("esketamine", None, "not-known", "needs-answers"),
+        ("esketamine", True, "not-known", "needs-answers"),
+    ],
+)
+def test_e24_counts_trials_for_treatment_resistant_depression(drug, count, verdict, outcome):
+    answers = {**HEALTHY, "E24": count} if count is not None else HEALTHY
+    result = judge(drug=drug, conditions=(TRD,), answers=answers)
+    assert finding(result, "E24").verdict == verdict
+    assert result.outcome == outcome
+
+
+def test_e24_is_only_asked_for_its_indication():
+    assert finding(judge(), "E24") is None
+    reason = {"text": "Treatment-resistant depression"}
+    assert finding(judge(reasons=(reason,)), "E24").verdict == "not-known"
+
+
+def test_text_that_no_rule_can_read_asks_a_person():
+    result = judge(conditions=(condition(text="some heart trouble"),))
+    assert finding(result, "UNCODED").evidence == ("Condition/some heart trouble",)
+    assert result.outcome == "needs-decision"
+    local = judge(medications=(entry("MedicationStatement", "x1", "urn:local"),))
+    assert local.outcome == "needs-decision"
+
+
+def test_text_with_a_known_word_is_a_hit():
+    assert finding(judge(conditions=(condition(text="Aortic ANEURYSM 4 cm"),)), "E01").verdict == "hit"
+
+
+def medication(code=None, text=None):
+    return entry("MedicationStatement", code, RXNORM, text)
+
+
+def interacting():
+    for name, rule in SETTING.interactions.items():
+        for set_ in rule.medications:
+            for term in SETTING.sets[set_].codes:
+                yield name, medication(term.code)
+            for word in SETTING.sets[set_].words:
+                yield name, medication(text=f"{word.title()} 10 mg")
+
+
+@pytest.mark.parametrize(("rule", "taken"), list(interacting()))
+def test_each_interaction_is_found_by_code_and_by_word(rule, taken):
+    found = finding(judge(medications=(taken,)), rule)
+    assert (found.verdict, found.evidence) == ("hit", (taken.reference,))
+
+
+def test_theophylline_blocks_and_a_benzodiazepine_informs():
+    assert judge(medications=(medication("10438"),)).outcome == "not-eligible"
+    result = judge(medications=(medication("6470"),))
+    assert finding(result, "I-BENZODIAZEPINE").severity == "I"
+    assert result.outcome == "eligible"
+
+
+def test_another_medicine_is_no_interaction():
+    result = judge(medications=(medication("36437"),))
+    assert {one.verdict for one in result.findings} == {"clear"}
+
+
+@pytest.mark.parametrize("answer", [False, None])
+def test_an_incomplete_list_of_medicines_is_not_known(answer):
+    result = judge(answers={**HEALTHY, "MED": answer})
+    assert finding(result, "MEDICATION-LIST").verdict == "not-known"
+    assert result.outcome == "needs-answers"
+
+
+def test_a_decision_counts_for_the_evidence_that_was_seen():
+    aneurysm = condition("67362008")
+    seen = {"E01": frozenset({aneurysm.reference})}
+    assert judge(conditions=(aneurysm,), decisions=seen).outcome == "eligible"
+    assert judge(conditions=(aneurysm, condition("432119003")), decisions=seen).outcome == "needs-decision"
+
+
+def test_what_blocks_cannot_be_decided_away():
+    aneurysm = condition("67362008")
+    seen = {"E01": frozenset({aneurysm.reference})}
+    assert judge(drug="esketamine", conditions=(aneurysm,), decisions=seen).outcome == "not-eligible"
+
+
+codes = st.sampled_from([(code, system) for _, _, system, code in coded()])
+answers = st.fixed_dictionaries({}, optional={link: st.sampled_from([True, False, None]) for link in HEALTHY})
+
+
+@settings(max_examples=200)
+@given(answers=answers, found=st.lists(codes, max_size=3), drug=st.sampled_from(["ketamine", "esketamine", None]))
+def test_eligible_means_that_everything_was_answered_and_nothing_stands_against_it(answers, found, drug):
+    result = judge(answers=answers, conditions=tuple(condition(*one) for one in found), drug=drug)
+    verdicts = {(one.verdict, one.severity) for one in result.findings}
+    if result.outcome == "eligible":
+        assert all(answers.get(link) is not None for link in HEALTHY)
+        assert ("hit", "A") not in verdicts
+        assert ("hit", "R") not in verdicts
+        assert "not-known" not in {verdict for verdict, _ in verdicts}
+    else:
+        assert verdicts - {("clear", severity) for severity in "ARI"}
+
+
+@settings(max_examples=100)
+@given(found=st.lists(codes, max_size=3), more=codes)
+def test_another_finding_never_makes_anybody_more_eligible(found, more):
+    order = ["eligible", "needs-decision", "needs-answers", "not-eligible"]
+    before = judge(conditions=tuple(condition(*one) for one in found))
+    after = judge(conditions=tuple(condition(*one) for one in [*found, more]))
+    assert order.index(after.outcome) >= order.index(before.outcome)
+
+
+def test_icd_prefixes_hold_their_children_only():
+    assert SETTING.sets["aneurysm"].holds({"coding": [{"system": ICD10CM, "code": "I71.4"}]})
+    assert not SETTING.sets["aneurysm"].holds({"coding": [{"system": ICD10CM, "code": "I70.0"}]})
+    assert not SETTING.sets["aneurysm"].holds({"coding": [{"system": SNOMED, "code": "I71.4"}]})
+
+
+def test_the_questionnaire_asks_what_the_rules_need():
+    import json
+
+    from shared.runtime.policy import FOLDER
+
+    items = json.loads((FOLDER / "questionnaires" / "kap-screening.json").read_text(encoding="utf-8"))["item"]
+    needed = {rule.needed.link for rule in RULES.values() if rule.needed is not None}
+    assert {item["linkId"] for item in items} == {*HEALTHY, *needed}
