@@ -2,8 +2,8 @@
 
     python tools/lock_kafka_jars.py 4.3.1 2.25.4
 
-Arguments: the release of Kafka, and the release of log4j that it is built with (its `log4j-core`; the binding that joins
-it to slf4j is not among Kafka's own dependencies). Which jars, and in which versions, is what Maven resolves.
+Arguments: the release of Kafka, and the release of log4j that it is built with (its `log4j-core`; the binding that
+joins it to slf4j is not among Kafka's own dependencies). Which jars, and in which versions, is what Maven resolves.
 """
 
 from __future__ import annotations

@@ -142,6 +142,7 @@ class ApacheKafka:
                 cwd=self.data_dir,
                 start_new_session=True,
             )
+        self._reap()
         self._child = process
         self._pid_file.write_text(str(process.pid), encoding="ascii")
         self._await_answer(deadline, process)
@@ -165,6 +166,11 @@ class ApacheKafka:
         """Return whether the server processes requests now."""
         return _answers(self.port)
 
+    def _reap(self) -> None:
+        """Take note of the end of a server that this process started."""
+        if self._child is not None:
+            self._child.poll()
+
     def _process(self) -> psutil.Process | None:
         try:
             process = psutil.Process(int(self._pid_file.read_text(encoding="ascii")))
@@ -181,8 +187,7 @@ class ApacheKafka:
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             process.send_signal(with_signal)
             process.wait(timeout)
-        if self._child is not None:
-            self._child.poll()
+        self._reap()
 
     def _command(self) -> list[str]:
         jars = resolve_jars(self._jars, report=self._report)

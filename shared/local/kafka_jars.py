@@ -68,7 +68,7 @@ def read_lock(path: Path = LOCK) -> list[Jar]:
 
 def kafka_version(jars: Iterable[Jar]) -> str:
     """Return the Kafka release these jars are of: ``4.3.1``."""
-    return next(jar.version for jar in jars if jar.group == "org.apache.kafka" and jar.artifact.startswith("kafka_"))
+    return next(jar.version for jar in jars if jar.group == "org.apache.kafka")
 
 
 def default_cache(version: str) -> Path:

@@ -154,6 +154,7 @@ class MemoryBroker:
                 cwd=Path(__file__).parents[2],
                 start_new_session=True,
             )
+        self._reap()
         self._child = process
         self._pid_file.write_text(str(process.pid), encoding="ascii")
         deadline = time.monotonic() + timeout
@@ -174,8 +175,7 @@ class MemoryBroker:
                 process.wait(timeout)
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        if self._child is not None:
-            self._child.poll()
+        self._reap()
         self._pid_file.unlink(missing_ok=True)
         self._port_file.unlink(missing_ok=True)
 
@@ -183,6 +183,11 @@ class MemoryBroker:
         """Return the broker's process id; None where it does not run."""
         process = self._process()
         return None if process is None else process.pid
+
+    def _reap(self) -> None:
+        """Take note of the end of a server that this process started."""
+        if self._child is not None:
+            self._child.poll()
 
     def _process(self) -> psutil.Process | None:
         try:

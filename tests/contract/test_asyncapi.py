@@ -1,0 +1,135 @@
+"""docs/asyncapi.yaml says what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from shared.events import admin, codec, topics
+from shared.events.envelope import Event, Interaction
+from shared.events.kafka import MAX_REQUEST_BYTES
+from shared.events.shards import SHARDS, shard_of
+from shared.local.kafka import MAX_MESSAGE_BYTES
+
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
+MESSAGE = DOCUMENT["components"]["messages"]["change"]
+HEADERS = DOCUMENT["components"]["schemas"]["headers"]
+RESOURCE = DOCUMENT["components"]["schemas"]["resource"]
+
+EVENT = Event(
+    id="Observation/0198/3",
+    source="sessions",
+    interaction="update",
+    type="Observation",
+    resource_id="0198",
+    version=3,
+    time=datetime(2026, 11, 22, 9, 30, 0, 5000, UTC),
+    tenant="default",
+    key="Patient/0197",
+    shard=shard_of("default", "Patient/0197"),
+    sequence=12,
+    body=b'{"resourceType":"Observation","id":"0198","meta":{"versionId":"3","lastUpdated":"2026-11-22T09:30:00.005Z"}}',
+    labels=("R", "a b,c"),
+    request_id="5f0c1a7e",
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)
+
+
+def resolve(reference: dict[str, str]) -> Any:
+    found: Any = DOCUMENT
+    for part in reference["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    return found
+
+
+def assert_headers_fit(headers: dict[str, str]) -> None:
+    assert set(HEADERS["required"]) <= set(headers) <= set(HEADERS["properties"])
+    for name, value in headers.items():
+        schema = HEADERS["properties"][name]
+        assert schema["type"] == "string"
+        assert value == schema.get("const", value)
+        assert value in schema.get("enum", [value])
+        assert re.search(schema.get("pattern", ""), value), name
+
+
+def test_each_topic_is_a_channel_with_the_one_message():
+    assert {name: channel["address"] for name, channel in DOCUMENT["channels"].items()} == {
+        source: topics.topic_of(source) for source in topics.SOURCES
+    }
+    for channel in DOCUMENT["channels"].values():
+        assert [resolve(message) for message in channel["messages"].values()] == [MESSAGE]
+
+
+def test_each_channel_is_published_by_one_operation():
+    published = [resolve(operation["channel"])["address"] for operation in DOCUMENT["operations"].values()]
+    assert sorted(published) == sorted(topics.TOPICS)
+    assert {operation["action"] for operation in DOCUMENT["operations"].values()} == {"send"}
+
+
+def test_the_topics_are_made_as_documented():
+    settings = admin._topic_settings()
+    for channel in DOCUMENT["channels"].values():
+        documented = channel["bindings"]["kafka"]
+        assert documented["partitions"] == topics.PARTITIONS
+        values = {
+            name: ",".join(value) if isinstance(value, list) else str(value)
+            for name, value in documented["topicConfiguration"].items()
+        }
+        assert values == settings
+    assert MAX_MESSAGE_BYTES == MAX_REQUEST_BYTES
+
+
+def test_the_headers_are_those_of_the_codec():
+    assert tuple(HEADERS["required"]) == codec.REQUIRED_HEADERS
+    assert tuple(HEADERS["properties"]) == codec.REQUIRED_HEADERS + codec.OPTIONAL_HEADERS
+    assert MESSAGE["contentType"] == DOCUMENT["defaultContentType"] == codec.CONTENT_TYPE
+
+
+def test_sources_types_and_shards_are_those_of_the_code():
+    properties = HEADERS["properties"]
+    assert properties["ce_source"]["enum"] == [f"/kap/{source}" for source in topics.SOURCES]
+    assert properties["ce_type"]["enum"] == [f"org.kap-exchange.fhir.{one}.v1" for one in get_args(Interaction)]
+    fits = [number for number in range(100) if re.search(properties["ce_shard"]["pattern"], str(number))]
+    assert fits == list(range(SHARDS))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [EVENT, replace(EVENT, interaction="delete", labels=(), request_id=None, traceparent=None)],
+    ids=["full", "bare"],
+)
+def test_what_is_sent_fits_the_document(event):
+    record = codec.encode(event)
+    assert_headers_fit({name: value.decode() for name, value in record.headers})
+    assert re.search(MESSAGE["bindings"]["kafka"]["key"]["pattern"], record.key.decode())
+    assert set(RESOURCE["required"]) <= set(json.loads(record.value))
+
+
+def test_the_example_can_be_read():
+    example = MESSAGE["examples"][0]
+    assert_headers_fit(example["headers"])
+    body = json.dumps(example["payload"]).encode()
+    headers = [(name, value.encode()) for name, value in example["headers"].items()]
+    event = codec.decode(b"Patient/1", body, headers)
+    assert [(name, value) for name, value in codec.encode(event).headers] == headers
+
+
+def test_every_reference_in_the_document_leads_somewhere():
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            if set(node) == {"$ref"}:
+                assert resolve(node)
+            for child in node.values():
+                walk(child)
+        elif isinstance(node, list):
+            for child in node:
+                walk(child)
+
+    walk(DOCUMENT)
