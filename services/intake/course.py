@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from services.intake.rules import Ground, Sets, course_after
+from services.intake.rules.course import Ground, course_after
+from services.intake.rules.eligibility import Sets
 from shared.fhir.codes import COURSE, EXT_STAGE, ID_EPISODE, ROUTES
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from services.intake.course import bring_up_to_date, subject_id
-from services.intake.rules import Weight, check_consent, check_order, may_move
+from services.intake.rules.course import may_move
+from services.intake.rules.orders import Weight, check_consent, check_order
 from services.intake.setting import Setting
 from shared.fhir.codes import ROUTES, WEIGHT
 from shared.fhir.dates import interval

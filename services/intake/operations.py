@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final, get_args
 
 from services.intake.course import bring_up_to_date
-from services.intake.rules import Chart, Entry, Finding, Screening, screen
+from services.intake.rules.eligibility import Chart, Entry, Finding, Screening, screen
 from services.intake.setting import Setting
 from shared.fhir.codes import (
     ELIGIBILITY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.intake.course import open_course
-from services.intake.rules import stage_after_visit
+from services.intake.rules.course import stage_after_visit
 from services.intake.setting import Setting
 from shared.events.envelope import Event
 from shared.fhir.json import Resource

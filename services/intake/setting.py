@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from services.intake.rules import EligibilityPolicy, Interaction, OrderPolicy, Sets
+from services.intake.rules.eligibility import EligibilityPolicy, Interaction, Sets
+from services.intake.rules.orders import OrderPolicy
 from shared.fhir.cited import ValueSet
 from shared.runtime.policy import Policy
 

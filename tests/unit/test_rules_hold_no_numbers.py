@@ -1,4 +1,4 @@
-"""Clinical numbers are policy: a clinical `rules.py` holds no number but -1, 0 and 1, awaits nothing and does no I/O."""
+"""Clinical numbers are policy: clinical `rules` hold no number but -1, 0 and 1, await nothing and do no I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pytest
 
 SERVICES = Path(__file__).resolve().parents[2] / "services"
 CLINICAL = ("intake", "scheduling", "sessions", "outcomes")
-RULES = [SERVICES / name / "rules.py" for name in CLINICAL]
+RULES = [
+    path
+    for name in CLINICAL
+    for path in sorted((SERVICES / name).rglob("*.py"))
+    if "rules" in path.relative_to(SERVICES).with_suffix("").parts
+]
 
 
 def numbers(tree: ast.AST) -> list[tuple[int, object]]:
@@ -23,12 +28,16 @@ def numbers(tree: ast.AST) -> list[tuple[int, object]]:
     ]
 
 
-@pytest.mark.parametrize("path", RULES, ids=lambda path: path.parent.name)
+def test_every_clinical_service_has_rules():
+    assert {path.relative_to(SERVICES).parts[0] for path in RULES} == set(CLINICAL)
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.relative_to(SERVICES).as_posix())
 def test_rules_hold_no_number_of_their_own(path):
     assert numbers(ast.parse(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("path", RULES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.relative_to(SERVICES).as_posix())
 def test_rules_await_nothing_and_open_nothing(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     waiting = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)

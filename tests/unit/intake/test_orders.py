@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.intake.rules import (
-    RUNNING,
-    Ground,
-    Weight,
-    check_consent,
-    check_order,
-    course_after,
-    may_move,
-    stage_after_visit,
-)
+from services.intake.rules.course import RUNNING, Ground, course_after, may_move, stage_after_visit
+from services.intake.rules.orders import Weight, check_consent, check_order
 from services.intake.setting import Setting
 from shared.fhir import codes
 from shared.fhir.kap import STAGES, drug_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.intake.rules import Chart, Entry, is_aged, screen, severity_for
+from services.intake.rules.eligibility import Chart, Entry, is_aged, screen, severity_for
 from services.intake.setting import Setting
 from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED
 from shared.runtime.policy import load_policy

@@ -1,0 +1,175 @@
+"""What an order of ketamine and a consent to it must say. The numbers come from `policies/orders.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+import msgspec
+
+from shared.fhir.cited import Cited
+from shared.fhir.codes import PROCEDURE_CONSENT, SNOMED
+from shared.fhir.json import Resource
+from shared.fhir.kap import Drug, codes_of, consent_routes, has_code, quantity_in
+from shared.fhir.outcome import Issue
+
+
+class DoseRange(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a single dose may be, in `unit` (``mg`` or ``mg/kg``), for a drug by a route (SNOMED CT)."""
+
+    drug: Drug
+    route: str
+    unit: Literal["mg", "mg/kg"]
+    low: Decimal
+    high: Decimal
+
+
+class Share(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A share, 0 to 1."""
+
+    share: Decimal
+
+
+class Days(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number of days."""
+
+    days: int
+
+
+class OrderPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `orders`."""
+
+    doses: dict[str, DoseRange]
+    rounding: Share
+    weight_age: Days
+    prescriber: Cited
+    consent: Cited
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A body weight in kg and the days between it and the order."""
+
+    kilograms: Decimal
+    days: int
+
+
+def check_order(
+    request: Resource, drug: Drug, weights: Sequence[Weight], policy: OrderPolicy, prescribers: Sequence[str]
+) -> list[Issue]:
+    """Return what forbids an active order of ketamine or esketamine; nothing when it may stand.
+
+    `prescribers` are the references of `requester` that are a Practitioner or PractitionerRole.
+    """
+    issues = []
+    if not prescribers:
+        issues.append(
+            Issue(
+                "An order of ketamine needs its prescriber: give MedicationRequest.requester as a Practitioner or "
+                "PractitionerRole.",
+                code="business-rule",
+                expression=("MedicationRequest.requester",),
+                rule="RX-PRESCRIBER",
+                source=policy.prescriber.source,
+            )
+        )
+    dosages = request.get("dosageInstruction", [])
+    if not dosages:
+        issues.append(_no_route(policy, "MedicationRequest.dosageInstruction"))
+    for number, dosage in enumerate(dosages):
+        issues.extend(_check_dosage(dosage, f"MedicationRequest.dosageInstruction[{number}]", drug, weights, policy))
+    return issues
+
+
+def _no_route(policy: OrderPolicy, where: str) -> Issue:
+    return Issue(
+        "An order of ketamine needs its route as a SNOMED CT code that the clinic's policy knows "
+        f"({', '.join(sorted({dose.route for dose in policy.doses.values()}))}).",
+        code="business-rule",
+        expression=(where,),
+        rule="RX-ROUTE",
+        source=policy.consent.source,
+    )
+
+
+def _check_dosage(
+    dosage: Mapping[str, Any], where: str, drug: Drug, weights: Sequence[Weight], policy: OrderPolicy
+) -> Iterator[Issue]:
+    routes = codes_of(dosage.get("route"), SNOMED)
+    ranges = [dose for dose in policy.doses.values() if dose.drug == drug and dose.route in routes]
+    if not ranges:
+        yield _no_route(policy, f"{where}.route")
+        return
+    allowed = ranges[0]
+    amounts = list(_amounts(dosage))
+    if not amounts:
+        yield Issue(
+            f"An order of {drug} needs its dose as doseAndRate.doseQuantity in mg or mg/kg (UCUM).",
+            code="business-rule",
+            expression=(f"{where}.doseAndRate",),
+            rule="RX-DOSE",
+            source=allowed.source,
+        )
+    for value, unit in amounts:
+        share = policy.rounding.share
+        low, high = allowed.low * (1 - share), allowed.high * (1 + share)
+        if unit != allowed.unit:
+            usable = [weight for weight in weights if 0 <= weight.days <= policy.weight_age.days]
+            if not usable:
+                yield Issue(
+                    f"The dose can only be judged with a body weight of the last {policy.weight_age.days} days before "
+                    "the order. Record one (Observation 29463-7) and order again.",
+                    code="business-rule",
+                    expression=(f"{where}.doseAndRate",),
+                    rule="RX-WEIGHT",
+                    source=policy.weight_age.source,
+                )
+                continue
+            newest = min(usable, key=lambda weight: weight.days)
+            value = value / newest.kilograms if allowed.unit == "mg/kg" else value * newest.kilograms  # noqa: PLW2901
+        if not low <= value <= high:
+            yield Issue(
+                f"{value.normalize():f} {allowed.unit} of {drug} is outside the clinic's range for this route, "
+                f"{allowed.low:f} to {allowed.high:f} {allowed.unit}. Correct the dose.",
+                code="business-rule",
+                expression=(f"{where}.doseAndRate",),
+                rule="RX-DOSE",
+                source=allowed.source,
+            )
+
+
+def _amounts(dosage: Mapping[str, Any]) -> Iterator[tuple[Decimal, str]]:
+    for rate in dosage.get("doseAndRate", []):
+        given = [rate.get("doseQuantity"), *(rate.get("doseRange", {}).get(end) for end in ("low", "high"))]
+        for quantity in given:
+            for unit in ("mg", "mg/kg"):
+                value = quantity_in(quantity, (unit,))
+                if value is not None:
+                    yield Decimal(value), unit
+
+
+def check_consent(consent: Resource, policy: OrderPolicy) -> list[Issue]:
+    """Return what a treatment consent that is to be active lacks."""
+    lacking = []
+    if not consent.get("dateTime"):
+        lacking.append(("when it was given", "Consent.dateTime"))
+    if not consent.get("performer"):
+        lacking.append(("who gave it", "Consent.performer"))
+    if not consent.get("patient"):
+        lacking.append(("the patient", "Consent.patient"))
+    if not consent_routes(consent):
+        lacking.append(("the route, as a category with its SNOMED CT code", "Consent.category"))
+    if not has_code(consent.get("category"), PROCEDURE_CONSENT):
+        lacking.append(("the category LOINC 64293-4 (procedure consent)", "Consent.category"))
+    return [
+        Issue(
+            f"A consent to treatment needs {what}.",
+            code="business-rule",
+            expression=(where,),
+            rule="C-CONSENT",
+            source=policy.consent.source,
+        )
+        for what, where in lacking
+    ]
