@@ -104,7 +104,9 @@ async def _verify(stack: Stack, wait: float, tell: Callable[[str], None]) -> Fin
         moved = time.monotonic()
         before: object = None
         while True:
+            asked = time.monotonic()
             held = await ask(ops)
+            took = time.monotonic() - asked
             if held.settled or time.monotonic() - moved >= wait:
                 tell("Comparing contents, and reading the hospital over its FHIR API.")
                 found = await compare(ops, held)
@@ -113,7 +115,7 @@ async def _verify(stack: Stack, wait: float, tell: Callable[[str], None]) -> Fin
             if held.movement != before:
                 before, moved = held.movement, time.monotonic()
                 tell(held.sentence)
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(max(_POLL, 3 * took))  # asking costs the services time that the events need
 
 
 @dataclass(frozen=True, slots=True)

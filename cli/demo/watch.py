@@ -18,7 +18,9 @@ from cli.stack.ports import GATEWAY, Ports
 
 STILL = 45.0
 """Seconds without any movement after which the flow has stopped."""
-_POLL = 0.4
+_POLL = 0.3
+_SHARE = 5
+"""Asking costs the services time that the events need: the pause is so many times what the last asking took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ async def until_quiet(ops: Ops, bars: Bars, since: datetime | None) -> Counted:
     last: Counted | None = None
     quiet = 0
     while True:
+        asked = time.monotonic()
         try:
             counted = await count(ops, since)
         except Silent:
@@ -69,6 +72,7 @@ async def until_quiet(ops: Ops, bars: Bars, since: datetime | None) -> Counted:
                 raise
             await asyncio.sleep(_POLL)
             continue
+        pause = max(_POLL, _SHARE * (time.monotonic() - asked))
         _show(gateway, hospital, counted)
         if counted != last:
             moved, last, quiet = time.monotonic(), counted, 0
@@ -78,7 +82,7 @@ async def until_quiet(ops: Ops, bars: Bars, since: datetime | None) -> Counted:
             gateway.end()
             hospital.end()
             return counted
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(_POLL if counted.complete else pause)
 
 
 def _show(gateway: Bar, hospital: Bar, counted: Counted) -> None:
