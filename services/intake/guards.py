@@ -28,8 +28,9 @@ from shared.fhir.kap import (
     stage_of,
 )
 from shared.fhir.outcome import Unprocessable
+from shared.runtime.belonging import belongs_here
 from shared.runtime.medications import medication_of
-from shared.runtime.ownership import comes_from_elsewhere
+from shared.runtime.ownership import BY_ENCOUNTER, comes_from_elsewhere
 from shared.runtime.raising import is_own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Guard
@@ -75,13 +76,14 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await _dose_elsewhere(change, record, setting)
 
     return {
+        **dict.fromkeys((*BY_ENCOUNTER, "Encounter", "QuestionnaireResponse"), (belongs_here,)),
         "ServiceRequest": (referral,),
         "RiskAssessment": (assessment,),
         "Consent": (consent,),
         "MedicationRequest": (order,),
         "CarePlan": (plan,),
         "EpisodeOfCare": (episode,),
-        "MedicationAdministration": (dose_elsewhere,),
+        "MedicationAdministration": (belongs_here, dose_elsewhere),
     }
 
 

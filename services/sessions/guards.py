@@ -12,7 +12,8 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, patient_of
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import detected_issue, flag, task
-from shared.runtime.ownership import BY_ENCOUNTER, SESSIONS, deciding_references, owner_of
+from shared.runtime.belonging import belongs_here
+from shared.runtime.ownership import BY_ENCOUNTER
 from shared.runtime.raising import is_own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Guard
@@ -28,30 +29,11 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await _alarm(change, record, setting)
 
     return {
-        **dict.fromkeys((*BY_ENCOUNTER, "QuestionnaireResponse"), (_owned_here,)),
-        "MedicationAdministration": (_owned_here, dose),
-        "Observation": (_owned_here, reading),
-        "Encounter": (_owned_here, _visit),
+        **dict.fromkeys((*BY_ENCOUNTER, "QuestionnaireResponse"), (belongs_here,)),
+        "MedicationAdministration": (belongs_here, dose),
+        "Observation": (belongs_here, reading),
+        "Encounter": (belongs_here, _visit),
     }
-
-
-async def _owned_here(change: Change, record: Record) -> None:
-    """What is kept here belongs to a visit of this clinic."""
-    after = change.after
-    if after is None:
-        return
-    origins: dict[tuple[str, str], str] = {}
-    for type_, id_ in deciding_references(after):
-        stored = await record.stored(type_, id_)
-        if stored is not None and not stored.deleted:
-            origins[type_, id_] = stored.origin
-    owner = owner_of(after, origin_of=lambda type_, id_: origins.get((type_, id_)))
-    if owner != SESSIONS:
-        raise Unprocessable(
-            f"This {change.type} names no visit that is kept here, so it is {owner}'s. Give the visit's Encounter, "
-            "or send it through the gateway, which finds the owner.",
-            expression=[change.type],
-        )
 
 
 async def _visit(change: Change, record: Record) -> None:

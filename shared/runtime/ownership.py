@@ -163,25 +163,6 @@ def owner_of(resource: Resource, *, origin_of: OriginOf, from_outside: bool = Fa
     raise Unprocessable(f"No service of this clinic keeps {type_}.", code="not-supported", expression=[type_])
 
 
-def require_same_owner(resource: Resource, *, held_by: str, origin_of: OriginOf) -> None:
-    """Refuse an update that would give `resource`, which `held_by` owns, to another service.
-
-    Raises:
-        Unprocessable: it would. What came from elsewhere stays intake's.
-
-    """
-    type_ = str(resource.get("resourceType"))
-    if type_ in ALONE or type_ in RAISED:
-        return
-    owner = owner_of(resource, origin_of=origin_of, from_outside=held_by == INTAKE and comes_from_elsewhere(resource))
-    if owner != held_by:
-        raise Unprocessable(
-            f"This {type_} belongs to {held_by}; as changed it would belong to {owner}, and an owner is never changed. "
-            "Mark it entered-in-error and create a new one.",
-            expression=[type_],
-        )
-
-
 def deciding_references(resource: Resource) -> list[tuple[str, str]]:
     """Return type and id of the resources whose owner decides on `resource`'s: what `origin_of` will be asked for."""
     type_ = str(resource.get("resourceType"))

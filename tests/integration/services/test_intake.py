@@ -291,3 +291,40 @@ async def test_a_visit_that_begins_moves_the_course_once(intake, clock):
 class _Event:
     def __init__(self, interaction):
         self.interaction = interaction
+
+
+def visit_elsewhere(who, **more):
+    return {
+        "resourceType": "Encounter",
+        "status": "finished",
+        "class": codes.Code(codes.ACT_CODE, "AMB").coding(),
+        "subject": about(who),
+        **more,
+    }
+
+
+async def test_an_update_never_changes_the_owner(intake):
+    who = await intake.create(patient())
+    held = await intake.create(visit_elsewhere(who))
+    with pytest.raises(Unprocessable, match="as changed it would belong to sessions"):
+        await intake.update({**held, "appointment": [{"reference": "Appointment/a"}]})
+    answers = await intake.create(screening(who))
+    with pytest.raises(Unprocessable, match="outcomes"):
+        await intake.update({**answers, "questionnaire": codes.PHQ9_QUESTIONNAIRE})
+
+
+async def test_what_belongs_to_another_service_is_not_kept_here_unless_it_comes_from_elsewhere(intake):
+    who = await intake.create(patient())
+    theirs = visit_elsewhere(who, appointment=[{"reference": "Appointment/a"}])
+    with pytest.raises(Unprocessable, match="belongs to sessions"):
+        await intake.create(theirs)
+    history = await intake.create({**theirs, "meta": {"source": "urn:hospital"}})
+    await intake.update({**history, "status": "entered-in-error"})
+
+
+async def test_a_bedside_reading_does_not_become_history(intake):
+    who = await intake.create(patient())
+    reading = weight(who)
+    await intake.create(reading)
+    with pytest.raises(Unprocessable, match="intake-measurement"):
+        await intake.create({key: value for key, value in reading.items() if key != "meta"})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.fhir.codes import INTAKE_MEASUREMENT, LOINC, PHQ9_QUESTIONNAIRE, SCREENING_QUESTIONNAIRE
+from shared.fhir.codes import INTAKE_MEASUREMENT, LOINC, SCREENING_QUESTIONNAIRE
 from shared.fhir.definitions import TYPES
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.ownership import (
@@ -20,7 +20,6 @@ from shared.runtime.ownership import (
     UNSTORED,
     comes_from_elsewhere,
     owner_of,
-    require_same_owner,
     types_of,
 )
 
@@ -130,28 +129,6 @@ def test_the_category_of_an_observation_decides_nothing():
     for code, category in itertools.product(("survey", "vital-signs", "laboratory"), repeat=2):
         resource = {**naming("Observation", "visit"), "category": [{"coding": [{"code": code}]}, {"text": category}]}
         assert owner_of(resource, origin_of=origin_of) == "sessions"
-
-
-def test_an_update_that_would_change_the_owner_is_refused():
-    with pytest.raises(Unprocessable, match="belongs to sessions"):
-        require_same_owner({"resourceType": "Encounter", "id": "visit"}, held_by="sessions", origin_of=origin_of)
-    with pytest.raises(Unprocessable, match="belongs to intake"):
-        require_same_owner(
-            {"resourceType": "QuestionnaireResponse", "questionnaire": PHQ9_QUESTIONNAIRE},
-            held_by="intake",
-            origin_of=origin_of,
-        )
-
-
-def test_an_update_that_keeps_the_owner_passes():
-    require_same_owner(naming("Procedure", "visit"), held_by="sessions", origin_of=origin_of)
-    require_same_owner({"resourceType": "Task", "id": "t"}, held_by="outcomes", origin_of=origin_of)
-    history = {
-        "resourceType": "QuestionnaireResponse",
-        "questionnaire": PHQ9_QUESTIONNAIRE,
-        "meta": {"source": "urn:x"},
-    }
-    require_same_owner(history, held_by="intake", origin_of=origin_of)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""A guard that keeps every resource with its owner: what belongs to another service is not kept here by mistake."""
+
+from __future__ import annotations
+
+from shared.fhir.outcome import Unprocessable
+from shared.runtime.ownership import comes_from_elsewhere, deciding_references, owner_of
+from shared.runtime.raising import is_own_work
+from shared.runtime.record import Record
+from shared.runtime.service import Change
+
+
+async def belongs_here(change: Change, record: Record) -> None:
+    """Refuse a new resource, or a change of one, by which it would be another service's.
+
+    Only intake keeps what comes from elsewhere, and what came from elsewhere stays intake's.
+
+    Raises:
+        Unprocessable: it belongs to another service, or does not say where it belongs.
+
+    """
+    after, here = change.after, record.service.name
+    if after is None or is_own_work():
+        return
+    outside = comes_from_elsewhere(after) and here == "intake"
+    if outside and change.before is None:
+        return
+    origins: dict[tuple[str, str], str] = {}
+    for type_, id_ in deciding_references(after):
+        stored = await record.stored(type_, id_)
+        if stored is not None and not stored.deleted:
+            origins[type_, id_] = stored.origin
+    owner = owner_of(after, origin_of=lambda type_, id_: origins.get((type_, id_)), from_outside=outside)
+    if owner == here:
+        return
+    if change.before is not None:
+        raise Unprocessable(
+            f"This {change.type} belongs to {here}; as changed it would belong to {owner}, and an owner is never "
+            "changed. Mark it entered-in-error and create a new one.",
+            expression=[change.type],
+        )
+    raise Unprocessable(
+        f"This {change.type} belongs to {owner} and is not kept by {here}. Name the visit it belongs to, or send it "
+        "through the gateway, which finds the owner.",
+        expression=[change.type],
+    )
