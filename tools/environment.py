@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +83,7 @@ def make(root: Path, extra: str) -> None:
 def _make(root: Path, extra: str) -> None:
     venv = root / ".venv"
     begun = time.monotonic()
-    uv = shutil.which("uv")
+    uv = shutil.which("uv") or _own_uv(venv)
     mark = venv / MARK
     cut_short = mark.read_text() if mark.exists() else None
     if cut_short == MAKING or not runs(venv / "bin" / "python"):
@@ -97,6 +99,7 @@ def _make(root: Path, extra: str) -> None:
         stamp(venv, other).unlink(missing_ok=True)
     lock = lock_file(root, extra)
     wanted = lock.read_bytes()
+    uv = uv or _bring_uv(venv, lock)
     _install(venv, lock, uv, again=cut_short == ADDING)
     for installed in EXTRAS[: EXTRAS.index(extra) + 1]:  # `test` contains `local`, in the same versions
         source = wanted if installed == extra else lock_file(root, installed).read_bytes()
@@ -109,39 +112,64 @@ def _create(venv: Path, uv: str | None) -> None:
     if uv:
         # --allow-existing: the folder is ours, and holds the mark.
         _run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(venv)])
-        return
-    try:
-        _run([sys.executable, "-m", "venv", str(venv)])
-    except EnvironmentProblem as problem:
-        raise EnvironmentProblem(
-            f"{problem}\nThis Python cannot make a virtual environment. On Debian and Ubuntu: install python3-venv. "
-            "Or install uv, which needs nothing of it."
-        ) from None
+    else:
+        _run([sys.executable, "-m", "venv", "--without-pip", str(venv)])
+
+
+def _own_uv(venv: Path) -> str | None:
+    own = venv / "bin" / "uv"
+    whole = not (venv / MARK).exists()
+    return str(own) if whole and own.exists() else None
+
+
+def _bring_uv(venv: Path, lock: Path) -> str | None:
+    """Install uv by pip, as the lock pins it; None where this machine cannot have it, and pip does everything."""
+    pin = re.search(r"^uv==.*(?:\n[ \t].*)*", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    if pin is None:
+        return None
+    with tempfile.NamedTemporaryFile("w", suffix=".lock", encoding="utf-8") as only_uv:
+        only_uv.write(pin.group(0) + "\n")
+        only_uv.flush()
+        command = [*_pip(venv), "--only-binary", ":all:", "--require-hashes", "-r", only_uv.name]
+        done = subprocess.run(command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    own = venv / "bin" / "uv"
+    return str(own) if done.returncode == 0 and own.exists() else None
+
+
+def _pip(venv: Path) -> list[str]:
+    """Return the beginning of a pip command that installs into `venv`: by this Python's pip, else by one of its own."""
+    python = str(venv / "bin" / "python")
+    options = ["install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    if _has_pip(sys.executable, "--python", python):
+        return [sys.executable, "-m", "pip", "--python", python, *options]
+    if not _has_pip(python):
+        try:
+            _run([python, "-m", "ensurepip", "--default-pip"])
+        except EnvironmentProblem as problem:
+            raise EnvironmentProblem(
+                f"{problem}\nThis Python has no pip. On Debian and Ubuntu: install python3-venv or python3-pip. Or "
+                "install uv, which needs nothing of it."
+            ) from None
+    return [python, "-m", "pip", *options]
 
 
 def _install(venv: Path, lock: Path, uv: str | None, *, again: bool) -> None:
     """Install what the lock names; `again`: also what seems to be there, for it may be half there."""
     python = str(venv / "bin" / "python")
-    if uv:
-        command = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
-    else:
-        if not _has_pip(python):
-            _run([python, "-m", "ensurepip", "--default-pip"])
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python] if uv else _pip(venv)
     if again:
         command.append("--reinstall" if uv else "--force-reinstall")
     _run([*command, "--require-hashes", "-r", str(lock)])
 
 
-def _has_pip(python: str) -> bool:
-    return subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+def _has_pip(python: str, *options: str) -> bool:
+    command = [python, "-m", "pip", *options, "--version"]
+    return subprocess.run(command, env=_environment(), capture_output=True, check=False).returncode == 0
 
 
 def _run(command: Sequence[str]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
-    environment["PYTHONSAFEPATH"] = "1"  # a token.py in the caller's folder is not Python's
     try:
-        subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL)
+        subprocess.run(command, check=True, env=_environment(), stdin=subprocess.DEVNULL)
     except OSError as error:
         raise EnvironmentProblem(f"{command[0]} does not start: {error.strerror}.") from error
     except subprocess.CalledProcessError as error:
@@ -149,6 +177,12 @@ def _run(command: Sequence[str]) -> None:
             f"'{' '.join(command[:4])} ...' ended with code {error.returncode}; its own words are above. "
             "Run ./kap again when the cause is gone: it starts from where it can."
         ) from None
+
+
+def _environment() -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
+    environment["PYTHONSAFEPATH"] = "1"  # a token.py in the caller's folder is not Python's
+    return environment
 
 
 def remove(venv: Path) -> None:

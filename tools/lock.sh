@@ -3,11 +3,14 @@
 #   requirements.lock        what a service needs (containers)
 #   requirements-local.lock  and what ./kap up and ./kap demo need
 #   requirements-test.lock   and what the tests and the linters need
-# Usage: tools/lock.sh [--upgrade]       needs uv on PATH, or UV=/path/to/uv
+# Usage: tools/lock.sh [--upgrade]       with the uv of the PATH, else that of .venv, or UV=/path/to/uv
 # Without --upgrade, versions that are pinned already stay where pyproject.toml allows them.
 set -eu
 cd "$(dirname "$0")/.."
 uv=${UV:-uv}
+if ! command -v "$uv" >/dev/null; then
+    uv=.venv/bin/uv # ./kap brings one
+fi
 
 compile() { # output, then further arguments
     output=$1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,46 @@ def test_without_uv_the_standard_library_and_pip_do_it(project: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert "by pip" in made.stderr
     assert "arguments: ['status']" in made.stdout
+
+
+def wheel_of_uv(folder: Path, program: str) -> str:
+    """Write a wheel that holds a stand-in for uv, and return its pin."""
+    files = {
+        "uv-9.9.data/scripts/uv": program,
+        "uv-9.9.dist-info/METADATA": "Metadata-Version: 2.1\nName: uv\nVersion: 9.9\n",
+        "uv-9.9.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, "uv-9.9.dist-info/RECORD"])
+    wheel = folder / "uv-9.9-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in (files | {"uv-9.9.dist-info/RECORD": record}).items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o755 << 16
+            archive.writestr(entry, content)
+    return f"uv==9.9 \\\n    --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n    # via nothing\n"
+
+
+def test_without_uv_pip_brings_the_one_that_the_lock_pins(project: Path, uv: Path, tmp_path: Path) -> None:
+    pin = wheel_of_uv(tmp_path, uv.read_text())
+    uv.unlink()
+    (project / "requirements-local.lock").write_text(pin)
+    made = run(project, "status", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    assert "by uv" in made.stderr
+    assert [call.split()[0] for call in calls(uv)] == ["pip"]
+    (project / "requirements-local.lock").write_text(pin + "# another\n")
+    assert run(project, "status").returncode == 0
+    assert [call.split()[0] for call in calls(uv)] == ["pip", "pip"], "the one it has is used again"
+
+
+def test_a_uv_that_is_not_the_pinned_one_is_not_used(project: Path, uv: Path, tmp_path: Path) -> None:
+    wheel_of_uv(tmp_path, uv.read_text())
+    uv.unlink()
+    (project / "requirements-local.lock").write_text(f"uv==9.9 --hash=sha256:{'0' * 64}\n")
+    made = run(project, "status", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
+    assert made.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in made.stderr
+    assert calls(uv) == []
 
 
 def test_another_lock_is_installed_at_the_next_use(project: Path, uv: Path) -> None:
