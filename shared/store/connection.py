@@ -6,11 +6,12 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import asyncpg
 
 from shared.fhir.outcome import (
+    BadRequest,
     Conflict,
     FhirError,
     Forbidden,
@@ -44,6 +45,40 @@ class Connection(_Base):
         """Return nothing: no session state is ever set here but the plan mode, which is tracked."""
         return ""
 
+    # A server that goes away says so, and is gone a moment later. In between, asyncpg gives such a connection out (the
+    # pool would find out by its cleaning query, which there is none of here), and its first use is an internal error.
+
+    async def execute(self, *args: Any, **options: Any) -> str:
+        """As asyncpg's; ends the connection where the server said that it goes away."""
+        with self._ending_when_lost():
+            return await super().execute(*args, **options)
+
+    async def fetch(self, *args: Any, **options: Any) -> list[Any]:
+        """As asyncpg's; ends the connection where the server said that it goes away."""
+        with self._ending_when_lost():
+            rows: list[Any] = await super().fetch(*args, **options)
+            return rows
+
+    async def fetchrow(self, *args: Any, **options: Any) -> Any:
+        """As asyncpg's; ends the connection where the server said that it goes away."""
+        with self._ending_when_lost():
+            return await super().fetchrow(*args, **options)
+
+    async def fetchval(self, *args: Any, **options: Any) -> Any:
+        """As asyncpg's; ends the connection where the server said that it goes away."""
+        with self._ending_when_lost():
+            return await super().fetchval(*args, **options)
+
+    @contextmanager
+    def _ending_when_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except asyncpg.QueryCanceledError:
+            raise
+        except _GONE:
+            self.terminate()
+            raise
+
     async def plan(self, mode: PlanMode) -> None:
         """Choose how the next statements are planned; asks the server only where that changes something."""
         if self.plan_mode != mode:
@@ -51,6 +86,8 @@ class Connection(_Base):
             await self.execute(f"SET plan_cache_mode = {mode}")
             self.plan_mode = mode
 
+
+_GONE = (asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError, asyncpg.InternalClientError, OSError)
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
@@ -65,6 +102,7 @@ def session_settings(statement_timeout: float, application: str) -> dict[str, st
         "default_transaction_isolation": "read committed",
         "plan_cache_mode": "force_generic_plan",
         "jit": "off",
+        "max_parallel_workers_per_gather": "0",  # one search is not to take every core from the others
         "timezone": "UTC",
     }
 
@@ -123,10 +161,12 @@ _TRANSIENT = (
     asyncpg.OperatorInterventionError,  # class 57: shutdown, cancelled by statement_timeout
     asyncpg.LockNotAvailableError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,  # a connection on which the server has just said goodbye, see Connection
     OSError,
     TimeoutError,
 )
 _CONTENDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_UNSTORABLE = "A text holds a character that cannot be stored: U+0000 or half of a surrogate pair."
 _SAME_ID = "resource_tenant_type_id_key"
 
 
@@ -148,6 +188,12 @@ def translated() -> Iterator[None]:
         if "clos" in str(error):
             raise Unavailable("The connection to the database was lost. Try again.") from error
         raise
+    except (asyncpg.CharacterNotInRepertoireError, UnicodeEncodeError) as error:
+        raise BadRequest(_UNSTORABLE) from error
+    except asyncpg.DataError as error:
+        if not isinstance(error.__cause__, UnicodeEncodeError):
+            raise
+        raise BadRequest(_UNSTORABLE) from error
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != _SAME_ID:
             raise

@@ -47,8 +47,8 @@ class Statement:
 class _Key:
     """One sort key.
 
-    `expression` is the value in SQL, `cast` its type. A key of an index table has in `table` and `on` what joins the one
-    row of a resource that it is sorted by; a resource without such a row sorts as null.
+    `expression` is the value in SQL, `cast` its type. A key of an index table has in `table` and `on` what joins the
+    one row of a resource that it is sorted by; a resource without such a row sorts as null.
     """
 
     expression: str
@@ -155,8 +155,8 @@ def _key(sort: SortKey, number: int, scope: str) -> _Key:
 def _known_then_null(key: _Key, where: list[str], cursor: Cursor | None, limit: str, bind: Binder) -> str:
     """Return the rows of a search with one sort key: those with a value, led by the sort's index, then those without.
 
-    As two parts, of which PostgreSQL does the second only where the first does not fill the page: one part with an outer
-    join would have to sort everything that matches.
+    As two parts, of which PostgreSQL does the second only where the first does not fill the page: one part with an
+    outer join would have to sort everything that matches.
     """
     backward = cursor is not None and cursor.backward
     known = [*where, key.on]
@@ -170,11 +170,9 @@ def _known_then_null(key: _Key, where: list[str], cursor: Cursor | None, limit: 
             null.append(in_row)
             with_known = backward
         else:
-            operator = "<" if key.descending != backward else ">"
+            beyond = f"{key.expression} {'<' if key.descending != backward else '>'}"
             placeholder = bind(value, key.cast)
-            known.append(
-                f"{key.expression} {operator}= {placeholder} AND ({key.expression} {operator} {placeholder} OR {in_row})"
-            )
+            known.append(f"{beyond}= {placeholder} AND ({beyond} {placeholder} OR {in_row})")
             with_null = not backward
     inner = replace(key, table="")
     parts = []

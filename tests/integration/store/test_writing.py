@@ -212,20 +212,26 @@ async def test_a_store_that_does_not_publish_makes_no_events(make_database):
 
 
 async def test_what_fails_in_a_transaction_undoes_all_of_it(store: Store):
-    with pytest.raises(ZeroDivisionError):
+    async def write_and_fail() -> None:
         async with store.transaction(keys=["Patient/p1"], tenant="default") as transaction:
             await transaction.write(ALL, write_of(patient()))
             assert await transaction.find(ALL, "Patient", "p1") is not None
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await write_and_fail()
     assert await store.find(ALL, "Patient", "p1") is None
     assert (await store.verify.outbox()).written == 0
 
 
 async def test_a_transaction_whose_statement_failed_never_passes_for_committed(store: Store):
-    with pytest.raises(RuntimeError, match="rolled back"):
+    async def go_on_after_a_failure() -> None:
         async with store.transaction(keys=[], tenant="default") as transaction:
             with pytest.raises(NotFound):
                 await transaction.write(ALL, write_of(patient(), "delete"))
+
+    with pytest.raises(RuntimeError, match="rolled back"):
+        await go_on_after_a_failure()
 
 
 async def test_a_transaction_is_of_one_tenant(store: Store):
