@@ -57,8 +57,6 @@ async def plan_of(connection: Connection, *pairs: tuple[str, str]) -> str:
     await connection.plan(statement.plan)
     how = "ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF"
     rows = await connection.fetch(f"EXPLAIN ({how}) {statement.sql}", *statement.arguments)
-        f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF) {statement.sql}", *statement.arguments
-    )
     return "\n".join(row[0] for row in rows)
 
 
