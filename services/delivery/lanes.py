@@ -62,6 +62,7 @@ class Lane:
     _running: dict[str, asyncio.Task[Turn]] = field(default_factory=dict)
     _failures: int = 0
     _tidied: float = 0.0
+    _held_since: float = 0.0
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -78,6 +79,7 @@ class Lane:
                 self.state.connected = False
 
     async def _hold(self, held: Lease) -> None:
+        self._held_since = monotonic()
         try:
             while held.held:
                 if await self._connected():
@@ -173,12 +175,23 @@ class Lane:
         if monotonic() - self._tidied < self.courier.patience.housekeeping:
             return
         self._tidied = monotonic()
-        before = datetime.now(UTC) - timedelta(seconds=self.courier.patience.answer)
+        await self._recover()
+        await self.courier.show_waiting()
+
+    async def _recover(self) -> None:
+        """Queue again what was being sent when its turn or process ended.
+
+        Not before a request that was under way then has been given its time: asked too early, the destination would not
+        have it yet, and get it twice.
+        """
+        answer = self.courier.patience.answer
+        if monotonic() - self._held_since < answer:
+            return
+        before = datetime.now(UTC) - timedelta(seconds=answer)
         async with self.parts.store.transaction(keys=(), tenant=self.destination.tenant) as transaction:
             found = await Ledger(transaction).recover(self.destination.id, busy=list(self._running), before=before)
         if found:
             _log.info("attempts_without_end", destination=self.destination.id, count=found)
-        await self.courier.show_waiting()
 
 
 @dataclass(slots=True)

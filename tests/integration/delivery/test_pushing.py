@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from shared.fhir.content import content_hash
+from shared.fhir.json import dump, parse
 from tests.integration.delivery.conftest import condition, delivery_at, encounter, hospital_at, observation, patient
 
 
@@ -297,6 +298,32 @@ async def test_what_a_hospital_does_not_accept_is_counted_not_lost(make_database
         assert described["counts"] == {"accepted": 1, "not-accepted": 1, "superseded": 1}
         assert described["not_accepted"] == ["Encounter", "MedicationAdministration"]
         assert (await delivery.tasks(focus=f"Encounter/{visit['id']}"))[0]["status"] == "rejected"
+
+
+async def test_a_hospital_that_knows_its_patients_is_given_none(delivery, hospital):
+    [default] = await delivery.destinations()
+    held = (await delivery.http.get(f"/fhir/Endpoint/{default.id}")).json()
+    without = {name: value for name, value in held.items() if name != "extension"}
+    changed = await delivery.http.put(f"/fhir/Endpoint/{default.id}", json=without)
+    assert changed.status_code == 200, changed.text
+    mrn = {"system": "urn:oid:1.2.3", "value": "4711"}
+    theirs = {"resourceType": "Patient", "identifier": [mrn], "name": [{"family": "As the hospital spells it"}]}
+    there = (await hospital.http.post(f"{hospital.base}/Patient", json=theirs)).json()
+    known, stranger = patient(identifier=[mrn]), patient(identifier=[{"system": "urn:oid:1.2.3", "value": "0815"}])
+    delivery.start()
+    await delivery.hear(known, observation(known), stranger, observation(stranger))
+    await asyncio.sleep(0.3)
+    entries = await delivery.settled()
+    assert entries[known["id"]].server_id == there["id"]
+    assert entries[stranger["id"]].state == "refused"
+    assert (await hospital.all("Patient")) == [parse(dump(there))]
+    [pulse] = await hospital.all("Observation")
+    assert pulse["subject"]["reference"] == f"Patient/{there['id']}"
+    [task] = await delivery.tasks(focus=f"Patient/{stranger['id']}")
+    assert task["status"] == "failed"
+    await delivery.hear({**known, "active": False})
+    await delivery.settled()
+    assert (await hospital.all("Patient")) == [parse(dump(there))]
 
 
 async def test_the_ledger_is_told_as_json(delivery, hospital):
