@@ -119,7 +119,7 @@ def _create(venv: Path, uv: str | None) -> None:
 def _own_uv(venv: Path) -> str | None:
     own = venv / "bin" / "uv"
     whole = not (venv / MARK).exists()
-    return str(own) if whole and own.exists() else None
+    return str(own) if whole and _works(own) else None
 
 
 def _bring_uv(venv: Path, lock: Path) -> str | None:
@@ -133,7 +133,14 @@ def _bring_uv(venv: Path, lock: Path) -> str | None:
         command = [*_pip(venv), "--only-binary", ":all:", "--require-hashes", "-r", only_uv.name]
         done = subprocess.run(command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False)
     own = venv / "bin" / "uv"
-    return str(own) if done.returncode == 0 and own.exists() else None
+    return str(own) if done.returncode == 0 and _works(own) else None
+
+
+def _works(program: Path) -> bool:
+    try:
+        return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _pip(venv: Path) -> list[str]:

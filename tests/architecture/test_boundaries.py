@@ -10,7 +10,7 @@ import pytest
 import source
 
 SERVICES = sorted(path.name for path in (source.ROOT / "services").iterdir() if (path / "__init__.py").exists())
-RULES = [path for path in source.modules("services") if path.name == "rules.py"]
+RULES = [path for path in source.modules("services") if path.name == "rules.py" or path.parent.name == "rules"]
 IO_MODULES = frozenset(
     [
         "aiokafka",

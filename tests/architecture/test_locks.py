@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 import source
@@ -12,6 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 LOCKS = {"": "requirements.lock", "local": "requirements-local.lock", "test": "requirements-test.lock"}
+OWNERS = packages_distributions()
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", re.MULTILINE)
 
 
@@ -54,3 +58,25 @@ def test_every_pin_has_hashes_and_no_line_an_address(lock: str) -> None:
 def test_the_larger_locks_hold_the_smaller_ones_in_the_same_versions() -> None:
     runtime, local, test = (pins(lock) for lock in LOCKS.values())
     assert runtime.items() <= local.items() <= test.items()
+
+
+NEEDS = {
+    "services": "",
+    "shared": "",
+    "shared/local": "local",
+    "shared/testing": "test",
+    "cli": "local",
+}
+"""What a part of the source may import, by the extra it is installed with; the longest path counts."""
+
+
+@pytest.mark.parametrize("path", source.modules(*source.PACKAGES), ids=source.name)
+def test_what_is_imported_is_asked_for_where_it_is_needed(path: Path) -> None:
+    home = max((part for part in NEEDS if source.name(path).startswith(f"{part}/")), key=len)
+    declared = {canonicalize_name(requirement.name) for requirement in asked(NEEDS[home])}
+    missing = {}
+    for module in {name.split(".")[0] for name in source.imports(path)} - sys.stdlib_module_names - {*source.PACKAGES}:
+        providers = {canonicalize_name(name) for name in OWNERS.get(module, [module])}
+        if not providers & declared:
+            missing[module] = sorted(providers)
+    assert not missing, f"add to pyproject.toml, then run tools/lock.sh: {missing}"
