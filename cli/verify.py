@@ -11,9 +11,11 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
 from rich.markup import escape
 from rich.table import Table
 
@@ -33,6 +35,9 @@ from cli.stack.stack import Stack
 from cli.terminal import err, out, problem, telling
 from services.delivery.capability import PUSHED_TYPES
 from shared.fhir.json import Resource
+from shared.runtime.app import App
+from shared.runtime.service import Service
+from shared.runtime.settings import Settings
 
 STILL = 20.0
 """Seconds without any movement after which what differs is taken to differ for good."""
@@ -193,13 +198,24 @@ async def _to(ops: Ops, held: Held, owner: str, holder: str) -> Hop:
 
 async def _copies(ops: Ops, held: Held, holder: str) -> Hop:
     """Compare the copies that a service keeps of others' resources with what their owners committed."""
+    service = service_of(holder)
     differences: list[Difference] = []
-    copies = [digest for digest in held.digests[holder] if digest.origin in SOURCES and digest.origin != holder]
-    for copy in copies:
-        if copy not in held.digests[copy.origin]:
-            differences += await _named(ops, f"{copy.origin} → {holder}", copy.type, copy.origin, holder)
+    compared = 0
+    for owner in service.consumes:
+        committed = [digest for digest in held.digests[owner] if digest.type in service.holds]
+        copies = [digest for digest in held.digests[holder] if digest.origin == owner]
+        compared += versions_of(copies)
+        for type_ in unequal_types(owner, committed, copies):
+            differences += await _named(ops, f"{owner} → {holder}", type_, owner, holder)
     lag = held.flows[holder].lag - held.flows[holder].outbox.pending
-    return Hop(f"copies at {holder}", versions_of(copies), "versions", lag, differences)
+    return Hop(f"copies at {holder}", compared, "versions", lag, differences)
+
+
+def service_of(name: str) -> Service:
+    """Return what a service is: here, whose events it takes in and of which types it keeps copies."""
+    settings = Settings(service=name, database_url=SecretStr("postgresql://"), no_auth=True)  # reaches for nothing
+    app: App = import_module(f"services.{name}.service").create(settings)
+    return app.service
 
 
 async def _named(ops: Ops, hop: str, type_: str, owner: str, holder: str) -> list[Difference]:

@@ -34,7 +34,7 @@ class World:
         version = {"id": "a", "version": 1, "origin": "intake", "content": "c1"}
         self.digests: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES.values()}
         self.versions: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES.values()}
-        for holder in ("intake", "gateway", "scheduling"):
+        for holder in NAMES.values():
             self.digests[holder] = [dict(digest)]
             self.versions[holder] = [dict(version)]
         self.lag = dict.fromkeys(NAMES.values(), 0)
@@ -148,6 +148,13 @@ async def test_a_stale_copy_at_a_service_is_named(world: World) -> None:
     world.versions["scheduling"][0]["content"] = "c2"
 
     assert list(faults(await world.found())) == [("intake → scheduling", "different")]
+
+
+async def test_a_service_that_has_heard_nothing_is_named(world: World) -> None:
+    world.digests["sessions"] = []
+    world.versions["sessions"] = []
+
+    assert list(faults(await world.found())) == [("intake → sessions", "missing")]
 
 
 async def test_what_the_hospital_lost_or_has_twice_is_named(world: World) -> None:
