@@ -15,6 +15,7 @@ from shared.events.topics import PARTITIONS, RETENTION_MS
 log = structlog.get_logger(__name__)
 
 _TRY_AGAIN_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 0.1
 _BROKERS_DEFAULT = -1
 
 
@@ -79,8 +80,20 @@ async def _ensure(connection: KafkaConnection, topics: list[str], partitions: in
             error = for_code(code)
             if code != 0 and error is not TopicAlreadyExistsError:
                 raise error(name)
+        await _until_known(admin, missing)
     finally:
         await admin.close()
+
+
+async def _until_known(admin: AIOKafkaAdminClient, topics: list[str]) -> None:
+    """Wait until the broker that answers knows the topics: it hears of new ones from the controller a moment later."""
+    while True:
+        known = {
+            one["topic"] for one in await admin.describe_topics(topics) if not one["error_code"] and one["partitions"]
+        }
+        if known >= set(topics):
+            return
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
 
 def _new(name: str, partitions: int) -> NewTopic:

@@ -36,6 +36,9 @@ _WATCH_SECONDS = 5.0
 _GRACE_SECONDS = 4.0
 _REBALANCE_MS = 10_000
 """How long the group waits for a member to finish what it has at hand: longer than a release takes, at worst."""
+_SESSION_MS = 10_000
+_METADATA_MS = 5_000
+"""How old the consumer's knowledge of topics may be: one that it did not know of when it joined is seen soon after."""
 _ANSWER_SECONDS = 10.0
 _LONGEST_PAUSE = 5.0
 
@@ -114,6 +117,9 @@ class EventConsumer:
             except (KafkaError, OSError, TimeoutError, Stalled) as error:
                 failures = 0 if time.monotonic() - began > self.stall_after else failures + 1
                 delay = min(0.2 * 2 ** min(failures, 10), _LONGEST_PAUSE)
+                if isinstance(error, Stalled) and self.group_instance_id is not None:
+                    # Who comes back by his name within the session gets the partitions he had, be they none.
+                    delay = max(delay, _SESSION_MS / 1000 + 1)
                 words = str(error) or type(error).__name__
                 log.warning("consumer_begins_again", service=self.service, error=words, seconds=delay)
                 metrics.CONSUMER_REBUILDS.labels(self.service).inc()
@@ -129,6 +135,7 @@ class EventConsumer:
         options = self.connection.options()
         # A join is answered when all members have joined, or at the end of the rebalance's time: wait longer than that.
         options["request_timeout_ms"] = max(options["request_timeout_ms"], _REBALANCE_MS + 5_000)
+        options["metadata_max_age_ms"] = _METADATA_MS
         consumer = AIOKafkaConsumer(
             **options,
             group_id=self.group,
@@ -137,7 +144,7 @@ class EventConsumer:
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=MAX_REQUEST_BYTES,
             fetch_max_bytes=2 * MAX_REQUEST_BYTES,
-            session_timeout_ms=10_000,
+            session_timeout_ms=_SESSION_MS,
             heartbeat_interval_ms=2_000,
             rebalance_timeout_ms=_REBALANCE_MS,
         )
