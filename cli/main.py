@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from typing import Annotated
 
 import typer
@@ -12,13 +11,13 @@ from typer.core import TyperGroup
 from cli.demo.command import demo
 from cli.down import down
 from cli.stack.problem import StackProblem
-from cli.stack.stack import ROOT
 from cli.status import status
 from cli.terminal import problem
 from cli.test import run_tests
 from cli.token import token
 from cli.up import up
 from cli.verify import verify
+from shared.version import VERSION
 
 
 class InOrder(TyperGroup):
@@ -44,7 +43,7 @@ app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+        typer.echo(VERSION)
         raise typer.Exit
 
 

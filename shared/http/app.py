@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -21,6 +20,7 @@ from shared.http.interactions import FhirRoutes, offered_by
 from shared.http.observe import Observe
 from shared.http.openapi import openapi_of
 from shared.security.caller import everybody
+from shared.version import VERSION
 
 if TYPE_CHECKING:
     from starlette.middleware import Middleware
@@ -83,7 +83,7 @@ def create_fhir_app(
             fhir_routes = [Route(route.path, _Around(around, route.app), methods=None) for route in fhir.routes()]
     app = FastAPI(
         title=service.title,
-        version=version("kap-exchange"),
+        version=VERSION,
         routes=[*before, *fhir_routes, *routes],
         exception_handlers={
             FhirError: _on_refusal,

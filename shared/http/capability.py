@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from shared.fhir.definitions import FHIR_VERSION, search_parameters
 from shared.fhir.json import Resource
 from shared.http.bundle import instant
+from shared.version import VERSION
 
 if TYPE_CHECKING:
     from shared.http.backend import TypeInteraction
@@ -34,14 +34,14 @@ def capability_statement(service: Service, offered: Offered, base_url: str, *, s
         "resourceType": "CapabilityStatement",
         "id": service.name,
         "url": f"{base_url}/metadata",
-        "version": version("kap-exchange"),
+        "version": VERSION,
         "name": f"Kap{service.name.title().replace('_', '').replace('-', '')}",
         "title": service.title,
         "status": "active",
         "date": instant(since.astimezone(UTC)),
         "publisher": "KAP Exchange",
         "kind": "instance",
-        "software": {"name": "KAP Exchange", "version": version("kap-exchange")},
+        "software": {"name": "KAP Exchange", "version": VERSION},
         "implementation": {"description": service.title, "url": base_url},
         "fhirVersion": FHIR_VERSION,
         "format": ["application/fhir+json", "json"],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from shared.fhir.definitions import search_parameters
+from shared.version import VERSION
 
 if TYPE_CHECKING:
     from shared.http.capability import Offered
@@ -56,7 +56,7 @@ def openapi_of(service: Service, offered: Offered, base_url: str) -> dict[str, A
         paths[f"{place}/${operation.name}"] = {"post": about}
     return {
         "openapi": "3.1.0",
-        "info": {"title": service.title, "version": version("kap-exchange")},
+        "info": {"title": service.title, "version": VERSION},
         "servers": [{"url": base_url}],
         "paths": {path: item for path, item in paths.items() if item},
     }

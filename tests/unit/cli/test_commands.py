@@ -12,6 +12,7 @@ from cli.stack.stack import Row
 from cli.table import table
 from cli.terminal import megabytes
 from cli.test import arguments
+from shared.version import VERSION
 
 runner = CliRunner()
 
@@ -23,7 +24,7 @@ def test_the_help_names_every_command() -> None:
 
 
 def test_the_version_is_the_projects() -> None:
-    assert runner.invoke(app, ["--version"]).output.strip() == "0.1.0"
+    assert runner.invoke(app, ["--version"]).output.strip() == VERSION
 
 
 def test_token_says_that_there_is_none_and_fails() -> None:
