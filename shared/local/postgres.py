@@ -130,13 +130,28 @@ class PostgresCluster:
             self._start(time.monotonic() + timeout)
             self._create_role()
 
-    def stop(self, timeout: float = 30.0) -> None:
-        """Stop the server: open transactions are rolled back. Nothing to do where it does not run."""
+    def stop(self, timeout: float = 30.0, *, immediate: bool = False) -> None:
+        """Stop the server: open transactions are rolled back. Nothing to do where it does not run.
+
+        `immediate` writes nothing out, as in a crash: for data that nobody needs any more.
+        """
         if not self._pgdata.exists():
             return
         with self._locked():
             if self.pid() is not None:
-                self._run("pg_ctl", ["stop", "-D", str(self._pgdata), "-m", "fast", "-w", "-t", str(int(timeout))])
+                self._run(
+                    "pg_ctl",
+                    [
+                        "stop",
+                        "-D",
+                        str(self._pgdata),
+                        "-m",
+                        "immediate" if immediate else "fast",
+                        "-w",
+                        "-t",
+                        str(int(timeout)),
+                    ],
+                )
 
     def kill(self) -> None:
         """End the postmaster by SIGKILL, as a crash would (for tests); `start` recovers."""

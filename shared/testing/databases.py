@@ -52,7 +52,7 @@ def postgres() -> Iterator[MigratedCluster]:
         try:
             yield MigratedCluster(cluster)
         finally:
-            cluster.stop()
+            cluster.stop(immediate=True)
 
 
 @pytest.fixture

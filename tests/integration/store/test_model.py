@@ -344,7 +344,7 @@ async def test_every_single_criterion_finds_what_the_model_finds(store):
 
 
 @settings(
-    max_examples=50,
+    max_examples=40,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],  # a failure is small already, and shrinking it takes minutes
     suppress_health_check=list(HealthCheck),
