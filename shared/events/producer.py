@@ -149,13 +149,13 @@ class EventProducer:
         metrics.PRODUCER_REBUILDS.labels(self.service).inc()
         # aiokafka's own `stop` first delivers what is pending, and so never returns from a producer that is stuck.
         # Nothing pending is needed any more, and there is no public way to end it.
-        sender = producer._sender.sender_task  # noqa: SLF001
+        sender = producer._sender.sender_task  # noqa: SLF001 - aiokafka offers no other way
         for _ in range(_CANCELS):
             if sender is None or sender.done():
                 break
             sender.cancel()  # once ends its loop, once more each request that it still waits for
             await asyncio.wait([sender], timeout=0.2)
-        producer._closed = True  # noqa: SLF001
+        producer._closed = True  # noqa: SLF001 - aiokafka offers no other way
         await producer.client.close()
 
 

@@ -55,7 +55,7 @@ def _library() -> ctypes.CDLL:
     for folder in (package.parent / "confluent_kafka.libs", package / ".dylibs"):
         for candidate in sorted(folder.glob("librdkafka*")):
             # its dependencies lie beside it and are found through the wheel's own extension module
-            import confluent_kafka  # noqa: F401
+            import confluent_kafka  # noqa: F401 - loads the libraries beside it
 
             return ctypes.CDLL(str(candidate))
     raise MemoryBrokerError(f"There is no librdkafka beside {package}.")

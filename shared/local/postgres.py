@@ -205,7 +205,7 @@ class PostgresCluster:
     def databases(self) -> list[str]:
         """Return the names of the databases that the application role owns."""
         owned = self.execute(
-            f"SELECT datname FROM pg_database WHERE datdba = '{APPLICATION_ROLE}'::regrole ORDER BY 1"  # noqa: S608
+            f"SELECT datname FROM pg_database WHERE datdba = '{APPLICATION_ROLE}'::regrole ORDER BY 1"  # noqa: S608 - a constant
         )
         return owned.splitlines()
 

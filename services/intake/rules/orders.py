@@ -128,7 +128,7 @@ def _check_dosage(
                 )
                 continue
             newest = min(usable, key=lambda weight: weight.days)
-            value = value / newest.kilograms if allowed.unit == "mg/kg" else value * newest.kilograms  # noqa: PLW2901
+            value = value / newest.kilograms if allowed.unit == "mg/kg" else value * newest.kilograms  # noqa: PLW2901 - the value in the unit of the limit
         if not low <= value <= high:
             yield Issue(
                 f"{value.normalize():f} {allowed.unit} of {drug} is outside the clinic's range for this route, "
