@@ -46,7 +46,7 @@ def test_a_kafka_that_is_none_is_refused_with_what_can_be_said(kafka: str, tmp_p
         broker(kafka, tmp_path, Ports(), report=lambda _: None)
 
 
-@pytest.mark.parametrize("postgres", ["", "mysql://u@h/d", "postgresql:///d", "localhost:5432"])
-def test_a_postgres_that_is_none_is_refused_with_what_can_be_said(postgres: str, tmp_path) -> None:
+@pytest.mark.parametrize("address", ["", "mysql://u@h/d", "postgresql:///d", "localhost:5432"])
+def test_a_postgres_that_is_none_is_refused_with_what_can_be_said(address: str, tmp_path) -> None:
     with pytest.raises(StackProblem, match="'embedded' or an address"):
-        databases(postgres, tmp_path, 9010)
+        databases(address, tmp_path, 9010)
