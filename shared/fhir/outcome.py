@@ -89,9 +89,7 @@ class FhirError(Exception):
     ) -> None:
         if isinstance(what, str):
             what = (
-                Issue(
-                    what, code=code or self.default_code, expression=tuple(expression), rule=rule, source=source
-                ),
+                Issue(what, code=code or self.default_code, expression=tuple(expression), rule=rule, source=source),
             )
         self.issues: tuple[Issue, ...] = tuple(what)
         super().__init__("; ".join(issue.diagnostics for issue in self.issues))

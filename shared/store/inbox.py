@@ -24,8 +24,7 @@ SELECT EXISTS (SELECT FROM fresh)
 """
 _POSITION = "SELECT sequence FROM inbox_position WHERE consumer = $1 AND source = $2 AND tenant = $3 AND key = $4"
 _POSITIONS = (
-    "SELECT source, sequence FROM inbox_position "
-    "WHERE consumer = $1 AND source = ANY ($2) AND tenant = $3 AND key = $4"
+    "SELECT source, sequence FROM inbox_position WHERE consumer = $1 AND source = ANY ($2) AND tenant = $3 AND key = $4"
 )
 _POLL_SECONDS = 0.01
 
