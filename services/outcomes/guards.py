@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from services.outcomes.expectations import fulfil
 from services.outcomes.rules import (
     COUNTED,
     Instrument,
@@ -13,20 +14,17 @@ from services.outcomes.rules import (
     is_alarming,
     score,
     score_observation,
-    task_for,
 )
 from services.outcomes.setting import Setting
 from shared.fhir.codes import (
     ASK_CSSRS,
     COMPLETE_QUESTIONNAIRE,
-    EXPECT_QUESTIONNAIRE,
     ID_SCORE,
     ID_TASK,
     SUICIDE_RISK,
 )
-from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, patient_of
+from shared.fhir.kap import id_in
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import flag, identifier, task
 from shared.runtime.ownership import OUTCOMES, owner_of
@@ -87,7 +85,7 @@ async def _answers(change: Change, record: Record, setting: Setting) -> None:
     if after["status"] in COUNTED:
         await _keep_score(after, name, instrument, scored, record, setting)
         await _ask_for_missing(after, patient, instrument, scored, record, setting)
-        await _fulfil(after, patient, instrument, record, setting)
+        await fulfil(after, patient, instrument, record, setting)
 
 
 async def _keep_score(
@@ -157,18 +155,3 @@ async def _ask_for_missing(
         focus=f"QuestionnaireResponse/{response['id']}",
     )
     await raise_once(record, made, reopen=True)
-
-
-async def _fulfil(response: Resource, patient: str, instrument: Instrument, record: Record, setting: Setting) -> None:
-    asked = await record.search("Task", {"patient": f"Patient/{patient}", "code": EXPECT_QUESTIONNAIRE.token()})
-    own = [one for one in asked if patient_of(one) == patient]
-    fulfilled = task_for(own, response, instrument.canonicals)
-    if fulfilled is None:
-        return
-    output = {
-        "type": {"text": "answers"},
-        "valueReference": {"reference": f"QuestionnaireResponse/{response['id']}"},
-    }
-    done = {**fulfilled, "status": "completed", "output": [output], "lastModified": zulu(setting.clock())}
-    with own_work():
-        await record.update(content_of(done))

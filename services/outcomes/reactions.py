@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.outcomes.rules import due_after, expectation_name
+from services.outcomes.expectations import fulfil
+from services.outcomes.rules import COUNTED, due_after, expectation_name, instrument_of
 from services.outcomes.setting import Setting
 from shared.events.envelope import Event
 from shared.fhir.codes import EXPECT_QUESTIONNAIRE
@@ -47,6 +48,11 @@ async def _expect(visit: Resource, record: Record, setting: Setting) -> None:
         )
         asked = {"type": {"text": "questionnaire"}, "valueCanonical": instrument.canonicals[0]}
         await raise_once(record, {**made, "input": [asked]})
+    # Answers may have been given before the news of the session's end came here.
+    for response in await record.search("QuestionnaireResponse", {"encounter": f"Encounter/{visit['id']}"}):
+        found = instrument_of(response, setting.instruments)
+        if found is not None and response["status"] in COUNTED and patient_of(response) == patient:
+            await fulfil(response, patient, found[1], record, setting)
 
 
 async def _expect_nothing(visit: str, record: Record, setting: Setting) -> None:

@@ -38,6 +38,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         after = change.after
         if after is None or not is_new_intent(change.before, after):
             return
+        record.require_current()
         span = span_of(after)
         issues = [no_time()] if span is None else await _double_booked(change.id, after, span, record, setting)
         if visit_of(after) == "kap-dosing":

@@ -25,6 +25,7 @@ def scheduling(policy: Policy, clock: Clock = utc_now) -> Service:
         consumes=(INTAKE,),
         holds=frozenset(("Patient", "EpisodeOfCare", "RiskAssessment", "Consent", "CarePlan", "MedicationRequest")),
         reactions=reactions(setting),
+        judges_on_news=frozenset(("Appointment",)),
     )
 
 

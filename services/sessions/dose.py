@@ -95,6 +95,8 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
         await _raise_unknown(change, record, after, now)
     if claim == "nothing" or drug is None:
         return
+    if claim == "start":
+        record.require_current()
     resumed = change.before is not None and change.before.get("status") == "on-hold" and claim == "start"
     start = now if resumed else effective_start(after) or now
     issues = gate(await situation_of(record, after, start, drug, setting), setting.gate)

@@ -46,6 +46,7 @@ def operations(setting: Setting) -> tuple[Operation, ...]:
 
 
 async def _start_dose(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    record.require_current()
     visit_id = str(call.id)
     visit = await record.get("Encounter", visit_id)
     if visit is None:

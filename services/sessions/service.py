@@ -25,6 +25,7 @@ def sessions(policy: Policy, clock: Clock = utc_now) -> Service:
         consumes=(INTAKE, SCHEDULING),
         holds=frozenset(("Appointment", "Patient", "Consent", "EpisodeOfCare", "Medication", "MedicationRequest")),
         reactions=reactions(setting),
+        judges_on_news=frozenset(("MedicationAdministration",)),
     )
 
 

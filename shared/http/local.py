@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from time import monotonic
@@ -13,7 +13,7 @@ from shared.events.topics import MAX_EVENT_BODY_BYTES
 from shared.fhir.extraction import compartment_key
 from shared.fhir.ids import new_id
 from shared.fhir.json import Json, Resource, dump, parse
-from shared.fhir.outcome import NotFound, PreconditionFailed, TooLarge, Unavailable
+from shared.fhir.outcome import NotFound, PreconditionFailed, TooLarge
 from shared.http.backend import OperationResult, WriteResult, positions_of
 from shared.http.body import LARGE
 from shared.runtime.record import Prepared, Record, open_record, prepare
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shared.store.types import Page, Stored, Written
 
 AWAIT_SECONDS: Final = 2.0
-"""How long a request may wait for what its caller has seen of other services; then 503."""
+"""How long a write may wait for what its caller has seen elsewhere; then its guards are told what is missing."""
 
 _MOST_PUBLISHED: Final = MAX_EVENT_BODY_BYTES - 1024
 """Bytes of a resource without what the store adds to it."""
@@ -64,7 +64,6 @@ class LocalBackend:
 
         A type without guards and a request without a condition cost one round trip.
         """
-        await self._caught_up(context)
         ready = await self._prepared(context, resource, new_id())
         if if_none_exist is None and not self.service.guards.get(ready.type):
             written = await retry_conflicts(
@@ -74,10 +73,13 @@ class LocalBackend:
                 )
             )
             return _result(written, [written], context)
-        return await retry_conflicts(lambda: self._create(context, ready, if_none_exist))
+        behind = await self._behind(context, ready.type)
+        return await retry_conflicts(lambda: self._create(context, ready, if_none_exist, behind))
 
-    async def _create(self, context: RequestContext, ready: Prepared, if_none_exist: SearchQuery | None) -> WriteResult:
-        async with self._record(context, ready.key) as record:
+    async def _create(
+        self, context: RequestContext, ready: Prepared, if_none_exist: SearchQuery | None, behind: Sequence[str]
+    ) -> WriteResult:
+        async with self._record(context, ready.key, behind=behind) as record:
             if if_none_exist is not None and (held := await _existing(record, if_none_exist)) is not None:
                 return WriteResult(held, created=False)
             written = await record.create(ready)
@@ -85,12 +87,14 @@ class LocalBackend:
 
     async def update(self, context: RequestContext, resource: Resource, *, expected: int | None) -> WriteResult:
         """Validate, guard and commit a new version."""
-        await self._caught_up(context)
         ready = await self._prepared(context, resource, str(resource["id"]))
-        return await retry_conflicts(lambda: self._update(context, ready, expected))
+        behind = await self._behind(context, ready.type)
+        return await retry_conflicts(lambda: self._update(context, ready, expected, behind))
 
-    async def _update(self, context: RequestContext, ready: Prepared, expected: int | None) -> WriteResult:
-        async with self._record(context, ready.key) as record:
+    async def _update(
+        self, context: RequestContext, ready: Prepared, expected: int | None, behind: Sequence[str]
+    ) -> WriteResult:
+        async with self._record(context, ready.key, behind=behind) as record:
             written = await record.update(ready, expected=expected)
         return _result(written, record.written, context)
 
@@ -98,12 +102,14 @@ class LocalBackend:
         self, context: RequestContext, type_: str, id_: str, *, expected: int | None
     ) -> WriteResult | None:
         """Guard and commit a deletion."""
-        await self._caught_up(context)
-        return await retry_conflicts(lambda: self._delete(context, type_, id_, expected))
+        behind = await self._behind(context, type_)
+        return await retry_conflicts(lambda: self._delete(context, type_, id_, expected, behind))
 
-    async def _delete(self, context: RequestContext, type_: str, id_: str, expected: int | None) -> WriteResult | None:
+    async def _delete(
+        self, context: RequestContext, type_: str, id_: str, expected: int | None, behind: Sequence[str]
+    ) -> WriteResult | None:
         key = await self._key_of(context, type_, id_)
-        async with self._record(context, *key) as record:
+        async with self._record(context, *key, behind=behind) as record:
             written = await record.delete(type_, id_, expected=expected)
         return None if written is None else _result(written, record.written, context)
 
@@ -112,19 +118,23 @@ class LocalBackend:
 
         Those are the record the instance belongs to, and the patients and records its parameters name or hold.
         """
-        await self._caught_up(context)
-        return await retry_conflicts(lambda: self._operation(context, operation, call))
+        behind = await self._behind(context)
+        return await retry_conflicts(lambda: self._operation(context, operation, call, behind))
 
-    async def _operation(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:
+    async def _operation(
+        self, context: RequestContext, operation: Operation, call: OperationCall, behind: Sequence[str]
+    ) -> OperationResult:
         keys = set(_named_keys(call.parameters))
         if call.id is not None:
             keys.update(await self._key_of(context, call.type, call.id))
-        async with self._record(context, *keys) as record:
+        async with self._record(context, *keys, behind=behind) as record:
             answer = await operation.handler(call, record)
         positions = positions_of(record.written, context.access.tenant)
         return OperationResult(await asyncio.to_thread(dump, answer), positions=positions)
 
-    def _record(self, context: RequestContext, *keys: str) -> AbstractAsyncContextManager[Record]:
+    def _record(
+        self, context: RequestContext, *keys: str, behind: Sequence[str]
+    ) -> AbstractAsyncContextManager[Record]:
         return open_record(
             self.service,
             self.store,
@@ -132,6 +142,7 @@ class LocalBackend:
             keys=sorted(keys),
             request_id=context.request_id,
             traceparent=context.traceparent,
+            behind=behind,
         )
 
     async def _prepared(self, context: RequestContext, resource: Resource, id_: str) -> Prepared:
@@ -156,23 +167,29 @@ class LocalBackend:
             raise NotFound(f"There is no {type_}/{id_} here.")
         return () if held.deleted else (compartment_key(parse(held.body), type_, id_),)
 
-    async def _caught_up(self, context: RequestContext) -> None:
-        """Wait until what the caller has seen of other services was taken in here; else Unavailable."""
-        if not context.awaits:
-            return
+    async def _behind(self, context: RequestContext, type_: str | None = None) -> tuple[str, ...]:
+        """Wait until what the caller has seen of other services was taken in here; return those still missing.
+
+        A write of a type that is not judged on such news does not wait: a vital sign never waits for Kafka.
+        """
+        if not context.awaits or (type_ is not None and type_ not in self.service.judges_on_news):
+            return ()
         until = monotonic() + AWAIT_SECONDS
-        for position in context.awaits:
-            if position.service in self.service.consumes and not await self.store.inbox.await_position(
-                self.service.name,
-                position.service,
-                position.tenant,
-                position.key,
-                position.sequence,
-                max(until - monotonic(), 0.0),
-            ):
-                raise Unavailable(
-                    f"{self.service.title} has not heard yet of what you have seen from {position.service}. Try again."
+        return tuple(
+            [
+                position.service
+                for position in context.awaits
+                if position.service in self.service.consumes
+                and not await self.store.inbox.await_position(
+                    self.service.name,
+                    position.service,
+                    position.tenant,
+                    position.key,
+                    position.sequence,
+                    max(until - monotonic(), 0.0),
                 )
+            ]
+        )
 
 
 def _result(written: Written, all_written: list[Written], context: RequestContext) -> WriteResult:

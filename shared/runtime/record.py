@@ -14,7 +14,7 @@ from shared.fhir.extraction import compartment_key, extract, labels_of
 from shared.fhir.ids import new_id, subject_uuid
 from shared.fhir.index import IndexRows
 from shared.fhir.json import Resource, parse
-from shared.fhir.outcome import MethodNotAllowed, NotFound, Unprocessable
+from shared.fhir.outcome import MethodNotAllowed, NotFound, Unavailable, Unprocessable
 from shared.fhir.query import parse_search
 from shared.fhir.validation import require_valid
 from shared.runtime.service import Change, Service
@@ -99,18 +99,35 @@ class Record:
         *,
         request_id: str | None = None,
         traceparent: str | None = None,
+        behind: Sequence[str] = (),
     ) -> None:
         self.service = service
         self.transaction = transaction
         self.access = access
         self.request_id = request_id
         self.traceparent = traceparent
+        self.behind = tuple(behind)
         self.written: list[Written] = []
 
     @property
     def _all(self) -> Access:
         """Guards and reactions judge on everything the service holds, whatever the caller may see."""
         return Access.unrestricted(self.access.tenant)
+
+    def require_current(self) -> None:
+        """Refuse to judge what is about to happen on news that is older than what the caller has seen.
+
+        For guards of intent only. What has happened is recorded whatever is known: a guard of facts does not ask.
+
+        Raises:
+            Unavailable: events that the caller has seen the effect of have not been taken in here.
+
+        """
+        if self.behind:
+            raise Unavailable(
+                f"{self.service.title} has not heard yet of what you have seen from {', '.join(self.behind)}, and does "
+                "not decide without it. Try again."
+            )
 
     async def get(self, type_: str, id_: str) -> Resource | None:
         """Return the current resource, own or copied, or None where there is none (never, or deleted)."""
@@ -217,7 +234,11 @@ async def open_record(
     keys: Sequence[str],
     request_id: str | None = None,
     traceparent: str | None = None,
+    behind: Sequence[str] = (),
 ) -> AsyncIterator[Record]:
-    """Open a transaction with the records of `keys` (``Patient/<id>`` ...) locked; commit when the block ends well."""
+    """Open a transaction with the records of `keys` (``Patient/<id>`` ...) locked; commit when the block ends well.
+
+    `behind` names the services whose latest news, seen by the caller, has not arrived here (`Record.require_current`).
+    """
     async with store.transaction(keys=keys, tenant=access.tenant) as transaction:
-        yield Record(service, transaction, access, request_id=request_id, traceparent=traceparent)
+        yield Record(service, transaction, access, request_id=request_id, traceparent=traceparent, behind=behind)

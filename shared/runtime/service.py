@@ -88,6 +88,8 @@ class Service:
         consumes: the services whose events it takes in.
         holds: of those events, the types it keeps a copy of and reacts to; others pass by.
         reactions: by type, called in order on every event of it.
+        judges_on_news: the types whose guards may refuse on the ground of what events told; a write of one waits until
+            the service has heard all that its caller has seen. Writes of other types never wait for Kafka.
         fixed_ids: whether a client may choose the id of a new resource by PUT (update as create).
         publishes: whether what it commits becomes events; the stand-in hospital does not.
 
@@ -101,5 +103,6 @@ class Service:
     consumes: tuple[str, ...] = ()
     holds: frozenset[str] = frozenset()
     reactions: Mapping[str, Sequence[Reaction]] = field(default_factory=dict)
+    judges_on_news: frozenset[str] = frozenset()
     fixed_ids: bool = False
     publishes: bool = True

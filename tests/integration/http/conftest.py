@@ -23,7 +23,9 @@ MOST = 1024 * 1024
 
 
 async def no_goal_without_words(change, record):
-    """A rule, and a fact that follows from a write: a Flag in the same transaction."""
+    """A rule, what it does not judge without news, and a fact that follows from a write in the same transaction."""
+    if change.after is not None and change.after["lifecycleStatus"] == "planned":
+        record.require_current()
     if change.after is not None and change.after["description"].get("text") == "nothing":
         raise Unprocessable("A goal says something.", rule="T1", expression=["Goal.description"])
     if change.interaction == "create":
@@ -58,6 +60,7 @@ SERVICE = Service(
         Operation("fail", "Patient", "type", fail),
     ),
     consumes=("sessions",),
+    judges_on_news=frozenset(("Goal",)),
 )
 
 

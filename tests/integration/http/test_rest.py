@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
+import pytest
+
 from shared.fhir.json import parse
 from shared.http.backend import parse_positions
 
@@ -15,6 +17,15 @@ OBSERVATION = (
     '"valueQuantity":{"value":%s,"unit":"mmHg","system":"http://unitsofmeasure.org","code":"mm[Hg]"}}'
 )
 JSON = {"Content-Type": "application/fhir+json"}
+
+
+def goal_of(patient, status):
+    return {
+        "resourceType": "Goal",
+        "lifecycleStatus": status,
+        "description": {"text": "sleep through the night"},
+        "subject": {"reference": f"Patient/{patient['id']}"},
+    }
 
 
 def local(url: str) -> str:
@@ -190,15 +201,35 @@ async def test_fifty_updates_of_the_version_one_saw_let_one_win(fhir):
     assert sorted(answer.status_code for answer in answers) == [200] + [412] * 19
 
 
-async def test_what_the_caller_has_seen_and_we_have_not_is_waited_for_and_then_refused(fhir, issues, monkeypatch):
+async def test_an_intent_is_not_judged_without_the_news_its_caller_has_seen(fhir, issues, monkeypatch):
     monkeypatch.setattr("shared.http.local.AWAIT_SECONDS", 0.05)
+    patient = await fhir.create(PATIENT)
+    before = await fhir.held()
     headers = {"X-Kap-Await": "sessions Patient/x 5"}
-    answer = await fhir.http.post("/fhir/Patient", json=PATIENT, headers=headers)
+    intent = goal_of(patient, "planned")
+    answer = await fhir.http.post("/fhir/Goal", json=intent, headers=headers)
     assert issues(answer, 503)[0]["code"] == "transient"
     assert answer.headers["retry-after"] == "1"
-    assert await fhir.held() == 0
+    assert await fhir.held() == before
     of_another = {"X-Kap-Await": "outcomes Patient/x 5"}
-    assert (await fhir.http.post("/fhir/Patient", json=PATIENT, headers=of_another)).status_code == 201
+    assert (await fhir.http.post("/fhir/Goal", json=intent, headers=of_another)).status_code == 201
+
+
+async def test_what_happened_is_recorded_whatever_news_is_missing(fhir, monkeypatch):
+    monkeypatch.setattr("shared.http.local.AWAIT_SECONDS", 0.05)
+    patient = await fhir.create(PATIENT)
+    headers = {"X-Kap-Await": "sessions Patient/x 5"}
+    fact = goal_of(patient, "completed")
+    assert (await fhir.http.post("/fhir/Goal", json=fact, headers=headers)).status_code == 201
+
+
+async def test_a_write_that_is_judged_on_no_news_does_not_wait_for_any(fhir, monkeypatch):
+    async def waited(*_):
+        pytest.fail("it waited for news")
+
+    monkeypatch.setattr("shared.store.inbox.Inbox.await_position", waited)
+    headers = {"X-Kap-Await": "sessions Patient/x 5"}
+    assert (await fhir.http.post("/fhir/Patient", json=PATIENT, headers=headers)).status_code == 201
 
 
 async def test_metadata_is_a_valid_capability_statement_and_says_what_is_offered(fhir):

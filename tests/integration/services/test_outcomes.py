@@ -193,6 +193,21 @@ async def test_a_response_that_names_its_visit_fulfils_that_visits_task(bench, s
     assert [one["encounter"] for one in tasks] == [about(second)]
 
 
+async def test_a_response_given_before_the_news_of_its_visit_fulfils_the_task_when_the_news_comes(
+    bench, sessions, outcomes
+):
+    begun = await sessions.create(visit(kind=codes.VISIT_DOSING))
+    await sessions.update({**begun, "status": "finished"})
+    answered = await outcomes.create(phq9(*MODERATE, encounter=about(begun)))
+    assert await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token()) == []
+    await bench.deliver(sessions, outcomes)
+    (done,) = await outcomes.search("Task", patient="ada", status="completed")
+    assert done["output"][0]["valueReference"] == about(answered)
+    before = await outcomes.count()
+    await bench.react_again(sessions, outcomes)
+    assert await outcomes.count() == before
+
+
 async def test_a_score_is_not_posted(outcomes):
     await outcomes.create(phq9(*MODERATE))
     held = await score(outcomes)
