@@ -158,10 +158,14 @@ def urls(console: Console, picture: Picture, patient: str, given: str) -> None:
     id_ = patient.partition("/")[2]
     name = f"{ports.fhir(HOSPITAL)}/Patient?identifier=https://kap-exchange.org/fhir/id/Patient|{id_}"
     console.print("[bold]Look at it[/]")
-    console.print(f"  {given}'s whole record     {ports.fhir(GATEWAY)}/{patient}/$everything", soft_wrap=True)
-    console.print(f"  {given} in the hospital    {name}", soft_wrap=True)
-    doses = f"{ports.fhir(GATEWAY)}/MedicationAdministration?_sort=-_lastUpdated"
-    console.print(f"  every dose that was given  {doses}", soft_wrap=True)
+    places = {
+        f"{given}'s whole record": f"{ports.fhir(GATEWAY)}/{patient}/$everything",
+        f"{given} in the hospital": name,
+        "every dose that was given": f"{ports.fhir(GATEWAY)}/MedicationAdministration?_sort=-_lastUpdated",
+    }
+    width = max(len(what) for what in places)
+    for what, url in places.items():
+        console.print(f"  {escape(what):<{width}}  {url}", soft_wrap=True)
 
 
 def percentile95(values: Sequence[float]) -> float:
