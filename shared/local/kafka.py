@@ -32,6 +32,7 @@ RETENTION_HOURS = 7 * 24
 
 _API_VERSIONS_KEY = 18
 _MAIN_CLASS = "kafka.Kafka"
+_PORT_SECONDS = 2.0  # a connection of the server that was here before may take a moment to go
 
 
 class KafkaError(RuntimeError):
@@ -282,12 +283,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise KafkaError(f"Apache Kafka cannot have port {port}: {error.strerror}.") from error
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise KafkaError(f"Apache Kafka cannot have port {port}: {error.strerror}.") from error
+            else:
+                return
+        time.sleep(0.1)
 
 
 def _answers(port: int) -> bool:

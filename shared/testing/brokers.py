@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,16 +28,23 @@ __all__ = ["Broker", "apache_kafka", "broker", "free_ports", "kafka", "memory_br
 
 Broker: TypeAlias = ApacheKafka | MemoryBroker
 
+_PORTS = range(12_000, 20_000)
 _numbers = itertools.count(1)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports of 127.0.0.1 that nobody listens on now."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Return TCP ports of 127.0.0.1 that nobody listens on now.
+
+    They are not among those that the system gives to outgoing connections: one of these could take the port while its
+    server restarts; even the connection of a client that looks for the server can.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe:
+            if port not in found and probe.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+    return found
 
 
 def new_service(name: str = "service") -> str:
@@ -80,6 +87,7 @@ def apache_kafka() -> Iterator[ApacheKafka]:
 def broker(request: pytest.FixtureRequest) -> Broker:
     """Each broker in turn: what is promised on both."""
     found: Broker = request.getfixturevalue("memory_broker" if request.param == "memory" else "apache_kafka")
+    found.start()  # where a test before this one failed while it had stopped it
     return found
 
 

@@ -32,6 +32,7 @@ QUICK = Limits(attempts=2, first_wait=0.01, longest_wait=0.05)
 
 @pytest.fixture
 def kafka(apache_kafka: ApacheKafka) -> KafkaConnection:
+    apache_kafka.start()  # where a test before this one failed while it had stopped it
     return KafkaConnection(apache_kafka.bootstrap, "kap-test", request_seconds=3)
 
 
