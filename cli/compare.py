@@ -154,9 +154,7 @@ def compare_hospital(ledger: Iterable[Delivery], held: Iterable[Resource]) -> Ho
     for name, copies in sorted(there.items()):
         found[name.partition("/")[0]]["unexpected"].append(f"{name} ({len(copies)} times)" if len(copies) > 1 else name)
     differences = [
-        difference
-        for type_ in sorted(found)
-        for difference in _differences("delivery → hospital", type_, found[type_])
+        difference for type_ in sorted(found) for difference in _differences("delivery → hospital", type_, found[type_])
     ]
     return Hospital(dict(ours), foreign, tuple(differences))
 
