@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -47,6 +47,14 @@ class EventHandler(Protocol):
             Unavailable: not now (no database); the consumer waits and tries the same event again, without end.
             Exception: anything else is the event's fault or ours; after some attempts the event is parked.
 
+        """
+        ...
+
+    async def handle_many(self, events: Sequence[Event], positions: Sequence[Position]) -> list[Outcome]:
+        """Take in events of one tenant, read one after the other, and commit them together, or change nothing.
+
+        What becomes of each is the same as if `handle` were called with one after the other. Whatever this raises, the
+        consumer then does that instead: so an event that fails fails alone, and what is too much at once goes through.
         """
         ...
 

@@ -1,4 +1,7 @@
-"""One partition's events, taken in one after the other: try, wait, park, never drop."""
+"""One partition's events, taken in in order: try, wait, park, never drop.
+
+What has queued up is taken in together, by one transaction; where that fails, each of its events alone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 import structlog
 from aiokafka import ConsumerRecord
@@ -22,6 +26,7 @@ log = structlog.get_logger(__name__)
 _NOT_NOW = (Unavailable, OSError, TimeoutError)
 _ERROR_CHARACTERS = 2000
 PARKED = "parked"
+_SEVERAL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Limits:
         first_wait, longest_wait: seconds between attempts; each wait is twice the one before.
         most_parked: parked events of one partition, waiting ones included, at which it takes in nothing more.
         recheck: seconds after which a partition at that bound looks again.
+        together: events that one transaction takes in at most, where so many wait.
+        together_bytes: bytes of their bodies, at most; an event that is larger goes alone.
         queue: events of one partition held in memory, at which it is fetched no more until half of them are done.
 
     """
@@ -42,6 +49,8 @@ class Limits:
     longest_wait: float = 5.0
     most_parked: int = 1000
     recheck: float = 5.0
+    together: int = 64
+    together_bytes: int = 1024 * 1024
     queue: int = 200
 
 
@@ -82,6 +91,8 @@ class Lane:
         self._beat = beat
         self._queue: deque[ConsumerRecord] = deque()
         self._more = asyncio.Event()
+        self._alone = 0
+        """How many events are taken in alone before several are tried together again."""
         self._closing = False
         self._task = asyncio.create_task(self._run(), name=f"lane {topic}-{partition}")
 
@@ -109,7 +120,7 @@ class Lane:
             self._task.result()
 
     async def close(self, grace: float) -> None:
-        """Finish the event at hand, or give it up after `grace` seconds; what waits is read again by the next owner."""
+        """Finish what is at hand, or give it up after `grace` seconds; what waits is read again by the next owner."""
         self._closing = True
         self._more.set()
         await asyncio.wait([self._task], timeout=grace)
@@ -129,11 +140,61 @@ class Lane:
                 self._more.clear()
                 await self._more.wait()
                 continue
-            record = self._queue[0]
-            await self._take(record)
-            self._queue.popleft()
-            self.done = record.offset + 1
+            taken = await self._take_together()
+            if not taken:
+                await self._take(self._queue[0])
+                self._alone = max(self._alone - 1, 0)
+                taken = 1
+            for _ in range(taken):
+                self.done = self._queue.popleft().offset + 1
             self._beat()
+
+    async def _take_together(self) -> int:
+        """Take in what waits, as far as it may go together; return how many events, 0 where one is to go alone."""
+        if self._alone or len(self._queue) < _SEVERAL:
+            return 0
+        events: list[Event] = []
+        try:
+            await self._below_bound()
+            room = self._limits.most_parked - (self.parked or 0)
+            events = self._first(min(self._limits.together, room))
+            if len(events) < _SEVERAL:
+                return 0
+            positions = [
+                Position(self.topic, self.partition, record.offset) for record in islice(self._queue, len(events))
+            ]
+            async with self._slots:
+                outcomes = await self._handler.handle_many(events, positions)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is met again, and dealt with, by an event alone
+            self._alone = len(events) or 1
+            metrics.TOGETHER_FAILED.labels(self._service).inc()
+            log.warning(
+                "events_go_alone",
+                service=self._service,
+                topic=self.topic,
+                partition=self.partition,
+                events=len(events),
+                error=type(error).__name__,
+            )
+            return 0
+        for event, outcome in zip(events, outcomes, strict=True):
+            self._note(event, outcome)
+        metrics.TOGETHER.labels(self._service).observe(len(events))
+        return len(events)
+
+    def _first(self, most: int) -> list[Event]:
+        """Return the first events that wait: readable, of one tenant, and not too many bytes."""
+        events: list[Event] = []
+        size = 0
+        for record in islice(self._queue, most):
+            event, refused = self._read(record)
+            size += len(event.body)
+            if refused is not None or size > self._limits.together_bytes:
+                break
+            if events and event.tenant != events[0].tenant:
+                break
+            events.append(event)
+        return events
 
     async def _take(self, record: ConsumerRecord) -> None:
         position = Position(self.topic, self.partition, record.offset)
@@ -157,14 +218,12 @@ class Lane:
                 await self._below_bound()
                 async with self._slots:
                     if refused is None:
-                        outcome = await self._handler.handle(event, position)
-                        self._note(event, outcome.value)
-                        if outcome is Outcome.WAITING:
-                            self.count_parked((self.parked or 0) + 1)
+                        self._note(event, await self._handler.handle(event, position))
+                        metrics.TOGETHER.labels(self._service).observe(1)
                     else:
                         words = f"{type(refused).__name__}: {refused}"[:_ERROR_CHARACTERS]
                         await self._handler.park(event, position, words)
-                        self._note(event, PARKED)
+                        metrics.CONSUMED.labels(self._service, event.source, PARKED).inc()
                         self.count_parked((self.parked or 0) + 1)
                         log.error("event_parked", **self._where(position), error=type(refused).__name__)
             except _NOT_NOW as error:
@@ -206,9 +265,11 @@ class Lane:
     async def _wait(self, times: int) -> None:
         await asyncio.sleep(min(self._limits.first_wait * 2 ** min(times - 1, 20), self._limits.longest_wait))
 
-    def _note(self, event: Event, outcome: str) -> None:
-        metrics.CONSUMED.labels(self._service, event.source, outcome).inc()
-        if outcome == Outcome.APPLIED.value:
+    def _note(self, event: Event, outcome: Outcome) -> None:
+        metrics.CONSUMED.labels(self._service, event.source, outcome.value).inc()
+        if outcome is Outcome.WAITING:
+            self.count_parked((self.parked or 0) + 1)
+        elif outcome is Outcome.APPLIED:
             delay = (datetime.now(UTC) - event.time).total_seconds()
             metrics.APPLY_DELAY.labels(self._service, event.source).observe(delay)
 

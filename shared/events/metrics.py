@@ -34,6 +34,15 @@ APPLY_DELAY = Histogram(
     ("service", "source"),
     buckets=_DELAYS,
 )
+TOGETHER = Histogram(
+    "kap_events_together",
+    "Events taken in by one transaction",
+    ("service",),
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+TOGETHER_FAILED = Counter(
+    "kap_events_together_failed_total", "Transactions of several events that failed: each was tried alone", ("service",)
+)
 ATTEMPTS_FAILED = Counter(
     "kap_event_attempts_failed_total", "Attempts to apply an event that failed", ("service", "source")
 )

@@ -1,9 +1,9 @@
-"""Taking events in: inbox, copy, reactions and what they write, in one transaction for each event."""
+"""Taking events in: inbox, copy, reactions and what they write, in one transaction for an event or for several."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -22,6 +22,7 @@ from shared.runtime.record import Record
 from shared.runtime.service import Service
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
+from shared.store.copies import Copy
 from shared.store.parking import DueEvent
 from shared.store.store import Store, Transaction
 
@@ -29,6 +30,7 @@ LARGE: Final = 64 * 1024
 """Bytes of a body from which on it is parsed in a thread, so that no heartbeat is missed."""
 
 _LOOK_SECONDS: Final = 2.0
+_BEHIND: Final = "an earlier event of this key is parked"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -52,7 +54,7 @@ class ServiceEvents:
         consumer = self.service.name
         async with self.store.transaction(keys=(event.key,), tenant=event.tenant) as transaction:
             if await transaction.waits_behind(consumer, event):
-                await _park(transaction, consumer, event, position, "an earlier event of this key is parked")
+                await _park(transaction, consumer, event, position, _BEHIND)
                 return Outcome.WAITING
             if not await transaction.take_in(consumer, event):
                 return Outcome.DUPLICATE
@@ -60,16 +62,58 @@ class ServiceEvents:
                 await self.apply(event, *read, transaction)
         return Outcome.APPLIED
 
+    async def handle_many(self, events: Sequence[Event], positions: Sequence[Position]) -> list[Outcome]:
+        """Take in events of one tenant and commit them together, or change nothing."""
+        reads = await self._read_many(events)
+        return await retry_conflicts(lambda: self._handle_many(events, positions, reads))
+
+    async def _handle_many(
+        self,
+        events: Sequence[Event],
+        positions: Sequence[Position],
+        reads: Sequence[tuple[Resource, IndexRows] | None],
+    ) -> list[Outcome]:
+        consumer = self.service.name
+        keys = {event.key for event in events}
+        outcomes: list[Outcome] = []
+        copies: list[Copy] = []
+        async with self.store.transaction(keys=tuple(keys), tenant=events[0].tenant) as transaction:
+            behind = await transaction.keys_with_parked(consumer, keys)
+            fresh = iter(
+                await transaction.take_in_many(consumer, [event for event in events if event.key not in behind])
+            )
+            for event, position, read in zip(events, positions, reads, strict=True):
+                if event.key in behind:
+                    await _park(transaction, consumer, event, position, _BEHIND)
+                    outcomes.append(Outcome.WAITING)
+                elif not next(fresh):
+                    outcomes.append(Outcome.DUPLICATE)
+                else:
+                    outcomes.append(Outcome.APPLIED)
+                    if read is None:
+                        continue
+                    resource, index = read
+                    copies.append(_copy(event, index))
+                    if event.type in self.service.reactions:
+                        # A reaction sees all that came before it, and nothing that came after.
+                        await transaction.apply_copies(copies)
+                        copies = []
+                        await self._react(event, resource, transaction)
+            if copies:
+                await transaction.apply_copies(copies)
+        return outcomes
+
     async def apply(self, event: Event, resource: Resource, index: IndexRows, transaction: Transaction) -> None:
         """Store the copy and run the reactions, in the transaction that takes the event in.
 
         The reactions run whether or not the copy was new: the gateway may hold it already, by the answer to a write it
         forwarded.
         """
-        patient = event.patient
-        await transaction.apply_copy(
-            event, index, None if patient is None else subject_uuid(patient.removeprefix("Patient/"))
-        )
+        copy = _copy(event, index)
+        await transaction.apply_copy(event, index, copy.patient)
+        await self._react(event, resource, transaction)
+
+    async def _react(self, event: Event, resource: Resource, transaction: Transaction) -> None:
         reactions = self.service.reactions.get(event.type, ())
         if not reactions:
             return
@@ -139,13 +183,34 @@ class ServiceEvents:
             beat()
             await asyncio.sleep(_LOOK_SECONDS)
 
+    async def _read_many(self, events: Sequence[Event]) -> list[tuple[Resource, IndexRows] | None]:
+        """Return what is to be stored of each event, None where there is nothing left to do with it."""
+        plain = [event for event in events if self._holds(event) and event.type not in self.service.reactions]
+        held = await self.store.held(plain[0].tenant, plain) if plain else set()
+        reads: list[tuple[Resource, IndexRows] | None] = []
+        for event in events:
+            if (event.source, event.id) in held:  # the gateway: by the answer to a write that it forwarded
+                reads.append(None)
+                continue
+            reads.append(await self._read(event))
+            await asyncio.sleep(0)  # what else runs in this process is not to wait for all of them
+        return reads
+
+    def _holds(self, event: Event) -> bool:
+        return event.source in self.service.consumes and event.type in self.service.holds
+
     async def _read(self, event: Event) -> tuple[Resource, IndexRows] | None:
         """Return what is to be stored of the event, None where its type is not held here."""
-        if event.source not in self.service.consumes or event.type not in self.service.holds:
+        if not self._holds(event):
             return None
         if len(event.body) < LARGE:
             return _parsed(event)
         return await asyncio.to_thread(_parsed, event)
+
+
+def _copy(event: Event, index: IndexRows) -> Copy:
+    patient = event.patient
+    return Copy(event, index, None if patient is None else subject_uuid(patient.removeprefix("Patient/")))
 
 
 async def _park(transaction: Transaction, consumer: str, event: Event, position: Position, error: str) -> None:

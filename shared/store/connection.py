@@ -53,6 +53,11 @@ class Connection(_Base):
         with self._ending_when_lost():
             return await super().execute(*args, **options)
 
+    async def executemany(self, *args: Any, **options: Any) -> None:
+        """As asyncpg's; ends the connection where the server said that it goes away."""
+        with self._ending_when_lost():
+            await super().executemany(*args, **options)
+
     async def fetch(self, *args: Any, **options: Any) -> list[Any]:
         """As asyncpg's; ends the connection where the server said that it goes away."""
         with self._ending_when_lost():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from shared.events.envelope import Event
@@ -22,6 +22,21 @@ WITH fresh AS (
 )
 SELECT EXISTS (SELECT FROM fresh)
 """
+_TAKE_IN_MANY = """
+WITH given AS (
+    SELECT * FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bigint[])
+        AS g(source, event_id, time, key, sequence)
+), fresh AS (
+    INSERT INTO inbox (consumer, source, event_id, time) SELECT $1, source, event_id, time FROM given
+    ON CONFLICT DO NOTHING RETURNING source, event_id
+), position AS (
+    INSERT INTO inbox_position (consumer, source, tenant, key, sequence)
+    SELECT $1, source, $2, key, max(sequence) FROM given JOIN fresh USING (source, event_id) GROUP BY source, key
+    ON CONFLICT (consumer, source, tenant, key)
+        DO UPDATE SET sequence = greatest(inbox_position.sequence, excluded.sequence)
+)
+SELECT source, event_id FROM fresh
+"""
 _POSITION = "SELECT sequence FROM inbox_position WHERE consumer = $1 AND source = $2 AND tenant = $3 AND key = $4"
 _POSITIONS = (
     "SELECT source, sequence FROM inbox_position WHERE consumer = $1 AND source = ANY ($2) AND tenant = $3 AND key = $4"
@@ -36,6 +51,27 @@ async def take_in(connection: Connection, consumer: str, event: Event) -> bool:
             _TAKE_IN, consumer, event.source, event.id, event.time, event.tenant, event.key, event.sequence
         )
     return bool(fresh)
+
+
+async def take_in_many(connection: Connection, consumer: str, tenant: str, events: Sequence[Event]) -> list[bool]:
+    """Note events of one tenant as applied; False for one that was before, be it by an earlier one of `events`."""
+    with translated():
+        rows = await connection.fetch(
+            _TAKE_IN_MANY,
+            consumer,
+            tenant,
+            [event.source for event in events],
+            [event.id for event in events],
+            [event.time for event in events],
+            [event.key for event in events],
+            [event.sequence for event in events],
+        )
+    fresh = {(row["source"], row["event_id"]) for row in rows}
+    answer = []
+    for event in events:
+        answer.append((event.source, event.id) in fresh)
+        fresh.discard((event.source, event.id))
+    return answer
 
 
 class Inbox:

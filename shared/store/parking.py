@@ -6,7 +6,7 @@ the order it was parked in, each in a transaction of its own (`Transaction.take_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncpg import Record
@@ -25,6 +25,7 @@ ON CONFLICT (consumer, source, event_id)
     DO UPDATE SET attempts = parked.attempts + 1, error = excluded.error, due = false
 """
 _BEHIND = "SELECT EXISTS (SELECT FROM parked WHERE consumer = $1 AND tenant = $2 AND key = $3)"
+_BEHIND_MANY = "SELECT DISTINCT key FROM parked WHERE consumer = $1 AND tenant = $2 AND key = ANY ($3)"
 _LIST = "SELECT * FROM parked WHERE $1::text IS NULL OR consumer = $1 ORDER BY number LIMIT $2"
 _SAME_KEY = (
     "FROM parked one WHERE one.number = $1 AND one.consumer = parked.consumer AND one.tenant = parked.tenant "
@@ -78,6 +79,13 @@ async def waits_behind(connection: Connection, consumer: str, event: Event) -> b
     """Tell whether an event of the same tenant and key is parked, whichever service it came from."""
     with translated():
         return bool(await connection.fetchval(_BEHIND, consumer, event.tenant, event.key))
+
+
+async def keys_with_parked(connection: Connection, consumer: str, tenant: str, keys: Collection[str]) -> set[str]:
+    """Return those of the keys of which an event is parked, whichever service it came from."""
+    with translated():
+        rows = await connection.fetch(_BEHIND_MANY, consumer, tenant, list(keys))
+    return {row["key"] for row in rows}
 
 
 async def take_up(connection: Connection, number: int) -> bool:

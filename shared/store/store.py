@@ -7,7 +7,7 @@ changes along one key come one after the other, in the database, in the outbox a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
@@ -17,9 +17,10 @@ from shared.events.shards import shard_of
 from shared.fhir.definitions import type_id
 from shared.fhir.index import IndexRows
 from shared.fhir.search import SearchQuery
-from shared.store import body, inbox, parking, queries
+from shared.store import body, copies, inbox, parking, queries
 from shared.store.access import Access
 from shared.store.connection import Connection, Pool, open_pool, translated
+from shared.store.copies import Copy
 from shared.store.inbox import Inbox
 from shared.store.keys import condition_lock, key_lock
 from shared.store.migrate import check
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 _WRITE_FIXED = 21
-_COPY_FIXED = 15
 _WRITE = f"SELECT * FROM kap_write({', '.join(f'${n + 1}' for n in range(_WRITE_FIXED + len(NO_ROWS)))})"
-_COPY = f"SELECT kap_copy({', '.join(f'${n + 1}' for n in range(_COPY_FIXED + len(NO_ROWS)))})"
 
 MIN_TIMEOUT = 0.1
 
@@ -147,6 +146,12 @@ class Store:
         """Return the current version, deleted or not; None where there never was one that the caller may see."""
         async with self._connection() as connection:
             return await queries.find(connection, access, await self._known(connection, access), type_, id_)
+
+    async def held(self, tenant: str, events: Sequence[Event]) -> set[tuple[str, str]]:
+        """Return (source, id) of those events whose version is held as a copy already: that stays so."""
+        async with self._connection() as connection:
+            number = await self._known(connection, Access.unrestricted(tenant))
+            return await copies.held(connection, number, events)
 
     async def history(
         self, access: Access, type_: str, id_: str, *, count: int = 50, cursor: str | None = None
@@ -318,6 +323,12 @@ class Transaction:
         """Note the event as applied by `consumer`; False where it was before, and then nothing is to be done."""
         return await inbox.take_in(self.connection, consumer, event)
 
+    async def take_in_many(self, consumer: str, events: Sequence[Event]) -> list[bool]:
+        """As `take_in` with one after the other, in one statement."""
+        for event in events:
+            self._checked(event.tenant)
+        return await inbox.take_in_many(self.connection, consumer, self.tenant, events)
+
     async def apply_copy(self, event: Event, index: IndexRows, patient: UUID | None) -> bool:
         """Keep the event's version as a copy, with the event's source as its owner.
 
@@ -328,28 +339,13 @@ class Transaction:
             Conflict: what is held under this id belongs to another service.
 
         """
-        arrays = NO_ROWS if event.interaction == "delete" else arrays_of(index)
-        with translated():
-            stored = await self.connection.fetchval(
-                _COPY,
-                event.source,
-                self._checked(event.tenant),
-                key_lock(event.tenant, event.key),
-                type_id(event.type),
-                event.resource_id,
-                event.interaction,
-                event.version,
-                event.time,
-                event.sequence,
-                event.key,
-                patient,
-                list(event.labels),
-                event.request_id,
-                event.traceparent,
-                event.body,
-                *arrays,
-            )
-        return bool(stored)
+        return await copies.apply_copy(self.connection, self._checked(event.tenant), Copy(event, index, patient))
+
+    async def apply_copies(self, several: Sequence[Copy]) -> None:
+        """As `apply_copy` with one after the other, in one round trip."""
+        for copy in several:
+            self._checked(copy.event.tenant)
+        await copies.apply_copies(self.connection, self._number, several)
 
     async def park(self, consumer: str, event: Event, *, topic: str, partition: int, offset: int, error: str) -> None:
         """Set an event aside that cannot be applied now; a repeat counts as a further attempt."""
@@ -360,6 +356,10 @@ class Transaction:
     async def waits_behind(self, consumer: str, event: Event) -> bool:
         """Tell whether an earlier event of the same key is parked, so that this one has to wait behind it."""
         return await parking.waits_behind(self.connection, consumer, event)
+
+    async def keys_with_parked(self, consumer: str, keys: Collection[str]) -> set[str]:
+        """Return those of the keys of which an event is parked, so that further ones have to wait behind it."""
+        return await parking.keys_with_parked(self.connection, consumer, self.tenant, keys)
 
     async def take_up(self, number: int) -> bool:
         """Take a parked event out, to apply it in this transaction; False where it is not parked any more."""

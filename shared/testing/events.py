@@ -131,6 +131,9 @@ class MemoryInbox:
         self.applied: list[Event] = []
         self.waiting: list[tuple[Event, Position, str]] = []
         self.calls: Counter[str] = Counter()
+        """How often each event was tried alone."""
+        self.together: list[int] = []
+        """How many events were tried together, each time."""
         self.outcomes: Counter[Outcome] = Counter()
         self.available = True
         self._poison = poison
@@ -149,6 +152,21 @@ class MemoryInbox:
         outcome = self._handle(event, position)
         self.outcomes[outcome] += 1
         return outcome
+
+    async def handle_many(self, events: Sequence[Event], positions: Sequence[Position]) -> list[Outcome]:
+        """Apply events once, all or none."""
+        self.together.append(len(events))
+        if self._before is not None:
+            for event in events:
+                await self._before(event)
+        held = list(self.applied), list(self.waiting), set(self._seen)
+        try:
+            outcomes = [self._handle(event, position) for event, position in zip(events, positions, strict=True)]
+        except Exception:
+            self.applied[:], self.waiting[:], self._seen = held
+            raise
+        self.outcomes.update(outcomes)
+        return outcomes
 
     def _handle(self, event: Event, position: Position) -> Outcome:
         self._require()

@@ -17,7 +17,9 @@ from shared.events.handler import Outcome, Position
 from shared.events.producer import EventProducer
 from shared.events.relay import Relay
 from shared.events.topics import topic_of
+from shared.fhir.json import Resource
 from shared.runtime.consume import ServiceEvents
+from shared.runtime.record import Record
 from shared.runtime.service import Service
 from shared.store.access import Access
 from shared.store.outbox import Outbox, open_outbox
@@ -62,6 +64,11 @@ class Counting(ServiceEvents):
         outcome = await super().handle(event, position)
         self.outcomes.append((event.id, outcome))
         return outcome
+
+    async def handle_many(self, events: Sequence[Event], positions: Sequence[Position]) -> list[Outcome]:
+        outcomes = await super().handle_many(events, positions)
+        self.outcomes.extend((event.id, outcome) for event, outcome in zip(events, outcomes, strict=True))
+        return outcomes
 
     async def has_parked(self) -> bool:
         return bool(await self.parked())
@@ -169,15 +176,12 @@ async def test_a_record_that_cannot_be_read_is_parked_in_postgresql(kafka, copie
 async def test_poison_is_parked_in_postgresql_and_its_key_waits(kafka, database, store, copies):
     source = new_service("intake")
 
-    class Poisoned(Counting):
-        __slots__ = ()
+    async def poisoned(event: Event, resource: Resource, record: Record) -> None:
+        if event.id == "Patient/p3/2":
+            raise ValueError("poison")
 
-        async def apply(self, event: Event, *rest) -> None:
-            if event.id == "Patient/p3/2":
-                raise ValueError("poison")
-            await super().apply(event, *rest)
-
-    handler = Poisoned(replace(handler_of(source, copies).service), copies)
+    service = replace(handler_of(source, copies).service, reactions={"Patient": (poisoned,)})
+    handler = Counting(service, copies)
     relay = Relay(lambda: open_outbox(database, service=source), EventProducer(kafka, service=source), service=source)
     await write_versions(store, 3)
     async with running(relay, consumer_of(kafka, handler, source)):

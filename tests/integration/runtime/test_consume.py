@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shared.events.handler import Outcome, Position
+from shared.fhir.extraction import extract
+from shared.fhir.ids import subject_uuid
+from shared.fhir.json import parse
 from shared.fhir.outcome import NotFound
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.record import open_record
@@ -19,6 +24,15 @@ INTAKE = Service(name="intake", title="Intake", types=frozenset(("Patient", "Goa
 
 class Broken(Exception):
     """What a reaction with a fault raises."""
+
+
+seen = []
+
+
+async def see(event, patient, record):
+    """Note what is held when the event is reacted to."""
+    held = await record.get("Patient", event.resource_id)
+    seen.append((event.version, held["meta"]["versionId"]))
 
 
 async def task_for_goal(event, goal, record):
@@ -165,3 +179,82 @@ async def test_a_deletion_is_taken_in(store, sessions, events):
         await events.handle(event, AT)
     assert (await sessions.find(ALL, "Goal", goal.resource_id)).deleted
     assert len(await tasks(sessions)) == 1
+
+
+# Several together
+
+
+async def both(events, several):
+    return await events.handle_many(several, [AT] * len(several))
+
+
+async def test_several_events_become_copies_and_what_follows_from_them_in_one_transaction(store, sessions, events):
+    first = await patient_with_goals(store, "sleep", "walk")
+    everything = await patient_with_goals(store, "eat")
+    async with open_record(INTAKE, store, ALL, keys=()) as record:
+        await record.create({"resourceType": "Organization", "name": "St Elsewhere"})
+    everything = await committed(store)
+    await events.handle(first[1], AT)
+    outcomes = await both(events, [*everything, everything[0]])
+    expected = dict.fromkeys((event.id for event in everything), Outcome.APPLIED) | {first[1].id: Outcome.DUPLICATE}
+    assert outcomes == [*expected.values(), Outcome.DUPLICATE]
+    for event in everything:
+        if event.type != "Organization":
+            assert (await sessions.read(ALL, event.type, event.resource_id)).body == event.body
+        position = await sessions.inbox.position("sessions", "intake", event.tenant, event.key)
+        assert position == max(one.sequence for one in everything if one.key == event.key)
+    goals = [event.resource_id for event in everything if event.type == "Goal"]
+    assert {task["focus"]["reference"] for task in await tasks(sessions)} == {f"Goal/{goal}" for goal in goals}
+    assert await both(events, everything) == [Outcome.DUPLICATE] * len(everything)
+    assert len(await tasks(sessions)) == len(goals)
+
+
+async def test_where_one_of_several_fails_none_has_left_anything(store, sessions, events):
+    several = await patient_with_goals(store, "sleep", "break")
+    with pytest.raises(Broken):
+        await both(events, several)
+    for event in several:
+        with pytest.raises(NotFound):
+            await sessions.read(ALL, event.type, event.resource_id)
+    assert await sessions.inbox.position("sessions", "intake", several[0].tenant, several[0].key) == 0
+    assert await tasks(sessions) == []
+    assert await both(events, several[:2]) == [Outcome.APPLIED] * 2
+
+
+async def test_of_several_those_of_a_parked_key_wait_in_order_and_the_others_are_applied(store, sessions, events):
+    first = await patient_with_goals(store, "break", "sleep", "walk")
+    everything = await patient_with_goals(store, "eat")
+    await events.handle(first[0], AT)
+    await events.park(first[1], AT, "Broken: this goal")
+    assert await both(events, everything[2:]) == [Outcome.WAITING] * 2 + [Outcome.APPLIED] * 2
+    assert [one.event_id for one in await sessions.parking.list()] == [event.id for event in first[1:]]
+    assert await sessions.inbox.position("sessions", "intake", first[0].tenant, first[0].key) == first[0].sequence
+    assert len(await tasks(sessions)) == 1
+
+
+async def test_a_reaction_sees_what_came_before_it_and_nothing_that_came_after(store, sessions):
+    (patient,) = await patient_with_goals(store)
+    async with open_record(INTAKE, store, ALL, keys=(patient.key,)) as record:
+        for active in (False, True):
+            await record.update({"resourceType": "Patient", "id": patient.resource_id, "active": active})
+    events = ServiceEvents(replace(SESSIONS, reactions={"Patient": (see,)}), sessions)
+    seen.clear()
+    assert await both(events, await committed(store)) == [Outcome.APPLIED] * 3
+    assert seen == [(1, "1"), (2, "2"), (3, "3")]
+
+
+async def test_a_version_that_is_held_already_is_a_repeat_that_counts_as_applied(store, sessions, events):
+    """The gateway holds what it forwarded before the event of it comes."""
+    several = await patient_with_goals(store)
+    patient = several[0]
+    async with sessions.transaction(keys=[patient.key], tenant=patient.tenant) as transaction:
+        await transaction.apply_copy(patient, extract(parse(patient.body)), subject_uuid(patient.resource_id))
+    async with open_record(INTAKE, store, ALL, keys=(patient.key,)) as record:
+        await record.update({"resourceType": "Patient", "id": patient.resource_id, "active": False})
+    several = await committed(store)
+    assert await sessions.held(patient.tenant, several) == {("intake", patient.id)}
+    assert await sessions.held(patient.tenant, [replace(patient, source="outcomes")]) == set()
+    assert await both(events, several) == [Outcome.APPLIED] * 2
+    assert (await sessions.read(ALL, "Patient", patient.resource_id)).version == 2
+    page = await sessions.history(ALL, "Patient", patient.resource_id)
+    assert [entry.body for entry in page.entries] == [event.body for event in reversed(several)]

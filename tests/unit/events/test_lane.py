@@ -3,14 +3,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 from prometheus_client import REGISTRY
 
 from shared.events.codec import encode
 from shared.events.envelope import Event
-from shared.events.handler import Outcome
+from shared.events.handler import Outcome, Position
 from shared.events.lane import Lane, Limits
+from shared.fhir.outcome import Unavailable
 from shared.testing.events import MemoryInbox, event_of, events_of, eventually
 
 QUICK = Limits(attempts=3, first_wait=0.001, longest_wait=0.01, most_parked=4, recheck=0.01, queue=10)
@@ -126,7 +128,7 @@ async def test_a_record_that_cannot_be_read_is_parked_with_its_bytes():
     assert inbox.applied_of("Patient/p2") == [2]
 
 
-async def test_a_lane_that_closes_finishes_the_event_at_hand_and_leaves_the_rest():
+async def test_a_lane_that_closes_finishes_what_is_at_hand_and_leaves_the_rest():
     began, may_end = asyncio.Event(), asyncio.Event()
 
     async def before(_: Event) -> None:
@@ -134,12 +136,82 @@ async def test_a_lane_that_closes_finishes_the_event_at_hand_and_leaves_the_rest
         await may_end.wait()
 
     inbox = MemoryInbox(before=before)
-    async with lane_with(inbox) as lane:
-        lane.add(records_of(events_of(3, source="intake")))
+    async with lane_with(inbox, limits=replace(QUICK, together=2)) as lane:
+        lane.add(records_of(events_of(5, source="intake")))
         await began.wait()
         closing = asyncio.create_task(lane.close(5))
         await asyncio.sleep(0.01)
         may_end.set()
         await closing
-        assert lane.done == 1
-    assert [event.sequence for event in inbox.applied] == [1]
+        assert lane.done == 2
+    assert [event.sequence for event in inbox.applied] == [1, 2]
+
+
+# Several together
+
+
+async def test_what_waits_is_taken_in_together_in_order():
+    inbox = MemoryInbox()
+    async with lane_with(inbox, limits=replace(QUICK, together=8, most_parked=100)) as lane:
+        lane.add(records_of(events_of(33, source="intake")))
+        await eventually(lambda: lane.done == 33)
+    assert inbox.together == [8, 8, 8, 8]
+    assert inbox.calls.total() == 1  # the one that was left
+    assert [event.sequence for event in inbox.applied] == list(range(1, 34))
+
+
+async def test_where_several_fail_together_each_is_tried_alone_and_those_after_them_go_together_again():
+    inbox = MemoryInbox(poison=lambda event: event.sequence == 3)
+    async with lane_with(inbox, limits=replace(QUICK, together=4, most_parked=100)) as lane:
+        lane.add(records_of(events_of(12, source="intake", patients=6)))
+        await eventually(lambda: lane.done == 12)
+    assert inbox.together == [4, 4, 4]
+    assert inbox.calls == {f"Observation/{number}/1": 3 if number == 3 else 1 for number in (1, 2, 3, 4)}
+    assert [event.sequence for event in inbox.applied] == [1, 2, 4, 5, 6, 7, 8, 10, 11, 12]
+    assert [event.sequence for event, _, _ in inbox.waiting] == [3, 9]
+    assert lane.parked == 2
+
+
+async def test_what_is_too_large_together_goes_apart():
+    inbox, large = MemoryInbox(), b"{" + b" " * 60 + b"}"
+    events = [event_of(number, body=large if number == 4 else b"{" + b" " * 20 + b"}") for number in range(1, 8)]
+    async with lane_with(inbox, limits=replace(QUICK, together_bytes=50)) as lane:
+        lane.add(records_of(events))
+        await eventually(lambda: lane.done == 7)
+    assert inbox.together == [2, 2]
+    assert sorted(inbox.calls) == ["Observation/3/1", "Observation/4/1", "Observation/7/1"]
+    assert [event.sequence for event in inbox.applied] == list(range(1, 8))
+
+
+async def test_events_of_two_clinics_are_never_taken_in_together():
+    inbox = MemoryInbox()
+    events = [event_of(number, tenant="north" if number < 3 else "south") for number in range(1, 6)]
+    async with lane_with(inbox) as lane:
+        lane.add(records_of(events))
+        await eventually(lambda: lane.done == 5)
+    assert inbox.together == [2, 3]
+
+
+async def test_what_waits_never_parks_more_than_the_bound():
+    inbox = MemoryInbox()
+    inbox.waiting.append((event_of(99, patient="p1"), Position("kap.intake.v1", 0, 0), "parked before"))
+    async with lane_with(inbox, service="bounded-together") as lane:
+        lane.add(records_of([event_of(number, patient="p1") for number in range(1, 9)]))
+        await eventually(lambda: lane.paused)
+        assert len(inbox.waiting) == lane.parked == QUICK.most_parked
+
+
+async def test_an_outage_in_the_midst_of_several_repeats_none_of_them():
+    failures = iter([Unavailable("no database"), None, Unavailable("no database")])
+
+    async def before(_: Event) -> None:
+        if error := next(failures, None):
+            raise error
+
+    inbox = MemoryInbox(before=before)
+    async with lane_with(inbox) as lane:
+        lane.add(records_of(events_of(6, source="intake")))
+        await eventually(lambda: lane.done == 6)
+    assert [event.sequence for event in inbox.applied] == list(range(1, 7))
+    assert inbox.outcomes == {Outcome.APPLIED: 6}
+    assert not inbox.waiting
