@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
+import pytest
+
 from shared.fhir.json import dump, parse
 
 PATIENT = {"resourceType": "Patient", "active": True, "name": [{"family": "Kerr", "given": ["Ann"]}]}
@@ -114,6 +116,21 @@ async def test_an_owner_that_does_not_catch_up_refuses_for_now(stack):
     answer = await stack.http.post("/fhir/Encounter", content=dump(visit(ann)))
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
+
+
+async def test_a_vital_sign_is_stored_at_once_while_its_owner_has_heard_nothing_of_the_others(stack, monkeypatch):
+    async def waited(*_):
+        pytest.fail("it waited for news")
+
+    ann = await stack.create(PATIENT)
+    await stack.carry(to="sessions")
+    encounter = await stack.create(visit(ann))
+    changed = await stack.http.put(f"/fhir/Patient/{ann['id']}", content=dump({**ann, "active": False}))
+    assert changed.status_code == 200
+    monkeypatch.setattr("shared.store.inbox.Inbox.await_position", waited)
+    answer = await stack.http.post("/fhir/Observation", content=dump(reading(ann, encounter)))
+    assert answer.status_code == 201, answer.text
+    assert stack.switch.requests[-1].headers["x-kap-await"].startswith("intake ")
 
 
 async def test_a_refusal_of_the_owner_is_the_gateways(stack):
