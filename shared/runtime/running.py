@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -33,6 +34,7 @@ from shared.http.ops import ops_routes
 from shared.http.server import listening
 from shared.runtime.app import App, Background, Parts
 from shared.runtime.consume import ServiceEvents
+from shared.runtime.housekeeping import EVERY, Housekeeping
 from shared.runtime.logging import fault
 from shared.security.caller import everybody
 from shared.store.migrate import migrate
@@ -161,6 +163,8 @@ def _tasks(app: App, parts: Parts) -> list[Task]:
         tasks.append(
             Task("consumer", consumer.run, Watchdog("consumer", _STALLED_AFTER, consumer.progress_age_seconds))
         )
+    if service.publishes or service.consumes:
+        tasks.append(_housekeeping(parts))
     tasks.extend(_background(one, parts) for one in app.background if one.role in settings.roles)
     return tasks
 
@@ -180,6 +184,17 @@ def _take_up(events: ServiceEvents) -> Task:
     return Task(
         "parked", partial(events.take_up_forever, progress.beat), Watchdog("parked", _STALLED_AFTER, progress.age)
     )
+
+
+def _housekeeping(parts: Parts) -> Task:
+    progress, settings = Progress(), parts.settings
+    keeping = Housekeeping(
+        parts.service.name,
+        parts.store.pruning,
+        outbox=timedelta(days=settings.outbox_days),
+        inbox=timedelta(days=settings.inbox_days),
+    )
+    return Task("housekeeping", partial(keeping.run, progress.beat), Watchdog("housekeeping", 2 * EVERY, progress.age))
 
 
 async def keep_running(task: Task, service: str) -> None:

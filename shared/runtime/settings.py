@@ -14,9 +14,13 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from shared.events.topics import RETENTION_MS
+
 Role: TypeAlias = Literal["api", "worker", "migrate"]
 
 MEBIBYTE = 1024 * 1024
+
+_DAY_MS = 24 * 3600 * 1000
 
 
 class SettingsError(Exception):
@@ -37,6 +41,8 @@ class Settings(BaseSettings):
         topic_partitions: partitions of each topic.
         max_body_bytes: a larger request body is answered 413.
         database_connections: connections of the pool, at most.
+        outbox_days, inbox_days: how long published events and the memory of applied ones are kept; the latter longer
+            than Kafka keeps events (see `shared.runtime.housekeeping`).
         link_secret: key of the paging links; the same for every process of a service. None: derived from the
             database's URL.
         no_auth: must be true as long as there are no tokens: everybody may do everything.
@@ -61,6 +67,8 @@ class Settings(BaseSettings):
     topic_partitions: int = Field(default=16, ge=1, le=16)
     max_body_bytes: int = Field(default=50 * MEBIBYTE, ge=1024)
     database_connections: int = Field(default=5, ge=2)
+    outbox_days: int = Field(default=7, ge=1)
+    inbox_days: int = Field(default=30, gt=RETENTION_MS // _DAY_MS)
     link_secret: SecretStr | None = None
     no_auth: bool = False
     stop_seconds: int = Field(default=20, ge=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
-from datetime import datetime
 
 from shared.events.envelope import Event
 from shared.store.connection import Connection, Pool, translated
@@ -102,12 +101,3 @@ class Inbox:
                 return False
             await asyncio.sleep(_POLL_SECONDS)
         return True
-
-    async def prune(self, before: datetime) -> int:
-        """Forget events applied before a time; return how many.
-
-        Kafka must not be able to repeat them any more. The versions of copies, and the positions, stay.
-        """
-        with translated():
-            done = await self._pool.execute("DELETE FROM inbox WHERE applied_at < $1", before, timeout=300)
-        return int(done.rsplit(" ", 1)[-1])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -158,12 +157,6 @@ class Outbox:
                 return
         self._woken.clear()
         await self._sleep(sleeping=False)
-
-    async def prune(self, before: datetime) -> int:
-        """Delete events published before a time (history keeps their content); return how many."""
-        with translated():
-            done = await self._connection.execute("DELETE FROM outbox WHERE published_at < $1", before, timeout=300)
-        return int(done.rsplit(" ", 1)[-1])
 
     async def close(self) -> None:
         """Give up all shards."""

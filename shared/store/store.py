@@ -26,6 +26,7 @@ from shared.store.keys import condition_lock, key_lock
 from shared.store.migrate import check
 from shared.store.parking import Parking
 from shared.store.predicates import patient_uuids
+from shared.store.pruning import Pruning
 from shared.store.replay import Replay
 from shared.store.rows import NO_ROWS, arrays_of
 from shared.store.types import Page, Stored, Write, Written
@@ -48,6 +49,7 @@ class Store:
         publishes: whether its own writes make events.
         inbox: what it has applied of other services' events.
         parking: events that could not be applied.
+        pruning: forgets what has served.
         verify: counts and hashes to compare with other services.
         replay: history as events.
 
@@ -60,6 +62,7 @@ class Store:
         self._tenants: dict[str, int] = {}
         self.inbox = Inbox(pool)
         self.parking = Parking(pool)
+        self.pruning = Pruning(pool)
         self.verify = Verification(pool, service)
         self.replay = Replay(pool, service)
 

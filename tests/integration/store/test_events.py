@@ -91,7 +91,7 @@ async def test_an_event_is_the_committed_change(store: Store, database: str):
         assert (counts.written, counts.published, counts.pending, counts.oldest_seconds) == (1, 1, 0, None)
         [latency] = await store.verify.latencies(datetime(2020, 1, 1, tzinfo=UTC))
         assert (latency.hop, latency.count) == ("published", 1)
-        assert await outbox.prune(datetime.now(UTC) + timedelta(seconds=1)) == 1
+        assert await store.pruning.outbox(datetime.now(UTC) + timedelta(seconds=1)) == (1, written.sequence)
         assert (await store.verify.outbox()).written == 1
     finally:
         await outbox.close()
@@ -224,7 +224,7 @@ async def test_an_owner_waits_until_its_inbox_has_reached_a_position(store: Stor
     assert await store.inbox.await_position(WORKER, "intake", "default", "Patient/p1", 41, timeout=5)
     assert not await store.inbox.await_position(WORKER, "intake", "default", "Patient/p1", 42, timeout=0.05)
     await task
-    assert await store.inbox.prune(datetime.now(UTC) + timedelta(seconds=1)) == 1
+    assert await store.pruning.inbox(datetime.now(UTC) + timedelta(seconds=1)) == 1
     assert await store.inbox.position(WORKER, "intake", "default", "Patient/p1") == 41
 
 
