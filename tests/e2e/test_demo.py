@@ -14,7 +14,7 @@ import pytest
 from cli.stack.ports import OWNERS
 from tests.e2e.kap import Kap
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 FORMS = [
     pytest.param(("--kafka", "memory"), id="memory-separate"),
