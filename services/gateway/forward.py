@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
@@ -35,7 +36,7 @@ from shared.http.body import LARGE
 from shared.http.local import LocalBackend
 from shared.http.negotiation import etag, version_of_etag
 from shared.runtime.ownership import ALONE
-from shared.runtime.record import Prepared, prepare
+from shared.runtime.record import valid
 from shared.store.body import join, parts
 from shared.store.connection import retry_conflicts
 from shared.store.types import Stored
@@ -101,12 +102,14 @@ class GatewayBackend:
         """
         if resource["resourceType"] in OWN_TYPES:
             return await self._local.create(context, resource, if_none_exist=if_none_exist)
-        ready = await _checked(context, resource, new_id())
+        key = await _checked(context, resource, new_id())
         owner = await self._owner_of_new(context, resource)
         headers = dict(_WHOLE)
         if if_none_exist is not None:
             headers["If-None-Exist"] = urlencode(if_none_exist.given)
-        answer = await self._send(owner, "POST", ready.type, ready.key, context, body=dump(resource), headers=headers)
+        answer = await self._send(
+            owner, "POST", str(resource["resourceType"]), key, context, body=dump(resource), headers=headers
+        )
         return await self._written(owner, answer, context)
 
     async def update(self, context: RequestContext, resource: Resource, *, expected: int | None) -> WriteResult:
@@ -120,11 +123,11 @@ class GatewayBackend:
         type_, id_ = str(resource["resourceType"]), str(resource["id"])
         if type_ in OWN_TYPES:
             return await self._local.update(context, resource, expected=expected)
-        ready = await _checked(context, resource, id_)
+        key = await _checked(context, resource, id_)
         owner = await self._origin(context, type_, id_) or await self._owner_of_new(context, resource)
         headers = _WHOLE if expected is None else {**_WHOLE, "If-Match": etag(expected)}
         place = f"{type_}/{id_}"
-        answer = await self._send(owner, "PUT", place, ready.key, context, body=dump(resource), headers=headers)
+        answer = await self._send(owner, "PUT", place, key, context, body=dump(resource), headers=headers)
         return await self._written(owner, answer, context)
 
     async def delete(
@@ -294,13 +297,8 @@ class GatewayBackend:
         )
         index = IndexRows() if resource is None else await _extracted(resource, stored.body)
         patient = None if event.patient is None else subject_uuid(event.patient.removeprefix("Patient/"))
-
-        async def keep() -> None:
-            async with self.store.transaction(keys=(key,), tenant=tenant) as transaction:
-                await transaction.apply_copy(event, index, patient)
-
         try:
-            await retry_conflicts(keep)
+            await retry_conflicts(partial(self.store.apply_copy, event, index, patient))
         except Unavailable:
             _log.warning("answer_not_applied", type=stored.type, owner=stored.origin, request_id=context.request_id)
 
@@ -345,11 +343,13 @@ def _stored(resource: Resource, body: bytes, owner: str, interaction: Interactio
     )
 
 
-async def _checked(context: RequestContext, resource: Resource, id_: str) -> Prepared:
-    """Validate before the owner is looked for: the rule of ownership reads only what is FHIR."""
+async def _checked(context: RequestContext, resource: Resource, id_: str) -> str:
+    """Validate before the owner is looked for, whose rule reads only what is FHIR; return the key of the record."""
     if context.body_bytes < LARGE:
-        return prepare(resource, id_)
-    return await asyncio.to_thread(prepare, resource, id_)
+        after = valid(resource, id_)
+    else:
+        after = await asyncio.to_thread(valid, resource, id_)
+    return compartment_key(after, str(after["resourceType"]), id_)
 
 
 async def _extracted(resource: Resource, body: bytes) -> IndexRows:

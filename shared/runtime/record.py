@@ -67,8 +67,8 @@ class Prepared:
         )
 
 
-def prepare(resource: Resource, id_: str) -> Prepared:
-    """Validate `resource`, give it `id_`, and compute its key, labels and index rows.
+def valid(resource: Resource, id_: str) -> Resource:
+    """Validate `resource` and return it with `id_`, without what in its `meta` is the server's to say.
 
     Raises:
         BadRequest: not valid FHIR; with every issue.
@@ -84,6 +84,17 @@ def prepare(resource: Resource, id_: str) -> Prepared:
         else:
             del after["meta"]
     require_valid(after)
+    return after
+
+
+def prepare(resource: Resource, id_: str) -> Prepared:
+    """Validate `resource`, give it `id_`, and compute its key, labels and index rows.
+
+    Raises:
+        BadRequest: not valid FHIR; with every issue.
+
+    """
+    after = valid(resource, id_)
     type_ = str(after["resourceType"])
     return Prepared(type_, id_, after, compartment_key(after, type_, id_), labels_of(after), extract(after))
 

@@ -191,6 +191,12 @@ class Store:
             tenant = await self._tenant(connection, access.tenant)
             return await _write(connection, self, access, tenant, write, wake=True)
 
+    async def apply_copy(self, event: Event, index: IndexRows, patient: UUID | None) -> bool:
+        """As `Transaction.apply_copy`, committed alone: one round trip."""
+        async with self._connection() as connection:
+            tenant = await self._tenant(connection, event.tenant)
+            return await copies.apply_copy(connection, tenant, Copy(event, index, patient))
+
     @asynccontextmanager
     async def transaction(self, *, keys: Sequence[str], tenant: str) -> AsyncIterator[Transaction]:
         """Hold `keys` of `tenant` and commit what the block does; an exception rolls it back.
