@@ -7,19 +7,20 @@ from datetime import datetime
 
 from services.intake.rules.course import Ground, course_after
 from services.intake.rules.eligibility import Sets
-from shared.fhir.codes import COURSE, EXT_STAGE, ID_EPISODE, ROUTES
+from shared.fhir.codes import COURSE, EXT_STAGE, ID_EPISODE
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     OPEN_EPISODE,
-    consents_to,
     drug_of,
     eligibility_outcome,
     is_course,
+    is_order_in_force,
     is_referral,
     latest_eligibility,
     patient_of,
     reference,
+    routes_consented,
     stage_of,
     with_stage,
     with_status,
@@ -92,7 +93,7 @@ def _new_course(patient: str, referral: str, now: datetime) -> Resource:
 
 async def _is_consented(record: Record, patient: str, now: datetime, change: Change | None) -> bool:
     consents = with_change(await record.search("Consent", {"patient": f"Patient/{patient}"}), change, "Consent")
-    return any(consents_to(consent, route, now) for consent in consents for route in ROUTES)
+    return bool(routes_consented(consents, now))
 
 
 async def _is_planned(record: Record, patient: str, sets: Sets, change: Change | None) -> bool:
@@ -102,7 +103,7 @@ async def _is_planned(record: Record, patient: str, sets: Sets, change: Change |
         return False
     orders = with_change(await record.search("MedicationRequest", about), change, "MedicationRequest")
     for order in orders:
-        if order.get("status") == "active" and drug_of(await medication_of(record, order), sets) is not None:
+        if is_order_in_force(order) and drug_of(await medication_of(record, order), sets) is not None:
             return True
     return False
 

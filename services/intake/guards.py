@@ -9,22 +9,23 @@ from services.intake.course import bring_up_to_date, subject_id
 from services.intake.rules.course import may_move
 from services.intake.rules.orders import Weight, check_consent, check_order
 from services.intake.setting import Setting
-from shared.fhir.codes import ROUTES, WEIGHT
+from shared.fhir.codes import WEIGHT
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     RUNNING_EPISODE,
-    consents_to,
     drug_of,
     effective_start,
     eligibility_outcome,
     id_in,
     is_course,
+    is_order_in_force,
     is_referral,
     is_treatment_consent,
     latest_eligibility,
     patient_of,
     quantity_in,
+    routes_consented,
     stage_of,
 )
 from shared.fhir.outcome import Unprocessable
@@ -34,8 +35,6 @@ from shared.runtime.ownership import BY_ENCOUNTER, comes_from_elsewhere
 from shared.runtime.raising import is_own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Guard
-
-ORDERS = ("order", "original-order", "reflex-order", "filler-order", "instance-order")
 
 
 def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
@@ -47,9 +46,11 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
             await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)
 
     async def assessment(change: Change, record: Record) -> None:
-        resource = change.after or change.before or {}
-        if eligibility_outcome(resource) is not None and not is_own_work():
-            if change.interaction == "update" and resource.get("status") == "entered-in-error":
+        concerned = [one for one in (change.before, change.after) if one is not None and eligibility_outcome(one)]
+        if concerned and not is_own_work():
+            patient = subject_id(change)
+            if change.after is not None and change.after["status"] == "entered-in-error" and patient is not None:
+                await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)
                 return
             raise Unprocessable(
                 "Eligibility is decided by POST Patient/<id>/$screen, which shows its working; it cannot be posted.",
@@ -108,13 +109,7 @@ async def _order(change: Change, record: Record, setting: Setting) -> None:
     patient = patient_of(resource)
     if drug is None or patient is None:
         return
-    is_intent = (
-        after is not None
-        and after.get("status") == "active"
-        and after.get("intent") in ORDERS
-        and after.get("reportedBoolean") is not True
-        and not comes_from_elsewhere(after)
-    )
+    is_intent = after is not None and is_order_in_force(after) and not comes_from_elsewhere(after)
     if after is not None and is_intent:
         requester = after.get("requester")
         prescribers = [id_ for type_ in ("Practitioner", "PractitionerRole") if (id_ := id_in(requester, type_))]
@@ -138,9 +133,10 @@ async def _weights(record: Record, patient: str, order: Resource, setting: Setti
 
 async def _episode(change: Change, record: Record, setting: Setting) -> None:
     after, before = change.after, change.before
-    if is_own_work() or not is_course(after or before or {}):
+    was, is_ = is_course(before or {}), is_course(after or {})
+    if is_own_work() or not (was or is_):
         return
-    if after is None or before is None:
+    if after is None or before is None or was != is_:
         raise Unprocessable(
             "A course is opened by a referral and an eligible screening (POST Patient/<id>/$screen), and ended by its "
             "status.",
@@ -165,7 +161,7 @@ async def _require_ground(record: Record, episode: Resource, setting: Setting) -
     newest = latest_eligibility(await record.search("RiskAssessment", about))
     now = setting.clock()
     consents = await record.search("Consent", about)
-    consented = any(consents_to(one, route, now) for one in consents for route in ROUTES)
+    consented = bool(routes_consented(consents, now))
     eligible = newest is not None and eligibility_outcome(newest) == "eligible"
     if not eligible or (stage_of(episode) not in ("referred", "screening", "eligible") and not consented):
         lacking = "an eligible screening" if not eligible else "a consent in force"

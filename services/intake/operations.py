@@ -116,7 +116,7 @@ async def _chart(
             for one in await record.search("Observation", {**about, "code": f"{LOINC}|{code}"})
         ],
         reasons=[reason for referral in referrals for reason in referral.get("reasonCode", [])],
-        answers={} if response is None else dict(answers_of(response)),
+        answers={} if response is None else _unanimous(answers_of(response)),
         answers_reference=None if response is None else f"QuestionnaireResponse/{response['id']}",
         drug=drug,
         decisions={rule: _decided(issue) for rule, issue in issues.items() if _decided(issue)},
@@ -144,7 +144,12 @@ def _newest_response(responses: list[Resource]) -> Resource | None:
         for one in responses
         if str(one.get("questionnaire", "")).partition("|")[0] == SCREENING_QUESTIONNAIRE and one["status"] in FINISHED
     ]
-    return max(finished, key=lambda one: (moment(one.get("authored")), one["meta"]["lastUpdated"]), default=None)
+    # One that does not say when it was answered is as old as its record, not for ever the newest.
+    return max(
+        finished,
+        key=lambda one: (moment(one.get("authored", one["meta"]["lastUpdated"])), one["meta"]["lastUpdated"]),
+        default=None,
+    )
 
 
 def answers_of(response: Resource) -> list[tuple[str, Any]]:
@@ -159,6 +164,11 @@ def answers_of(response: Resource) -> list[tuple[str, Any]]:
             names = [name for name in ("valueBoolean", "valueInteger") if name in answer]
             found.extend((item["linkId"], answer[name]) for name in names)
     return found
+
+
+def _unanimous(answers: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return each question's answer; none where it was answered in two ways: then it is not known."""
+    return {link: value for link, value in answers if all(value == other for name, other in answers if name == link)}
 
 
 async def _issues(record: Record, patient: str) -> dict[str, Resource]:

@@ -81,7 +81,9 @@ async def _answers(change: Change, record: Record, setting: Setting) -> None:
         return
     scored = score(after, instrument)
     if is_alarming(scored, instrument):
-        await _raise_risk(after, patient, instrument, record, setting)
+        before = change.before
+        said = None if before is None or before["status"] == "entered-in-error" else score(before, instrument).risk
+        await _raise_risk(after, patient, instrument, record, setting, again=said != scored.risk)
     if after["status"] in COUNTED:
         await _keep_score(after, name, instrument, scored, record, setting)
         await _ask_for_missing(after, patient, instrument, scored, record, setting)
@@ -113,14 +115,16 @@ async def _withdraw(change: Change, record: Record, setting: Setting) -> None:
 
 
 async def _raise_risk(
-    response: Resource, patient: str, instrument: Instrument, record: Record, setting: Setting
+    response: Resource, patient: str, instrument: Instrument, record: Record, setting: Setting, *, again: bool
 ) -> None:
+    """Raise an alarming answer; `again`: it is another than before, so what was closed opens again."""
     now = setting.clock()
     risk = instrument.risk
     source = "" if risk is None else risk.source
     text = f"{instrument.title}: the answer about suicidal thoughts is positive. {source}"
     name = ("risk", response["id"])
-    await raise_once(record, flag(name, patient=patient, code=SUICIDE_RISK, text=text, now=now))
+    raised = flag(name, patient=patient, code=SUICIDE_RISK, text=text, now=now)
+    await raise_once(record, raised, reopen=again)
     await raise_once(
         record,
         task(
@@ -133,6 +137,7 @@ async def _raise_risk(
             focus=f"QuestionnaireResponse/{response['id']}",
             due=now,
         ),
+        reopen=again,
     )
 
 

@@ -9,8 +9,9 @@ from services.outcomes.rules import COUNTED, due_after, expectation_name, instru
 from services.outcomes.setting import Setting
 from shared.events.envelope import Event
 from shared.fhir.codes import EXPECT_QUESTIONNAIRE
+from shared.fhir.dates import MIN_INSTANT, interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import patient_of, visit_of
+from shared.fhir.kap import moment, patient_of, visit_of
 from shared.fhir.raised import task
 from shared.runtime.raising import close_task, raise_once
 from shared.runtime.record import Record
@@ -48,10 +49,12 @@ async def _expect(visit: Resource, record: Record, setting: Setting) -> None:
         )
         asked = {"type": {"text": "questionnaire"}, "valueCanonical": instrument.canonicals[0]}
         await raise_once(record, {**made, "input": [asked]})
-    # Answers may have been given before the news of the session's end came here.
+    # Answers may have been given before the news of the session's end came here, but not before that end.
+    end = interval(visit["period"]["end"])[0] if "end" in visit.get("period", {}) else MIN_INSTANT
     for response in await record.search("QuestionnaireResponse", {"encounter": f"Encounter/{visit['id']}"}):
         found = instrument_of(response, setting.instruments)
-        if found is not None and response["status"] in COUNTED and patient_of(response) == patient:
+        is_after = moment(response.get("authored")) >= end
+        if found is not None and response["status"] in COUNTED and patient_of(response) == patient and is_after:
             await fulfil(response, patient, found[1], record, setting)
 
 

@@ -80,11 +80,15 @@ COUNTED: Final = frozenset(("completed", "amended"))
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the answers say: each item's score, the items without one, and the total: None while one is missing."""
+    """What the answers say: each item's score, the items without one, and the total: None while one is missing.
+
+    `risk` is the graver score given to the item that calls for a person, also where it was answered in two ways.
+    """
 
     scores: Mapping[str, int]
     missing: tuple[str, ...]
     total: int | None
+    risk: int | None = None
 
 
 def instrument_of(response: Resource, instruments: Mapping[str, Instrument]) -> tuple[str, Instrument] | None:
@@ -95,13 +99,15 @@ def instrument_of(response: Resource, instruments: Mapping[str, Instrument]) -> 
 
 def score(response: Resource, instrument: Instrument) -> Scored:
     """Score the answers, in whatever order and depth the items stand."""
-    scores: dict[str, int] = {}
+    found: dict[str, list[int | None]] = {}
     for link, answers in _answers(response.get("item", [])):
-        value = _value(answers, instrument)
-        if link in instrument.items and value is not None:
-            scores[link] = value
+        if link in instrument.items and answers:
+            found.setdefault(link, []).extend(_value(answer, instrument) for answer in answers)
+    scores = {link: values[0] for link, values in found.items() if len(values) == 1 and values[0] is not None}
     missing = tuple(item for item in instrument.items if item not in scores)
-    return Scored(scores, missing, None if missing else sum(scores.values()))
+    at_risk = None if instrument.risk is None else found.get(instrument.risk.item)
+    graver = max((value for value in at_risk or () if value is not None), default=None)
+    return Scored(scores, missing, None if missing else sum(scores.values()), graver)
 
 
 def _answers(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
@@ -113,11 +119,8 @@ def _answers(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence
             yield from _answers(answer.get("item", []))
 
 
-def _value(answers: Sequence[Mapping[str, Any]], instrument: Instrument) -> int | None:
-    """Return the score of an item that is answered once and in a way the instrument knows."""
-    if len(answers) != 1:
-        return None
-    answer = answers[0]
+def _value(answer: Mapping[str, Any], instrument: Instrument) -> int | None:
+    """Return the score of an answer that is given in a way the instrument knows."""
     if "valueCoding" in answer:
         coding = answer["valueCoding"]
         return instrument.answers.get(str(coding.get("code"))) if coding.get("system", LOINC) == LOINC else None
@@ -135,7 +138,7 @@ def band_of(total: int, instrument: Instrument) -> Band | None:
 def is_alarming(scored: Scored, instrument: Instrument) -> bool:
     """Tell whether an answer calls for a person at once, whether or not the others are there."""
     risk = instrument.risk
-    return risk is not None and risk.item in scored.scores and scored.scores[risk.item] >= risk.at_least
+    return risk is not None and scored.risk is not None and scored.risk >= risk.at_least
 
 
 def score_observation(

@@ -11,14 +11,14 @@ from services.scheduling.rules import Ground, SchedulingPolicy
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     actors,
-    consent_routes,
-    consents_to,
     eligibility_outcome,
     id_in,
     is_course,
+    is_order_in_force,
     latest_eligibility,
     moment,
     patient_of,
+    routes_consented,
     routes_of_order,
 )
 from shared.runtime.policy import Policy
@@ -67,13 +67,8 @@ async def ground_of(record: Record, appointment: Resource) -> Ground:
         assessment=None if newest is None else f"RiskAssessment/{newest['id']}",
         episode_status=None if not courses else str(courses[-1]["status"]),
         order=f"MedicationRequest/{named[0]}" if named else None,
-        order_active=order is not None and order.get("status") == "active" and patient_of(order) == patient,
+        order_active=order is not None and is_order_in_force(order) and patient_of(order) == patient,
         routes=() if order is None else tuple(dict.fromkeys(routes_of_order(order))),
-        consented=frozenset(
-            route
-            for consent in await record.search("Consent", about)
-            for route in consent_routes(consent)
-            if consents_to(consent, route, when)
-        ),
+        consented=routes_consented(await record.search("Consent", about), when),
         planned=any(plan.get("status") == "active" for plan in await record.search("CarePlan", about)),
     )

@@ -18,6 +18,7 @@ from services.scheduling.rules import (
     exclusive_actors,
     is_new_intent,
     no_time,
+    not_one_patient,
     overlapping,
     span_of,
     too_close,
@@ -74,6 +75,8 @@ async def _dosing(id_: str, after: Resource, start: datetime | None, record: Rec
     ground = await ground_of(record, after)
     issues = unmet(ground, setting.policy)
     patients = actors(after, "Patient")
+    if len(set(patients)) > 1:
+        issues.append(not_one_patient(setting.policy))
     if start is not None and patients:
         others = [
             one

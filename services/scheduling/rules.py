@@ -106,6 +106,17 @@ def unmet(ground: Ground, policy: SchedulingPolicy) -> list[Issue]:
     ]
 
 
+def not_one_patient(policy: SchedulingPolicy) -> Issue:
+    """Return the refusal of a dosing session for several patients: only one's ground could be looked at."""
+    return Issue(
+        "A dosing session is booked for one patient. Make an appointment for each.",
+        code="business-rule",
+        expression=("Appointment.participant",),
+        rule="S-PATIENT",
+        source=policy.ground.source,
+    )
+
+
 def too_close(
     start: datetime, others: Iterable[Resource], routes: Sequence[str], policy: SchedulingPolicy
 ) -> list[Issue]:

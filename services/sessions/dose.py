@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from services.sessions.rules import Situation, begins_ahead, claim_of, gate, readings_of
+from services.sessions.rules import Situation, begins_ahead, claim_of, gate, readings_of, resumes
 from services.sessions.setting import Setting
 from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, REVIEW, SNOMED
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     Drug,
     codes_of,
-    consent_routes,
-    consents_to,
+    course_status,
     drug_of,
     effective_start,
     id_in,
+    is_course,
+    is_order_in_force,
     patient_of,
+    routes_consented,
     routes_of_order,
 )
 from shared.fhir.outcome import Issue, Unprocessable
@@ -41,14 +43,10 @@ async def situation_of(record: Record, dose: Resource, start: datetime, drug: Dr
     readings = [] if visit_id is None else await record.search("Observation", {"encounter": f"Encounter/{visit_id}"})
     return Situation(
         visit=visit if visit is not None and patient_of(visit) == patient else None,
+        course=course_status([one for one in await record.search("EpisodeOfCare", about) if is_course(one)], start),
         start=start,
         route=route,
-        consented=frozenset(
-            one
-            for consent in await record.search("Consent", about)
-            for one in consent_routes(consent)
-            if consents_to(consent, one, start)
-        ),
+        consented=routes_consented(await record.search("Consent", about), start),
         ordered=route is not None and route in ordered_routes,
         readings=[reading for one in readings if patient_of(one) == patient for reading in readings_of(one)],
     )
@@ -66,7 +64,7 @@ async def _orders(record: Record, dose: Resource, drug: Drug, setting: Setting) 
     return [
         one
         for one in found
-        if one.get("status") == "active" and drug_of(await medication_of(record, one), setting.sets) == drug
+        if is_order_in_force(one) and drug_of(await medication_of(record, one), setting.sets) == drug
     ]
 
 
@@ -97,7 +95,7 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
         return
     if claim == "start":
         record.require_current()
-    resumed = change.before is not None and change.before.get("status") == "on-hold" and claim == "start"
+    resumed = claim == "start" and resumes(change.before, after)
     start = now if resumed else effective_start(after) or now
     issues = gate(await situation_of(record, after, start, drug, setting), setting.gate)
     if claim == "start":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.sessions.dose import guard_dose
-from services.sessions.rules import alarms_of, is_not_understood, may_become
+from services.sessions.rules import alarm_texts, is_not_understood, may_become
 from services.sessions.setting import Setting
 from shared.fhir.codes import READING_NOT_UNDERSTOOD, REVIEW, VITAL_ALARM
 from shared.fhir.json import Resource
@@ -14,7 +14,7 @@ from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import detected_issue, flag, task
 from shared.runtime.belonging import belongs_here
 from shared.runtime.ownership import BY_ENCOUNTER
-from shared.runtime.raising import is_own_work, raise_once
+from shared.runtime.raising import is_own_work, keep, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Guard
 
@@ -57,9 +57,10 @@ async def _visit(change: Change, record: Record) -> None:
             if appointment is None
             else await record.search("Encounter", {"appointment": f"Appointment/{appointment}"})
         )
-        if any(other["status"] != "entered-in-error" for other in held):
+        standing = [other for other in held if other["status"] != "entered-in-error"]
+        if standing:
             raise Unprocessable(
-                f"Encounter/{held[0]['id']} is the visit of Appointment/{appointment} already. Update that one.",
+                f"Encounter/{standing[0]['id']} is the visit of Appointment/{appointment} already. Update that one.",
                 code="duplicate",
                 expression=["Encounter.appointment"],
                 rule="N-ONCE",
@@ -69,12 +70,14 @@ async def _visit(change: Change, record: Record) -> None:
 
 async def _alarm(change: Change, record: Record, setting: Setting) -> None:
     after = change.after
-    patient = None if after is None else patient_of(after)
+    patient = None if after is None else await _patient(after, record)
     if after is None or patient is None:
         return
-    for alarm, value in alarms_of(after, setting.alarms.values()):
-        text = f"{alarm.title}: {value:f} {alarm.units[0]}. {alarm.advice} Source: {alarm.source}."
-        await _raise(change, record, after, setting, rule=alarm.rule, text=text, patient=patient)
+    told = {} if change.before is None else alarm_texts(change.before, setting.alarms.values())
+    for rule, text in alarm_texts(after, setting.alarms.values()).items():
+        await _raise(
+            change, record, after, setting, rule=rule, text=text, patient=patient, again=told.get(rule) != text
+        )
     if is_not_understood(after, setting.alarms.values()):
         text = "A vital sign was recorded in a form or unit that cannot be held against its limits. See to the patient."
         now = setting.clock()
@@ -99,9 +102,27 @@ async def _alarm(change: Change, record: Record, setting: Setting) -> None:
         )
 
 
+async def _patient(reading: Resource, record: Record) -> str | None:
+    """Return the patient of a reading: the one it is about, else its visit's."""
+    visit = id_in(reading.get("encounter"), "Encounter")
+    found = patient_of(reading)
+    held = None if found is not None or visit is None else await record.get("Encounter", visit)
+    return found if held is None else patient_of(held)
+
+
 async def _raise(
-    change: Change, record: Record, reading: Resource, setting: Setting, *, rule: str, text: str, patient: str
+    change: Change,
+    record: Record,
+    reading: Resource,
+    setting: Setting,
+    *,
+    rule: str,
+    text: str,
+    patient: str,
+    again: bool,
 ) -> None:
+    """Raise an alarm; `again`: the reading says something else than before, so what was closed opens with it."""
+    put = keep if again else raise_once
     now = setting.clock()
     name = ("alarm", change.id, rule)
     about = f"Observation/{change.id}"
@@ -117,9 +138,9 @@ async def _raise(
         implicated=[about],
         policy=setting.version,
     )
-    await raise_once(record, issue)
-    await raise_once(record, flag(name, patient=patient, code=VITAL_ALARM, text=text, now=now, encounter=visit))
-    await raise_once(
+    await put(record, issue)
+    await put(record, flag(name, patient=patient, code=VITAL_ALARM, text=text, now=now, encounter=visit))
+    await put(
         record,
         task(
             name,

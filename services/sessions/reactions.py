@@ -37,6 +37,8 @@ async def _booked(event: Event, resource: Resource, record: Record) -> None:
     patient = None if appointment is None else patient_of(appointment)
     if appointment is None or patient is None or status not in COMING or not is_kap_visit(appointment):
         return
+    if visit is None and await _has_visit(record, event.resource_id):
+        return
     wanted = planned_visit(appointment, patient, await _course(record, patient), name)
     with own_work():
         if visit is None:
@@ -46,6 +48,12 @@ async def _booked(event: Event, resource: Resource, record: Record) -> None:
             brought = {**kept, "status": "planned", **{key: wanted[key] for key in PLANNED_BY_BOOKING if key in wanted}}
             if brought != visit:
                 await record.update(content_of(brought))
+
+
+async def _has_visit(record: Record, appointment: str) -> bool:
+    """Tell whether somebody recorded the visit before the news of its booking came here."""
+    held = await record.search("Encounter", {"appointment": f"Appointment/{appointment}"})
+    return any(one["status"] != "entered-in-error" for one in held)
 
 
 async def _course(record: Record, patient: str) -> str | None:

@@ -18,7 +18,16 @@ from shared.fhir.cited import Cited
 from shared.fhir.codes import ACT_CODE, KAP, LOINC, VIRTUAL, VISITS, Code
 from shared.fhir.dates import MIN_INSTANT, period_interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, effective_start, has_code, id_in, quantity_in, reference, visit_of
+from shared.fhir.kap import (
+    RUNNING_EPISODE,
+    codes_of,
+    effective_start,
+    has_code,
+    id_in,
+    quantity_in,
+    reference,
+    visit_of,
+)
 from shared.fhir.outcome import Issue
 
 # -- the form of the policy -------------------------------------------------------------------------------------------
@@ -66,6 +75,7 @@ class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `gate`."""
 
     visit: Cited
+    course: Cited
     consent: Cited
     order: Cited
     baseline_age: Minutes
@@ -118,6 +128,15 @@ def alarms_of(observation: Resource, alarms: Iterable[Alarm]) -> list[tuple[Alar
     return found
 
 
+def alarm_texts(observation: Resource, alarms: Iterable[Alarm]) -> dict[str, str]:
+    """Return what an Observation alarms about, by rule: every value beyond a limit, and what to do."""
+    texts: dict[str, str] = {}
+    for alarm, value in alarms_of(observation, alarms):
+        text = f"{alarm.title}: {value:f} {alarm.units[0]}. {alarm.advice} Source: {alarm.source}."
+        texts[alarm.rule] = f"{texts[alarm.rule]} {text}" if alarm.rule in texts else text
+    return texts
+
+
 def is_not_understood(observation: Resource, alarms: Iterable[Alarm]) -> bool:
     """Tell whether an Observation gives a vital sign that has an alarm limit in a form that cannot be judged."""
     return any(
@@ -141,6 +160,7 @@ class Situation:
         consented: routes consented to at that time.
         ordered: whether an active order of the patient for the drug is held.
         readings: those of this Encounter.
+        course: status at that time of the patient's course, of one that runs first; None: all that are held are over.
 
     """
 
@@ -150,12 +170,14 @@ class Situation:
     consented: frozenset[str]
     ordered: bool
     readings: Sequence[Reading]
+    course: str | None = None
 
 
 def gate(situation: Situation, policy: GatePolicy) -> list[Issue]:
     """Return what keeps the gate closed; nothing when the dose may be started."""
     return [
         *_visit_issues(situation, policy),
+        *_course_issues(situation, policy),
         *_reading_issues(situation, policy),
         *_consent_issues(situation, policy),
     ]
@@ -183,12 +205,22 @@ def _visit_issues(situation: Situation, policy: GatePolicy) -> Iterator[Issue]:
         )
 
 
+def _course_issues(situation: Situation, policy: GatePolicy) -> Iterator[Issue]:
+    if situation.course is not None and situation.course not in RUNNING_EPISODE:
+        yield _closed(
+            "G-COURSE",
+            f"the patient's course is {situation.course}. See why, settle it, and have a person lift the hold.",
+            policy.course.source,
+        )
+
+
 def is_under_way(visit: Resource, when: datetime) -> bool:
     """Tell whether an Encounter is in progress, or was at `when`, charted after its end."""
     period = period_interval(visit.get("period", {}))
     if visit.get("status") == "in-progress":
         return period is None or period[0] <= when
-    return visit.get("status") == "finished" and period is not None and period[0] <= when < period[1]
+    ended = visit.get("status") == "finished" and "end" in visit.get("period", {})
+    return ended and period is not None and period[0] <= when < period[1]
 
 
 def _reading_issues(situation: Situation, policy: GatePolicy) -> Iterator[Issue]:
@@ -252,19 +284,25 @@ def claim_of(
     """Return what a change of a MedicationAdministration claims.
 
     start: a gated drug is about to be given: it is put in progress, and begins no longer ago than `live` minutes; or a
-    dose on hold goes on. given: it was given: completed or stopped, or in progress since longer ago. nothing: no dose
-    of a gated drug, or one whose claim was judged when it was first made.
+    dose that was on hold or had ended goes on. given: it was given: completed or stopped, or in progress since longer
+    ago. nothing: no dose of a gated drug, or one whose claim was judged when it was first made.
     """
     if after is None or not is_gated or after.get("status") not in LIVE | GIVEN:
         return "nothing"
     if before is not None and was_gated and before.get("status") in LIVE | GIVEN:
-        if before.get("status") == "on-hold" and after.get("status") == "in-progress":
+        if resumes(before, after):
             return "start"
         return "nothing" if effective_start(before) == effective_start(after) else "given"
     began = effective_start(after)
     if after.get("status") in GIVEN or (began is not None and began < now - timedelta(minutes=policy.live.minutes)):
         return "given"
     return "start"
+
+
+def resumes(before: Resource | None, after: Resource | None) -> bool:
+    """Tell whether a dose that was on hold, stopped or completed is put in progress again."""
+    paused = GIVEN | {"on-hold"}
+    return (before or {}).get("status") in paused and (after or {}).get("status") == "in-progress"
 
 
 def begins_ahead(start: datetime, now: datetime, policy: GatePolicy) -> list[Issue]:

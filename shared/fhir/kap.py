@@ -131,20 +131,59 @@ def consent_routes(consent: Resource) -> frozenset[str]:
 
 def consents_to(consent: Resource, route: str, when: datetime) -> bool:
     """Tell whether a Consent is in force for `route` at `when`."""
+    return _provides(consent, route, when, "permit")
+
+
+def denies(consent: Resource, route: str, when: datetime) -> bool:
+    """Tell whether a Consent in force at `when` says no to `route`."""
+    return _provides(consent, route, when, "deny")
+
+
+def _provides(consent: Resource, route: str, when: datetime, type_: str) -> bool:
     provision = consent.get("provision", {})
     period = period_interval(provision.get("period", {}))
     return (
         is_treatment_consent(consent)
         and consent.get("status") == "active"
-        and provision.get("type", "permit") == "permit"
+        and provision.get("type", "permit") == type_
         and route in consent_routes(consent)
         and (period is None or period[0] <= when < period[1])
     )
 
 
+def routes_consented(consents: Iterable[Resource], when: datetime) -> frozenset[str]:
+    """Return the routes consented to at `when`: each as the newest treatment consent in force that names it says.
+
+    A consent that denies its routes counts before one of the same time that permits them.
+    """
+    says: dict[str, tuple[datetime, bool]] = {}
+    for consent in consents:
+        given = moment(consent.get("dateTime"))
+        for route in consent_routes(consent):
+            permits = consents_to(consent, route, when)
+            if permits or denies(consent, route, when):
+                says[route] = max(
+                    says.get(route, (given, permits)), (given, permits), key=lambda one: (one[0], not one[1])
+                )
+    return frozenset(route for route, (_, permits) in says.items() if permits)
+
+
 def routes_of_order(request: Resource) -> list[str]:
     """Return the SNOMED CT routes of a MedicationRequest's dosage instructions."""
     return [code for dosage in request.get("dosageInstruction", []) for code in codes_of(dosage.get("route"), SNOMED)]
+
+
+ORDERS: Final = frozenset(("order", "original-order", "reflex-order", "filler-order", "instance-order"))
+
+
+def is_order_in_force(request: Resource) -> bool:
+    """Tell whether a MedicationRequest is an active order to give: no proposal, no report, no prohibition."""
+    return (
+        request.get("status") == "active"
+        and request.get("intent") in ORDERS
+        and request.get("reportedBoolean") is not True
+        and request.get("doNotPerform") is not True
+    )
 
 
 def drug_of(concept: Mapping[str, Any] | None, sets: Mapping[str, ValueSet]) -> Drug | None:
@@ -153,6 +192,23 @@ def drug_of(concept: Mapping[str, Any] | None, sets: Mapping[str, ValueSet]) -> 
         if any(sets[name].holds(one) for one in concepts(concept)):
             return "esketamine" if name == "esketamine" else "ketamine"
     return None
+
+
+def course_status(courses: Iterable[Resource], when: datetime) -> str | None:
+    """Return the status at `when` of the course that counts: one that runs, else one that is held; None where none is.
+
+    A course that is over says nothing about what is done after it.
+    """
+    found = [status for course in courses if (status := _status_at(course, when)) in OPEN_EPISODE]
+    return next((one for one in found if one in RUNNING_EPISODE), found[0] if found else None)
+
+
+def _status_at(course: Resource, when: datetime) -> str:
+    for past in course.get("statusHistory", []):
+        period = period_interval(past.get("period", {}))
+        if period is not None and "end" in past["period"] and period[0] <= when < interval(past["period"]["end"])[0]:
+            return str(past["status"])
+    return str(course["status"])
 
 
 def eligibility_outcome(assessment: Resource) -> str | None:

@@ -22,7 +22,7 @@ async def belongs_here(change: Change, record: Record) -> None:
     if after is None or is_own_work():
         return
     outside = comes_from_elsewhere(after) and here == "intake"
-    if outside and change.before is None:
+    if outside and change.before is not None and comes_from_elsewhere(change.before):
         return
     origins: dict[tuple[str, str], str] = {}
     for type_, id_ in deciding_references(after):

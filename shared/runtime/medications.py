@@ -16,7 +16,7 @@ async def medication_of(record: Record, resource: Resource) -> Resource | None:
     if literal.startswith("#"):
         inside = [one for one in resource.get("contained", []) if one.get("id") == literal.removeprefix("#")]
         return inside[0].get("code") if inside else None
-    parts = literal.rsplit("/", 1)
+    parts = literal.partition("/_history/")[0].rsplit("/", 1)
     medication = await record.get("Medication", parts[-1]) if literal else None
     if medication is not None:
         return medication.get("code")

@@ -14,7 +14,8 @@
     every other type                                           intake
 
 What comes from elsewhere (a hospital's or a partner's client, history in a Bundle) is intake's, except the types that
-one other service owns alone. The category of an Observation decides nothing: it is the caller's, may change, and has
+one other service owns alone, and a reading or dose that names a visit of sessions' (WATCHED): that is no history, and
+must not pass by alarm and gate. The category of an Observation decides nothing: it is the caller's, may change, and has
 several values.
 """
 
@@ -108,6 +109,9 @@ RAISED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Types that belong to whoever raises them, and where a caller's own says what it is about."""
 
+WATCHED: Final = frozenset(("MedicationAdministration", "Observation"))
+"""Types that have a gate or an alarm in a visit: there they are sessions', whoever sends them."""
+
 UNSTORED: Final = frozenset(("CapabilityStatement", "OperationOutcome", "Parameters"))
 """Types that are messages; nobody keeps them."""
 
@@ -152,7 +156,10 @@ def owner_of(resource: Resource, *, origin_of: OriginOf, from_outside: bool = Fa
         return alone
     if type_ in RAISED:
         return _of_raised(resource, origin_of)
-    if from_outside and (type_ in BY_ENCOUNTER or type_ in ("Encounter", "QuestionnaireResponse")):
+    if from_outside and (
+        type_ in ("Encounter", "QuestionnaireResponse")
+        or (type_ in BY_ENCOUNTER and not _is_watched(resource, type_, origin_of))
+    ):
         return INTAKE
     if type_ == "Encounter":
         return SESSIONS if resource.get("appointment") or resource.get("episodeOfCare") else INTAKE
@@ -180,13 +187,21 @@ def comes_from_elsewhere(resource: Resource) -> bool:
 
 def is_bedside_reading(resource: Resource) -> bool:
     """Tell whether an Observation is a vital sign that is not said to be an intake measurement."""
-    codings = (resource.get("code") or {}).get("coding", [])
+    parts = (resource, *(resource.get("component") or []))
+    codings = [coding for part in parts for coding in (part.get("code") or {}).get("coding", [])]
     if not any(coding.get("system") == LOINC and coding.get("code") in VITAL_SIGNS for coding in codings):
         return False
     tags = (resource.get("meta") or {}).get("tag", [])
     return not any(
         tag.get("system") == INTAKE_MEASUREMENT.system and tag.get("code") == INTAKE_MEASUREMENT.code for tag in tags
     )
+
+
+def _is_watched(resource: Resource, type_: str, origin_of: OriginOf) -> bool:
+    if type_ not in WATCHED:
+        return False
+    named = _references(_at(resource, BY_ENCOUNTER[type_]))
+    return any(target == "Encounter" and origin_of(target, id_) == SESSIONS for target, id_ in named)
 
 
 def _of_what_names_an_encounter(resource: Resource, origin_of: OriginOf) -> str:
@@ -205,6 +220,14 @@ def _of_what_names_an_encounter(resource: Resource, origin_of: OriginOf) -> str:
             "A vital sign needs the Encounter it was taken in, so that its alarms sound. If it was measured at intake, "
             f"outside a visit, say so by meta.tag {INTAKE_MEASUREMENT.token()}.",
             code="required",
+            expression=["Observation.encounter"],
+        )
+    known = any(origin_of("Encounter", id_) is not None for id_ in encounters)
+    if type_ == "Observation" and not known and is_bedside_reading(resource):
+        raise Unprocessable(
+            f"Encounter/{encounters[0]}, in which this vital sign was taken, is not known here, so its alarms would "
+            "not sound. Correct it, or try again in a moment.",
+            code="not-found",
             expression=["Observation.encounter"],
         )
     return INTAKE

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from services.intake.service import intake as intake_service
 from shared.fhir import codes
+from shared.fhir.dates import zulu
 from shared.fhir.kap import stage_of
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from tests.integration.services.course import (
@@ -136,6 +139,38 @@ async def test_eligibility_cannot_be_posted(intake, clock):
     with pytest.raises(Unprocessable) as error:
         await intake.create(assessment)
     assert rules_of(error) == {"E-SCREEN"}
+
+
+async def test_a_decision_on_eligibility_is_only_taken_back_as_an_error_and_takes_its_course_with_it(intake, clock):
+    who = await eligible(intake, clock)
+    (decision,) = await intake.search("RiskAssessment", patient=who["id"])
+    for status in ("cancelled", "preliminary"):
+        with pytest.raises(Unprocessable, match="screen"):
+            await intake.update({**decision, "status": status})
+    await intake.update({**decision, "status": "entered-in-error"})
+    (course,) = await intake.search("EpisodeOfCare", patient=who["id"])
+    assert course["status"] == "onhold"
+
+
+async def test_answers_without_a_date_do_not_outlive_newer_ones(intake, clock):
+    who = await eligible(intake, clock)
+    undated = screening(who, clock.now)
+    del undated["authored"]
+    await intake.create(undated)
+    clock.now = max(clock.now, datetime.now(UTC)) + timedelta(minutes=1)
+    await intake.create(screening(who, clock.now, E12=True))
+    result = await intake.call("screen", who)
+    assert result["prediction"][0]["outcome"]["coding"][0]["code"] != "eligible"
+
+
+async def test_a_question_answered_both_ways_is_not_known(intake, clock):
+    who = await eligible(intake, clock)
+    both = screening(who, clock.now, E12=True)
+    both["item"].append({"linkId": "E12", "answer": [{"valueBoolean": False}]})
+    clock.forward(minutes=1)
+    await intake.create({**both, "authored": zulu(clock.now)})
+    result = await intake.call("screen", who)
+    assert result["prediction"][0]["outcome"]["coding"][0]["code"] == "needs-answers"
 
 
 async def test_the_decision_names_the_policy_that_made_it(intake, clock):
@@ -320,6 +355,17 @@ async def test_what_belongs_to_another_service_is_not_kept_here_unless_it_comes_
         await intake.create(theirs)
     history = await intake.create({**theirs, "meta": {"source": "urn:hospital"}})
     await intake.update({**history, "status": "entered-in-error"})
+
+
+async def test_another_episode_does_not_become_a_course_nor_a_course_another_episode(intake, clock):
+    who = await eligible(intake, clock)
+    (course,) = await intake.search("EpisodeOfCare", patient=who["id"])
+    other = {"resourceType": "EpisodeOfCare", "status": "active", "patient": about(who)}
+    other = await intake.create(other)
+    for change in ({**other, "type": course["type"]}, {key: one for key, one in course.items() if key != "type"}):
+        with pytest.raises(Unprocessable) as error:
+            await intake.update(change)
+        assert {issue.rule for issue in error.value.issues} == {"K-COURSE"}
 
 
 async def test_a_bedside_reading_does_not_become_history(intake):

@@ -198,7 +198,8 @@ async def test_a_response_given_before_the_news_of_its_visit_fulfils_the_task_wh
 ):
     begun = await sessions.create(visit(kind=codes.VISIT_DOSING))
     await sessions.update({**begun, "status": "finished"})
-    answered = await outcomes.create(phq9(*MODERATE, encounter=about(begun)))
+    later = zulu(START + timedelta(days=14))
+    answered = await outcomes.create(phq9(*MODERATE, encounter=about(begun), authored=later))
     assert await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token()) == []
     await bench.deliver(sessions, outcomes)
     (done,) = await outcomes.search("Task", patient="ada", status="completed")
@@ -225,3 +226,29 @@ async def test_answers_without_a_patient_or_to_another_questionnaire_are_refused
         await outcomes.create(nobodys)
     with pytest.raises(Unprocessable, match="intake"):
         await outcomes.create({**phq9(*MODERATE), "questionnaire": codes.SCREENING_QUESTIONNAIRE})
+
+
+async def test_answers_given_before_the_session_ended_are_not_those_expected_after_it(bench, sessions, outcomes):
+    made = await sessions.create(visit())
+    before = zulu(START + timedelta(minutes=5))
+    await outcomes.create(phq9(*MODERATE, authored=before, encounter=about(made)))
+    await sessions.update({**made, "status": "finished"})
+    await bench.deliver(sessions, outcomes)
+    assert {one["status"] for one in await outcomes.search("Task", patient="ada")} == {"requested"}
+
+
+async def test_an_item_answered_twice_is_not_understood_and_its_graver_answer_is_raised(outcomes):
+    response = phq9(*MODERATE[:8], 3)
+    response["item"].append({**phq9(*MODERATE)["item"][8]})
+    await outcomes.create(response)
+    assert await outcomes.search("Observation", patient="ada") == []
+    assert len(await outcomes.search("Flag", patient="ada")) == 1
+
+
+async def test_answers_that_got_graver_are_raised_again(outcomes):
+    made = await outcomes.create(phq9(*MODERATE[:8], 1))
+    (first,) = await outcomes.search("Task", patient="ada")
+    await outcomes.update({**first, "status": "completed"})
+    await outcomes.update({**phq9(*MODERATE[:8], 3), "id": made["id"], "status": "amended"})
+    (again,) = await outcomes.search("Task", patient="ada")
+    assert again["status"] == "requested"

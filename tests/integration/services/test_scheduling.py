@@ -84,6 +84,16 @@ async def test_another_patients_order_is_no_ground(bench, clock, intake, schedul
     assert "S-ORDER" in rules_of(error)
 
 
+async def test_a_dosing_session_is_for_one_patient(bench, clock, intake, scheduling):
+    who, _, ordered = await planned(intake, clock)
+    await bench.deliver(intake, scheduling)
+    made = appointment(who, ordered, NEXT_DAY)
+    made["participant"].append({"actor": {"reference": "Patient/another"}, "status": "accepted"})
+    with pytest.raises(Unprocessable) as error:
+        await scheduling.create(made)
+    assert {issue.rule for issue in error.value.issues} == {"S-PATIENT"}
+
+
 @pytest.mark.parametrize(("hours", "allowed"), [(47, False), (48, True), (-47, False), (-48, True)])
 async def test_two_dosing_sessions_keep_the_routes_spacing(bench, clock, intake, scheduling, hours, allowed):
     who, _, ordered = await planned(intake, clock)

@@ -167,6 +167,27 @@ async def test_a_visit_under_way_is_no_longer_the_bookings(bench, clock, intake,
     assert (await sessions.get("Encounter", visit["id"]))["status"] == "in-progress"
 
 
+async def test_a_visit_begun_before_the_news_of_its_booking_is_that_bookings(
+    bench, clock, intake, scheduling, sessions
+):
+    who, _, ordered = await planned(intake, clock)
+    await bench.deliver(intake, scheduling)
+    made = await scheduling.create(appointment(who, ordered, clock.now + timedelta(minutes=30)))
+    begun = {
+        "resourceType": "Encounter",
+        "status": "in-progress",
+        "class": codes.Code(codes.ACT_CODE, "AMB").coding(),
+        "type": [codes.VISIT_DOSING.concept()],
+        "subject": about(who),
+        "appointment": [about(made)],
+        "period": {"start": zulu(clock.now)},
+    }
+    begun = await sessions.create(begun)
+    await bench.deliver(scheduling, sessions)
+    (visit,) = await sessions.search("Encounter", appointment=f"Appointment/{made['id']}")
+    assert (visit["id"], visit["status"]) == (begun["id"], "in-progress")
+
+
 async def test_a_second_visit_of_one_booking_is_refused(bench, clock, intake, scheduling, sessions):
     _, _, _, _, visit = await booked(bench, clock, intake, scheduling, sessions)
     with pytest.raises(Unprocessable) as error:
@@ -352,7 +373,7 @@ async def test_without_consent_for_the_route_nothing_starts(bench, at_bedside, c
     await bench.deliver(intake, sessions)
     with pytest.raises(Unprocessable) as error:
         await sessions.call("start-dose", visit, *start_parameters(ordered))
-    assert rules_of(error) == {"G-CONSENT"}
+    assert rules_of(error) == {"G-CONSENT", "G-COURSE"}
 
 
 async def test_without_an_active_order_nothing_starts(bench, at_bedside, clock, intake, sessions):
@@ -376,6 +397,69 @@ async def test_a_dose_on_hold_goes_on_only_through_an_open_gate(at_bedside, cloc
         await sessions.update({**held, "status": "in-progress"})
     assert rules_of(error) == {"G-BP-HOLD"}
     await sessions.update({**held, "status": "stopped"})
+
+
+async def test_a_dose_that_was_stopped_goes_on_only_through_an_open_gate(at_bedside, clock, sessions):
+    who, _, ordered, visit = at_bedside
+    await sessions.create(pressure(who, visit, clock.now))
+    given = await sessions.call("start-dose", visit, *start_parameters(ordered))
+    stopped = await sessions.update({**given, "status": "stopped"})
+    clock.forward(minutes=10)
+    await sessions.create(pressure(who, visit, clock.now, 190))
+    with pytest.raises(Unprocessable) as error:
+        await sessions.update({**stopped, "status": "in-progress"})
+    assert rules_of(error) == {"G-BP-HOLD", "G-BP-STOP"}
+
+
+async def test_in_a_visit_that_has_finished_nothing_starts(at_bedside, clock, sessions):
+    who, _, ordered, visit = at_bedside
+    await sessions.create(pressure(who, visit, clock.now))
+    await sessions.update({**visit, "status": "finished"})
+    with pytest.raises(Unprocessable) as error:
+        await sessions.call("start-dose", visit, *start_parameters(ordered))
+    assert rules_of(error) == {"G-VISIT"}
+
+
+@pytest.mark.parametrize("no_order", [{"doNotPerform": True}, {"intent": "proposal"}, {"reportedBoolean": True}])
+async def test_what_is_no_order_opens_no_gate(bench, at_bedside, clock, intake, sessions, no_order):
+    who, _, ordered, visit = at_bedside
+    await sessions.create(pressure(who, visit, clock.now))
+    await intake.update({**ordered, "status": "stopped"})
+    other = await intake.create({**order(who), **no_order})
+    await bench.deliver(intake, sessions)
+    with pytest.raises(Unprocessable) as error:
+        await sessions.call("start-dose", visit, *start_parameters(other))
+    assert rules_of(error) == {"G-ORDER"}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"dateTime": "2026-11-21", "provision": {"type": "deny"}},
+        {"dateTime": "2026-11-20", "provision": {"type": "deny"}},
+    ],
+)
+async def test_a_consent_that_denies_the_route_keeps_the_gate_closed(
+    bench, at_bedside, clock, intake, sessions, refusal
+):
+    who, _, ordered, visit = at_bedside
+    await sessions.create(pressure(who, visit, clock.now))
+    await intake.create(consent(who, **refusal))
+    await bench.deliver(intake, sessions)
+    with pytest.raises(Unprocessable) as error:
+        await sessions.call("start-dose", visit, *start_parameters(ordered))
+    assert "G-CONSENT" in rules_of(error)
+
+
+async def test_while_the_course_is_on_hold_nothing_starts(bench, at_bedside, clock, intake, sessions):
+    who, _, ordered, visit = at_bedside
+    await sessions.create(pressure(who, visit, clock.now))
+    (course,) = await intake.search("EpisodeOfCare", patient=who["id"])
+    await intake.update({**course, "status": "onhold"})
+    await bench.deliver(intake, sessions)
+    with pytest.raises(Unprocessable) as error:
+        await sessions.call("start-dose", visit, *start_parameters(ordered))
+    assert rules_of(error) == {"G-COURSE"}
 
 
 @pytest.mark.parametrize(
@@ -486,3 +570,31 @@ async def test_a_reading_entered_in_error_alarms_nobody(at_bedside, clock, sessi
     who, _, _, visit = at_bedside
     await sessions.create({**pressure(who, visit, clock.now, 220), "status": "entered-in-error"})
     assert await raised(sessions, who) == [0, 0, 0]
+
+
+async def test_an_alarm_tells_every_value_beyond_its_limit_and_sounds_again_when_a_correction_is_worse(
+    at_bedside, clock, sessions
+):
+    who, _, _, visit = at_bedside
+    reading = await sessions.create(pressure(who, visit, clock.now, 185, 125))
+    (alarm,) = await sessions.search("Task", patient=who["id"])
+    assert "185" in alarm["description"]
+    assert "125" in alarm["description"]
+    await sessions.update({**alarm, "status": "completed"})
+    amended = pressure(who, visit, clock.now, 230, 125)
+    await sessions.update({**amended, "id": reading["id"], "status": "corrected"})
+    (alarm,) = await sessions.search("Task", patient=who["id"])
+    assert alarm["status"] == "requested"
+    assert "230" in alarm["description"]
+    await sessions.update({**alarm, "status": "completed"})
+    await sessions.update({**amended, "id": reading["id"], "status": "corrected", "note": [{"text": "left arm"}]})
+    (alarm,) = await sessions.search("Task", patient=who["id"])
+    assert alarm["status"] == "completed"
+
+
+async def test_a_reading_that_names_its_visit_alone_alarms_for_the_visits_patient(at_bedside, clock, sessions):
+    who, _, _, visit = at_bedside
+    reading = saturation(who, visit, clock.now, 80)
+    del reading["subject"]
+    await sessions.create(reading)
+    assert await raised(sessions, who) == [1, 1, 1]

@@ -18,6 +18,7 @@ from shared.runtime.ownership import (
     QUESTIONNAIRES,
     RAISED,
     UNSTORED,
+    WATCHED,
     comes_from_elsewhere,
     owner_of,
     types_of,
@@ -54,13 +55,13 @@ def variants():
     for element, owner in (("appointment", "sessions"), ("episodeOfCare", "sessions"), ("status", "intake")):
         yield {"resourceType": "Encounter", element: [{"reference": "X/1"}]}, owner, "intake"
     for type_ in BY_ENCOUNTER:
-        yield naming(type_, "visit"), "sessions", "intake"
+        yield naming(type_, "visit"), "sessions", "sessions" if type_ in WATCHED else "intake"
         yield naming(type_, "elsewhere"), "intake", "intake"
         yield naming(type_, "unknown"), "intake", "intake"
         yield {"resourceType": type_}, "intake", "intake"
     score = {"resourceType": "Observation", "derivedFrom": [{"reference": "QuestionnaireResponse/phq"}]}
     yield score, "outcomes", "intake"
-    yield {**score, "encounter": {"reference": "Encounter/visit"}}, "outcomes", "intake"
+    yield {**score, "encounter": {"reference": "Encounter/visit"}}, "outcomes", "outcomes"
     yield {**score, "derivedFrom": [{"reference": "QuestionnaireResponse/screen"}]}, "intake", "intake"
     for canonical, owner in QUESTIONNAIRES.items():
         yield {"resourceType": "QuestionnaireResponse", "questionnaire": canonical}, owner, "intake"
@@ -114,6 +115,17 @@ VITAL = {"resourceType": "Observation", "code": {"coding": [{"system": LOINC, "c
 def test_a_clinics_vital_sign_without_an_encounter_is_refused():
     with pytest.raises(Unprocessable, match="Encounter"):
         owner_of(VITAL, origin_of=origin_of)
+
+
+def test_a_vital_sign_that_names_an_encounter_nobody_knows_is_refused():
+    with pytest.raises(Unprocessable, match="Encounter/unknown"):
+        owner_of({**VITAL, **naming("Observation", "unknown"), "code": VITAL["code"]}, origin_of=origin_of)
+
+
+def test_a_vital_sign_is_known_by_its_components_too():
+    panel = {"resourceType": "Observation", "code": {"text": "cuff"}, "component": [{"code": VITAL["code"]}]}
+    with pytest.raises(Unprocessable, match="Encounter"):
+        owner_of(panel, origin_of=origin_of)
 
 
 def test_an_intake_measurement_says_so_and_is_intakes():
