@@ -11,8 +11,10 @@ required bindings, search parameters and compartments; no prose.
 | `types.json`         | element trees of every R4 resource type and datatype                                |
 | `codes.json`         | the codes of every value set that a required binding names, by code system          |
 | `search.json`        | search parameters of the held types, with the part of the expression for each type  |
+| `summary.json`       | of the held types: by path, the elements of the summary; ``!`` marks those that modify  |
 | `compartments.json`  | by compartment and type: the search parameters that place a resource in it          |
 | `ids.json`           | small numbers for types and parameter codes; a number once given is never reused    |
+| `units.json`         | UCUM units that HL7 calls common: factor, offset, base units                        |
 | `sources.json`       | name, version and SHA-256 of each package read                                      |
 
 An element is one string: ``value[x] 0..1 Quantity CodeableConcept string``. The type ``Reference(Patient,Group)``
@@ -29,6 +31,7 @@ import json
 import re
 import sys
 import tarfile
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -100,6 +103,12 @@ US_CORE_VERSION = "7.0.0"
 BASE = "http://hl7.org/fhir/StructureDefinition/"
 FHIR_TYPE = BASE + "structuredefinition-fhir-type"
 SIMPLE_QUANTITY = BASE + "SimpleQuantity"
+
+SWAPPED = "http://hl7.org/fhir/SearchParameter/DocumentReference-relationship"
+"""R4 gives the component of the reference the expression of the code, and the other way round."""
+
+MORE_UNITS = frozenset({"1", "[degF]", "[oz_av]", "[lb_av]", "[in_i]", "[ft_i]", "mg/kg/h", "ug/kg/min", "mL/kg/h"})
+"""Units that are looked for, and that HL7's list may lack."""
 
 SYNTAX_ONLY = {"currencies", "mimetypes", "ucum-units"}
 """Value sets of open code systems: validation checks the syntax of their codes."""
@@ -208,6 +217,28 @@ def type_tables(core: Package) -> tuple[dict[str, Definition], dict[str, str]]:
     return dict(sorted(tables.items())), used
 
 
+def summary_tables(core: Package) -> dict[str, dict[str, list[str]]]:
+    """Return ``{type: {path within the type: [element of the summary, ...]}}`` of the held types.
+
+    An element that modifies what the others mean is listed too, whether in the summary or not, with a ``!`` at its end.
+    """
+    tables: dict[str, dict[str, list[str]]] = {}
+    for definition in core.of("StructureDefinition"):
+        root = definition["id"]
+        if root not in HELD or definition["url"] != BASE + root:
+            continue
+        table = tables.setdefault(root, {})
+        for element in definition["snapshot"]["element"][1:]:
+            if not element.get("isSummary") and not element.get("isModifier"):
+                continue
+            parent, name = element["path"].rsplit(".", 1)
+            word = name.removesuffix("[x]") + ("!" if element.get("isModifier") else "")
+            table.setdefault(parent[len(root) + 1 :], []).append(word)
+        # Of an inner element without anything but what modifies it nothing is marked: then all of it belongs.
+        tables[root] = {path: words for path, words in table.items() if any(not w.endswith("!") for w in words)}
+    return dict(sorted(tables.items()))
+
+
 def all_codes(concepts: list[Definition]) -> list[str]:
     """Return the codes of a code system's concepts, children included."""
     codes: list[str] = []
@@ -251,8 +282,24 @@ def split_union(expression: str) -> list[str]:
     return [*parts, expression[start:].strip()]
 
 
+def components(parameter: Definition, by_url: dict[str, Definition]) -> list[list[str]]:
+    """Return [code, expression] of each component of a composite."""
+    parts = parameter.get("component", [])
+    expressions = [part["expression"] for part in parts]
+    if parameter["url"] == SWAPPED:
+        expressions.reverse()
+    return [
+        [by_url[part["definition"]]["code"], expression] for part, expression in zip(parts, expressions, strict=True)
+    ]
+
+
 def search_tables(core: Package, us_core: Package) -> dict[str, list[list[Any]]]:
-    """Return ``{type: [[code, kind, expression, targets, url], ...]}`` for the held types and for `Resource`."""
+    """Return ``{type: [[code, kind, expression, targets, url, components], ...]}``, also for the type `Resource`.
+
+    A component of a composite is ``[code, expression]``: the parameter that it compares by, and the way to its values
+    from what the composite's own expression finds.
+    """
+    codes = {parameter["url"]: parameter for parameter in core.of("SearchParameter")}
     tables: dict[str, dict[str, list[Any]]] = {type_: {} for type_ in [*HELD, "Resource"]}
     for parameter in [*core.of("SearchParameter"), *us_core.of("SearchParameter")]:
         if "code" not in parameter or parameter["url"].endswith("/example"):
@@ -272,8 +319,49 @@ def search_tables(core: Package, us_core: Package) -> dict[str, list[list[Any]]]
                 " | ".join(dict.fromkeys(parts)),
                 sorted(parameter.get("target", ())),
                 parameter["url"],
+                components(parameter, codes),
             ]
     return {type_: [rows[code] for code in sorted(rows)] for type_, rows in tables.items()}
+
+
+def unit_tables(core: Package) -> dict[str, list[str]]:
+    """Return ``{code: [factor, offset, base units]}`` of HL7's common UCUM units.
+
+    A value times the factor, plus the offset, is the value in base units. Left out are arbitrary units, which are the
+    same as nothing else (``[iU]``), and what is no line, as decibels are.
+    """
+    # 1.5 s to import, so only here.
+    from ucumvert import PintUcumRegistry
+    from ucumvert.xml_util import get_units_with_full_definition
+
+    registry = PintUcumRegistry()
+    arbitrary = [unit.code_cs for unit in get_units_with_full_definition() if unit.is_arbitrary]
+    (common,) = [one for one in core.of("ValueSet") if one["id"] == "ucum-common"]
+    table: dict[str, list[str]] = {}
+    for code in sorted({concept["code"] for concept in common["compose"]["include"][0]["concept"]} | MORE_UNITS):
+        if any(unit in code for unit in arbitrary):
+            continue
+        bare = re.sub(r"\{[^}]*\}", "", re.sub(r"(^|[./(])\{[^}]*\}", r"\g<1>1", code))
+        try:
+            unit = registry.from_ucum(bare)
+            ends = [registry.Quantity(number, unit.units).to_base_units() for number in (0, 1, 1000)]
+        except Exception as error:  # noqa: BLE001 - whatever the library makes of it, it is not compared
+            sys.stderr.write(f"{code} is left out: {error}\n".splitlines()[0] + "\n")
+            continue
+        scale = Decimal(repr(float(getattr(unit, "magnitude", 1))))
+        offset, one, many = (Decimal(repr(float(end.magnitude))) for end in ends)
+        factor = one - offset
+        if not factor or abs((many - offset) / factor / 1000 - 1) > Decimal("1e-9"):
+            continue
+        powers = sorted(dict(ends[1].unit_items()).items())
+        base = ".".join(name if power == 1 else f"{name}{power:g}" for name, power in powers)
+        table[code] = [_digits(factor * scale), _digits(offset), base or "1"]
+    return table
+
+
+def _digits(number: Decimal) -> str:
+    """Return the number with 14 significant digits: what follows is noise of binary arithmetic."""
+    return f"{Context(prec=14).plus(number).normalize():g}"
 
 
 def compartment_tables(core: Package) -> dict[str, dict[str, list[str]]]:
@@ -325,7 +413,9 @@ def generate(folder: Path, known_ids: dict[str, dict[str, int]]) -> dict[str, st
         "types.json": rows(types),
         "codes.json": rows(code_tables(core, used)),
         "search.json": rows(search),
+        "summary.json": rows(summary_tables(core)),
         "compartments.json": rows(compartment_tables(core)),
+        "units.json": rows(unit_tables(core)),
         "ids.json": rows({**ids, "held": sorted(HELD)}),
         "sources.json": rows(sources),
     }

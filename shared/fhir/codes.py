@@ -42,6 +42,8 @@ RXNORM: Final = "http://www.nlm.nih.gov/research/umls/rxnorm"
 ICD10CM: Final = "http://hl7.org/fhir/sid/icd-10-cm"
 UCUM: Final = "http://unitsofmeasure.org"
 ACT_CODE: Final = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+ACT_REASON: Final = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
+PARTICIPATION: Final = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
 OBSERVATION_CATEGORY: Final = "http://terminology.hl7.org/CodeSystem/observation-category"
 
 # Identifier systems: the business names of what the services write by themselves
@@ -52,12 +54,32 @@ ID_FLAG: Final = f"{BASE}/identifier/flag"
 ID_TASK: Final = f"{BASE}/identifier/task"
 ID_SCORE: Final = f"{BASE}/identifier/score"
 ID_SCREENING: Final = f"{BASE}/identifier/screening"
+ID_SLOT: Final = f"{BASE}/identifier/slot"
+ID_COMMUNICATION: Final = f"{BASE}/identifier/communication"
+ID_REMS_SITE: Final = f"{BASE}/identifier/rems-site"
+"""Of a Location: the number of its certification by the Spravato REMS; `period` says from when to when."""
+ID_REMS_PATIENT: Final = f"{BASE}/identifier/rems-patient"
+"""Of a Patient: the number of the enrolment in the Spravato REMS."""
 ID_DOSE: Final = f"{BASE}/identifier/dose"
 
 # Extensions
 EXT_STAGE: Final = f"{BASE}/StructureDefinition/kap-stage"
 EXT_POLICY: Final = f"{BASE}/StructureDefinition/policy-version"
+EXT_AVAILABLE_TIME: Final = f"{BASE}/StructureDefinition/available-time"
+EXT_GROUP_PLACES: Final = f"{BASE}/StructureDefinition/group-places"
+EXT_HELD_UNTIL: Final = f"{BASE}/StructureDefinition/held-until"
+EXT_DECLINED_TIME: Final = f"{BASE}/StructureDefinition/declined-time"
+EXT_RANK: Final = f"{BASE}/StructureDefinition/rank"
+EXT_TIMEZONE: Final = "http://hl7.org/fhir/StructureDefinition/timezone"
 EXT_FINDING: Final = f"{BASE}/StructureDefinition/rule-finding"
+EXT_SCREENED_FOR: Final = f"{BASE}/StructureDefinition/screened-for"
+EXT_MEANING: Final = f"{BASE}/StructureDefinition/code-meaning"
+EXT_CONSENT_ELEMENT: Final = f"{BASE}/StructureDefinition/consent-element"
+EXT_MATCH_WHY: Final = f"{BASE}/StructureDefinition/match-why"
+EXT_ACKNOWLEDGED: Final = f"{BASE}/StructureDefinition/policy-acknowledged"
+POLICY_URI: Final = f"{BASE}/policy/"
+"""Of a policy, before its digest: as `Provenance.policy`."""
+EXT_ESCALATION: Final = f"{BASE}/StructureDefinition/escalation"
 
 # Questionnaires
 SCREENING_QUESTIONNAIRE: Final = f"{BASE}/Questionnaire/kap-screening"
@@ -70,6 +92,9 @@ COURSE: Final = Code(KAP, "kap-course", "Course of ketamine-assisted psychothera
 ELIGIBILITY: Final = Code(KAP, "kap-eligibility", "Eligibility for ketamine-assisted psychotherapy")
 SCREENING: Final = Code(KAP, "kap-screening", "Screening by rule")
 TREATMENT_CONSENT: Final = Code(KAP, "kap-treatment-consent", "Consent to ketamine-assisted psychotherapy")
+
+PLAN: Final = Code(KAP, "kap-plan", "Plan of a course of ketamine-assisted psychotherapy")
+"""As a category of a CarePlan: the plan that dosing sessions stand on. A plan without it is about something else."""
 
 ELIGIBLE: Final = Code(KAP, "eligible", "Eligible")
 NOT_ELIGIBLE: Final = Code(KAP, "not-eligible", "Not eligible")
@@ -90,6 +115,16 @@ VISIT_FOLLOWUP: Final = Code(KAP, "kap-followup", "Follow-up visit")
 VIRTUAL: Final = Code(KAP, "kap-virtual", "By video")
 
 PSYCHOTHERAPY: Final = Code(SNOMED, "75516001", "Psychotherapy")
+# Who and what a visit needs, as Schedule.specialty and Appointment.participant.type
+THERAPIST: Final = Code(KAP, "therapist", "Therapist")
+MONITOR: Final = Code(KAP, "monitor", "Monitor")
+PRESCRIBER: Final = Code(KAP, "prescriber", "Prescriber")
+ROOM: Final = Code(KAP, "room", "Treatment room")
+EQUIPMENT: Final = Code(KAP, "equipment", "Equipment")
+ROLES: Final = {code.code: code for code in (THERAPIST, MONITOR, PRESCRIBER, ROOM, EQUIPMENT)}
+ESCORT: Final = Code("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "ESC", "escort")
+GROUP_SESSION: Final = Code(KAP, "kap-group", "Group session")
+
 VISITS: Final[dict[str, tuple[Code, Code]]] = {
     "kap-screen": (VISIT_SCREEN, Code(SNOMED, "391281002", "Mental health assessment")),
     "kap-consult": (VISIT_CONSULT, Code(SNOMED, "10197000", "Psychiatric interview and evaluation")),
@@ -101,6 +136,8 @@ VISITS: Final[dict[str, tuple[Code, Code]]] = {
 
 # Consent
 CONSENT_TREATMENT: Final = Code("http://terminology.hl7.org/CodeSystem/consentscope", "treatment", "Treatment")
+CONSENT_PRIVACY: Final = Code("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy", "Privacy")
+RENEW_CONSENT: Final = Code(KAP, "renew-consent", "Have the consent signed again: its text has changed")
 PROCEDURE_CONSENT: Final = Code(LOINC, "64293-4", "Procedure consent")
 
 # Routes (kap-domain.md 4.2)
@@ -147,18 +184,65 @@ INTAKE_MEASUREMENT: Final = Code(KAP, "intake-measurement", "Measured outside a 
 
 SURVEY: Final = Code(OBSERVATION_CATEGORY, "survey", "Survey")
 
+ASSEMBLER: Final = Code("http://terminology.hl7.org/CodeSystem/provenance-participant-type", "assembler", "Assembler")
+
+# Controlled substances
+DEA: Final = "http://terminology.hl7.org/NamingSystem/usDEA"
+NPI: Final = "http://hl7.org/fhir/sid/us-npi"
+ID_PRESCRIPTION: Final = f"{BASE}/identifier/prescription"
+PDMP_QUERY: Final = Code(KAP, "pdmp-query", "Query of the prescription drug monitoring programme")
+MEDICATION_COMMUNITY: Final = Code(
+    "http://terminology.hl7.org/CodeSystem/medicationrequest-category", "community", "Community"
+)
+IN_PERSON_CLASSES: Final = frozenset(("AMB", "IMP", "ACUTE", "NONAC", "OBSENC", "SS", "EMER", "HH", "FLD"))
+"""Encounter.class (v3-ActCode) in which patient and clinician are in one place."""
+
 # What is raised
 FLAG_SAFETY: Final = Code("http://terminology.hl7.org/CodeSystem/flag-category", "safety", "Safety")
+SCREEN_AGAIN: Final = Code(KAP, "screen-again", "Ask the screening questions again")
+ELIGIBILITY_LOST: Final = Code(KAP, "eligibility-lost", "Somebody who was found eligible is no longer")
 GROUND_LOST: Final = Code(KAP, "booking-ground-lost", "The ground of a booked dosing session fell away")
+DOUBLE_BOOKED: Final = Code(KAP, "double-booked", "Somebody or something is in two visits at one time")
+CLOSED_AND_BOOKED: Final = Code(KAP, "closed-and-booked", "A visit is booked in a time that was closed")
+NOBODY_CAME: Final = Code(KAP, "nobody-came", "Nobody is recorded to have come to a visit")
+REMINDER: Final = Code(KAP, "visit-reminder", "Reminder of a visit")
+INSTRUCTION: Final = Code(KAP, "visit-instruction", "How to prepare for a visit")
+BOOKING_CHANGED: Final = Code(KAP, "booking-changed", "A visit needs attention")
+TIME_OFFERED: Final = Code(KAP, "time-offered", "A time that was waited for is free")
 GATE_PASSED_CLOSED: Final = Code(KAP, "dose-past-closed-gate", "A dose was given past a closed gate")
 DRUG_NOT_KNOWN: Final = Code(KAP, "drug-not-known", "A drug was given that the record cannot name")
 VITAL_ALARM: Final = Code(KAP, "vital-sign-alarm", "A vital sign is beyond its alarm limit")
+DISCHARGE_QUESTIONNAIRE: Final = f"{BASE}/Questionnaire/kap-discharge"
+LEFT_AGAINST_ADVICE: Final = Code(KAP, "left-against-advice", "The patient left against advice")
+LEFT_TOO_EARLY: Final = Code(KAP, "left-before-least-stay", "The patient went home before the least stay was over")
+NOT_DISCHARGED: Final = Code(KAP, "leaving-not-recorded", "How the patient left is not recorded")
+INVESTIGATE_SUBSTANCE: Final = Code(KAP, "investigate-controlled-substance", "A controlled substance does not balance")
+SUBMIT_REMS: Final = Code(KAP, "submit-rems-form", "Send the monitoring form of the REMS")
+ID_REMS_FORM: Final = f"{BASE}/identifier/rems-form"
+SERIOUS_EVENT: Final = Code(KAP, "serious-adverse-event", "A serious adverse event")
+VITALS_DUE: Final = Code(KAP, "take-vital-signs", "Take vital signs")
+DUE_AT_BEDSIDE: Final = (VITALS_DUE,)
+"""Codes of the Tasks that say what is to be measured next at a bedside."""
+VITALS_MISSED: Final = Code(KAP, "missed-vital-signs", "Vital signs were due and are not recorded")
+READING_IMPLAUSIBLE: Final = Code(KAP, "reading-implausible", "A vital sign that can hardly be")
+CHARTED_LATE: Final = Code(KAP, "vital-sign-charted-late", "A vital sign beyond its alarm limit was charted late")
 READING_NOT_UNDERSTOOD: Final = Code(KAP, "reading-not-understood", "A vital sign's value or unit is not understood")
+PRE_DOSE_QUESTIONNAIRE: Final = f"{BASE}/Questionnaire/kap-pre-dose"
+REMS_QUESTIONNAIRE: Final = f"{BASE}/Questionnaire/kap-rems-pmf"
+DECISION_NEEDED: Final = Code(KAP, "gate-needs-decision", "A check before the dose needs a prescriber's decision")
 SUICIDE_RISK: Final = Code(KAP, "suicidality-item-positive", "An answer about suicidal thoughts is positive")
 ASK_CSSRS: Final = Code(KAP, "run-c-ssrs", "Run the C-SSRS in this contact")
 EXPECT_QUESTIONNAIRE: Final = Code(KAP, "answer-questionnaire", "Answer a questionnaire")
 COMPLETE_QUESTIONNAIRE: Final = Code(KAP, "complete-questionnaire", "Complete the missing answers")
 REVIEW: Final = Code(KAP, "review", "Review")
+MERGE: Final = Code(KAP, "merge-records", "Two records of one person were joined")
+UNMERGE: Final = Code(KAP, "unmerge-records", "Two records that had been joined were parted")
+SAFETY_PLAN: Final = Code(KAP, "safety-plan", "Make or review the safety plan")
+PRESCRIBER_REVIEW: Final = Code(KAP, "prescriber-review", "Review by a prescriber")
+SUICIDE_PRECAUTIONS: Final = Code(SNOMED, "10029008", "Suicide precautions")
+CRISIS_PLAN: Final = Code(SNOMED, "401277000", "Crisis plan")
+QUESTIONNAIRE_REMINDER: Final = Code(KAP, "questionnaire-reminder", "Reminder of a questionnaire")
+ESCALATION: Final = Code(KAP, "escalation", "Somebody is needed, and nobody has taken it yet")
 SCORE_REVISED: Final = Code(KAP, "score-revised", "Score revised after the answers changed")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -30,7 +30,10 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "number": "number",
     "quantity": "quantity",
     "uri": "uri",
+    "composite": "composite",
 }
+_FORMS: Final[Mapping[str, int]] = {"": 0, "text": 4000, "of-type": 8000, "identifier": 12000, "ucum": 16000}
+"""What is added to a parameter's number for rows of another form of its values: ``code:text``."""
 
 T = TypeVar("T")
 
@@ -66,6 +69,8 @@ class SearchParameter:
         expression: FHIRPath from the type to the values.
         targets: resource types that a reference may point to.
         url: its canonical.
+        components: of a composite, the code of the parameter that each part is compared as, and the FHIRPath to it
+            from what `expression` finds.
 
     """
 
@@ -74,7 +79,10 @@ class SearchParameter:
     expression: str
     targets: tuple[str, ...]
     url: str
+    components: tuple[tuple[str, str], ...] = ()
 
+
+_Row: TypeAlias = tuple[str, str, str, tuple[str, ...], str, tuple[tuple[str, str], ...]]
 
 _ids: Final = _read("ids.json", _Ids)
 
@@ -102,13 +110,14 @@ def type_id(name: str) -> int:
 
 
 def parameter_id(code: str) -> int:
-    """Return the stable number of a search parameter's code.
+    """Return the stable number of a search parameter's code, or of a form of its values (``code:text``).
 
     Raises:
         KeyError: no held type has such a parameter.
 
     """
-    return PARAMETER_IDS[code]
+    base, _, form = code.partition(":")
+    return PARAMETER_IDS[base] + _FORMS[form]
 
 
 @cache
@@ -141,9 +150,9 @@ def _search_tables() -> dict[str, msgspec.Raw]:
 
 
 @cache
-def _all_parameters(type_: str) -> dict[str, tuple[str, str, str, tuple[str, ...], str]]:
+def _all_parameters(type_: str) -> dict[str, _Row]:
     raw = _search_tables().get(type_)
-    rows = [] if raw is None else msgspec.json.decode(raw, type=list[tuple[str, str, str, tuple[str, ...], str]])
+    rows = [] if raw is None else msgspec.json.decode(raw, type=list[_Row])
     return {row[0]: row for row in rows}
 
 
@@ -151,15 +160,15 @@ def _all_parameters(type_: str) -> dict[str, tuple[str, str, str, tuple[str, ...
 def search_parameters(type_: str) -> Mapping[str, SearchParameter]:
     """Return the search parameters of a type by code, those of every resource (``_id``, ``_lastUpdated`` ...) included.
 
-    Composite and special parameters are not among them; see `other_parameters`. Empty for a type that is not held.
+    Special parameters are not among them; see `other_parameters`. Empty for a type that is not held.
     """
     if type_ not in TYPES:
         return MappingProxyType({})
     return MappingProxyType(
         {
-            code: SearchParameter(code, _KINDS[kind], expression, targets, url)
+            code: SearchParameter(code, _KINDS[kind], expression, targets, url, parts)
             for base in ("Resource", type_)
-            for code, kind, expression, targets, url in _all_parameters(base).values()
+            for code, kind, expression, targets, url, parts in _all_parameters(base).values()
             if kind in _KINDS and expression
         }
     )
@@ -172,10 +181,23 @@ def other_parameters(type_: str) -> Mapping[str, str]:
         {
             code: kind
             for base in ("Resource", type_)
-            for code, kind, expression, _, _ in _all_parameters(base).values()
+            for code, kind, expression, *_ in _all_parameters(base).values()
             if kind not in _KINDS or not expression
         }
     )
+
+
+@cache
+def _summary_tables() -> dict[str, dict[str, tuple[str, ...]]]:
+    return _read("summary.json", dict[str, dict[str, tuple[str, ...]]])
+
+
+def summary_table(type_: str) -> Mapping[str, tuple[str, ...]]:
+    """Return by path within a held type the elements of its summary; a ``!`` marks those that modify the others.
+
+    Source: https://hl7.org/fhir/R4/elementdefinition-definitions.html#ElementDefinition.isSummary
+    """
+    return _summary_tables().get(type_, {})
 
 
 @cache

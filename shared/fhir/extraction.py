@@ -15,6 +15,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final, TypeAlias
 
+from shared.fhir import units
 from shared.fhir.dates import Interval, interval, period_interval, timing_interval
 from shared.fhir.definitions import SearchParameter, compartment_parameters, search_parameters
 from shared.fhir.index import (
@@ -31,8 +32,10 @@ from shared.fhir.json import Resource
 from shared.fhir.numbers import MAX_NUMBER, MIN_NUMBER, as_decimal, implied_interval, is_storable
 from shared.fhir.paths import Branch, compile_path
 from shared.fhir.references import parse_literal, references_of
+from shared.fhir.search import Kind
 from shared.fhir.text import fold
 from shared.fhir.tree import PRIMITIVES
+from shared.fhir.values import escape
 
 __all__ = ["compartment_key", "extract", "labels_of", "references_of"]
 
@@ -90,6 +93,30 @@ def _strings(code: str, value: Any, type_: str) -> Iterable[Row]:
                 yield StringRow(code, folded, one)
 
 
+def _coded_texts(code: str, value: Any, type_: str) -> Iterable[Row]:
+    """The words beside a code: what `:text` searches."""
+    if type_ == "Identifier":
+        value = value.get("type", {})
+    texts = [value.get("text"), value.get("display"), *(one.get("display") for one in value.get("coding", ()))]
+    for text in texts:
+        if isinstance(text, str) and (folded := fold(text)):
+            yield StringRow(code, folded, text)
+
+
+def _typed_identifiers(code: str, value: Any, _: str) -> Iterable[Row]:
+    """An identifier's value under each coding of its type: what `:of-type` searches."""
+    if "value" in value:
+        for coding in value.get("type", {}).get("coding", ()):
+            kind = f"{escape(_text(coding.get('system')))}|{escape(_text(coding.get('code')))}"
+            yield TokenRow(code, kind, _text(value["value"]))
+
+
+def _logical(code: str, value: Any, _: str) -> Iterable[Row]:
+    """The identifier in a reference: what `:identifier` searches."""
+    if "identifier" in value:
+        yield from _tokens(code, value["identifier"], "Identifier")
+
+
 def _references(code: str, value: Any, type_: str) -> Iterable[Row]:
     if type_ == "Resource":
         if "id" in value:
@@ -116,7 +143,7 @@ def _dates(code: str, value: Any, type_: str) -> Iterable[Row]:
         found = period_interval(value)
     elif type_ == "Timing":
         found = timing_interval(value)
-    elif type_ in {"date", "dateTime", "instant"}:
+    elif type_ in {"date", "dateTime", "instant", "string"}:  # of a string, where it is a date
         found = interval(value)
     if found is not None:
         yield DateRow(code, *found)
@@ -161,6 +188,13 @@ def _quantities(code: str, value: Any, type_: str) -> Iterable[Row]:
             high = MAX_NUMBER
     system, unit_code, name = _text(unit.get("system")), _text(unit.get("code")), _text(unit.get("unit"))
     yield QuantityRow(code, low, high, system, unit_code)
+    known = units.unit(system, unit_code)
+    if known is not None:
+        # One number is compared as it stands, a range by its ends.
+        one = as_decimal(value["value"]) if "value" in value and "comparator" not in value else None
+        ends = (low, high) if one is None else (one, one)
+        first, last = (end if end in {MIN_NUMBER, MAX_NUMBER} else known.canonical(end) for end in ends)
+        yield QuantityRow(f"{code}:ucum", first, last, "", known.base)
     if name and name != unit_code:  # a search for ``5||mg`` finds the unit as written, too
         yield QuantityRow(code, low, high, "", name)
 
@@ -195,12 +229,21 @@ _SUITS: Final[dict[str, frozenset[str]]] = {
     "token": PRIMITIVES | {"CodeableConcept", "Coding", "Identifier", "ContactPoint"},
     "string": frozenset({"string", "markdown", "code", "HumanName", "Address", "CodeableConcept"}),
     "reference": frozenset({"Reference", "canonical", "uri", "url", "Attachment", "Resource"}),
-    "date": frozenset({"date", "dateTime", "instant", "Period", "Timing"}),
+    "date": frozenset({"date", "dateTime", "instant", "Period", "Timing", "string"}),
     "number": frozenset({"decimal", "integer", "positiveInt", "unsignedInt", "Range"}),
     "quantity": frozenset({"Quantity", "Age", "Count", "Distance", "Duration", "Money", "Range", "SampledData"}),
     "uri": frozenset({"uri", "url", "canonical", "oid", "uuid"}),
 }
 """The types that a kind of parameter can compare; a branch that ends in another one makes no row."""
+
+_BESIDE: Final[tuple[tuple[str, frozenset[str], str, Convert], ...]] = (
+    ("token", frozenset({"CodeableConcept", "Coding", "Identifier"}), "text", _coded_texts),
+    ("token", frozenset({"Identifier"}), "of-type", _typed_identifiers),
+    ("reference", frozenset({"Reference"}), "identifier", _logical),
+)
+"""Rows of another form, for modifiers: of which kind of parameter, from which types, for which modifier, and how."""
+
+_KIND_BESIDE: Final = {"text": "string", "of-type": "token", "identifier": "token"}
 
 
 def _rules_of(parameter: SearchParameter, type_: str) -> list[_Rule]:
@@ -208,11 +251,15 @@ def _rules_of(parameter: SearchParameter, type_: str) -> list[_Rule]:
     # The genetics parameters of R4 end at the extension; what is meant is its value.
     for branch in [branch for branch in branches if branch.type == "Extension"]:
         branches.extend(_values_of_extension(branch))
-    return [
-        _Rule(parameter.code, branch, _CONVERT[parameter.kind], parameter.kind)
+    branches = [branch for branch in branches if branch.type in _SUITS[parameter.kind] and not branch.path]
+    rules = [_Rule(parameter.code, branch, _CONVERT[parameter.kind], parameter.kind) for branch in branches]
+    rules.extend(
+        _Rule(f"{parameter.code}:{modifier}", branch, convert, _KIND_BESIDE[modifier])
+        for kind, types, modifier, convert in _BESIDE
         for branch in branches
-        if branch.type in _SUITS[parameter.kind] and not branch.path
-    ]
+        if kind == parameter.kind and branch.type in types
+    )
+    return rules
 
 
 def _values_of_extension(branch: Branch) -> list[Branch]:
@@ -222,13 +269,92 @@ def _values_of_extension(branch: Branch) -> list[Branch]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Turns elements into rows that hold a value of the first component beside one of the second."""
+
+    firsts: tuple[_Rule, ...]
+    seconds: tuple[_Rule, ...]
+
+    def __call__(self, code: str, value: Any, _: str) -> Iterable[Row]:
+        """Return the rows of one element: the first value stands in `system`."""
+        firsts = dict.fromkeys(text for row in _found(self.firsts, value) if (text := _paired_text(row)))
+        for second in dict.fromkeys(_found(self.seconds, value)):
+            for first in firsts:
+                if isinstance(second, QuantityRow):
+                    form = second.parameter.partition(":")[1:]
+                    yield QuantityRow(code + "".join(form), second.low, second.high, first, second.code)
+                elif text := _paired_text(second):
+                    yield TokenRow(code, first, text)
+
+
+def _found(rules: Iterable[_Rule], element: object) -> list[Row]:
+    return [row for rule in rules for value in rule.branch.values(element) for row in _converted(rule, value)]
+
+
+def _paired_text(row: Row) -> str:
+    """Return a code as ``code|system``, so that it is also found by what it begins with; a reference as it is."""
+    if isinstance(row, TokenRow) and row.code:
+        return f"{escape(row.code)}|{escape(row.system)}"
+    if isinstance(row, ReferenceRow):
+        return row.url or f"{row.target_type}/{row.target_id}"
+    return ""
+
+
+def composites_of(parameter: SearchParameter, type_: str) -> tuple[SearchParameter, ...]:
+    """Return the composites by which a resource is searched for one; several for one that joins them.
+
+    ``combo-code-value-quantity`` looks at a resource itself and at its components, each of which has a parameter, too.
+    """
+    whole, *parts = parameter.expression.split(" | ")
+    if whole != type_ or not parts:
+        return (parameter,)
+    known = search_parameters(type_)
+    return tuple(known[parameter.code.replace("combo-", prefix)] for prefix in ("", "component-"))
+
+
+def is_of_the_whole(parameter: SearchParameter, type_: str) -> bool:
+    """Tell whether a composite joins elements of the resource itself, so that each can be searched for by itself."""
+    return parameter.expression == type_
+
+
+def second_kind(parameter: SearchParameter, type_: str) -> Kind:
+    """Return the kind of a composite's second component: the table that its rows are in."""
+    return search_parameters(type_)[parameter.components[1][0]].kind
+
+
+def _pair_rules(parameter: SearchParameter, type_: str) -> list[_Rule]:
+    if is_of_the_whole(parameter, type_) or composites_of(parameter, type_) != (parameter,):
+        return []
+    return [
+        _Rule(
+            parameter.code,
+            branch,
+            _Pairs(*(_component_rules(one, type_, branch) for one in parameter.components)),
+            second_kind(parameter, type_),
+        )
+        for branch in compile_path(parameter.expression, type_)
+    ]
+
+
+def _component_rules(component: tuple[str, str], type_: str, element: Branch) -> tuple[_Rule, ...]:
+    code, expression = component
+    kind = search_parameters(type_)[code].kind
+    return tuple(
+        _Rule(code, branch, _CONVERT[kind], kind)
+        for branch in compile_path(expression, element.type, element.path)
+        if branch.type in _SUITS[kind] and not branch.path
+    )
+
+
 @cache
 def _rules(type_: str) -> dict[str | None, list[_Rule]]:
     """Return the rules of a type by the JSON member that must be there for them to find anything."""
     rules: dict[str | None, list[_Rule]] = {}
     for parameter in search_parameters(type_).values():
         if parameter.code not in ON_THE_RESOURCE:
-            for rule in _rules_of(parameter, type_):
+            rules_of = _pair_rules if parameter.kind == "composite" else _rules_of
+            for rule in rules_of(parameter, type_):
                 rules.setdefault(rule.branch.first, []).append(rule)
     return rules
 

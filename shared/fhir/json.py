@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,9 @@ from shared.fhir.outcome import BadRequest
 
 Json: TypeAlias = Any
 Resource: TypeAlias = dict[str, Any]
+
+MAX_DEPTH: Final = 100
+"""Objects and arrays within each other."""
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
@@ -61,3 +64,22 @@ def parse(raw: bytes | str) -> Json:
 def dump(value: Json) -> bytes:
     """Return `value` as UTF-8 JSON, without white space, decimals digit by digit as they were parsed."""
     return _encoder.encode(value)
+
+
+def require_shallow(value: Json) -> None:
+    """Refuse what is nested so deeply that walking through it could end the stack.
+
+    Raises:
+        BadRequest: objects and arrays within each other deeper than `MAX_DEPTH`.
+
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[Json] = []
+        for outer in level:
+            members = outer.values() if isinstance(outer, dict) else outer
+            inner.extend(member for member in members if isinstance(member, dict | list))
+        if not inner:
+            return
+        level = inner
+    raise BadRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.", code="too-costly", expression=["http.body"])

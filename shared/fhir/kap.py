@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
 
 from shared.fhir.cited import ValueSet
 from shared.fhir.codes import (
+    BASE,
     COURSE,
     ELIGIBILITY,
     EXT_STAGE,
@@ -25,6 +27,7 @@ from shared.fhir.codes import (
     SNOMED,
     TREATMENT_CONSENT,
     UCUM,
+    VISIT_DOSING,
     VISITS,
     Code,
 )
@@ -104,9 +107,31 @@ def reference(type_: str, id_: str) -> dict[str, str]:
 
 
 def visit_of(resource: Resource) -> str | None:
-    """Return the kind of visit (``kap-dosing``) an Appointment or Encounter is, None if it is not one of KAP's."""
+    """Return the kind of visit (``kap-dosing``) an Appointment or Encounter is, None if it is not one of KAP's.
+
+    Of several kinds a dosing session is the one that counts, whatever else is done in it: it has the gate.
+    """
     element = resource.get("serviceType" if resource.get("resourceType") == "Appointment" else "type")
-    return next((code for code in codes_of(element, KAP) if code in VISITS), None)
+    found = [code for code in codes_of(element, KAP) if code in VISITS]
+    return VISIT_DOSING.code if VISIT_DOSING.code in found else next(iter(found), None)
+
+
+def comes_from_elsewhere(resource: Resource) -> bool:
+    """Tell whether `meta.source` names a system that is not this clinic's: how history is marked."""
+    source = str((resource.get("meta") or {}).get("source", ""))
+    return bool(source) and not source.startswith(BASE.removesuffix("/fhir"))
+
+
+def replaced_by(patient: Resource) -> str | None:
+    """Return the logical id of the Patient that stands for one that was merged; None for one that stands itself."""
+    links = patient.get("link", [])
+    return next((id_in(one.get("other"), "Patient") for one in links if one.get("type") == "replaced-by"), None)
+
+
+def replaces(patient: Resource) -> list[str]:
+    """Return the logical ids of the Patients that one stands for."""
+    named = [id_in(one.get("other"), "Patient") for one in patient.get("link", []) if one.get("type") == "replaces"]
+    return [one for one in named if one is not None]
 
 
 def is_referral(resource: Resource) -> bool:
@@ -154,13 +179,14 @@ def _provides(consent: Resource, route: str, when: datetime, type_: str) -> bool
 def routes_consented(consents: Iterable[Resource], when: datetime) -> frozenset[str]:
     """Return the routes consented to at `when`: each as the newest treatment consent in force that names it says.
 
-    A consent that denies its routes counts before one of the same time that permits them.
+    A consent that denies its routes counts before one of the same time that permits them, and one that was signed after
+    `when` did not permit then.
     """
     says: dict[str, tuple[datetime, bool]] = {}
     for consent in consents:
         given = moment(consent.get("dateTime"))
         for route in consent_routes(consent):
-            permits = consents_to(consent, route, when)
+            permits = given <= when and consents_to(consent, route, when)
             if permits or denies(consent, route, when):
                 says[route] = max(
                     says.get(route, (given, permits)), (given, permits), key=lambda one: (one[0], not one[1])
@@ -177,9 +203,13 @@ ORDERS: Final = frozenset(("order", "original-order", "reflex-order", "filler-or
 
 
 def is_order_in_force(request: Resource) -> bool:
-    """Tell whether a MedicationRequest is an active order to give: no proposal, no report, no prohibition."""
+    """Tell whether a MedicationRequest is an active order of this clinic to give: no proposal, report or prohibition.
+
+    An order from elsewhere is history: it was not judged here, and nothing is given on it.
+    """
     return (
         request.get("status") == "active"
+        and not comes_from_elsewhere(request)
         and request.get("intent") in ORDERS
         and request.get("reportedBoolean") is not True
         and request.get("doNotPerform") is not True
@@ -211,13 +241,20 @@ def _status_at(course: Resource, when: datetime) -> str:
     return str(course["status"])
 
 
-def eligibility_outcome(assessment: Resource) -> str | None:
-    """Return the coded outcome of an eligibility RiskAssessment that counts, else None."""
+def eligibility_outcome(assessment: Resource, when: datetime | None = None) -> str | None:
+    """Return the coded outcome of an eligibility RiskAssessment that counts, else None.
+
+    With `when`: ``needs-answers`` for an eligible one whose answers are too old by then (`prediction[0].whenPeriod`).
+    """
     if not has_code(assessment.get("code"), ELIGIBILITY) or assessment.get("status") not in ("final", "amended"):
         return None
     predictions = assessment.get("prediction", [])
     found = codes_of(predictions[0].get("outcome"), KAP) if predictions else []
-    return found[0] if found else None
+    if not found:
+        return None
+    valid = predictions[0].get("whenPeriod", {}).get("end")
+    aged = when is not None and valid is not None and interval(valid)[0] <= when
+    return "needs-answers" if aged and found[0] == "eligible" else found[0]
 
 
 def latest_eligibility(assessments: Iterable[Resource]) -> Resource | None:
@@ -233,6 +270,11 @@ def stage_of(episode: Resource) -> str | None:
         if "end" not in period:
             current = stage
     return current
+
+
+def stages_of(episode: Resource) -> list[str]:
+    """Return every stage that a course is or was in, in its order."""
+    return [stage for stage, _ in _stages(episode)]
 
 
 def with_stage(episode: Resource, stage: str, now: datetime) -> Resource:
@@ -275,6 +317,39 @@ def quantity_in(element: Mapping[str, Any] | None, units: Sequence[str]) -> Any 
     if element is None or element.get("system", UCUM) != UCUM or "value" not in element or "comparator" in element:
         return None
     return element["value"] if element.get("code", element.get("unit")) in units else None
+
+
+_KILOGRAMS: Final = {
+    "kg": Decimal(1),
+    "g": Decimal("0.001"),
+    "[lb_av]": Decimal("0.45359237"),
+    "lb": Decimal("0.45359237"),
+    "lbs": Decimal("0.45359237"),
+}
+"""Kilograms in one unit of mass, by UCUM code, and by the names that clinics write for the pound."""
+
+
+def kilograms_in(element: Mapping[str, Any] | None) -> Decimal | None:
+    """Return the mass of a Quantity in kg; None where there is none or its unit is not understood."""
+    for unit, kilograms in _KILOGRAMS.items():
+        value = quantity_in(element, (unit,))
+        if value is not None:
+            return Decimal(value) * kilograms
+    return None
+
+
+_MILLIGRAMS: Final = {"mg": Decimal(1), "g": Decimal(1000), "ug": Decimal("0.001")}
+"""Milligrams in one unit of mass, by UCUM code."""
+
+
+def milligrams_in(element: Mapping[str, Any] | None, kilograms: Decimal | None = None) -> Decimal | None:
+    """Return the mass of a dose in mg, one per kg by the body weight; None where it is not said or not understood."""
+    for unit, milligrams in _MILLIGRAMS.items():
+        value = quantity_in(element, (unit,))
+        if value is not None:
+            return Decimal(value) * milligrams
+    per_kilogram = quantity_in(element, ("mg/kg",))
+    return None if per_kilogram is None or kilograms is None else Decimal(per_kilogram) * kilograms
 
 
 def _stage(name: str, period: Mapping[str, str]) -> dict[str, Any]:

@@ -252,15 +252,15 @@ def _of_type(branches: Sequence[Branch], type_: str) -> list[Branch]:
 
 
 @cache
-def compile_path(expression: str, type_: str) -> tuple[Branch, ...]:
-    """Return the branches of `expression` on resources of `type_`.
+def compile_path(expression: str, type_: str, path: str = "") -> tuple[Branch, ...]:
+    """Return the branches of `expression` on resources of `type_`, or on their backbone elements `path`.
 
     Raises:
         ValueError: the expression uses what this subset does not have.
 
     """
     compiler = _Compiler(expression)
-    branches = compiler.conjunction([Branch((), type_)])
+    branches = compiler.conjunction([Branch((), type_, path)])
     if compiler.next != len(compiler.tokens):
         compiler.expect("the end")
     return tuple(branches)

@@ -53,6 +53,18 @@ def parse_literal(literal: str) -> Literal:
     return Literal(match["type"], match["id"], match["version"] or "", base, literal if base else "")
 
 
+def relative(literal: str, base: str) -> str:
+    """Return `literal` without `base` where it is a resource under it: an absolute reference to oneself is a local one.
+
+    `base` is a FHIR base URL without a slash at its end; empty: none is known.
+    """
+    if base and literal.startswith(base) and literal[len(base) : len(base) + 1] == "/":
+        rest = literal[len(base) + 1 :]
+        if parse_literal(rest).type:
+            return rest
+    return literal
+
+
 def target_type(reference: dict[str, Any], root: Resource | None = None) -> str | None:
     """Return the resource type that a Reference points to; None where it does not tell.
 
@@ -85,6 +97,23 @@ def references_of(resource: Resource) -> Iterator[tuple[str, dict[str, Any]]]:
     type_ = _name(resource.get("resourceType"))
     if type_ is not None:
         yield from _walk(resource, node(type_), type_)
+
+
+def relative_references(raw: bytes, base: str) -> bytes:
+    """Return JSON in which references to resources under `base`, this system's own base URL, are relative ones.
+
+    A system knows a resource by one name only: by another it would not be in its patient's compartment, nor found by
+    whom it is about. A Bundle whose entries are known by such urls is left as it is: its links are followed by them.
+    Source: https://hl7.org/fhir/R4/references.html#literal
+    """
+    start = base.encode()
+    if not base or start not in raw or re.search(rb'"fullUrl"\s*:\s*"' + re.escape(start), raw):
+        return raw
+    return re.sub(
+        rb'("reference"\s*:\s*")' + re.escape(start) + rb'/([^"\\]+)(?=")',
+        lambda found: found[1] + found[2] if parse_literal(found[2].decode("utf-8", "replace")).type else found[0],
+        raw,
+    )
 
 
 def _walk(value: dict[str, Any], at: Node, path: str) -> Iterator[tuple[str, dict[str, Any]]]:

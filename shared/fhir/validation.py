@@ -2,7 +2,8 @@
 
 Checked are: unknown elements, cardinality, JSON forms (arrays, objects, nothing empty, no stray null), formats of
 primitives, extensions of primitives in ``_field``, choices of types (only one), codes of required bindings, target
-types of references, contained and nested resources, and the invariants of `shared.fhir.invariants`.
+types of references, contained and nested resources, the invariants of `shared.fhir.invariants`, the profiles that a
+resource claims in `meta.profile` as far as they are known (`shared.fhir.profiles`), and known extensions.
 
 The element trees are compiled into closures, a type when it is first met. On the good path nothing is built: a checker
 appends to `out` what is wrong, and who called it puts the path before it on the way up.
@@ -12,61 +13,47 @@ Source: https://hl7.org/fhir/R4/validation.html, https://hl7.org/fhir/R4/json.ht
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from functools import cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from shared.fhir.definitions import RESOURCE_TYPES, value_set
-from shared.fhir.invariants import Invariant, invariants_of
+from shared.fhir.bindings import bound_code, bound_concept
+from shared.fhir.checking import (
+    CLAIM,
+    ENOUGH,
+    MENTION,
+    NULL,
+    REFERENCE,
+    SIBLING,
+    Checker,
+    Found,
+    complex_many,
+    complex_one,
+    json_kind,
+    noting,
+    place,
+    primitive,
+    primitives,
+    shown,
+)
+from shared.fhir.definitions import RESOURCE_TYPES
+from shared.fhir.holding import Invariant
+from shared.fhir.invariants import invariants_of
 from shared.fhir.json import Resource
-from shared.fhir.outcome import BadRequest, Issue
-from shared.fhir.primitives import CHECKS, OPEN_VALUE_SETS
-from shared.fhir.primitives import Check as PrimitiveCheck
+from shared.fhir.outcome import BadRequest, Issue, Unprocessable
+from shared.fhir.primitives import CHECKS
+from shared.fhir.profiles import engine, table
 from shared.fhir.references import parse_literal
 from shared.fhir.tree import Element, Member, node
 
-Found: TypeAlias = list[tuple[str, str, str]]
-"""Issues as (location, issue code, what is wrong); the location grows from the inside out: ``.component[1].code``."""
-
-Checker: TypeAlias = Callable[[Any, Found], None]
-
-# Notes that checkers leave in a `Found` for the object or resource around them, which takes them out again.
-_NULL: Final = "#null"
-"""A null in an array of primitives; the text is the array's key."""
-_SIBLING: Final = "#sibling"
-"""There is a ``_field``; the text is the field's key."""
-_REFERENCE: Final = "#reference"
-"""A reference to a contained resource; the text is its id."""
-_MENTION: Final = "#mention"
-"""A uri that may name a contained resource; the text is its id."""
-
 MAX_ISSUES: Final = 100
 """An outcome holds so many at most; the last one then says that there are more."""
-
-ENOUGH: Final = 1000
-"""After so many issues an array or object is not read further: a large body of nonsense shall not cost much."""
-
-_REPEATED: Final = "is given as an array, and may occur only once"
-_NOT_REPEATED: Final = "must be an array: it may occur more than once"
-
-
-def _json_kind(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _place(out: Found, since: int, where: str) -> None:
-    """Put `where` before the location of each issue from number `since` on."""
-    for number in range(since, len(out)):
-        location, code, what = out[number]
-        out[number] = (where + location, code, what)
 
 
 class _Object:
     """The checker of one complex type or backbone element."""
 
     __slots__ = (
-        "binding",
         "choices",
         "invariants",
         "is_reference",
@@ -109,7 +96,7 @@ class _Object:
 
     def __call__(self, value: Any, out: Found) -> None:
         if type(value) is not dict:
-            out.append(("", "structure", f"is {_json_kind(value)}, and must be an object"))
+            out.append(("", "structure", f"is {json_kind(value)}, and must be an object"))
             return
         since = len(out)
         members = self.members
@@ -118,7 +105,7 @@ class _Object:
             if checker is not None:
                 checker(item, out)
             elif key != "resourceType" or not self.resource:
-                out.append((f".{_shown(key)}", "structure", f"is not an element of {self.type} in FHIR R4"))
+                out.append((f".{shown(key)}", "structure", f"is not an element of {self.type} in FHIR R4"))
                 if len(out) > ENOUGH:
                     break
         if len(out) > since:
@@ -145,7 +132,7 @@ class _Object:
             parsed = parse_literal(literal)
             named = parsed.type
             if parsed.fragment is not None:
-                out.append((".reference", _REFERENCE, parsed.fragment))
+                out.append((".reference", REFERENCE, parsed.fragment))
         by_type = given.rsplit("/", 1)[-1] if isinstance(given, str) else ""
         if by_type and by_type not in RESOURCE_TYPES:
             out.append((".type", "code-invalid", "is not a resource type of FHIR R4"))
@@ -158,9 +145,18 @@ class _Object:
             out.append(("", "value", f"points to {target}; allowed here: {listed}"))
 
 
-def _shown(key: str) -> str:
-    """Return a member's name as it may be shown: it is the caller's, and may be anything."""
-    return key[:64].encode("ascii", "backslashreplace").decode()
+class _Extension(_Object):
+    """The checker of an extension: of its content, too, where its definition is known."""
+
+    __slots__ = ()
+
+    def __call__(self, value: Any, out: Found) -> None:
+        super().__call__(value, out)
+        url = value.get("url") if type(value) is dict else None
+        definition = table.extension_of(url) if type(url) is str else None
+        if definition is not None:
+            for location, code, what in engine.check(value, definition).issues:
+                out.append((location, code, f"{what} (extension {url})"))
 
 
 def _apply(invariant: Invariant, value: dict[str, Any], out: Found) -> None:
@@ -174,13 +170,13 @@ def _apply(invariant: Invariant, value: dict[str, Any], out: Found) -> None:
 
 def _settle_siblings(value: dict[str, Any], out: Found, since: int) -> None:
     """Take out the notes on nulls and ``_field`` members, and say where value and extension do not fit together."""
-    notes = [found for found in out[since:] if found[1] in {_NULL, _SIBLING}]
+    notes = [found for found in out[since:] if found[1] in {NULL, SIBLING}]
     if not notes:
         return
-    out[since:] = [found for found in out[since:] if found[1] not in {_NULL, _SIBLING}]
+    out[since:] = [found for found in out[since:] if found[1] not in {NULL, SIBLING}]
     for location, note, key in notes:
         extensions, plain = value.get(f"_{key}"), value.get(key)
-        if note == _NULL:
+        if note == NULL:
             position = int(location[location.rindex("[") + 1 : -1])
             other = extensions[position : position + 1] if isinstance(extensions, list) else []
             if not (other and isinstance(other[0], dict) and "extension" in other[0]):
@@ -205,91 +201,15 @@ def _lazy(members: dict[str, Checker], member: Member) -> Checker:
 
 def _member(member: Member) -> Checker:
     where = f".{member.name}"
-    if member.is_primitive:
-        check = _bound_code(member) if member.binding else CHECKS[member.type]
-        code = "code-invalid" if member.binding else "value"
-        if member.type in {"canonical", "uri", "url"}:
-            return _noting(
-                where, _primitives(where, check, code, member.key) if member.many else _primitive(where, check, code)
-            )
-        return _primitives(where, check, code, member.key) if member.many else _primitive(where, check, code)
-    inner = _bound_concept(member) if member.binding else _complex(member)
-    return _objects(where, inner) if member.many else _object(where, inner)
-
-
-def _primitive(where: str, check: PrimitiveCheck, code: str) -> Checker:
-    def checker(value: Any, out: Found) -> None:
-        problem = check(value)
-        if problem is not None:
-            structural = value is None or isinstance(value, (dict, list))
-            problem = _REPEATED if isinstance(value, list) else problem
-            out.append((where, "structure" if structural else code, problem))
-
-    return checker
-
-
-def _primitives(where: str, check: PrimitiveCheck, code: str, key: str) -> Checker:
-    def checker(value: Any, out: Found) -> None:
-        if type(value) is not list:
-            out.append((where, "structure", _NOT_REPEATED))
-            return
-        if not value:
-            out.append((where, "structure", "is an empty array; leave it out"))
-        for position, item in enumerate(value):
-            if item is None:
-                out.append((f"{where}[{position}]", _NULL, key))
-                continue
-            problem = check(item)
-            if problem is not None:
-                structural = isinstance(item, (dict, list))
-                out.append((f"{where}[{position}]", "structure" if structural else code, problem))
-                if len(out) > ENOUGH:
-                    break
-
-    return checker
-
-
-def _noting(where: str, inner: Checker) -> Checker:
-    """Return the checker of a uri, which may name a contained resource (``#vs1``)."""
-
-    def checker(value: Any, out: Found) -> None:
-        inner(value, out)
-        for one in value if type(value) is list else (value,):
-            if type(one) is str and one[:1] == "#":
-                out.append((where, _MENTION, one[1:]))
-
-    return checker
-
-
-def _object(where: str, inner: Checker) -> Checker:
-    def checker(value: Any, out: Found) -> None:
-        since = len(out)
-        if type(value) is list:
-            out.append((where, "structure", _REPEATED))
-            return
-        inner(value, out)
-        if len(out) > since:
-            _place(out, since, where)
-
-    return checker
-
-
-def _objects(where: str, inner: Checker) -> Checker:
-    def checker(value: Any, out: Found) -> None:
-        if type(value) is not list:
-            out.append((where, "structure", _NOT_REPEATED))
-            return
-        if not value:
-            out.append((where, "structure", "is an empty array; leave it out"))
-        for position, item in enumerate(value):
-            since = len(out)
-            inner(item, out)
-            if len(out) > since:
-                _place(out, since, f"{where}[{position}]")
-                if len(out) > ENOUGH:
-                    break
-
-    return checker
+    if not member.is_primitive:
+        inner = _complex(member)
+        if member.binding:
+            inner = bound_concept(member, inner)
+        return complex_many(where, inner) if member.many else complex_one(where, inner)
+    check = bound_code(member) if member.binding else CHECKS[member.type]
+    code = "code-invalid" if member.binding else "value"
+    checker = primitives(where, check, code, member.key) if member.many else primitive(where, check, code)
+    return noting(where, checker) if member.type in {"canonical", "uri", "url"} else checker
 
 
 def _sibling(member: Member) -> Checker:
@@ -308,14 +228,16 @@ def _sibling(member: Member) -> Checker:
             if item is not None or not member.many:
                 since = len(out)
                 inner(item, out)
-                _place(out, since, f"{where}[{position}]" if member.many else where)
-        out.append((where, _SIBLING, member.key))
+                place(out, since, f"{where}[{position}]" if member.many else where)
+        out.append((where, SIBLING, member.key))
 
     return checker
 
 
 @cache
 def _complex_of(type_: str, path: str, targets: frozenset[str] = frozenset(), *, simple: bool = False) -> Checker:
+    if type_ == "Extension" and not path:
+        return _Extension(type_)
     return _Object(type_, path, targets=targets, simple=simple)
 
 
@@ -333,18 +255,45 @@ def _nested(value: Any, out: Found) -> None:
         checker(value, out)
         if len(out) > since or "contained" in value:
             _settle_contained(value, out, since)
+        if "meta" in value:
+            _check_claims(value, out)
+
+
+def _check_claims(value: dict[str, Any], out: Found) -> None:
+    """Check the profiles that a resource claims; one that is not known here is taken as it is."""
+    meta = value["meta"]
+    claims = meta.get("profile") if type(meta) is dict else None
+    if type(claims) is list:
+        for location, code, what in lacking(value, claims):
+            out.append((location, f"{CLAIM}{code}", what))
+
+
+def lacking(value: dict[str, Any], canonicals: Iterable[object]) -> Found:
+    """Return what a resource lacks of the profiles among `canonicals` that are known here."""
+    out: Found = []
+    for canonical in canonicals:
+        profile = table.profile_of(canonical) if type(canonical) is str else None
+        if profile is None:
+            continue
+        named = f"{profile.url}|{profile.version}"
+        if profile.type != value.get("resourceType"):
+            out.append((".meta.profile", "value", f"claims {named}, which is for {profile.type}"))
+            continue
+        for location, code, what in engine.check(value, profile).issues:
+            out.append((location, code, f"{what} (profile {named})"))
+    return out
 
 
 def _settle_contained(value: dict[str, Any], out: Found, since: int) -> None:
     """Take out the notes on ``#id``, and check that each is contained and that what is contained is named (dom-3)."""
-    notes = [found for found in out[since:] if found[1] in {_REFERENCE, _MENTION}]
-    out[since:] = [found for found in out[since:] if found[1] not in {_REFERENCE, _MENTION}]
+    notes = [found for found in out[since:] if found[1] in {REFERENCE, MENTION}]
+    out[since:] = [found for found in out[since:] if found[1] not in {REFERENCE, MENTION}]
     contained = value.get("contained")
     held = contained if isinstance(contained, list) else []
     ids = [_id(one) for one in held]
     for location, note, name in notes:
-        if note == _REFERENCE and name and name not in ids:
-            out.append((location, "invariant", f"names #{_shown(name)}, which is not contained here (rule ref-1)"))
+        if note == REFERENCE and name and name not in ids:
+            out.append((location, "invariant", f"names #{shown(name)}, which is not contained here (rule ref-1)"))
     named = {name for _, _, name in notes}
     back = {location.split("]", 1)[0] for location, _, name in notes if not name and location.startswith(".contained[")}
     for position, id_ in enumerate(ids):
@@ -365,6 +314,8 @@ def _contained(value: Any, out: Found) -> None:
     if checker is None:
         return
     checker(value, out)
+    if "meta" in value:
+        _check_claims(value, out)
     if "id" not in value:
         out.append((".id", "required", "is missing: a contained resource is referred to by its id"))
     if "contained" in value:
@@ -378,72 +329,17 @@ def _contained(value: Any, out: Found) -> None:
 
 def _resource_checker(value: Any, out: Found) -> Checker | None:
     if type(value) is not dict:
-        out.append(("", "structure", f"is {_json_kind(value)}, and must be a resource, an object with a resourceType"))
+        out.append(("", "structure", f"is {json_kind(value)}, and must be a resource, an object with a resourceType"))
         return None
     type_ = value.get("resourceType")
     if type_ is None:
         out.append((".resourceType", "required", "is missing, and must name the resource's type"))
         return None
     if type(type_) is not str or type_ not in RESOURCE_TYPES:
-        shown = f"'{_shown(type_)}'" if type(type_) is str else _json_kind(type_)
-        out.append((".resourceType", "structure", f"is {shown}, which is not a resource type of FHIR R4"))
+        said = f"'{shown(type_)}'" if type(type_) is str else json_kind(type_)
+        out.append((".resourceType", "structure", f"is {said}, which is not a resource type of FHIR R4"))
         return None
     return _complex_of(type_, "")
-
-
-def _bound_code(member: Member) -> PrimitiveCheck:
-    binding = str(member.binding)
-    form = CHECKS[member.type]
-    codes = value_set(binding)
-    if codes is None:
-        return OPEN_VALUE_SETS.get(binding, form)
-    allowed = frozenset().union(*codes.values())
-    listed = _listed(allowed)
-
-    def check(value: object) -> str | None:
-        if type(value) is str and value in allowed:
-            return None
-        return form(value) or f"'{_shown(str(value))}' is not a code of the value set {binding}, which has {listed}"
-
-    return check
-
-
-def _listed(codes: frozenset[str]) -> str:
-    return ", ".join(sorted(codes)) if len(codes) <= 20 else f"{len(codes)} codes"
-
-
-def _bound_concept(member: Member) -> Checker:
-    """Return the checker of a Coding, CodeableConcept or Quantity whose code must be from a value set."""
-    inner = _complex(member)
-    codes = value_set(str(member.binding))
-    if codes is None or member.type not in {"CodeableConcept", "Coding"}:
-        return inner
-    systems: Mapping[str, frozenset[str]] = codes
-    listed = _listed(frozenset().union(*codes.values()))
-
-    def checker(value: Any, out: Found) -> None:
-        inner(value, out)
-        if not isinstance(value, dict) or value.keys() <= {"id", "extension"}:
-            return
-        codings = value.get("coding") if member.type == "CodeableConcept" else [value]
-        if not any(_is_among(coding, systems) for coding in (codings if isinstance(codings, list) else ())):
-            systems_listed = ", ".join(sorted(systems))
-            out.append(
-                (
-                    "",
-                    "code-invalid",
-                    f"has no code of the value set {member.binding}: one of {listed} of {systems_listed}",
-                )
-            )
-
-    return checker
-
-
-def _is_among(coding: object, systems: Mapping[str, frozenset[str]]) -> bool:
-    if not isinstance(coding, dict):
-        return False
-    system, code = coding.get("system"), coding.get("code")
-    return isinstance(system, str) and isinstance(code, str) and code in systems.get(system, ())
 
 
 def validate(resource: object) -> list[Issue]:
@@ -451,23 +347,32 @@ def validate(resource: object) -> list[Issue]:
 
     A location starts with the resource's type: ``Observation.component[1].code``.
     """
+    return as_issues(resource, _found(resource))
+
+
+def _found(resource: object) -> Found:
     out: Found = []
-    type_ = resource.get("resourceType") if isinstance(resource, dict) else None
     try:
         _nested(resource, out)
     except RecursionError:
         out = [("", "too-costly", "is nested too deeply")]
-    if not out:
+    return out
+
+
+def as_issues(resource: object, found: Found) -> list[Issue]:
+    """Return issues of a resource, at most `MAX_ISSUES`, each once."""
+    if not found:
         return []
+    type_ = resource.get("resourceType") if isinstance(resource, dict) else None
     root = type_ if type(type_) is str and type_ in RESOURCE_TYPES else "Resource"
-    shown = dict.fromkeys(out)
+    listed = dict.fromkeys((location, code.removeprefix(CLAIM), what) for location, code, what in found)
     issues = [
         Issue(f"{root}{location} {what}.", code=code, expression=(f"{root}{location}",))
-        for location, code, what in list(shown)[:MAX_ISSUES]
+        for location, code, what in list(listed)[:MAX_ISSUES]
     ]
-    if len(shown) > MAX_ISSUES:
+    if len(listed) > MAX_ISSUES:
         issues.append(
-            Issue(f"There are {len(shown) - MAX_ISSUES} more issues.", code="informational", severity="warning")
+            Issue(f"There are {len(listed) - MAX_ISSUES} more issues.", code="informational", severity="warning")
         )
     return issues
 
@@ -477,8 +382,11 @@ def require_valid(resource: Resource) -> None:
 
     Raises:
         BadRequest: with every issue, where it is not valid FHIR R4.
+        Unprocessable: with every issue, where it is, and does not hold a profile that it claims
+            (https://hl7.org/fhir/R4/http.html#create, status 422).
 
     """
-    issues = validate(resource)
-    if issues:
-        raise BadRequest(issues)
+    found = _found(resource)
+    if found:
+        only_claims = all(code.startswith(CLAIM) for _, code, _ in found)
+        raise (Unprocessable if only_claims else BadRequest)(as_issues(resource, found))

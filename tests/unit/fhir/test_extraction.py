@@ -34,6 +34,8 @@ from tests.data import examples, synthea_bundles
 
 LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"
+PASCAL = "kilogram.meter-1.second-2"
+SYSTOLIC = f"8480-6|{LOINC}"
 
 
 def at(*parts: int) -> datetime:
@@ -75,6 +77,16 @@ def test_each_kind_of_value_becomes_its_rows() -> None:
         QuantityRow("component-value-quantity", Decimal("119.95"), Decimal("120.05"), "", "mmHg"),
         QuantityRow("component-value-quantity", MIN_NUMBER, Decimal("80.5"), UCUM, "mm[Hg]"),
     ]
+    assert rows_of(rows, "component-value-quantity:ucum") == [
+        QuantityRow("component-value-quantity:ucum", Decimal("15998.6864898"), Decimal("15998.6864898"), "", PASCAL),
+        QuantityRow("component-value-quantity:ucum", MIN_NUMBER, Decimal("10732.4521869"), "", PASCAL),
+    ]
+    assert rows_of(rows, "component-code-value-quantity") == [
+        QuantityRow("component-code-value-quantity", Decimal("119.95"), Decimal("120.05"), SYSTOLIC, "mm[Hg]"),
+        QuantityRow("component-code-value-quantity", Decimal("119.95"), Decimal("120.05"), SYSTOLIC, "mmHg"),
+        QuantityRow("component-code-value-quantity", MIN_NUMBER, Decimal("80.5"), f"8462-4|{LOINC}", "mm[Hg]"),
+    ]
+    assert rows_of(rows, "combo-code-value-quantity") == rows_of(rows, "code-value-quantity") == []
     assert rows_of(rows, "_profile") == [UriRow("_profile", "http://p|1")]
     assert rows_of(rows, "_source") == [UriRow("_source", "http://s")]
     assert rows_of(rows, "_tag") == [TokenRow("_tag", "t", "a")]
@@ -235,7 +247,9 @@ def test_every_row_of_real_data_is_found_by_a_search_for_it() -> None:
     """The values in the index can all be written as a search that `parse_search` understands the same way."""
     for resource in [entry["resource"] for bundle in list(synthea_bundles().values())[:2] for entry in bundle["entry"]]:
         for row in extract(resource).token:
-            text = f"{escaped(row.system)}|{escaped(row.code)}"
+            # The type in front of an identifier's value is written as a search writes it.
+            system = row.system if row.parameter.endswith(":of-type") else escaped(row.system)
+            text = f"{system}|{escaped(row.code)}"
             query = parse_search(resource["resourceType"], [(row.parameter, text)], strict=True)
             value: Any = query.criteria[0].values[0]
             assert (value.system, value.code or "") == (row.system, row.code)

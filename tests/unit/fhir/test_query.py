@@ -13,8 +13,11 @@ from shared.fhir.definitions import TYPES
 from shared.fhir.outcome import BadRequest
 from shared.fhir.query import parse_search, split_escaped, unescape
 from shared.fhir.search import (
+    Chain,
     Criterion,
     DateValue,
+    Has,
+    Include,
     MissingValue,
     NumberValue,
     QuantityValue,
@@ -98,6 +101,77 @@ def test_missing_and_not_are_known() -> None:
     assert one("Observation", "status:not", "final").modifier == "not"
 
 
+def test_a_modifier_that_has_rows_of_its_own_is_asked_of_them() -> None:
+    assert one("Observation", "code:text", "Blood").parameter == "code:text"
+    assert one("Observation", "subject:identifier", "s|1") == Criterion(
+        "subject:identifier", "token", (TokenValue("s", "1"),)
+    )
+    assert one("Patient", "identifier:of-type", "http://t|MR|12") == Criterion(
+        "identifier:of-type", "token", (TokenValue("http://t|MR", "12"),)
+    )
+
+
+def test_a_chain_leads_to_every_type_that_has_the_parameter() -> None:
+    ada = Criterion("name", "string", (StringValue("ada", "Ada"),))
+    assert one("Observation", "subject:Patient.name", "Ada") == Chain("subject", (("Patient", ada),))
+    assert one("Observation", "patient.name", "Ada") == Chain("patient", (("Patient", ada),))
+    (types,) = [[type_ for type_, _ in chain.targets] for chain in [one("Observation", "subject.identifier", "1")]]
+    assert types == ["Device", "Group", "Location", "Patient"]
+    clinic = Chain("organization", (("Organization", ada),))
+    assert one("Observation", "patient.organization.name", "Ada") == Chain("patient", (("Patient", clinic),))
+
+
+def test_has_goes_the_other_way_and_on() -> None:
+    code = Criterion("code", "token", (TokenValue(None, "x"),))
+    assert one("Patient", "_has:Observation:patient:code", "x") == Has("Observation", "patient", code)
+    nested = one("Patient", "_has:Observation:patient:_has:Provenance:target:agent.name", "Ada")
+    assert isinstance(nested, Has)
+    assert isinstance(nested.condition, Has)
+    assert isinstance(nested.condition.condition, Chain)
+    assert one("Patient", "_list", "42") == Has("List", "item", Criterion("_id", "token", (TokenValue(None, "42"),)))
+
+
+def test_includes_name_a_reference_or_all() -> None:
+    pairs = [
+        ("_include", "Observation:subject"),
+        ("_include", "Observation:subject:Patient"),
+        ("_include:iterate", "Patient:general-practitioner"),
+        ("_include", "*"),
+        ("_revinclude", "Provenance:target"),
+        ("_include", "Observation:*"),
+    ]
+    query = parse_search("Observation", pairs, strict=True)
+    assert query.given == tuple(pairs)
+    assert query.includes == (
+        Include("Observation", "subject", None),
+        Include("Observation", "subject", "Patient"),
+        Include("Patient", "general-practitioner", None, iterate=True),
+        Include(None, None, None),
+        Include("Provenance", "target", None, reverse=True),
+        Include("Observation", None, None),
+    )
+
+
+def test_a_search_of_the_system_is_about_the_types_it_names() -> None:
+    query = parse_search(None, [("_type", "Patient,Observation"), ("identifier", "1")], strict=True)
+    assert query.searched == ("Patient", "Observation")
+    assert parse_search(None, [("_lastUpdated", "gt2026")], strict=True, served={"Patient"}).searched == ("Patient",)
+    for pairs in ([("_type", "Patient,Nonsense")], [("_type", "Patient,Observation"), ("code", "x")]):
+        with pytest.raises(BadRequest):
+            parse_search(None, pairs, strict=True)
+
+
+def test_a_url_under_the_systems_own_base_is_a_relative_reference() -> None:
+    base = "https://clinic.example/fhir"
+    for text, value in (
+        (f"{base}/Patient/1", ReferenceValue(("Patient",), "1")),
+        (f"{base}2/Patient/1", ReferenceValue((), "", f"{base}2/Patient/1")),
+        (f"{base}/Nonsense/1", ReferenceValue((), "", f"{base}/Nonsense/1")),
+    ):
+        query = parse_search("Observation", [("subject", text)], strict=True, base=base)
+        assert query.criteria == (Criterion("subject", "reference", (value,)),)
+
+
 def test_the_common_parameters_are_known_for_every_type() -> None:
     for type_ in sorted(TYPES):
         assert one(type_, "_id", "a,b").values == (TokenValue(None, "a"), TokenValue(None, "b"))
@@ -124,18 +198,29 @@ def test_the_result_is_sorted_counted_and_paged_as_asked() -> None:
 UNKNOWN = [
     ("nonsense", "1"),
     ("Code", "1"),
-    ("subject.name", "x"),
-    ("subject:Patient.name", "x"),
+    ("status.name", "x"),
+    ("subject.nonsense", "x"),
+    ("subject:Patient.nonsense", "x"),
+    ("subject:Medication.code", "x"),
+    ("subject:missing.name", "x"),
     ("_has:Observation:patient:code", "x"),
-    ("_include", "Observation:subject"),
-    ("_revinclude:iterate", "Provenance:target"),
+    ("_has:Nonsense:patient:code", "x"),
+    ("_has:Provenance:target:nonsense", "x"),
+    ("_has:Provenance:target", "x"),
+    ("_include", "Observation:status"),
+    ("_include", "Observation:nonsense"),
+    ("_include", "Observation:subject:Medication"),
+    ("_include", "Patient:general-practitioner"),
+    ("_include:recurse", "Observation:subject"),
+    ("_revinclude", "Patient:general-practitioner"),
     ("_text", "x"),
-    ("code-value-quantity", "x"),
-    ("code:text", "x"),
+    ("_contained", "true"),
+    ("_type", "Patient"),
     ("code:nonsense", "x"),
+    ("code:of-type", "s|c|v"),
     ("date:exact", "2026"),
     ("subject:Medication", "1"),
-    ("subject:identifier", "1"),
+    ("_id:text", "x"),
     ("_sort", "nonsense"),
     ("_format", "json"),
 ]
@@ -169,6 +254,14 @@ UNREADABLE = [
     ("subject", "Medication/1"),
     ("subject", "a b"),
     ("subject", "#p"),
+    ("identifier:of-type", "s|v"),
+    ("subject:Patient.birthdate", "x"),
+    ("subject.organization.name:contains", ""),
+    (".".join(["has-member:Observation"] * 6 + ["code"]), "x"),
+    ("_include", "Nonsense:subject"),
+    ("_include", "Observation"),
+    ("_include", "Observation:subject:Nonsense"),
+    ("_explain", "maybe"),
     ("_count", "-1"),
     ("_count", "many"),
     ("_total", "some"),

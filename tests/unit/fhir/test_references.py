@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.fhir.references import Literal, parse_literal, references_of, target_type
+from shared.fhir.references import Literal, parse_literal, references_of, relative_references, target_type
 from tests.data import examples
 
 UUID = "urn:uuid:61ebe359-bfdc-4613-8bf2-c5e300945f0a"
@@ -40,6 +40,24 @@ def test_the_type_is_told_by_literal_then_contained_then_type() -> None:
     assert target_type({"reference": "#"}, root) == "Observation"
     assert target_type({"type": "Group", "identifier": {"value": "1"}}) == "Group"
     assert target_type({"reference": UUID}) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b'{"reference":"http://us/fhir/Patient/1"}', b'{"reference":"Patient/1"}'),
+        (b'{"reference" : "http://us/fhir/Patient/1/_history/2"}', b'{"reference" : "Patient/1/_history/2"}'),
+        (b'{"reference":"http://us/fhir2/Patient/1"}', None),
+        (b'{"reference":"http://us/fhir/Patient"}', None),
+        (b'{"reference":"http://us/fhir/Nonsense/1"}', None),
+        (b'{"url":"http://us/fhir/Patient/1"}', None),
+        (rb'{"div":"\"reference\":\"http://us/fhir/Patient/1\""}', None),
+        (b'{"fullUrl":"http://us/fhir/Patient/1","x":{"reference":"http://us/fhir/Patient/1"}}', None),
+    ],
+)
+def test_a_reference_to_oneself_is_relative(raw: bytes, said: bytes | None) -> None:
+    assert relative_references(raw, "http://us/fhir") == (said or raw)
+    assert relative_references(raw, "") == raw
 
 
 def test_references_are_found_wherever_they_are() -> None:
