@@ -5,11 +5,12 @@ Source: https://hl7.org/fhir/R4/compartmentdefinition-patient.html
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from shared.fhir.definitions import type_id
+from shared.fhir.definitions import parameter_id, type_id
 from shared.fhir.ids import subject_uuid
 from shared.store.connection import translated
 from shared.store.cursor import Cursor, decode, encode
@@ -28,12 +29,32 @@ FROM (
       AND ($4::text IS NULL OR r.origin = $4) AND ($5::uuid[] IS NULL OR r.patient = ANY ($5))
       AND NOT r.labels && $6::text[]
       AND ($7::smallint[] IS NULL OR r.type = ANY ($7)) AND ($8::timestamptz IS NULL OR r.last_updated >= $8)
+      AND ($10::timestamptz IS NULL OR NOT EXISTS (
+              SELECT FROM idx_date d
+              JOIN unnest($12::smallint[], $13::smallint[]) AS c(type, param) ON d.param = c.param
+              WHERE d.rid = r.rid AND c.type = r.type)
+          OR EXISTS (
+              SELECT FROM idx_date d
+              JOIN unnest($12::smallint[], $13::smallint[]) AS c(type, param) ON d.param = c.param
+              WHERE d.rid = r.rid AND c.type = r.type AND d.low < $11 AND d.high > $10))
     ORDER BY r.rid LIMIT $9
 ) AS r
 JOIN history h ON h.rid = r.rid AND h.version = r.version
 JOIN resource_type t ON t.id = r.type
 ORDER BY r.rid
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """Care in the half-open interval [low, high), told of each type by the date parameters in `told_by`.
+
+    What has no such date is always of it: a Patient, an allergy without a time.
+    """
+
+    low: datetime
+    high: datetime
+    told_by: Mapping[str, Sequence[str]]
 
 
 async def compartment(
@@ -45,6 +66,7 @@ async def compartment(
     since: datetime | None,
     count: int,
     cursor: str | None,
+    care: Care | None = None,
 ) -> Page:
     """Return a page of the current resources of a patient's compartment, the patient too, in the order of arrival.
 
@@ -56,12 +78,14 @@ async def compartment(
         since: only what was changed at that time or later; None: all.
         count: entries of a page, at most.
         cursor: where the page begins; None: at the first.
+        care: only of that time; None: of any.
 
     Raises:
         BadRequest: the cursor cannot be read.
 
     """
     after = 0 if cursor is None else decode(cursor, keys=0).row
+    told_by = [] if care is None else [(type_, code) for type_, codes in care.told_by.items() for code in codes]
     with translated():
         rows = await transaction.connection.fetch(
             _PAGE,
@@ -74,6 +98,10 @@ async def compartment(
             None if types is None else [type_id(type_) for type_ in types],
             since,
             count + 1,
+            None if care is None else care.low,
+            None if care is None else care.high,
+            [type_id(type_) for type_, _ in told_by],
+            [parameter_id(code) for _, code in told_by],
         )
     entries = [
         Stored(

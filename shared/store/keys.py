@@ -1,6 +1,7 @@
 """The numbers under which PostgreSQL's advisory locks know things.
 
-Keys and conditions share the space of 64-bit locks; shards, and the migrator, are in the space of two 32-bit numbers.
+Keys, conditions and timers share the space of 64-bit locks; shards, and the migrator, are in the space of two 32-bit
+numbers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ def key_lock(tenant: str, key: str) -> int:
 def condition_lock(tenant: str, condition: str) -> int:
     """Return the lock that one conditional create at a time may hold for a condition."""
     return _number(f"condition\x00{tenant}\x00{condition}")
+
+
+def timer_lock(name: str) -> int:
+    """Return the lock that the process holds which runs a timer."""
+    return _number(f"timer\x00{name}")
 
 
 def _number(text: str) -> int:

@@ -121,6 +121,18 @@ class Ledger:
                 deleted,
             )
 
+    async def withhold(self, *, tenant: str, type_: str, id_: str, version: int) -> None:
+        """Take this version out of every queue of the tenant, as long as nothing of it may be at the destination."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE delivery SET state = 'withdrawn' WHERE tenant = $1 AND type = $2 AND id = $3 "
+                "AND wanted_version = $4 AND state IN ('queued', 'waiting') AND server_id IS NULL AND NOT uncertain",
+                tenant,
+                type_,
+                id_,
+                version,
+            )
+
     async def keys(self, destination: str, *, busy: Collection[str], limit: int) -> list[str]:
         """Return keys (patients) with something queued that are not `busy`, longest queued first."""
         with translated():

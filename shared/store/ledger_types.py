@@ -22,7 +22,8 @@ State: TypeAlias = Literal[
 """Where a resource stands at a destination.
 
 queued: to be sent. sending: an attempt is under way, or its end is not known. waiting: the destination does not have
-its patient. accepted: the wanted version is there. withdrawn: deleted here, and marked as in error or deleted there.
+its patient. accepted: the wanted version is there. withdrawn: deleted here, or
+never pushed (a device's feed), and marked as in error or deleted there if it was there.
 superseded: an older version is there and the destination takes no update. refused: the destination refused it.
 not-accepted: the destination takes no resources of this type. cancelled: a person said that it shall not be sent.
 """

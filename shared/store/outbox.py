@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -113,6 +114,12 @@ class Outbox:
     def held(self) -> set[int]:
         """Return the shards that are held."""
         return set(self._held)
+
+    async def now(self) -> datetime:
+        """Return the present by the database's clock."""
+        with translated():
+            present: datetime = await self._connection.fetchval("SELECT clock_timestamp()")
+        return present
 
     async def unpublished(self, limit: int) -> list[Event]:
         """Return up to `limit` unpublished events of the held shards, in order of sequence."""

@@ -1,4 +1,6 @@
-"""Search criteria as SQL conditions with bind parameters.
+"""What one search parameter asks of index rows, as SQL conditions with bind parameters.
+
+`shared.store.conditions` joins these, and those that lead to other resources, to the condition of a whole search.
 
 No value of a caller ever becomes part of a statement's text; only the numbers of types and parameters do, which are
 ours, so that PostgreSQL plans with what it knows of them.
@@ -9,26 +11,30 @@ Source: https://hl7.org/fhir/R4/search.html (prefixes, modifiers, token and stri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from shared.fhir.dates import MAX_INSTANT, MIN_INSTANT
-from shared.fhir.definitions import parameter_id, type_id
+from shared.fhir.definitions import parameter_id, search_parameters, type_id
 from shared.fhir.ids import subject_uuid
 from shared.fhir.outcome import BadRequest
 from shared.fhir.search import (
+    CodesValue,
     Criterion,
     DateValue,
     Kind,
     MissingValue,
     NumberValue,
+    PairValue,
     QuantityValue,
     ReferenceValue,
     StringValue,
     TokenValue,
     UriValue,
 )
+from shared.fhir.values import escape
 from shared.store.access import Access
 from shared.store.rows import bounded, reference_target
 
@@ -94,15 +100,18 @@ class Binder:
         return f"${len(self.arguments)}::{cast}"
 
 
-def visible(access: Access, bind: Binder) -> list[str]:
-    """Return the conditions on `resource r` under which the caller may know of a row; the tenant is not among them."""
+def visible(access: Access, bind: Binder, row: str = "r") -> list[str]:
+    """Return the conditions on a `resource` row under which the caller may know of it; not the tenant, which is bound.
+
+    `row` is the alias of the row.
+    """
     conditions = []
     if access.origin is not None:
-        conditions.append(f"r.origin = {bind(access.origin, 'text')}")
+        conditions.append(f"{row}.origin = {bind(access.origin, 'text')}")
     if access.patients is not None:
-        conditions.append(f"r.patient = ANY ({bind(patient_uuids(access), 'uuid[]')})")
+        conditions.append(f"{row}.patient = ANY ({bind(patient_uuids(access), 'uuid[]')})")
     if access.hidden_labels:
-        conditions.append(f"NOT r.labels && {bind(sorted(access.hidden_labels), 'text[]')}")
+        conditions.append(f"NOT {row}.labels && {bind(sorted(access.hidden_labels), 'text[]')}")
     return conditions
 
 
@@ -111,13 +120,13 @@ def patient_uuids(access: Access) -> list[UUID] | None:
     return None if access.patients is None else [subject_uuid(patient) for patient in sorted(access.patients)]
 
 
-def led_by_patient(type_: str, criterion: Criterion) -> list[UUID] | None:
+def led_by_patient(types: Sequence[str], criterion: Criterion) -> list[UUID] | None:
     """Return the patients whose rows hold every match of `criterion`; None where it does not ask for patients."""
     if (
         criterion.parameter not in SUBJECT_PARAMETERS
         or criterion.kind != "reference"
         or criterion.modifier is not None
-        or type_ not in SINGLE_SUBJECT
+        or not SINGLE_SUBJECT.issuperset(types)
     ):
         return None
     values = [value for value in criterion.values if isinstance(value, ReferenceValue)]
@@ -126,46 +135,146 @@ def led_by_patient(type_: str, criterion: Criterion) -> list[UUID] | None:
     return [subject_uuid(value.id) for value in values]
 
 
-def condition(criterion: Criterion, scope: str, bind: Binder) -> str:
-    """Return the SQL condition of one criterion on `resource r`.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The resource that conditions are put on.
 
-    Args:
-        criterion: what was asked.
+    Attributes:
+        rid: its row number in SQL: ``r.rid``.
+        resource: the alias of its `resource` row; "" where the statement has none, for conditions on index rows only.
+        types: what it may be.
         scope: the condition on an index row `t` that every subselect begins with (tenant, type, perhaps patient).
-        bind: takes the values.
 
     """
-    if criterion.parameter in _COLUMNS:
-        return _on_column(criterion, bind)
-    table = f"idx_{criterion.kind}"
+
+    rid: str
+    resource: str
+    types: tuple[str, ...]
+    scope: str
+
+
+def condition(criterion: Criterion, row: Row, bind: Binder) -> str:
+    """Return the SQL condition of one criterion on a resource."""
+    if criterion.parameter in ON_THE_RESOURCE:
+        return _on_column(criterion, row.resource, bind)
+    if criterion.kind == "date" and criterion.modifier is None:
+        return within_dates([criterion], row, bind)
+    found = index_rows(criterion, row.scope, bind)
+    if found is not None:
+        return f"{row.rid} IN (SELECT t.rid FROM {found})"
+    matches = "true" if criterion.modifier == "missing" else _values(criterion, bind)
     parameter = f"t.param = {parameter_id(criterion.parameter)}"
+    # `row` may be an index row itself, named t as well: the rows that are looked for are kept apart from it.
+    rows = f"SELECT t.rid FROM idx_{criterion.kind} t WHERE {parameter} AND ({matches})"
+    return f"NOT EXISTS (SELECT FROM ({rows}) n WHERE n.rid = {row.rid})"
+
+
+def index_rows(criterion: Criterion, scope: str, bind: Binder) -> str | None:
+    """Return ``idx_token t WHERE ...``, the index rows of which one satisfies a criterion; None where none may.
+
+    Not for a date, and not for what the resource's own row answers.
+    """
+    if criterion.modifier in ("not", "not-in"):
+        return None
+    matches = "true"
     if criterion.modifier == "missing":
         [value] = criterion.values
-        if isinstance(value, MissingValue) and not value.missing:
-            return f"r.rid IN (SELECT t.rid FROM {table} t WHERE {scope} AND {parameter})"
-        return f"NOT EXISTS (SELECT FROM {table} t WHERE t.rid = r.rid AND {parameter})"
-    matches = _values(criterion, bind)
-    if criterion.modifier == "not":
-        return f"NOT EXISTS (SELECT FROM {table} t WHERE t.rid = r.rid AND {parameter} AND ({matches}))"
-    return f"r.rid IN (SELECT t.rid FROM {table} t WHERE {scope} AND {parameter} AND ({matches}))"
+        if not isinstance(value, MissingValue) or value.missing:
+            return None
+    else:
+        matches = _values(criterion, bind)
+    return f"idx_{criterion.kind} t WHERE {scope} AND t.param = {parameter_id(criterion.parameter)} AND ({matches})"
 
 
-def scope_of(type_: str, tenant: str, patients: str | None) -> str:
-    """Return the `scope` for `condition`; `tenant` and `patients` are placeholders."""
+def any_of(alternatives: Sequence[Sequence[Criterion]], row: Row, bind: Binder) -> str:
+    """Return the SQL condition that all of one of `alternatives` hold, as one list of row numbers.
+
+    As conditions joined by OR, PostgreSQL would try them on every resource of the type.
+    """
+    selects = []
+    for first, *others in alternatives:
+        inner = Row("t.rid", "", row.types, row.scope)
+        also = "".join(f" AND {condition(other, inner, bind)}" for other in others)
+        selects.append(f"SELECT t.rid FROM {index_rows(first, row.scope, bind)}{also}")
+    return f"{row.rid} IN ({' UNION ALL '.join(selects)})"
+
+
+def scope_of(types: Sequence[str], tenant: str, patients: str | None) -> str:
+    """Return the `scope` of a `Row`; `tenant` and `patients` are placeholders."""
     led = "" if patients is None else f" AND t.patient = {patients}"
-    return f"t.tenant = {tenant} AND t.type = {type_id(type_)}{led}"
+    return f"t.tenant = {tenant} AND {of_types('t.type', types)}{led}"
+
+
+def has_canonical(type_: str) -> bool:
+    """Tell whether resources of a type are referred to by their `url`: a Questionnaire is, a Device is not."""
+    return {"url", "version"} <= search_parameters(type_).keys()
+
+
+def of_types(column: str, types: Sequence[str]) -> str:
+    """Return the condition that a column of type numbers is one of `types`."""
+    numbers = [str(type_id(type_)) for type_ in types]
+    return f"{column} = {numbers[0]}" if len(numbers) == 1 else f"{column} IN ({', '.join(numbers)})"
 
 
 def _values(criterion: Criterion, bind: Binder) -> str:
+    if any(isinstance(value, PairValue) for value in criterion.values):
+        return " OR ".join(f"({_pair(_as(PairValue, value), bind)})" for value in criterion.values)
+    if any(isinstance(value, CodesValue) for value in criterion.values):
+        return " OR ".join(_codes(_as(CodesValue, value), bind) for value in criterion.values)
     if criterion.kind == "token":
         return _tokens([_as(TokenValue, value) for value in criterion.values], bind)
     if criterion.kind == "reference":
         targets = sorted({target for value in criterion.values for target in _targets(_as(ReferenceValue, value))})
         return f"t.target = {bind(targets[0], 'text')}" if len(targets) == 1 else _any_of("t.target", targets, bind)
     if criterion.kind == "uri":
-        return _any_of("t.value", [bounded(_as(UriValue, value).value) for value in criterion.values], bind)
+        return _uris([_as(UriValue, value).value for value in criterion.values], criterion.modifier, bind)
     one = _ONE[criterion.kind]
     return " OR ".join(f"({one(value, criterion.modifier, bind)})" for value in criterion.values)
+
+
+def _pair(value: PairValue, bind: Binder) -> str:
+    """Two values of one element: the first stands in the row's `system`. A code is ``code|system`` there."""
+    if isinstance(value.first, ReferenceValue):
+        first = f"t.system = {bind(_targets(value.first)[0], 'text')}"
+    else:
+        first = _paired_token("t.system", value.first, bind)
+    if isinstance(value.second, QuantityValue):
+        return f"{first} AND {_quantity(replace(value.second, system=None), None, bind)}"
+    return f"{first} AND {_paired_token('t.code', value.second, bind)}"
+
+
+def _paired_token(column: str, value: TokenValue, bind: Binder) -> str:
+    if value.code is None:
+        raise BadRequest("A part of a composite that is a token needs a code.")
+    code = f"{escape(value.code)}|"
+    if value.system is None:
+        return _begins(column, bounded(code), bind)
+    return f"{column} = {bind(bounded(code + escape(value.system)), 'text')}"
+
+
+def _codes(value: CodesValue, bind: Binder) -> str:
+    conditions = [
+        f"(t.system = {bind(bounded(system), 'text')} AND {_any_of('t.code', [bounded(code) for code in codes], bind)})"
+        for system, codes in value.codes
+    ]
+    return " OR ".join(conditions) or "false"
+
+
+def _uris(given: list[str], modifier: str | None, bind: Binder) -> str:
+    """A uri as it stands; `:below`: what begins with it; `:above`: what it begins with."""
+    if modifier == "below":
+        return " OR ".join(f"({_begins('t.value', bounded(value), bind)})" for value in given)
+    if modifier == "above":
+        given = [value[:length] for value in given for length in range(1, len(value) + 1)]
+    return _any_of("t.value", [bounded(value) for value in given], bind)
+
+
+def _begins(column: str, start: str, bind: Binder) -> str:
+    conditions = [f"{column} >= {bind(start, 'text')}"]
+    end = after_prefix(start)
+    if end is not None:
+        conditions.append(f"{column} < {bind(end, 'text')}")
+    return " AND ".join(conditions)
 
 
 def _any_of(column: str, values: list[str], bind: Binder) -> str:
@@ -205,13 +314,10 @@ def _string(given: object, modifier: str | None, bind: Binder) -> str:
     start = value.value[:PREFIX_LENGTH]
     if modifier == "exact":
         return f"t.prefix = {bind(start, 'text')} AND t.exact = {bind(value.exact, 'text')}"
-    conditions = [f"t.prefix >= {bind(start, 'text')}"]
-    end = after_prefix(start)
-    if end is not None:
-        conditions.append(f"t.prefix < {bind(end, 'text')}")
+    begins = _begins("t.prefix", start, bind)
     if len(value.value) > PREFIX_LENGTH:
-        conditions.append(f"starts_with(t.value, {bind(value.value, 'text')})")
-    return " AND ".join(conditions)
+        return f"{begins} AND starts_with(t.value, {bind(value.value, 'text')})"
+    return begins
 
 
 def after_prefix(prefix: str) -> str | None:
@@ -257,7 +363,7 @@ def _bounds(value: DateValue, bind: Binder) -> list[str]:
     return bounds
 
 
-def within_dates(criteria: Sequence[Criterion], scope: str, bind: Binder) -> str:
+def within_dates(criteria: Sequence[Criterion], row: Row, bind: Binder) -> str:
     """Return the SQL condition of all criteria on one date parameter without modifiers, which hold together.
 
     Each may be satisfied by another of the parameter's intervals. Where there is one only, one row satisfies all, and a
@@ -278,8 +384,8 @@ def within_dates(criteria: Sequence[Criterion], scope: str, bind: Binder) -> str
             f"AND u.param = {parameter_id(criterion.parameter)} AND {_either(values, 'u', bind)})"
         )
     return (
-        f"r.rid IN (SELECT t.rid FROM idx_date t WHERE {scope} AND {parameter} AND {' AND '.join(plain)} "
-        f"UNION ALL SELECT t.rid FROM idx_date t WHERE {scope} AND {parameter} AND {' AND '.join(others)})"
+        f"{row.rid} IN (SELECT t.rid FROM idx_date t WHERE {row.scope} AND {parameter} AND {' AND '.join(plain)} "
+        f"UNION ALL SELECT t.rid FROM idx_date t WHERE {row.scope} AND {parameter} AND {' AND '.join(others)})"
     )
 
 
@@ -343,25 +449,26 @@ _ONE: Final[Mapping[Kind, Callable[[object, str | None, Binder], str]]] = {
     "quantity": _quantity,
 }
 
-_COLUMNS: Final = frozenset({"_id", "_lastUpdated"})
+ON_THE_RESOURCE: Final = frozenset({"_id", "_lastUpdated"})
+"""Parameters that are answered from the resource's own row."""
 
 
-def _on_column(criterion: Criterion, bind: Binder) -> str:
+def _on_column(criterion: Criterion, row: str, bind: Binder) -> str:
     """`_id` and `_lastUpdated` stand in the resource's own row; an instant is the millisecond it names."""
     if criterion.modifier == "missing":
         [value] = criterion.values
         return "false" if isinstance(value, MissingValue) and value.missing else "true"
     if criterion.parameter == "_id":
         ids = [value.code for value in criterion.values if isinstance(value, TokenValue) and value.code is not None]
-        matches = f"r.id = ANY ({bind(ids, 'text[]')})"
+        matches = f"{row}.id = ANY ({bind(ids, 'text[]')})"
     else:
-        matches = " OR ".join(f"({_instant(_as(DateValue, value), bind)})" for value in criterion.values)
+        matches = " OR ".join(f"({_instant(_as(DateValue, value), row, bind)})" for value in criterion.values)
     return f"NOT ({matches})" if criterion.modifier == "not" else f"({matches})"
 
 
-def _instant(value: DateValue, bind: Binder) -> str:
+def _instant(value: DateValue, row: str, bind: Binder) -> str:
     """Compare `last_updated`: as the interval of one millisecond, and so that its index can be used."""
-    column = "r.last_updated"
+    column = f"{row}.last_updated"
     if value.prefix == "ap":
         earliest, latest = _about(value.low, value.high)
         return f"{column} >= {bind(earliest, 'timestamptz')} AND {column} < {bind(latest, 'timestamptz')}"

@@ -1,4 +1,4 @@
-"""Reading: one resource, one version, a history, a search. Shared by the store and by a transaction.
+"""Reading: one resource, one version, a search. Shared by the store and by a transaction.
 
 Every function takes the caller's `Access` and the number of its tenant, and compiles both into the statement.
 """
@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from time import monotonic
 
 from asyncpg import Record
 
 from shared.fhir.definitions import TYPE_IDS
-from shared.fhir.outcome import BadRequest, Gone, NotFound
+from shared.fhir.outcome import Gone, NotFound
 from shared.fhir.search import SearchQuery
+from shared.store import includes
 from shared.store import search as compiled
 from shared.store.access import Access
+from shared.store.codes import looked_up
 from shared.store.connection import Connection, translated
 from shared.store.cursor import Cursor, decode, encode
+from shared.store.explaining import explain
+from shared.store.includes import current
 from shared.store.predicates import patient_uuids
+from shared.store.terminology import StoredTerminology
 from shared.store.types import Page, Stored
 
 NO_TENANT = -1
@@ -37,7 +43,6 @@ _VERSIONS = (
     f"FROM resource r JOIN history h ON h.rid = r.rid WHERE {_VISIBLE} AND NOT h.labels && $6::text[]"
 )
 _VERSION = f"{_VERSIONS} AND h.version = $7"
-_HISTORY = f"{_VERSIONS} AND h.version < $7 ORDER BY h.version DESC LIMIT $8"
 _LAST_VERSION = 2**31 - 1
 
 
@@ -111,33 +116,12 @@ async def read_version(
     return _stored(type_, id_, row)
 
 
-async def history(
-    connection: Connection, access: Access, tenant: int, type_: str, id_: str, *, count: int, cursor: str | None
-) -> Page:
-    """Return the versions, newest first, deletions among them; from `cursor` on.
-
-    Raises:
-        NotFound: there never was a resource that the caller may see.
-
-    """
-    below = _LAST_VERSION if cursor is None else decode(cursor, keys=0).row
-    if not 0 < below <= _LAST_VERSION:
-        raise BadRequest("The page cursor cannot be read. Follow the links of a page as they are.")
-    with translated():
-        rows = await connection.fetch(_HISTORY, *_arguments(access, tenant, type_, id_), below, count + 1)
-    if not rows and cursor is None:
-        raise NotFound(f"There is no {type_}/{id_} here.")
-    entries = [_stored(type_, id_, row) for row in rows[:count]]
-    more = len(rows) > count and bool(entries)
-    following = encode(Cursor(backward=False, values=(), row=entries[-1].version)) if more else None
-    return Page(entries, next=following)
-
-
 async def search(
     connection: Connection, access: Access, tenant: int, query: SearchQuery, *, cursor: str | None
 ) -> Page:
     """Return one page of the current resources that match."""
     place = None if cursor is None else decode(cursor, keys=len(query.sort))
+    query = await looked_up(query, StoredTerminology(connection))
     total = None
     if query.total != "none" or query.count == 0:
         counting = compiled.count(query, access, tenant)
@@ -147,38 +131,39 @@ async def search(
     if query.count == 0:
         return Page([], total=total)
     statement = compiled.page(query, access, tenant, place)
+    began = monotonic()
     with translated():
         await connection.plan(statement.plan)
         rows = await connection.fetch(statement.sql, *statement.arguments)
+    took = monotonic() - began
+    explained = await explain(connection, statement, took) if query.explain else None
     more = len(rows) > query.count
     rows = rows[: query.count]
     backward = place is not None and place.backward
     if backward:
         rows.reverse()
-    entries = [
-        Stored(
-            type=query.type,
-            id=row["id"],
-            version=row["version"],
-            last_updated=row["last_updated"],
-            deleted=False,
-            body=row["body"],
-            origin=row["origin"],
-            interaction=row["interaction"],
-        )
-        for row in rows
-    ]
+    entries = [current(row) for row in rows]
     if not rows:
         # Everything on this side of the cursor is gone; the other side begins at the same place.
         turned = None if place is None else encode(replace(place, backward=not place.backward))
-        return Page([], next=turned if backward else None, previous=None if backward else turned, total=total)
+        return Page(
+            [],
+            next=turned if backward else None,
+            previous=None if backward else turned,
+            total=total,
+            explained=explained,
+        )
     has_next = True if backward else more
     has_previous = more if backward else place is not None
+    included, partial = await includes.included(connection, access, tenant, query.includes, rows)
     return Page(
         entries,
         next=encode(_place(rows[-1], len(query.sort), backward=False)) if has_next else None,
         previous=encode(_place(rows[0], len(query.sort), backward=True)) if has_previous else None,
         total=total,
+        included=included,
+        partial=partial,
+        explained=explained,
     )
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal, localcontext
 from typing import Any, Final, TypeAlias
 
 from shared.fhir.definitions import parameter_id
-from shared.fhir.index import IndexRows
+from shared.fhir.index import IndexRows, QuantityRow
 from shared.fhir.numbers import MAX_DIGITS
 
 Arrays: TypeAlias = tuple[list[Any], ...]
@@ -58,6 +58,11 @@ def exact_or_range(low: Decimal, high: Decimal) -> tuple[Decimal, Decimal]:
     return low, high
 
 
+def _ends(row: QuantityRow) -> tuple[Decimal, Decimal]:
+    """Return the ends of a quantity; those in base units are what they are."""
+    return (row.low, row.high) if row.parameter.endswith(":ucum") else exact_or_range(row.low, row.high)
+
+
 def arrays_of(index: IndexRows) -> Arrays:
     """Return the arrays of all kinds."""
     token = [(r.parameter, (bounded(r.code), bounded(r.system))) for r in index.token]
@@ -65,9 +70,7 @@ def arrays_of(index: IndexRows) -> Arrays:
     reference = [(r.parameter, (reference_target(r.target_type, r.target_id, r.url),)) for r in index.reference]
     date = [(r.parameter, (r.low, r.high)) for r in index.date]
     number = [(r.parameter, exact_or_range(r.low, r.high)) for r in index.number]
-    quantity = [
-        (r.parameter, (*exact_or_range(r.low, r.high), bounded(r.system), bounded(r.code))) for r in index.quantity
-    ]
+    quantity = [(r.parameter, (*_ends(r), bounded(r.system), bounded(r.code))) for r in index.quantity]
     uri = [(r.parameter, (bounded(r.value),)) for r in index.uri]
     token_param, token_code, token_system, token_edge = _columns(token, 2)
     return (

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
-from shared.fhir.definitions import parameter_id, type_id
-from shared.fhir.search import Criterion, Kind, SearchQuery, SortKey
+from shared.fhir.definitions import parameter_id
+from shared.fhir.search import Condition, Criterion, Kind, SearchQuery, SortKey
 from shared.store.access import Access
+from shared.store.conditions import Conditions, index_rows_tell
 from shared.store.connection import PlanMode
 from shared.store.cursor import Cursor, SortValue
-from shared.store.predicates import Binder, condition, led_by_patient, scope_of, visible, within_dates
+from shared.store.predicates import Binder, Row, index_rows, led_by_patient, of_types, scope_of, visible
 from shared.store.rows import HIGHEST, LOWEST
 
 _SORT_COLUMNS: Final[dict[Kind, tuple[str, str]]] = {
@@ -31,7 +32,7 @@ _SORT_COLUMNS: Final[dict[Kind, tuple[str, str]]] = {
 }
 
 
-_ROW: Final = "SELECT r.rid, r.id, r.version, r.last_updated, r.origin"
+_ROW: Final = "SELECT r.rid, r.type, r.id, r.version, r.last_updated, r.origin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def page(query: SearchQuery, access: Access, tenant: int, cursor: Cursor | None)
         rows = f"{_ROW}{columns} FROM resource r{joins} WHERE {' AND '.join(where)} ORDER BY {order} LIMIT {limit}"
     sorted_by = [replace(key, expression=f"p.k{number}") for number, key in enumerate(keys)]
     sql = (
-        "SELECT p.id, p.version, p.last_updated, p.origin, h.interaction, h.body, p.rid"
+        "SELECT p.type, p.id, p.version, p.last_updated, p.origin, h.interaction, h.body, p.rid"
         f"{''.join(f', {key.expression}' for key in sorted_by)} "
         f"FROM ({rows}) p JOIN history h ON h.rid = p.rid AND h.version = p.version "
         f"ORDER BY {_order(sorted_by, 'p.rid', backward=backward)}"
@@ -93,10 +94,30 @@ def page(query: SearchQuery, access: Access, tenant: int, cursor: Cursor | None)
 
 
 def count(query: SearchQuery, access: Access, tenant: int) -> Statement:
-    """Return the statement that counts every match."""
+    """Return the statement that counts every match.
+
+    Where all is seen and index rows tell who matches, they alone are counted: no row of a resource is read.
+    """
+    bind = Binder()
+    if query.criteria and not visible(access, bind) and all(index_rows_tell(one) for one in query.criteria):
+        clinic = bind(tenant, "integer")
+        patient = _patient(query)
+        scope = scope_of(query.searched, clinic, None if patient is None else bind(patient, "uuid"))
+        first, *others = sorted(query.criteria, key=lambda one: not _is_plain(one))
+        if isinstance(first, Criterion) and _is_plain(first):
+            inner = Row("t.rid", "", query.searched, scope)
+            also = Conditions(access, clinic, bind).all_of(others, inner)
+            rows = " AND ".join([index_rows(first, scope, bind) or "", *also])
+            mode: PlanMode = "force_custom_plan" if patient is None else "force_generic_plan"
+            return Statement(f"SELECT count(DISTINCT t.rid) FROM {rows}", bind.arguments, mode)
     bind = Binder()
     where, _, plan = _conditions(query, access, tenant, bind, None)
     return Statement(f"SELECT count(*) FROM resource r WHERE {' AND '.join(where)}", bind.arguments, plan)
+
+
+def _is_plain(one: Condition) -> bool:
+    """Tell whether a criterion is satisfied by an index row, and not by the want of one."""
+    return isinstance(one, Criterion) and one.kind != "date" and one.modifier not in ("not", "not-in", "missing")
 
 
 def _conditions(
@@ -107,32 +128,27 @@ def _conditions(
     `begin`, of a search in order of creation, is a bound for index rows too.
     """
     clinic = bind(tenant, "integer")
-    where = [f"r.tenant = {clinic}", f"r.type = {type_id(query.type)}", "NOT r.deleted", *visible(access, bind)]
+    types = query.searched
+    where = [f"r.tenant = {clinic}", of_types("r.type", types), "NOT r.deleted", *visible(access, bind)]
     patient = _patient(query)
     leader = None if patient is None else bind(patient, "uuid")
     if leader is not None:
         where.append(f"r.patient = {leader}")
-    scope = scope_of(query.type, clinic, leader)
+    scope = scope_of(types, clinic, leader)
     bounded = scope
     if begin is not None:
         beyond = f"rid {'<' if begin.backward else '>'} {bind(begin.row, 'bigint')}"
         where.append(f"r.{beyond}")
         bounded += f" AND t.{beyond}"
-    dates: dict[str, list[Criterion]] = {}
-    for criterion in query.criteria:
-        if criterion.kind == "date" and criterion.modifier is None and criterion.parameter != "_lastUpdated":
-            dates.setdefault(criterion.parameter, []).append(criterion)
-        else:
-            where.append(condition(criterion, bounded, bind))
-    where.extend(within_dates(criteria, bounded, bind) for criteria in dates.values())
-    led = leader is not None or any(criterion.parameter == "_id" for criterion in query.criteria)
+    where += Conditions(access, clinic, bind).all_of(query.criteria, Row("r.rid", "r", types, bounded))
+    led = leader is not None or any(isinstance(one, Criterion) and one.parameter == "_id" for one in query.criteria)
     return where, scope, "force_generic_plan" if led else "force_custom_plan"
 
 
 def _patient(query: SearchQuery) -> UUID | None:
     """Return the one patient whose rows hold every match, where the query says so."""
     for criterion in query.criteria:
-        patients = led_by_patient(query.type, criterion)
+        patients = led_by_patient(query.searched, criterion) if isinstance(criterion, Criterion) else None
         if patients is not None and len(patients) == 1:
             return patients[0]
     return None

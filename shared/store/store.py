@@ -7,7 +7,7 @@ changes along one key come one after the other, in the database, in the outbox a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
@@ -15,20 +15,25 @@ from uuid import UUID
 from shared.events.envelope import Event
 from shared.events.shards import shard_of
 from shared.fhir.definitions import type_id
+from shared.fhir.history import HistoryQuery
 from shared.fhir.index import IndexRows
 from shared.fhir.search import SearchQuery
-from shared.store import body, copies, inbox, parking, queries
+from shared.store import body, copies, history, inbox, parking, queries
 from shared.store.access import Access
+from shared.store.calendars import Calendars
 from shared.store.connection import Connection, Pool, open_pool, translated
 from shared.store.copies import Copy
 from shared.store.inbox import Inbox
 from shared.store.keys import condition_lock, key_lock
+from shared.store.knowledge import Knowledge
 from shared.store.migrate import check
+from shared.store.notices import NoticeQueue
 from shared.store.parking import Parking
 from shared.store.predicates import patient_uuids
 from shared.store.pruning import Pruning
 from shared.store.replay import Replay
 from shared.store.rows import NO_ROWS, arrays_of
+from shared.store.timers import TimerRuns
 from shared.store.types import Page, Stored, Write, Written
 from shared.store.verify import Verification
 
@@ -48,10 +53,14 @@ class Store:
         service: the service's name: the origin of its own rows.
         publishes: whether its own writes make events.
         inbox: what it has applied of other services' events.
+        knowledge: how old what it knows of other services is.
+        calendars: secret links to calendars.
+        notices: what is to be told to people outside of the record.
         parking: events that could not be applied.
         pruning: forgets what has served.
         verify: counts and hashes to compare with other services.
         replay: history as events.
+        timers: when its timers ran.
 
     """
 
@@ -61,10 +70,14 @@ class Store:
         self._pool = pool
         self._tenants: dict[str, int] = {}
         self.inbox = Inbox(pool)
+        self.knowledge = Knowledge(pool)
+        self.calendars = Calendars(pool)
+        self.notices = NoticeQueue(pool)
         self.parking = Parking(pool)
         self.pruning = Pruning(pool)
         self.verify = Verification(pool, service)
         self.replay = Replay(pool, service)
+        self.timers = TimerRuns(pool)
 
     @classmethod
     async def connect(
@@ -156,18 +169,16 @@ class Store:
             number = await self._known(connection, Access.unrestricted(tenant))
             return await copies.held(connection, number, events)
 
-    async def history(
-        self, access: Access, type_: str, id_: str, *, count: int = 50, cursor: str | None = None
-    ) -> Page:
-        """Return a page of the versions of one resource, newest first, deletions among them.
+    async def history(self, access: Access, query: HistoryQuery, *, cursor: str | None = None) -> Page:
+        """Return a page of the versions of one resource, a type or everything, newest first, deletions among them.
 
         Raises:
-            NotFound: there never was one that the caller may see.
+            NotFound: a history of one resource, and there never was one that the caller may see.
 
         """
         async with self._connection() as connection:
             tenant = await self._known(connection, access)
-            return await queries.history(connection, access, tenant, type_, id_, count=count, cursor=cursor)
+            return await history.history(connection, access, tenant, query, cursor=cursor)
 
     async def search(self, access: Access, query: SearchQuery, *, cursor: str | None = None) -> Page:
         """Return a page of the current resources that match; by default in the order of their creation."""
@@ -226,6 +237,12 @@ class Store:
             if done != "COMMIT":  # PostgreSQL's answer where a statement had failed and the block went on all the same
                 raise RuntimeError("a transaction was rolled back because one of its statements had failed")
 
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have ever written here."""
+        async with self._connection() as connection:
+            with translated():
+                return [row["name"] for row in await connection.fetch("SELECT name FROM tenant ORDER BY id")]
+
     async def analyze(self) -> None:
         """Have PostgreSQL take its statistics anew: after a load, before searches are timed."""
         async with self._connection() as connection:
@@ -271,6 +288,7 @@ class Transaction:
 
     Attributes:
         tenant: the clinic whose data it may touch.
+        number: the tenant's, as tables have it.
         connection: for the modules of `shared.store` that have tables of their own.
         wrote: whether it put events into the outbox.
 
@@ -281,7 +299,7 @@ class Transaction:
         self.wrote = False
         self._store = store
         self.connection = connection
-        self._number = number
+        self.number = number
 
     async def find(self, access: Access, type_: str, id_: str, *, lock: bool = False) -> Stored | None:
         """Return the current version, deleted or not; None where there never was one that the caller may see.
@@ -298,11 +316,9 @@ class Transaction:
         """As `Store.read_version`."""
         return await queries.read_version(self.connection, access, self._of(access), type_, id_, version)
 
-    async def history(
-        self, access: Access, type_: str, id_: str, *, count: int = 50, cursor: str | None = None
-    ) -> Page:
+    async def history(self, access: Access, query: HistoryQuery, *, cursor: str | None = None) -> Page:
         """As `Store.history`."""
-        return await queries.history(self.connection, access, self._of(access), type_, id_, count=count, cursor=cursor)
+        return await history.history(self.connection, access, self._of(access), query, cursor=cursor)
 
     async def search(self, access: Access, query: SearchQuery, *, cursor: str | None = None) -> Page:
         """As `Store.search`; sees what this transaction wrote."""
@@ -316,17 +332,22 @@ class Transaction:
 
     async def lock(self, *keys: str) -> None:
         """Hold more keys until the commit."""
-        with translated():
-            for number in sorted({key_lock(self.tenant, key) for key in keys}):
-                await self.connection.execute("SELECT pg_advisory_xact_lock($1)", number)
+        await self._lock(key_lock(self.tenant, key) for key in keys)
 
-    async def claim(self, tenant: str, condition: str) -> None:
-        """Let one transaction at a time decide on `condition` (of a conditional create); others wait for its commit.
+    async def claim(self, tenant: str, *conditions: str) -> None:
+        """Let one transaction at a time decide on each of `conditions` (of writes); others wait for its commit.
 
-        A search after the claim sees what the one before it wrote.
+        A search after the claim sees what the one before it wrote. Claim all at once: they are taken in one order by
+        everybody.
         """
-        with translated():
-            await self.connection.execute("SELECT pg_advisory_xact_lock($1)", condition_lock(tenant, condition))
+        await self._lock(condition_lock(tenant, condition) for condition in conditions)
+
+    async def _lock(self, numbers: Iterable[int]) -> None:
+        """Take locks one after the other, in one round trip."""
+        ordered = sorted(set(numbers))
+        if ordered:
+            with translated():
+                await self.connection.execute("SELECT pg_advisory_xact_lock(n) FROM unnest($1::bigint[]) AS n", ordered)
 
     async def take_in(self, consumer: str, event: Event) -> bool:
         """Note the event as applied by `consumer`; False where it was before, and then nothing is to be done."""
@@ -354,7 +375,7 @@ class Transaction:
         """As `apply_copy` with one after the other, in one round trip."""
         for copy in several:
             self._checked(copy.event.tenant)
-        await copies.apply_copies(self.connection, self._number, several)
+        await copies.apply_copies(self.connection, self.number, several)
 
     async def park(self, consumer: str, event: Event, *, topic: str, partition: int, offset: int, error: str) -> None:
         """Set an event aside that cannot be applied now; a repeat counts as a further attempt."""
@@ -380,7 +401,7 @@ class Transaction:
     def _checked(self, tenant: str) -> int:
         if tenant != self.tenant:
             raise ValueError(f"a transaction of tenant {self.tenant!r} was asked for data of another")
-        return self._number
+        return self.number
 
 
 async def _write(

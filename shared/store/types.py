@@ -77,13 +77,18 @@ class Page:
     """A page of a search or a history.
 
     `next` and `previous` are cursors for the neighbouring pages, opaque to everyone but the store; `total` is given
-    where the query asked for it.
+    where the query asked for it. `included` is what `_include` and `_revinclude` bring along; where it is not all of it
+    (there is a bound), `partial` is True. `explained` says which indexes answered and how long it took, where the query
+    asked for that.
     """
 
     entries: Sequence[Stored]
     next: str | None = None
     previous: str | None = None
     total: int | None = None
+    included: Sequence[Stored] = ()
+    partial: bool = False
+    explained: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 from shared.events.envelope import Event
 from shared.events.shards import SHARDS, shard_of
 from shared.fhir.extraction import extract
+from shared.fhir.history import HistoryQuery
 from shared.fhir.ids import subject_uuid
 from shared.fhir.json import dump
 from shared.fhir.outcome import Conflict, Gone, NotFound
@@ -189,7 +190,7 @@ async def test_an_older_version_that_arrives_late_goes_into_history_only(store: 
     assert await apply(store, event("p1", 1, source=source))
     assert await apply(store, event("p1", 2, source=source, interaction="delete"))
     assert (await store.read(ALL, "Patient", "p1")).version == 3
-    page = await store.history(ALL, "Patient", "p1")
+    page = await store.history(ALL, HistoryQuery("Patient", "p1"))
     assert [entry.version for entry in page.entries] == [3, 2, 1]
     found = await store.search(ALL, parse_search("Patient", [("active", "true")], strict=True))
     assert [entry.version for entry in found.entries] == [3]

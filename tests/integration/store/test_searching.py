@@ -177,3 +177,16 @@ async def test_searches_at_once_on_few_connections_all_answer(store: Store):
         *(found(store, "Observation", *([("patient", "p1")] if n % 2 else [("status", "final")])) for n in range(60))
     )
     assert {len(result) for result in results} == {3, 10}
+
+
+async def test_a_search_tells_which_index_answered_it_where_it_is_asked(store: Store):
+    await store.write(ALL, write_of(observation("o1")))
+    plain = await store.search(ALL, parse_search("Observation", [("code", "8480-6")], strict=True))
+    assert plain.explained is None
+    for code in ("8480-6", "none"):
+        query = parse_search("Observation", [("code", code), ("_explain", "true")], strict=True)
+        explained = (await store.search(ALL, query)).explained
+        assert explained is not None
+        assert re.fullmatch(r"Answered in [0-9.]+ ms by ((, )?(index|the whole table) \w+)+\.", explained), explained
+        assert "idx_token" in explained
+        assert "8480" not in explained

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from shared.fhir.history import HistoryQuery
 from shared.fhir.json import parse
 from shared.fhir.outcome import Conflict, Forbidden, Gone, NotFound, PreconditionFailed
 from shared.store.access import Access
@@ -73,7 +74,7 @@ async def test_a_deleted_resource_is_gone_but_its_history_stays(store: Store):
     found = await store.find(ALL, "Patient", "p1")
     assert found == deleted.stored
     assert set(parse(deleted.stored.body)) == {"resourceType", "id", "meta"}
-    page = await store.history(ALL, "Patient", "p1")
+    page = await store.history(ALL, HistoryQuery("Patient", "p1"))
     assert [(entry.version, entry.interaction) for entry in page.entries] == [(2, "delete"), (1, "create")]
     with pytest.raises(Gone):
         await store.write(ALL, write_of(patient(), "delete"))
@@ -88,7 +89,7 @@ async def test_history_is_paged_newest_first(store: Store):
         await store.write(ALL, write_of(patient(), "update"))
     seen, cursor = [], None
     while True:
-        page = await store.history(ALL, "Patient", "p1", count=3, cursor=cursor)
+        page = await store.history(ALL, HistoryQuery("Patient", "p1", count=3), cursor=cursor)
         seen.append([entry.version for entry in page.entries])
         cursor = page.next
         if cursor is None:
@@ -99,7 +100,7 @@ async def test_history_is_paged_newest_first(store: Store):
 async def test_what_was_never_there_is_not_found(store: Store):
     for call in (
         store.read(ALL, "Patient", "nobody"),
-        store.history(ALL, "Patient", "nobody"),
+        store.history(ALL, HistoryQuery("Patient", "nobody")),
         store.read(Access.unrestricted("another clinic"), "Patient", "nobody"),
         store.read(ALL, "Nonsense", "x"),
         store.write(ALL, write_of(patient("nobody"), "delete")),
@@ -158,9 +159,13 @@ async def test_a_hidden_label_hides_the_resource_its_history_and_its_deletion(st
     security = {"security": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "ETH"}]}
     without = Access(tenant="default", origin=None, patients=None, hidden_labels=frozenset({"ETH"}))
     await store.write(ALL, write_of(weight("o1", "p1", "1.0", meta=security)))
-    for call in (store.read, store.history):
-        with pytest.raises(NotFound):
-            await call(without, "Observation", "o1")
+    with pytest.raises(NotFound):
+        await store.read(without, "Observation", "o1")
+    with pytest.raises(NotFound):
+        await store.history(without, HistoryQuery("Observation", "o1"))
+    for whole in (HistoryQuery("Observation"), HistoryQuery()):
+        assert (await store.history(without, whole)).entries == []
+        assert [entry.id for entry in (await store.history(ALL, whole)).entries] == ["o1"]
     with pytest.raises(NotFound):
         await store.read_version(without, "Observation", "o1", 1)
     with pytest.raises(NotFound):
@@ -181,7 +186,7 @@ async def test_an_earlier_version_with_a_hidden_label_stays_hidden(store: Store)
     without = Access(tenant="default", origin=None, patients=None, hidden_labels=frozenset({"ETH"}))
     await store.write(ALL, write_of(weight("o1", "p1", meta=security)))
     await store.write(ALL, write_of(weight("o1", "p1"), "update"))
-    assert [entry.version for entry in (await store.history(without, "Observation", "o1")).entries] == [2]
+    assert [entry.version for entry in (await store.history(without, HistoryQuery("Observation", "o1"))).entries] == [2]
     with pytest.raises(NotFound):
         await store.read_version(without, "Observation", "o1", 1)
 

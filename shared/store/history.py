@@ -1,0 +1,152 @@
+"""Histories of one resource, of a type, of everything: pages of versions, newest first, deletions among them.
+
+A page of one resource goes by its primary key, the others by an index on (type and) time. A copy that an event brings
+late takes its place by its owner's time.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from asyncpg import Record
+
+from shared.fhir.definitions import TYPE_IDS
+from shared.fhir.history import HistoryQuery
+from shared.fhir.outcome import BadRequest, NotFound
+from shared.store.access import Access
+from shared.store.connection import Connection, translated
+from shared.store.cursor import Cursor, decode, encode
+from shared.store.predicates import patient_uuids
+from shared.store.types import Page, Stored
+
+_TYPE_NAMES: Final = {number: name for name, number in TYPE_IDS.items()}
+_LAST_VERSION: Final = 2**31 - 1
+
+_COLUMNS = "r.id, h.type, h.rid, h.version, h.last_updated, h.origin, h.interaction, h.body"
+_VISIBLE = (
+    "h.tenant = $1 AND ($2::text IS NULL OR h.origin = $2) AND ($3::uuid[] IS NULL OR r.patient = ANY ($3)) "
+    "AND NOT r.labels && $4::text[] AND NOT h.labels && $4::text[]"
+)
+
+
+async def history(
+    connection: Connection, access: Access, tenant: int, query: HistoryQuery, *, cursor: str | None
+) -> Page:
+    """Return a page of versions; from `cursor` on.
+
+    Raises:
+        NotFound: a history of one resource, and there never was one that the caller may see.
+        BadRequest: the cursor cannot be read.
+
+    """
+    of_one = query.id is not None
+    sql, arguments = compiled(query, access, tenant, cursor)
+    with translated():
+        # How frequent the type is decides between the indexes, so its value has to be known to the planner.
+        await connection.plan("force_generic_plan" if of_one else "force_custom_plan")
+        rows = await connection.fetch(sql, *arguments)
+    if of_one and not rows and not await _known(connection, access, tenant, query):
+        raise NotFound(f"There is no {query.type}/{query.id} here.")
+    entries = [_stored(row) for row in rows[: query.count]]
+    following = _after(rows[query.count - 1], of_one=of_one) if len(rows) > query.count else None
+    return Page(entries, next=following)
+
+
+def compiled(query: HistoryQuery, access: Access, tenant: int, cursor: str | None) -> tuple[str, list[object]]:
+    """Return the statement for a page and one row more, which tells whether there is a next page."""
+    statement = _Statement(access, tenant)
+    if query.type is not None:
+        number = TYPE_IDS.get(query.type)
+        if number is None:
+            raise NotFound(f"{query.type} is not a resource type of FHIR R4.")
+        statement.require("h.type = {}", number)
+    if query.id is not None:
+        statement.require("r.tenant = $1 AND r.type = h.type AND r.id = {}", query.id)
+    if query.since is not None:
+        statement.require("h.last_updated >= {}", query.since)
+    if query.at is not None:
+        low, high = query.at
+        statement.require("h.last_updated < {}", high)
+        statement.require("(h.interaction <> 'delete' OR h.last_updated >= {})", low)
+        statement.require(
+            "NOT EXISTS (SELECT FROM history n WHERE n.rid = h.rid AND n.version > h.version AND n.last_updated <= {})",
+            low,
+        )
+    if cursor is not None:
+        if query.id is not None:
+            statement.require("h.version < {}", _version_of(cursor))
+        else:
+            statement.require("(h.last_updated, h.rid, h.version) < ({}, {}, {})", *_place_of(cursor))
+    order = "h.last_updated DESC, h.rid DESC, h.version DESC" if query.id is None else "h.version DESC"
+    return statement.sql(order, query.count + 1), statement.arguments
+
+
+class _Statement:
+    """A SELECT put together from conditions; every value is a parameter."""
+
+    def __init__(self, access: Access, tenant: int) -> None:
+        self.arguments: list[object] = [tenant, access.origin, patient_uuids(access), sorted(access.hidden_labels)]
+        self._conditions = [_VISIBLE]
+
+    def require(self, condition: str, *values: object) -> None:
+        """Add a condition, with a ``{}`` for each value."""
+        begin = len(self.arguments) + 1
+        self.arguments.extend(values)
+        self._conditions.append(condition.format(*(f"${begin + n}" for n in range(len(values)))))
+
+    def sql(self, order: str, limit: int) -> str:
+        """Return the statement."""
+        self.arguments.append(limit)
+        return (
+            f"SELECT {_COLUMNS} FROM history h JOIN resource r ON r.rid = h.rid "
+            f"WHERE {' AND '.join(self._conditions)} ORDER BY {order} LIMIT ${len(self.arguments)}"
+        )
+
+
+async def _known(connection: Connection, access: Access, tenant: int, query: HistoryQuery) -> bool:
+    """Tell whether there is any version that the caller may see, where none is on the page asked for."""
+    statement = _Statement(access, tenant)
+    statement.require("h.type = {}", TYPE_IDS[str(query.type)])
+    statement.require("r.tenant = $1 AND r.type = h.type AND r.id = {}", query.id)
+    with translated():
+        return bool(await connection.fetch(statement.sql("h.version DESC", 1), *statement.arguments))
+
+
+def _stored(row: Record) -> Stored:
+    return Stored(
+        type=_TYPE_NAMES[row["type"]],
+        id=row["id"],
+        version=row["version"],
+        last_updated=row["last_updated"],
+        deleted=row["interaction"] == "delete",
+        body=row["body"],
+        origin=row["origin"],
+        interaction=row["interaction"],
+    )
+
+
+def _after(row: Record, *, of_one: bool) -> str:
+    if of_one:
+        return encode(Cursor(backward=False, values=(), row=row["version"]))
+    return encode(Cursor(backward=False, values=(row["last_updated"], Decimal(row["version"])), row=row["rid"]))
+
+
+def _version_of(cursor: str) -> int:
+    version = decode(cursor, keys=0).row
+    if not 0 < version <= _LAST_VERSION:
+        raise _unreadable()
+    return version
+
+
+def _place_of(cursor: str) -> tuple[datetime, int, int]:
+    place = decode(cursor, keys=2)
+    match place.values:
+        case [datetime() as when, Decimal() as version] if 0 < version <= _LAST_VERSION:
+            return when, place.row, int(version)
+    raise _unreadable()
+
+
+def _unreadable() -> BadRequest:
+    return BadRequest("The page cursor cannot be read. Follow the links of a page as they are.")

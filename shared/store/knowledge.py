@@ -1,0 +1,128 @@
+"""How old what a service knows of the others is: up to when each said that it had told everything, by shard.
+
+Ages are by the clock of this service's database, against that of the source's: clocks that differ show as that much
+more or less age, and a source whose clock is ahead is never younger than now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shared.events.shards import SHARDS, shard_of
+from shared.events.watermark import Watermark
+from shared.store.connection import Connection, Pool, translated
+
+_HEAR: Final = """
+INSERT INTO known_until (consumer, source, shard, until)
+SELECT $1, source, shard, max(until) FROM unnest($2::text[], $3::smallint[], $4::timestamptz[])
+    AS g(source, shard, until) GROUP BY source, shard
+ON CONFLICT (consumer, source, shard) DO UPDATE SET until = excluded.until, heard_at = clock_timestamp()
+    WHERE known_until.until < excluded.until
+"""
+# What waits in parking is not known, however much later the last watermark is.
+_AGES: Final = """
+SELECT s.source, (SELECT CASE WHEN count(*) = cardinality($3::smallint[]) THEN
+    greatest(extract(epoch FROM clock_timestamp() - least(min(k.until), (
+        SELECT min(p.time) FROM parked p
+        WHERE p.consumer = $1 AND p.source = s.source AND p.tenant = $4 AND p.key = ANY ($5::text[])
+    ))), 0)::float8 END
+    FROM known_until k WHERE k.consumer = $1 AND k.source = s.source AND k.shard = ANY ($3::smallint[])) AS seconds
+FROM unnest($2::text[]) AS s(source)
+"""
+_OF_ALL: Final = """
+SELECT source, shard, greatest(extract(epoch FROM clock_timestamp() - until), 0)::float8 AS seconds
+FROM known_until WHERE consumer = $1
+"""
+_MEASURED: Final = """
+INSERT INTO consumer_lag (consumer, topic, partition, events)
+SELECT $1, topic, partition, events FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS g(topic, partition, events)
+ON CONFLICT (consumer, topic, partition) DO UPDATE SET events = excluded.events, measured_at = clock_timestamp()
+"""
+_LAG: Final = "SELECT topic, sum(events)::bigint AS events FROM consumer_lag WHERE consumer = $1 GROUP BY topic"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAge:
+    """How old what is known of a source is, in seconds.
+
+    Attributes:
+        source: ``intake``.
+        seconds: of its oldest shard; None: of one at least it was never heard.
+        shards: of how many shards it was heard.
+
+    """
+
+    source: str
+    seconds: float | None
+    shards: int
+
+
+class Knowledge:
+    """What one service's database says of its knowledge of others."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def hear(self, consumer: str, watermarks: Iterable[Watermark]) -> None:
+        """Note watermarks that were come to; an older one than is known changes nothing."""
+        given = sorted(watermarks, key=lambda one: (one.source, one.shard))
+        if not given:
+            return
+        with translated():
+            await self._pool.execute(
+                _HEAR,
+                consumer,
+                [one.source for one in given],
+                [one.shard for one in given],
+                [one.until for one in given],
+            )
+
+    async def by_shard(self, consumer: str) -> dict[tuple[str, int], float]:
+        """Return the age, in seconds, of what is known of each source and shard that was ever heard of."""
+        with translated():
+            rows = await self._pool.fetch(_OF_ALL, consumer)
+        return {(row["source"], row["shard"]): row["seconds"] for row in rows}
+
+    async def by_source(self, consumer: str, sources: Iterable[str]) -> list[SourceAge]:
+        """Return how old what is known of each source is, at its oldest."""
+        ages = await self.by_shard(consumer)
+        told: list[SourceAge] = []
+        for source in sources:
+            of = [seconds for (name, _), seconds in ages.items() if name == source]
+            told.append(SourceAge(source, max(of) if len(of) == SHARDS else None, len(of)))
+        return told
+
+    async def measured(self, consumer: str, lags: Mapping[tuple[str, int], int]) -> None:
+        """Note how many events of partitions wait, by topic and partition."""
+        if not lags:
+            return
+        given = sorted(lags.items())
+        with translated():
+            await self._pool.execute(
+                _MEASURED,
+                consumer,
+                [topic for (topic, _), _ in given],
+                [partition for (_, partition), _ in given],
+                [events for _, events in given],
+            )
+
+    async def lag(self, consumer: str) -> dict[str, int]:
+        """Return how many events of each topic wait, as its partitions' holders last measured."""
+        with translated():
+            rows = await self._pool.fetch(_LAG, consumer)
+        return {row["topic"]: row["events"] for row in rows}
+
+
+async def ages(
+    connection: Connection, consumer: str, sources: Sequence[str], tenant: str, keys: Collection[str]
+) -> dict[str, float | None]:
+    """Return, by source, the seconds since it is known that nothing of `keys` is missing; None: it never was.
+
+    Without keys it is about all shards.
+    """
+    shards = sorted({shard_of(tenant, key) for key in keys}) if keys else list(range(SHARDS))
+    with translated():
+        rows = await connection.fetch(_AGES, consumer, list(sources), shards, tenant, list(keys))
+    return {row["source"]: row["seconds"] for row in rows}
