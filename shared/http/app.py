@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
 from shared.fhir.json import dump
@@ -19,6 +21,8 @@ from shared.http.errors import refusal, routing_refusal
 from shared.http.interactions import FhirRoutes, offered_by
 from shared.http.observe import Observe
 from shared.http.openapi import openapi_of
+from shared.http.operations.standard import standard_operations
+from shared.runtime.everywhere import operations_for
 from shared.security.caller import everybody
 from shared.version import VERSION
 
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     from shared.runtime.service import Service
     from shared.runtime.settings import Settings
     from shared.security.caller import Authenticate
+
+PACKED_FROM: Final = 1024
+"""Bytes of an answer from which on it is packed, for callers that accept gzip."""
 
 
 def create_fhir_app(
@@ -61,7 +68,9 @@ def create_fhir_app(
 
     """
     fhir_routes: list[BaseRoute] = []
+    service = replace(service, operations=(*service.operations, *operations_for(service.types)))
     offered = offered_by(service, interactions)
+    service = replace(service, operations=(*service.operations, *standard_operations(service.types, offered)))
     if backend is not None:
         since = datetime.now(UTC)
 
@@ -96,6 +105,7 @@ def create_fhir_app(
             "logs": False,
         },  # its spans and logs carry paths, and so patients
     )
+    app.add_middleware(GZipMiddleware, minimum_size=PACKED_FROM, compresslevel=5)
     app.add_middleware(Observe, service=service.name)
     if backend is not None:
         app.openapi = lambda: openapi_of(service, offered, settings.base_url)  # type: ignore[method-assign]

@@ -12,20 +12,25 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 from shared.fhir.outcome import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from shared.fhir.history import HistoryQuery
     from shared.fhir.json import Resource
+    from shared.fhir.patch.apply import Patch
     from shared.fhir.search import SearchQuery
+    from shared.http.entries import Answer, Change, Done, Request
     from shared.http.paging import PageLinks
     from shared.runtime.service import Operation, OperationCall
     from shared.store.access import Access
     from shared.store.types import Page, Stored, Written
 
-TypeInteraction: TypeAlias = Literal["read", "vread", "update", "delete", "history-instance", "create", "search-type"]
+TypeInteraction: TypeAlias = Literal[
+    "read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type"
+]
 """Codes of https://hl7.org/fhir/R4/valueset-type-restful-interaction.html that this server knows."""
 
 ALL_INTERACTIONS: frozenset[TypeInteraction] = frozenset(
-    ("read", "vread", "update", "delete", "history-instance", "create", "search-type")
+    ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type")
 )
 
 Returns: TypeAlias = Literal["representation", "minimal", "OperationOutcome"]
@@ -127,6 +132,24 @@ class OperationResult:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Transacted:
+    """What a transaction left: by entry, what became of a change or what a GET answers; what was committed where."""
+
+    done: Mapping[int, Done]
+    answers: Mapping[int, Answer]
+    positions: tuple[Position, ...] = ()
+
+
+Read: TypeAlias = "Callable[[Backend, Request], Awaitable[Answer]]"
+"""Answers a GET entry from a backend.
+
+Raises:
+    FhirError: there is no such thing, or the request cannot be understood.
+
+"""
+
+
 class Backend(Protocol):
     """A FHIR server without its HTTP."""
 
@@ -150,8 +173,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def history(self, context: RequestContext, type_: str, id_: str, *, count: int, cursor: str | None) -> Page:
-        """Return the versions of one resource, newest first, deletions included."""
+    async def history(self, context: RequestContext, query: HistoryQuery, *, cursor: str | None) -> Page:
+        """Return versions of one resource, a type or everything, newest first, deletions included."""
         ...
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
@@ -175,10 +198,51 @@ class Backend(Protocol):
         """Commit a new version of the resource whose id it carries; only over version `expected` if given."""
         ...
 
+    async def patch(
+        self, context: RequestContext, type_: str, id_: str, patch: Patch, *, expected: int | None
+    ) -> WriteResult:
+        """Commit the current version as `patch` changes it, validated and guarded as an update is.
+
+        Raises:
+            NotFound, Gone: there is nothing to patch.
+            BadRequest: not a patch, or one that leaves what is not valid FHIR.
+            PreconditionFailed: `expected` is not the current version.
+            Unprocessable: the patch does not fit the current version, or its outcome is against a rule.
+
+        """
+        ...
+
     async def delete(
         self, context: RequestContext, type_: str, id_: str, *, expected: int | None
     ) -> WriteResult | None:
         """Commit a deletion; None where it was deleted before."""
+        ...
+
+    async def change(self, context: RequestContext, change: Change) -> WriteResult | None:
+        """Commit one update, patch or deletion of what a condition finds; None where there was nothing to delete.
+
+        Raises:
+            NotFound: the condition of a patch finds nothing.
+            PreconditionFailed: it finds several.
+
+        """
+        ...
+
+    async def transact(
+        self, context: RequestContext, requests: Sequence[Request], changes: Sequence[Change], read: Read
+    ) -> Transacted:
+        """Commit all changes of a transaction Bundle, or none, and answer its GETs, which see what was changed.
+
+        Args:
+            context: who asks.
+            requests: all entries of the Bundle.
+            changes: those of them that change something.
+            read: answers a GET from a backend.
+
+        Raises:
+            FhirError: refused; every issue has its place in the Bundle.
+
+        """
         ...
 
     async def operation(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:

@@ -65,6 +65,28 @@ def _found(base_url: str, stored: Stored, mode: bytes) -> bytes:
     return b'{"fullUrl":"' + url + b'","resource":' + stored.body + b',"search":{"mode":"' + mode + b'"}}'
 
 
+def document(identifier: str, profile: str, moment: datetime, entries: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a document: `entries` are fullUrl and body, the Composition first.
+
+    Args:
+        identifier: a URI that no other document has.
+        profile: canonical of the profile it claims.
+        moment: when it was put together.
+        entries: what it holds.
+
+    """
+    head: Resource = {
+        "resourceType": "Bundle",
+        "id": new_id(),
+        "meta": {"lastUpdated": instant(moment), "profile": [profile]},
+        "identifier": {"system": "urn:ietf:rfc:3986", "value": identifier},
+        "type": "document",
+        "timestamp": instant(moment),
+    }
+    joined = [b'{"fullUrl":' + dump(url) + b',"resource":' + body + b"}" for url, body in entries]
+    return _close(dump(head), joined)
+
+
 def history(base_url: str, entries: Iterable[Stored], *, links: Iterable[Link], total: int | None = None) -> bytes:
     """Return a history Bundle; a deletion has no resource."""
     return _close(_head("history", links, total), [_version(base_url, stored) for stored in entries])

@@ -1,7 +1,8 @@
 """`/livez`, `/readyz` and `/metrics`: what Kubernetes, `kap up` and Prometheus ask.
 
 Alive means that every task of the process makes progress; a task that does not for too long (a consumer that lives on
-after a rebalance and never moves again) makes `/livez` fail, so that the process is started anew. Ready means that the
+after a rebalance and never moves again) makes `/livez` fail, so that the process is started anew. One that goes on and
+fails (a timer) is named there with its trouble: a new process would fail as well. Ready means that the
 database answers and has this version's schema; Kafka is not asked, for the outbox exists so that a session can be
 documented while Kafka is down.
 """
@@ -31,12 +32,14 @@ class Watchdog:
         name: of the task.
         stalled_after: seconds without progress after which the task counts as stalled.
         age: returns the seconds since the last progress.
+        trouble: returns what is wrong although it makes progress, None where nothing is.
 
     """
 
     name: str
     stalled_after: float
     age: Callable[[], float]
+    trouble: Callable[[], str | None] = lambda: None
 
     @property
     def stalled(self) -> bool:
@@ -67,8 +70,9 @@ def health_routes(
 
     async def livez(request: Request) -> Response:
         request.scope["state"]["route"] = "/livez"
-        tasks = {dog.name: {"idle_seconds": round(dog.age(), 1), "stalled": dog.stalled} for dog in watchdogs()}
-        alive = not any(task["stalled"] for task in tasks.values())
+        dogs = watchdogs()
+        tasks = {dog.name: _told(dog) for dog in dogs}
+        alive = not any(dog.stalled for dog in dogs)
         return _status(service, good=alive, more={"tasks": tasks})
 
     async def readyz(request: Request) -> Response:
@@ -86,6 +90,12 @@ def health_routes(
         return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
     return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+
+
+def _told(dog: Watchdog) -> dict[str, object]:
+    told: dict[str, object] = {"idle_seconds": round(dog.age(), 1), "stalled": dog.stalled}
+    trouble = dog.trouble()
+    return told if trouble is None else {**told, "trouble": trouble}
 
 
 def _status(service: str, *, good: bool, more: Mapping[str, object]) -> Response:

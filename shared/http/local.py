@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -13,18 +13,22 @@ from shared.events.topics import MAX_EVENT_BODY_BYTES
 from shared.fhir.extraction import compartment_key
 from shared.fhir.ids import new_id
 from shared.fhir.json import Json, Resource, dump, parse
-from shared.fhir.outcome import NotFound, PreconditionFailed, TooLarge
-from shared.http.backend import OperationResult, WriteResult, positions_of
+from shared.fhir.outcome import FhirError, NotFound, PreconditionFailed, TooLarge
+from shared.http.backend import OperationResult, Transacted, WriteResult, positions_of
 from shared.http.body import LARGE
+from shared.http.entries import READS, Change, refused
+from shared.http.transactions import Changes, ChangesRefused, Ground
 from shared.runtime.record import Prepared, Record, open_record, prepare
-from shared.store.access import Access
 from shared.store.connection import retry_conflicts
 
 if TYPE_CHECKING:
+    from shared.fhir.history import HistoryQuery
+    from shared.fhir.patch.apply import Patch
     from shared.fhir.search import SearchQuery
-    from shared.http.backend import RequestContext
+    from shared.http.backend import Read, RequestContext
+    from shared.http.entries import Answer, Request
     from shared.runtime.service import Operation, OperationCall, Service
-    from shared.store.store import Store
+    from shared.store.store import Store, Transaction
     from shared.store.types import Page, Stored, Written
 
 AWAIT_SECONDS: Final = 2.0
@@ -36,26 +40,34 @@ _MOST_PUBLISHED: Final = MAX_EVENT_BODY_BYTES - 1024
 
 @dataclass(frozen=True, slots=True)
 class LocalBackend:
-    """A `Backend` over one service's store."""
+    """A `Backend` over one service's store.
+
+    With `within` it reads in that transaction, which sees what it has written itself.
+    """
 
     service: Service
     store: Store
+    within: Transaction | None = None
+
+    @property
+    def _reads(self) -> Store | Transaction:
+        return self.store if self.within is None else self.within
 
     async def read(self, context: RequestContext, type_: str, id_: str) -> Stored:
         """Return the current version."""
-        return await self.store.read(context.access, type_, id_)
+        return await self._reads.read(context.access, type_, id_)
 
     async def vread(self, context: RequestContext, type_: str, id_: str, version: int) -> Stored:
         """Return one version."""
-        return await self.store.read_version(context.access, type_, id_, version)
+        return await self._reads.read_version(context.access, type_, id_, version)
 
-    async def history(self, context: RequestContext, type_: str, id_: str, *, count: int, cursor: str | None) -> Page:
-        """Return the versions of one resource, newest first."""
-        return await self.store.history(context.access, type_, id_, count=count, cursor=cursor)
+    async def history(self, context: RequestContext, query: HistoryQuery, *, cursor: str | None) -> Page:
+        """Return versions of one resource, a type or everything, newest first."""
+        return await self._reads.history(context.access, query, cursor=cursor)
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of what matches."""
-        return await self.store.search(context.access, query, cursor=cursor)
+        return await self._reads.search(context.access, query, cursor=cursor)
 
     async def create(
         self, context: RequestContext, resource: Resource, *, if_none_exist: SearchQuery | None
@@ -64,8 +76,10 @@ class LocalBackend:
 
         A type without guards and a request without a condition cost one round trip.
         """
+        if if_none_exist is not None:
+            return await self._conditionally_created(context, resource, if_none_exist)
         ready = await self._prepared(context, resource, new_id())
-        if if_none_exist is None and not self.service.guards.get(ready.type):
+        if not self.service.guards.get(ready.type):
             written = await retry_conflicts(
                 lambda: self.store.write(
                     context.access,
@@ -74,14 +88,10 @@ class LocalBackend:
             )
             return _result(written, [written], context)
         behind = await self._behind(context, ready.type)
-        return await retry_conflicts(lambda: self._create(context, ready, if_none_exist, behind))
+        return await retry_conflicts(lambda: self._create(context, ready, behind))
 
-    async def _create(
-        self, context: RequestContext, ready: Prepared, if_none_exist: SearchQuery | None, behind: Sequence[str]
-    ) -> WriteResult:
+    async def _create(self, context: RequestContext, ready: Prepared, behind: Sequence[str]) -> WriteResult:
         async with self._record(context, ready.key, behind=behind) as record:
-            if if_none_exist is not None and (held := await _existing(record, if_none_exist)) is not None:
-                return WriteResult(held, created=False)
             written = await record.create(ready)
         return _result(written, record.written, context)
 
@@ -98,6 +108,42 @@ class LocalBackend:
             written = await record.update(ready, expected=expected)
         return _result(written, record.written, context)
 
+    async def patch(
+        self, context: RequestContext, type_: str, id_: str, patch: Patch, *, expected: int | None
+    ) -> WriteResult:
+        """Patch the current version, then validate, guard and commit it as an update."""
+        behind = await self._behind(context, type_)
+        return await retry_conflicts(lambda: self._patch(context, type_, id_, patch, expected, behind))
+
+    async def _patch(
+        self,
+        context: RequestContext,
+        type_: str,
+        id_: str,
+        patch: Patch,
+        expected: int | None,
+        behind: Sequence[str],
+    ) -> WriteResult:
+        key = await self._key_of(context, type_, id_)
+        async with self._record(context, *key, behind=behind) as record:
+            held = await record.transaction.find(context.access, type_, id_, lock=True)
+            if held is None or held.deleted:
+                held = await record.transaction.read(context.access, type_, id_)
+            if expected is not None and expected != held.version:
+                raise PreconditionFailed(
+                    f"The current version is {held.version}, not {expected}. Read it, and patch that.",
+                    expression=["http.if-match"],
+                )
+            if len(held.body) + context.body_bytes < LARGE:
+                ready = prepare(patch.apply(parse(held.body)), id_)
+            else:
+                ready = await asyncio.to_thread(self._prepare_patched, patch, held.body, id_)
+            written = await record.update(ready, expected=held.version)
+        return _result(written, record.written, context)
+
+    def _prepare_patched(self, patch: Patch, body: bytes, id_: str) -> Prepared:
+        return self._prepare_large(patch.apply(parse(body)), id_)
+
     async def delete(
         self, context: RequestContext, type_: str, id_: str, *, expected: int | None
     ) -> WriteResult | None:
@@ -113,18 +159,83 @@ class LocalBackend:
             written = await record.delete(type_, id_, expected=expected)
         return None if written is None else _result(written, record.written, context)
 
+    async def _conditionally_created(
+        self, context: RequestContext, resource: Resource, condition: SearchQuery
+    ) -> WriteResult:
+        result = await self.change(context, Change(0, "POST", condition.type, None, condition, resource=resource))
+        if result is None:
+            raise AssertionError("a create leaves a resource")
+        return result
+
+    async def change(self, context: RequestContext, change: Change) -> WriteResult | None:
+        """Guard and commit one change of what a condition finds; racing ones by the same condition wait in line."""
+        behind = await self._behind(context, change.type)
+        try:
+            done, record = await Changes(self._ground(context, behind), (change,)).make(_nothing_more)
+        except ChangesRefused as refusal:
+            raise refusal.errors[change.index] from refusal
+        stored, created = done[change.index].stored, done[change.index].created
+        if stored is None:
+            return None
+        return WriteResult(stored, created, positions_of(record.written, context.access.tenant))
+
+    async def transact(
+        self, context: RequestContext, requests: Sequence[Request], changes: Sequence[Change], read: Read
+    ) -> Transacted:
+        """Guard and commit all changes in one transaction of the database, in which the GETs are answered, too."""
+        judged = any(change.type in self.service.judges_on_news for change in changes)
+        behind = await self._behind(context) if judged else ()
+        answers: dict[int, Answer] = {}
+
+        async def read_all(record: Record) -> None:
+            within = replace(self, within=record.transaction)
+            errors: dict[int, FhirError] = {}
+            for request in requests:
+                if request.method in READS:
+                    try:
+                        answers[request.index] = await read(within, request)
+                    except FhirError as error:
+                        errors[request.index] = error
+            if errors:
+                raise ChangesRefused(errors)
+
+        try:
+            done, record = await Changes(self._ground(context, behind), changes).make(read_all)
+        except ChangesRefused as refusal:
+            raise refused(refusal.errors, {change.index: change.type for change in changes}) from refusal
+        return Transacted(done, answers, positions_of(record.written, context.access.tenant))
+
+    def _ground(self, context: RequestContext, behind: Sequence[str]) -> Ground:
+        def record(keys: Iterable[str]) -> AbstractAsyncContextManager[Record]:
+            return self._record(context, *keys, behind=behind)
+
+        ready = prepare if context.body_bytes <= _MOST_PUBLISHED else self._prepare_large
+        return Ground(
+            self.store, context, self.service.fixed_ids, self.service.judges_on_news, record=record, prepare=ready
+        )
+
     async def operation(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:
         """Run the operation's handler in one transaction, with the records it is about locked.
 
-        Those are the record the instance belongs to, and the patients and records its parameters name or hold.
+        Those are the record the instance belongs to, and the patients and records its parameters name or hold. Within
+        a transaction it is one that only reads, and runs in that one, which holds its locks already.
         """
+        if self.within is not None:
+            record = Record(
+                self.service,
+                self.within,
+                context.access,
+                request_id=context.request_id,
+                traceparent=context.traceparent,
+            )
+            return OperationResult(await asyncio.to_thread(dump, await operation.handler(call, record)))
         behind = await self._behind(context)
         return await retry_conflicts(lambda: self._operation(context, operation, call, behind))
 
     async def _operation(
         self, context: RequestContext, operation: Operation, call: OperationCall, behind: Sequence[str]
     ) -> OperationResult:
-        keys = set(_named_keys(call.parameters))
+        keys = set(named_keys(call.parameters))
         if call.id is not None:
             keys.update(await self._key_of(context, call.type, call.id))
         async with self._record(context, *keys, behind=behind) as record:
@@ -192,42 +303,19 @@ class LocalBackend:
         )
 
 
+async def _nothing_more(_record: Record) -> None:
+    """Do nothing before the commit."""
+
+
 def _result(written: Written, all_written: list[Written], context: RequestContext) -> WriteResult:
     return WriteResult(written.stored, written.created, positions_of(all_written, context.access.tenant))
 
 
-async def _existing(record: Record, condition: SearchQuery) -> Stored | None:
-    """Return the one resource that the condition of a conditional create matches, None where there is none.
-
-    Uniqueness counts all of the tenant's data. Racing creators of one condition wait for each other here, until the
-    first has committed.
-
-    Raises:
-        PreconditionFailed: several match, or one that this caller may not see; the answer is the same.
-
-    """
-    said = "&".join(sorted(f"{name}={value}" for name, value in condition.given))
-    await record.transaction.claim(record.access.tenant, f"{condition.type}?{said}")
-    everything = Access.unrestricted(record.access.tenant)
-    found = (await record.transaction.search(everything, condition)).entries
-    if not found:
-        return None
-    visible = await record.transaction.find(record.access, condition.type, found[0].id)
-    if len(found) > 1 or visible is None or visible.deleted:
-        raise PreconditionFailed(
-            "If-None-Exist does not name exactly one resource: nothing was created. Use a condition that can match one "
-            "only, such as identifier=system|value.",
-            code="multiple-matches",
-            expression=["http.if-none-exist"],
-        )
-    return visible
-
-
-def _named_keys(value: Json) -> Iterator[str]:
+def named_keys(value: Json) -> Iterator[str]:
     """Yield the records that an operation's parameters are about: patients they name, resources they hold."""
     if isinstance(value, list):
         for member in value:
-            yield from _named_keys(member)
+            yield from named_keys(member)
     elif isinstance(value, dict):
         resource = value.get("resource")
         if isinstance(resource, dict) and isinstance(type_ := resource.get("resourceType"), str):
@@ -239,4 +327,4 @@ def _named_keys(value: Json) -> Iterator[str]:
             yield "/".join(reference.split("/")[:2])
         for name, member in value.items():
             if name != "resource":
-                yield from _named_keys(member)
+                yield from named_keys(member)

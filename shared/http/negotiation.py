@@ -1,4 +1,4 @@
-"""What the caller sends and accepts: media types, `_format`, `_pretty`, `_summary`, `Prefer`, ETags and dates.
+"""What the caller sends and accepts: media types, `_format`, `_pretty`, `_summary`, `_elements`, `Prefer`, ETags.
 
 Source: https://hl7.org/fhir/R4/http.html#mime-type, https://www.rfc-editor.org/rfc/rfc9110, RFC 7240 (Prefer).
 """
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache
-from typing import Literal, cast
+from typing import cast
 
 from shared.fhir.outcome import BadRequest, NotAcceptable, UnsupportedMediaType
+from shared.fhir.patch.apply import FHIRPATH_PATCH, JSON_PATCH, MERGE_PATCH, PATCH_FORMATS
+from shared.fhir.subset import Summary, View
 from shared.http.backend import Returns
 
 FHIR_JSON = "application/fhir+json; fhirVersion=4.0"
@@ -27,15 +29,29 @@ _CHARSETS = frozenset(("utf-8", "utf8", "us-ascii"))
 _ETAG = re.compile(r'(?:W/)?"([1-9][0-9]{0,17})"|([1-9][0-9]{0,17})')
 _RETURNS = frozenset(("representation", "minimal", "OperationOutcome"))
 
-Summary = Literal["false", "count"]
+GENERAL = frozenset(("_format", "_pretty", "_summary", "_elements"))
+"""Parameters of any request: how the answer is to be written."""
+
+_SUMMARIES = frozenset(("true", "text", "data", "count", "false"))
+_BOOLEANS = frozenset(("true", "false"))
 
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """How the answer is to be written."""
+    """How the answer is to be written.
+
+    Attributes:
+        media_type: of the answer.
+        pretty: indented.
+        view: what of each resource is shown; None: all of it.
+        counting: of a search, only the number.
+
+    """
 
     media_type: str = FHIR_JSON
     pretty: bool = False
+    view: View | None = None
+    counting: bool = False
 
 
 def _media_type(text: str) -> tuple[str, dict[str, str]]:
@@ -113,37 +129,83 @@ def require_form(content_type: str | None) -> None:
         )
 
 
-def take_presentation(
-    pairs: Sequence[tuple[str, str]], accept: str | None
-) -> tuple[Presentation, Summary, list[tuple[str, str]]]:
-    """Split the general parameters from a request's pairs; return how to answer, `_summary`, and the other pairs.
+def patch_format(content_type: str | None) -> str:
+    """Return which form of patch a request body is: one of `PATCH_FORMATS`. FHIR's own JSON is a FHIRPath Patch.
 
     Raises:
-        BadRequest: a `_summary` or `_elements` this server does not offer.
-        NotAcceptable: a `_format` it does not speak.
+        PatchNotRead: none of them.
 
     """
-    format_: str | None = None
-    pretty = False
-    summary: Summary = "false"
+    name, _ = _media_type(content_type or "")
+    if name in {JSON_PATCH, MERGE_PATCH}:
+        return name
+    try:
+        require_json(content_type)
+    except UnsupportedMediaType as error:
+        raise PatchNotRead(
+            f"A patch is one of {', '.join(PATCH_FORMATS)}, by its Content-Type.", expression=["http.content-type"]
+        ) from error
+    return FHIRPATH_PATCH
+
+
+def is_plain_json(content_type: str | None) -> bool:
+    """Tell whether a body is said to be JSON, and not to be FHIR."""
+    return _media_type(content_type or "")[0] == PLAIN_JSON
+
+
+class PatchNotRead(UnsupportedMediaType):
+    """415 with the forms of patch that are read (RFC 5789, section 2.2)."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`Accept-Patch`."""
+        return {"Accept-Patch": ", ".join(PATCH_FORMATS)}
+
+
+def take_presentation(
+    pairs: Sequence[tuple[str, str]], accept: str | None
+) -> tuple[Presentation, list[tuple[str, str]]]:
+    """Split the general parameters from a request's pairs; return how to answer, and the other pairs.
+
+    Raises:
+        BadRequest: a `_summary`, `_elements` or `_pretty` that cannot be understood.
+        NotAcceptable: a `_format` that is not spoken here.
+
+    """
+    given: dict[str, str] = {}
     rest = []
     for name, value in pairs:
-        match name:
-            case "_format":
-                format_ = value
-            case "_pretty":
-                pretty = value == "true"
-            case "_summary" if value in {"false", "count"}:
-                summary = cast("Summary", value)
-            case "_summary" | "_elements":
-                raise BadRequest(
-                    f"{name}={value} is not offered here; leave it out and the whole resource is returned.",
-                    code="not-supported",
-                    expression=[f"http.{name}"],
-                )
-            case _:
-                rest.append((name, value))
-    return Presentation(accepted(accept, format_), pretty), summary, rest
+        if name not in GENERAL:
+            rest.append((name, value))
+        elif name == "_elements" and name in given:
+            given[name] += f",{value}"
+        else:
+            given[name] = value
+    if not given:
+        return Presentation(accepted(accept, None)), rest
+    for name, allowed in (("_summary", _SUMMARIES), ("_pretty", _BOOLEANS)):
+        if given.get(name, "false") not in allowed:
+            raise BadRequest(
+                f"{name} is one of {', '.join(sorted(allowed))}.", code="value", expression=[f"http.{name}"]
+            )
+    summary = given.get("_summary", "false")
+    elements = frozenset(_element(part) for part in given.get("_elements", "").split(",") if part.strip())
+    view = None
+    if summary in {"true", "text", "data"}:
+        if elements:
+            raise BadRequest(
+                "Ask for _summary or for _elements, not for both.", code="value", expression=["http._elements"]
+            )
+        view = View(cast("Summary", summary))
+    elif elements:
+        view = View(elements=elements)
+    pretty = given.get("_pretty") == "true"
+    return Presentation(accepted(accept, given.get("_format")), pretty, view, counting=summary == "count"), rest
+
+
+def _element(text: str) -> str:
+    """Return an element's name: ``Patient.name`` and ``value[x]`` are ``name`` and ``value``."""
+    return text.strip().rpartition(".")[2].removesuffix("[x]")
 
 
 @lru_cache(maxsize=256)

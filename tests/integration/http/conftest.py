@@ -25,7 +25,7 @@ MOST = 1024 * 1024
 async def no_goal_without_words(change, record):
     """A rule, what it does not judge without news, and a fact that follows from a write in the same transaction."""
     if change.after is not None and change.after["lifecycleStatus"] == "planned":
-        record.require_current()
+        await record.require_current()
     if change.after is not None and change.after["description"].get("text") == "nothing":
         raise Unprocessable("A goal says something.", rule="T1", expression=["Goal.description"])
     if change.interaction == "create":
@@ -45,6 +45,11 @@ async def complete(call, record):
     return {**goal, "lifecycleStatus": "completed", "meta": {"versionId": str(written.stored.version)}}
 
 
+async def goals(call, record):
+    found = await record.search("Goal", {"patient": call.id})
+    return {"resourceType": "Parameters", "parameter": [{"name": "count", "valueInteger": len(found)}]}
+
+
 async def fail(call, record):
     await record.create({"resourceType": "Patient", "active": True})
     raise RuntimeError("after the write")
@@ -57,6 +62,7 @@ SERVICE = Service(
     guards={"Goal": (no_goal_without_words,)},
     operations=(
         Operation("complete", "Goal", "instance", complete),
+        Operation("goals", "Patient", "instance", goals, affects_state=False),
         Operation("fail", "Patient", "type", fail),
     ),
     consumes=("sessions",),

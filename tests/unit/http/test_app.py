@@ -14,10 +14,11 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from shared.fhir.history import HistoryQuery
 from shared.fhir.json import dump
 from shared.fhir.outcome import Gone, NotFound, Unavailable
 from shared.http.app import create_fhir_app
-from shared.http.backend import OperationResult, Position, WriteResult
+from shared.http.backend import ALL_INTERACTIONS, OperationResult, Position, WriteResult
 from shared.runtime.service import Operation, Service
 from shared.runtime.settings import Settings
 from shared.store.types import Page, Stored
@@ -51,9 +52,9 @@ class FewLines:
         self.asked.append((type_, id_, version))
         raise Gone("That version is the deletion.")
 
-    async def history(self, context, type_, id_, *, count, cursor):
-        self.asked.append(("history", count, cursor))
-        return Page([stored(type_, id_)], next="older")
+    async def history(self, context, query, *, cursor):
+        self.asked.append((query, cursor))
+        return Page([stored(query.type or "Patient", query.id or "p1")], next="older")
 
     async def search(self, context, query, *, cursor):
         self.asked.append((query, cursor))
@@ -150,13 +151,21 @@ async def test_pretty_changes_white_space_only(backend):
         ("GET", "/fhir/Patient/p1/_history/3", 410, "deleted"),
         ("GET", "/fhir/Patient/p1/$nothing", 404, "not-supported"),
         ("GET", "/elsewhere", 404, "not-found"),
-        ("PATCH", "/fhir/Patient/p1", 405, "not-supported"),
+        ("PATCH", "/fhir/Patient/p1", 415, "not-supported"),
+        ("PATCH", "/fhir/metadata", 405, "not-supported"),
         ("POST", "/fhir/Patient/p1", 405, "not-supported"),
-        ("DELETE", "/fhir/Patient", 405, "not-supported"),
-        ("PUT", "/fhir/Patient", 405, "not-supported"),
-        ("POST", "/fhir", 405, "not-supported"),
+        ("DELETE", "/fhir/Patient", 400, "required"),
+        ("PUT", "/fhir/Patient", 400, "required"),
+        ("POST", "/fhir", 415, "not-supported"),
         ("GET", "/fhir/Patient/p1/$merge", 405, "not-supported"),
-        ("GET", "/fhir/Patient/p1/_history?_since=2026", 400, "not-supported"),
+        ("GET", "/fhir/Patient/p1/_history?_sort=date", 400, "not-supported"),
+        ("GET", "/fhir/Patient/_history?_since=yesterday", 400, "value"),
+        ("GET", "/fhir/_history?_at=now", 400, "value"),
+        ("GET", "/fhir/_history?_count=0", 400, "value"),
+        ("GET", "/fhir/Nonsense/_history", 404, "not-supported"),
+        ("GET", "/fhir/Patient/p1?_summary=count", 400, "value"),
+        ("GET", "/fhir/Patient/p1?_summary=some", 400, "value"),
+        ("GET", "/fhir/Patient/p1?_elements=name,shoe", 400, "value"),
         ("GET", "/fhir/Patient/p1/_history?_count=0", 400, "value"),
         ("GET", "/fhir/Patient?_page=made-up", 400, "value"),
         ("GET", "/fhir/Patient?name=%FF", 400, "structure"),
@@ -356,7 +365,8 @@ async def test_a_history_is_paged(backend):
         assert following.startswith(f"{BASE}/Patient/p1/_history?_page=")
         await http.get(following.replace("kap.example", "anything"))
         elsewhere = await http.get(following.replace("kap.example", "anything").replace("/p1/", "/p2/"))
-    assert backend.asked == [("history", 1, None), ("history", 1, "older")]
+    query = HistoryQuery("Patient", "p1", 1, given=(("_count", "1"),))
+    assert backend.asked == [(query, None), (query, "older")]
     outcome_of(elsewhere, 400)
 
 
@@ -399,7 +409,7 @@ async def test_what_is_not_offered_is_405_and_not_in_the_metadata(backend):
     by_type = {one["type"]: one for one in statement["rest"][0]["resource"]}
     assert [one["code"] for one in by_type["Patient"]["interaction"]] == ["read", "create"]
     assert "searchParam" not in by_type["Patient"]
-    assert len(by_type["Coverage"]["interaction"]) == 7
+    assert {one["code"] for one in by_type["Coverage"]["interaction"]} == ALL_INTERACTIONS
 
 
 async def test_middleware_stands_around_the_fhir_routes_only_and_there_is_one_of_it(backend):
@@ -443,7 +453,7 @@ async def test_openapi_lists_what_is_offered(backend):
     async with client(backend) as http:
         document = (await http.get("/openapi.json")).json()
     assert document["servers"] == [{"url": BASE}]
-    assert set(document["paths"]["/Patient/{id}"]) == {"get", "put", "delete"}
+    assert set(document["paths"]["/Patient/{id}"]) == {"get", "put", "patch", "delete"}
     assert "/Patient/{id}/$merge" in document["paths"]
 
 

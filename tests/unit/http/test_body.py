@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import gzip
+import tracemalloc
+import zlib
+
 import pytest
 from starlette.requests import ClientDisconnect
 
-from shared.fhir.outcome import BadRequest, TooLarge
+from shared.fhir.outcome import BadRequest, TooLarge, UnsupportedMediaType
 from shared.http.body import LARGE, MAX_DEPTH, parse_body, read_body
 
 
@@ -45,6 +49,43 @@ async def test_a_caller_that_goes_away_is_no_error_of_ours():
     receive, _ = stream(b"x", b"y", then_gone=True)
     with pytest.raises(ClientDisconnect):
         await read_body(receive, {}, 100)
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 1000])
+async def test_a_packed_body_is_unpacked_piece_by_piece(pieces):
+    packed = gzip.compress(b"resource " * 50)
+    step = -(-len(packed) // pieces)
+    receive, _ = stream(*(packed[start : start + step] for start in range(0, len(packed), step)))
+    assert await read_body(receive, {"content-encoding": "gzip"}, 450) == b"resource " * 50
+
+
+async def test_a_few_bytes_that_unpack_to_more_than_the_limit_are_refused_and_never_held():
+    bomb = gzip.compress(b"0" * 200_000_000, compresslevel=9)
+    receive, _ = stream(bomb)
+    tracemalloc.start()
+    with pytest.raises(TooLarge):
+        await read_body(receive, {"content-encoding": "gzip", "content-length": str(len(bomb))}, 300_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3_000_000
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [b"plain", gzip.compress(b"x" * 90)[:-3], gzip.compress(b"x") + b"more", b"", zlib.compress(b"x")],
+    ids=["plain", "cut off", "followed by more", "empty", "zlib"],
+)
+async def test_a_body_that_is_not_what_gzip_made_is_refused(packed):
+    receive, _ = stream(packed)
+    with pytest.raises(BadRequest):
+        await read_body(receive, {"content-encoding": "gzip"}, 100)
+
+
+async def test_a_body_packed_otherwise_is_refused_with_what_is_read():
+    receive, _ = stream(b"x")
+    with pytest.raises(UnsupportedMediaType) as refused:
+        await read_body(receive, {"content-encoding": "br"}, 100)
+    assert refused.value.headers == {"Accept-Encoding": "gzip, identity"}
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,16 @@ from datetime import UTC, datetime
 import pytest
 
 from shared.fhir.outcome import BadRequest, NotAcceptable, UnsupportedMediaType
+from shared.fhir.patch.apply import FHIRPATH_PATCH, JSON_PATCH, MERGE_PATCH, PATCH_FORMATS
+from shared.fhir.subset import View
 from shared.http.negotiation import (
     FHIR_JSON,
     PLAIN_JSON,
+    Presentation,
     accepted,
     http_date,
     not_modified,
+    patch_format,
     preferences,
     require_form,
     require_json,
@@ -18,6 +22,7 @@ from shared.http.negotiation import (
     version_of_etag,
 )
 
+BIRTH = frozenset(("name", "birthDate", "value"))
 CHANGED = datetime(2026, 11, 22, 10, 30, 15, 250_000, tzinfo=UTC)
 
 
@@ -93,21 +98,54 @@ def test_a_search_by_post_is_a_form():
 
 
 def test_general_parameters_are_taken_from_the_search_parameters():
-    presentation, summary, rest = take_presentation(
+    presentation, rest = take_presentation(
         [("_pretty", "true"), ("code", "x"), ("_format", "json"), ("_summary", "count")], None
     )
-    assert presentation.pretty
-    assert presentation.media_type == FHIR_JSON
-    assert summary == "count"
+    assert presentation == Presentation(FHIR_JSON, pretty=True, counting=True)
     assert rest == [("code", "x")]
 
 
-@pytest.mark.parametrize("pair", [("_summary", "text"), ("_elements", "id")])
-def test_a_shortened_resource_is_refused_and_not_silently_given_whole(pair):
+@pytest.mark.parametrize(
+    ("pairs", "view"),
+    [
+        ([], None),
+        ([("_summary", "false")], None),
+        ([("_summary", "data")], View("data")),
+        ([("_elements", "name, Patient.birthDate"), ("_elements", "value[x]")], View(elements=BIRTH)),
+        ([("_elements", "")], None),
+    ],
+)
+def test_what_of_a_resource_is_wanted_is_understood(pairs, view):
+    assert take_presentation(pairs, None)[0].view == view
+
+
+@pytest.mark.parametrize(
+    "pairs", [[("_summary", "most")], [("_pretty", "yes")], [("_summary", "text"), ("_elements", "id")]]
+)
+def test_a_view_that_cannot_be_understood_is_refused_and_not_silently_the_whole(pairs):
     with pytest.raises(BadRequest) as refused:
-        take_presentation([pair], None)
-    assert refused.value.issues[0].code == "not-supported"
-    assert refused.value.issues[0].expression == (f"http.{pair[0]}",)
+        take_presentation(pairs, None)
+    assert refused.value.issues[0].expression == (f"http.{pairs[-1][0]}",)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [
+        ("application/json-patch+json", JSON_PATCH),
+        ("application/merge-patch+json; charset=utf-8", MERGE_PATCH),
+        ("application/fhir+json", FHIRPATH_PATCH),
+        ("application/json", FHIRPATH_PATCH),
+    ],
+)
+def test_the_form_of_a_patch_is_told_by_its_media_type(content_type, form):
+    assert patch_format(content_type) == form
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/xml-patch+xml", "application/fhir+xml"])
+def test_another_form_of_patch_is_refused_with_those_that_are_read(content_type):
+    with pytest.raises(UnsupportedMediaType) as refused:
+        patch_format(content_type)
+    assert refused.value.headers["Accept-Patch"] == ", ".join(PATCH_FORMATS)
 
 
 @pytest.mark.parametrize(
