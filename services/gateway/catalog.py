@@ -6,7 +6,7 @@ what the services really register.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from shared.fhir.outcome import MethodNotAllowed
 from shared.runtime.ownership import (
@@ -14,6 +14,8 @@ from shared.runtime.ownership import (
     DELIVERY,
     GATEWAY,
     INTAKE,
+    OUTCOMES,
+    SCHEDULING,
     SESSIONS,
     types_of,
 )
@@ -35,9 +37,27 @@ async def _answered_by_its_owner(call: OperationCall, _record: Record) -> NoRetu
     raise MethodNotAllowed(f"{call.type}/${call.name} is answered by the service that owns it.")
 
 
-def _forwarded(name: str, type_: str, documentation: str) -> Operation:
-    return Operation(name, type_, "instance", _answered_by_its_owner, documentation=documentation)
+def _forwarded(
+    name: str,
+    type_: str,
+    documentation: str,
+    *,
+    level: Literal["instance", "type"] = "instance",
+    reads: bool = False,
+    definition: str | None = None,
+) -> Operation:
+    return Operation(
+        name,
+        type_,
+        level,
+        _answered_by_its_owner,
+        affects_state=not reads,
+        documentation=documentation,
+        definition=definition,
+    )
 
+
+LEVELS: tuple[Literal["instance", "type"], ...] = ("instance", "type")
 
 FORWARDED: dict[str, tuple[Operation, ...]] = {
     INTAKE: (
@@ -46,6 +66,55 @@ FORWARDED: dict[str, tuple[Operation, ...]] = {
             "Patient",
             "Judges from the record and the newest screening questionnaire whether the patient may be treated.",
         ),
+        _forwarded(
+            "match",
+            "Patient",
+            "Finds who of those held may be a Patient, best first, with a grade and why. Creates nothing.",
+            level="type",
+            reads=True,
+            definition="http://hl7.org/fhir/OperationDefinition/Patient-match",
+        ),
+        _forwarded("merge", "Patient", "Joins two records of one person by Patient.link.", level="type"),
+        _forwarded("unmerge", "Patient", "Parts two records that were joined.", level="type"),
+        _forwarded("replay", "RiskAssessment", "Makes the decision of a screening again.", reads=True),
+        *(
+            _forwarded("populate", "Questionnaire", "A response to begin with.", level=level, reads=True)
+            for level in LEVELS
+        ),
+    ),
+    SCHEDULING: (
+        _forwarded(
+            "find",
+            "Appointment",
+            "Finds times at which everybody and everything that a kind of visit needs is free together, best first.",
+            level="type",
+            reads=True,
+        ),
+        _forwarded("hold", "Appointment", "Keeps a proposed time for some minutes.", level="type"),
+        _forwarded("book", "Appointment", "Books a held or a proposed time.", level="type"),
+        _forwarded("book-series", "Appointment", "Lays and books all visits of a course in one call.", level="type"),
+        _forwarded(
+            "prerequisites",
+            "Appointment",
+            "Says of all that a visit of a kind would stand on whether it is met, and what to do.",
+            level="type",
+            reads=True,
+        ),
+        _forwarded(
+            "prerequisites",
+            "Appointment",
+            "Says of all that the visit stands on whether it is met, and what to do.",
+            reads=True,
+        ),
+        _forwarded("reschedule", "Appointment", "Moves a visit to another time."),
+        _forwarded("cancel", "Appointment", "Cancels a visit, with a reason."),
+        _forwarded("check-in", "Appointment", "Records that the patient is there."),
+        _forwarded("no-show", "Appointment", "Records that the patient did not come."),
+        _forwarded("calendar-link", "Appointment", "Makes a secret link to an iCalendar feed.", level="type"),
+        _forwarded(
+            "revoke-calendar-links", "Appointment", "Makes all links to an iCalendar feed worthless.", level="type"
+        ),
+        _forwarded("generate", "Schedule", "Makes the free Slots of a Schedule from its hours."),
     ),
     SESSIONS: (
         _forwarded(
@@ -53,6 +122,27 @@ FORWARDED: dict[str, tuple[Operation, ...]] = {
             "Encounter",
             "Opens a dose of ketamine or esketamine in a dosing session that is in progress, when the gate is open.",
         ),
+        _forwarded("pre-dose-gate", "Encounter", "Tells every check before a dose, with value, limit and verdict."),
+        _forwarded("discharge", "Encounter", "Ends a visit and records how the patient left."),
+        _forwarded("rems-form", "Encounter", "Fills the monitoring form of the REMS from the session."),
+        _forwarded("substance-book", "SupplyDelivery", "Books on the ledger of controlled substances.", level="type"),
+        _forwarded(
+            "substance-balance", "SupplyDelivery", "What a vial holds, or held at a time.", level="type", reads=True
+        ),
+        _forwarded(
+            "substance-inventory", "SupplyDelivery", "What every vial held at a time.", level="type", reads=True
+        ),
+        _forwarded(
+            "substance-log", "SupplyDelivery", "The dispensing log: every entry of a time.", level="type", reads=True
+        ),
+    ),
+    OUTCOMES: (
+        *(
+            _forwarded("evaluate-measure", "Measure", "Evaluates a measure for a period.", level=level, reads=True)
+            for level in LEVELS
+        ),
+        _forwarded("csv", "Measure", "Every measure of the clinic as a table.", level="type", reads=True),
+        _forwarded("superbill", "MeasureReport", "The visits of a period with their codes.", level="type", reads=True),
     ),
     DELIVERY: (
         _forwarded("retry", "Task", "Delivers once more what was refused, superseded or cancelled."),

@@ -8,52 +8,45 @@ owner's answer is put into the copy before it is given to the caller; the event 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlencode
 
-import structlog
-
-from services.gateway.catalog import OWN_TYPES, OWNERS, TYPES, owner_of_operation
+from services.gateway.catalog import OWN_TYPES, OWNERS, owner_of_operation
+from services.gateway.copies import Copies
 from services.gateway.everything import everything
 from services.gateway.operations import EVERYTHING
-from services.gateway.owners import Answered, Owners
-from services.gateway.routing import Unresolved, knowing, owner_of_new
+from services.gateway.owners import ANSWER_SECONDS, Answered, Owners
 from services.gateway.rules import awaits
 from services.gateway.seen import Seen
-from shared.events.envelope import Event, Interaction
-from shared.events.shards import shard_of
-from shared.fhir.dates import interval
-from shared.fhir.extraction import compartment_key, extract, labels_of
-from shared.fhir.ids import new_id, subject_uuid
-from shared.fhir.index import IndexRows
-from shared.fhir.json import Resource, dump, parse
-from shared.fhir.outcome import FhirError, NotFound, Unavailable
-from shared.http.backend import OperationResult, Position, WriteResult
+from services.gateway.transactions import Routing, done_of, in_place
+from services.gateway.whose import Whose, key_of
+from shared.fhir.extraction import compartment_key
+from shared.fhir.ids import new_id
+from shared.fhir.json import Resource, dump
+from shared.fhir.outcome import FhirError, NotFound
+from shared.http.backend import OperationResult, Position, Transacted, WriteResult
 from shared.http.body import LARGE
-from shared.http.local import LocalBackend
-from shared.http.negotiation import etag, version_of_etag
-from shared.runtime.ownership import ALONE
+from shared.http.conditions import as_query
+from shared.http.entries import READS, Answer, Done, refused
+from shared.http.local import LocalBackend, named_keys
+from shared.http.negotiation import etag
+from shared.runtime.ownership import ALONE, GATEWAY
 from shared.runtime.record import valid
-from shared.store.body import join, parts
-from shared.store.connection import retry_conflicts
-from shared.store.types import Stored
 
 if TYPE_CHECKING:
+    from shared.fhir.history import HistoryQuery
+    from shared.fhir.patch.apply import Patch
     from shared.fhir.search import SearchQuery
-    from shared.http.backend import RequestContext
+    from shared.http.backend import Read, RequestContext
+    from shared.http.entries import Change, Request
     from shared.runtime.service import Operation, OperationCall, Service
     from shared.store.store import Store
-    from shared.store.types import Page
+    from shared.store.types import Page, Stored
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+ENTRY_SECONDS: Final = 0.02
+"""What each entry of a transaction adds to the time its answer may take."""
 
-EVENT_SECONDS: Final = 2.0
-"""How long an answer may wait for the event of what it tells of, where the answer itself is not the whole of it."""
-
-_POLL: Final = 0.01
 _WHOLE: Final = {"Prefer": "return=representation"}
 
 
@@ -70,6 +63,14 @@ class GatewayBackend:
     def _local(self) -> LocalBackend:
         return LocalBackend(self.service, self.store)
 
+    @property
+    def _whose(self) -> Whose:
+        return Whose(self.store)
+
+    @property
+    def _copies(self) -> Copies:
+        return Copies(self.service.name, self.store, self.owners)
+
     # Reading: the copy
 
     async def read(self, context: RequestContext, type_: str, id_: str) -> Stored:
@@ -80,9 +81,9 @@ class GatewayBackend:
         """Return one version."""
         return await self._local.vread(context, type_, id_, version)
 
-    async def history(self, context: RequestContext, type_: str, id_: str, *, count: int, cursor: str | None) -> Page:
-        """Return the versions of one resource, newest first."""
-        return await self._local.history(context, type_, id_, count=count, cursor=cursor)
+    async def history(self, context: RequestContext, query: HistoryQuery, *, cursor: str | None) -> Page:
+        """Return versions of one resource, a type or everything, newest first."""
+        return await self._local.history(context, query, cursor=cursor)
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of what matches."""
@@ -103,14 +104,17 @@ class GatewayBackend:
         if resource["resourceType"] in OWN_TYPES:
             return await self._local.create(context, resource, if_none_exist=if_none_exist)
         key = await _checked(context, resource, new_id())
-        owner = await self._owner_of_new(context, resource)
+        owner = None
         headers = dict(_WHOLE)
         if if_none_exist is not None:
-            headers["If-None-Exist"] = urlencode(if_none_exist.given)
+            headers["If-None-Exist"] = as_query(if_none_exist)
+            if if_none_exist.type not in ALONE:
+                owner, _ = await self._found(context, if_none_exist, where="http.if-none-exist")
+        owner = owner or await self._whose.of_new(context.access, resource)
         answer = await self._send(
             owner, "POST", str(resource["resourceType"]), key, context, body=dump(resource), headers=headers
         )
-        return await self._written(owner, answer, context)
+        return await self._copies.written(owner, answer, context)
 
     async def update(self, context: RequestContext, resource: Resource, *, expected: int | None) -> WriteResult:
         """Have the owner commit a new version.
@@ -124,11 +128,34 @@ class GatewayBackend:
         if type_ in OWN_TYPES:
             return await self._local.update(context, resource, expected=expected)
         key = await _checked(context, resource, id_)
-        owner = await self._origin(context, type_, id_) or await self._owner_of_new(context, resource)
+        owner = await self._whose.origin(context.access, type_, id_) or await self._whose.of_new(
+            context.access, resource
+        )
         headers = _WHOLE if expected is None else {**_WHOLE, "If-Match": etag(expected)}
         place = f"{type_}/{id_}"
         answer = await self._send(owner, "PUT", place, key, context, body=dump(resource), headers=headers)
-        return await self._written(owner, answer, context)
+        return await self._copies.written(owner, answer, context)
+
+    async def patch(
+        self, context: RequestContext, type_: str, id_: str, patch: Patch, *, expected: int | None
+    ) -> WriteResult:
+        """Have the owner patch its current version.
+
+        Raises:
+            NotFound: there is no such resource here.
+            FhirError: as the owner refuses; Unavailable, where it is not there.
+            OutcomeUnknown: the owner did not answer.
+
+        """
+        if type_ in OWN_TYPES:
+            return await self._local.patch(context, type_, id_, patch, expected=expected)
+        owner, key = await self._whose.held_by(context.access, type_, id_)
+        headers = {**_WHOLE, "Content-Type": patch.media_type}
+        if expected is not None:
+            headers["If-Match"] = etag(expected)
+        place = f"{type_}/{id_}"
+        answer = await self._send(owner, "PATCH", place, key, context, body=dump(patch.body), headers=headers)
+        return await self._copies.written(owner, answer, context)
 
     async def delete(
         self, context: RequestContext, type_: str, id_: str, *, expected: int | None
@@ -143,16 +170,113 @@ class GatewayBackend:
         """
         if type_ in OWN_TYPES:
             return await self._local.delete(context, type_, id_, expected=expected)
-        held = await self.store.find(context.access, type_, id_)
-        owner = ALONE.get(type_) if held is None else held.origin
-        if owner is None:
-            raise NotFound(f"There is no {type_}/{id_} here.")
-        key = f"{type_}/{id_}" if held is None or held.deleted else compartment_key(parse(held.body), type_, id_)
+        owner, key = await self._whose.held_by(context.access, type_, id_)
         headers = {} if expected is None else {"If-Match": etag(expected)}
         answer = await self._send(owner, "DELETE", f"{type_}/{id_}", key, context, headers=headers)
-        if not answer.positions or "etag" not in answer.headers:
+        return await self._copies.gone(owner, answer, context, type_, id_)
+
+    async def change(self, context: RequestContext, change: Change) -> WriteResult | None:
+        """Have the owner of what a condition finds decide on it: the one the copy names, else the content's.
+
+        Raises:
+            PreconditionFailed: it finds resources of several owners.
+            FhirError: as the owner refuses; Unavailable, where it is not there.
+            OutcomeUnknown: the owner did not answer.
+
+        """
+        type_, condition = change.type, change.condition
+        if type_ in OWN_TYPES or condition is None:
+            return await self._local.change(context, change)
+        key: str | None = None
+        if change.resource is not None:
+            key = await _checked(context, change.resource, new_id())
+        owner, found = await self._found(context, condition, where="http.url")
+        if owner is None and change.resource is not None:
+            owner = await self._whose.of_new(context.access, change.resource)
+        if owner is None:
+            if change.method == "DELETE":
+                return None
+            raise NotFound(f"The condition finds no {type_}.", expression=["http.url"])
+        headers = {} if change.expected is None else {"If-Match": etag(change.expected)}
+        body = None if change.resource is None else dump(change.resource)
+        if change.patch is not None:
+            headers["Content-Type"], body = change.patch.media_type, dump(change.patch.body)
+        if change.method != "DELETE":
+            headers.update(_WHOLE)
+        path = f"{type_}?{as_query(condition)}"
+        answer = await self._send(
+            owner, change.method, path, key or found or type_, context, body=body, headers=headers
+        )
+        if change.method != "DELETE":
+            return await self._copies.written(owner, answer, context)
+        if "location" not in answer.headers:
             return None
-        return await self._gone(owner, answer, context, type_, id_)
+        id_ = answer.headers["location"].split("/")[-3]
+        return await self._copies.gone(owner, answer, context, type_, id_)
+
+    async def _found(
+        self, context: RequestContext, condition: SearchQuery, *, where: str
+    ) -> tuple[str | None, str | None]:
+        """Return owner and key of what a condition finds here. A type of one owner is that owner's to decide on."""
+        found = await self._whose.found(context.access.tenant, condition, where=where)
+        return (ALONE.get(condition.type), None) if found is None else found
+
+    async def transact(
+        self, context: RequestContext, requests: Sequence[Request], changes: Sequence[Change], read: Read
+    ) -> Transacted:
+        """Have the one owner of all changes commit them, or none; GETs are answered from the copy when it has them.
+
+        A GET that cannot be answered refuses the whole before anything is sent.
+
+        Raises:
+            Unprocessable: the changes belong to several owners.
+            FhirError: as the owner refuses; Unavailable, where it is not there.
+            OutcomeUnknown: the owner did not answer.
+
+        """
+        reads = [request for request in requests if request.method in READS]
+        answers, errors = await self._answers(reads, read)
+        if errors:
+            raise refused(errors, {})
+        if not changes:
+            return Transacted({}, answers)
+        routed = await Routing(self.store, context, requests, changes).route()
+        done = dict.fromkeys(routed.nothing, Done(None, created=False))
+        positions: tuple[Position, ...] = ()
+        if routed.owner == GATEWAY:
+            own = await self._local.transact(context, (), changes, read)
+            done, positions = {**done, **own.done}, own.positions
+        elif routed.owner is not None:
+            try:
+                answer = await self._send(
+                    routed.owner,
+                    "POST",
+                    "",
+                    routed.keys,
+                    context,
+                    body=routed.body,
+                    headers=_WHOLE,
+                    seconds=ANSWER_SECONDS + ENTRY_SECONDS * len(routed.sent),
+                )
+            except FhirError as error:
+                raise in_place(error, routed.sent) from error
+            sent, left = done_of(answer, routed)
+            await self._copies.apply(left, answer.positions, context)
+            done, positions = {**done, **sent}, answer.positions
+        answers, errors = await self._answers(reads, read)
+        for index, refusal in errors.items():  # what this transaction deleted
+            answers[index] = Answer(refusal.status, dump(refusal.as_fhir()))
+        return Transacted(done, answers, positions)
+
+    async def _answers(self, reads: Sequence[Request], read: Read) -> tuple[dict[int, Answer], dict[int, FhirError]]:
+        answers: dict[int, Answer] = {}
+        errors: dict[int, FhirError] = {}
+        for request in reads:
+            try:
+                answers[request.index] = await read(self, request)
+            except FhirError as error:
+                errors[request.index] = error
+        return answers, errors
 
     async def operation(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:
         """Run an operation: `$everything` here, any other at the service that owns it or its instance.
@@ -165,20 +289,20 @@ class GatewayBackend:
         if operation is EVERYTHING and call.id is not None:
             return await everything(self.store, context, call.id, call.parameters)
         owner = owner_of_operation(operation)
-        key = call.type
+        key = min(named_keys(call.parameters), default=call.type)
         if call.id is not None:
             held = await self.store.find(context.access, call.type, call.id)
             key = f"{call.type}/{call.id}"
             if held is not None:
                 owner = held.origin
-                key = key if held.deleted else compartment_key(parse(held.body), call.type, call.id)
+                key = key_of(held)
         if owner not in OWNERS:
             return await self._local.operation(context, operation, call)
         body = dump(call.parameters) if call.parameters.get("parameter") else None
         path = f"{call.type}/${call.name}" if call.id is None else f"{call.type}/{call.id}/${call.name}"
         answer = await self._send(owner, "POST", path, key, context, body=body)
-        await self._read_back(owner, answer, context)
-        await self._taken_in(answer.positions)
+        await self._copies.read_back(owner, answer, context, call)
+        await self._copies.taken_in(answer.positions)
         return OperationResult(answer.body, answer.status, answer.positions)
 
     async def _send(
@@ -186,161 +310,26 @@ class GatewayBackend:
         owner: str,
         method: str,
         path: str,
-        key: str,
+        about: str | Sequence[str],
         context: RequestContext,
         *,
         body: bytes | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = ANSWER_SECONDS,
     ) -> Answered:
+        """Send a request on, with the positions that its caller may have seen along the records it is `about`."""
         tenant = context.access.tenant
-        events = await self.store.inbox.positions(self.service.name, OWNERS, tenant, key)
-        told = {position.service: position.sequence for position in context.awaits if position.key == key}
-        awaited = awaits(owner, key, (events, self.seen.of(tenant, key), told))
+        awaited = []
+        for key in (about,) if isinstance(about, str) else about:
+            events = await self.store.inbox.positions(self.service.name, OWNERS, tenant, key)
+            told = {position.service: position.sequence for position in context.awaits if position.key == key}
+            awaited.append(awaits(owner, key, (events, self.seen.of(tenant, key), told)))
         sent = dict(headers or {})
-        if awaited is not None:
-            sent["X-Kap-Await"] = awaited
-        answer = await self.owners.send(owner, method, path, context, body=body, headers=sent)
+        if any(awaited):
+            sent["X-Kap-Await"] = ", ".join(filter(None, awaited))
+        answer = await self.owners.send(owner, method, path, context, body=body, headers=sent, seconds=seconds)
         self.seen.note(answer.positions)
         return answer
-
-    # Whose it is
-
-    async def _origin(self, context: RequestContext, type_: str, id_: str) -> str | None:
-        held = await self.store.find(context.access, type_, id_)
-        return None if held is None else held.origin
-
-    async def _owner_of_new(self, context: RequestContext, resource: Resource) -> str:
-        """Return the owner by content, looking up the owners of what it refers to as the rule asks for them."""
-        origins: dict[tuple[str, str], str | None] = {}
-        while True:
-            try:
-                return owner_of_new(resource, knowing(origins))
-            except Unresolved as needed:
-                origins[needed.resource] = await self._origin(context, *needed.resource)
-
-    # What it left, in the copy before it is answered
-
-    async def _written(self, owner: str, answer: Answered, context: RequestContext) -> WriteResult:
-        resource: Resource = parse(answer.body)
-        stored = _stored(resource, answer.body, owner, "create" if answer.status == 201 else "update")
-        if answer.positions:
-            await self._apply(stored, resource, answer.positions, context)
-        else:  # a conditional create that found what is there already: its event is on its way
-            await self._held(stored, context)
-        return WriteResult(stored, created=answer.status == 201, positions=answer.positions)
-
-    async def _gone(self, owner: str, answer: Answered, context: RequestContext, type_: str, id_: str) -> WriteResult:
-        """Put the deletion into the copy, with the owner's time, which only its history tells."""
-        version = version_of_etag(answer.headers["etag"])
-        when = await self._deleted_at(owner, type_, id_, version, context)
-        head, tail = parts(type_, id_, None)
-        body = join(head, version, when or datetime.now(UTC), tail)
-        stored = _stored(parse(body), body, owner, "delete")
-        if when is None:
-            await self._taken_in(answer.positions)
-        else:
-            await self._apply(stored, None, answer.positions, context)
-        return WriteResult(stored, created=False, positions=answer.positions)
-
-    async def _deleted_at(
-        self, owner: str, type_: str, id_: str, version: int, context: RequestContext
-    ) -> datetime | None:
-        try:
-            answer = await self.owners.send(owner, "GET", f"{type_}/{id_}/_history?_count=5", context)
-        except FhirError:
-            return None
-        for entry in parse(answer.body).get("entry", ()):
-            response = entry.get("response", {})
-            if "resource" not in entry and response.get("etag") == etag(version):
-                return interval(response["lastModified"])[0]
-        return None
-
-    async def _read_back(self, owner: str, answer: Answered, context: RequestContext) -> None:
-        """Put the resource that an operation answered with into the copy, as its owner holds it."""
-        said = parse(answer.body) if answer.body else None
-        if not answer.positions or not isinstance(said, dict) or said.get("resourceType") not in TYPES:
-            return
-        if not isinstance(said.get("id"), str):
-            return
-        try:
-            held = await self.owners.send(owner, "GET", f"{said['resourceType']}/{said['id']}", context)
-        except FhirError:  # it was done all the same; the event tells the rest
-            return
-        resource: Resource = parse(held.body)
-        version = int(resource["meta"]["versionId"])
-        stored = _stored(resource, held.body, owner, "create" if version == 1 else "update")
-        await self._apply(stored, resource, answer.positions, context)
-
-    async def _apply(
-        self, stored: Stored, resource: Resource | None, positions: tuple[Position, ...], context: RequestContext
-    ) -> None:
-        """Store an owner's version as its event will; without the database it is left to the event."""
-        tenant = context.access.tenant
-        key = _key(stored, resource, positions)
-        sequence = max((one.sequence for one in positions if one.key == key), default=0)
-        event = Event(
-            id=f"{stored.type}/{stored.id}/{stored.version}",
-            source=stored.origin,
-            interaction=stored.interaction,
-            type=stored.type,
-            resource_id=stored.id,
-            version=stored.version,
-            time=stored.last_updated,
-            tenant=tenant,
-            key=key,
-            shard=shard_of(tenant, key),
-            sequence=sequence,
-            body=stored.body,
-            labels=() if resource is None else labels_of(resource),
-            request_id=context.request_id,
-            traceparent=context.traceparent,
-        )
-        index = IndexRows() if resource is None else await _extracted(resource, stored.body)
-        patient = None if event.patient is None else subject_uuid(event.patient.removeprefix("Patient/"))
-        try:
-            await retry_conflicts(partial(self.store.apply_copy, event, index, patient))
-        except Unavailable:
-            _log.warning("answer_not_applied", type=stored.type, owner=stored.origin, request_id=context.request_id)
-
-    async def _held(self, stored: Stored, context: RequestContext) -> None:
-        """Wait a while until the copy has a version."""
-        until = asyncio.get_running_loop().time() + EVENT_SECONDS
-        while asyncio.get_running_loop().time() < until:
-            held = await self.store.find(context.access, stored.type, stored.id)
-            if held is not None and held.version >= stored.version:
-                return
-            await asyncio.sleep(_POLL)
-
-    async def _taken_in(self, positions: tuple[Position, ...]) -> None:
-        """Wait a while until the events up to `positions` were taken in."""
-        await asyncio.gather(
-            *(
-                self.store.inbox.await_position(
-                    self.service.name, one.service, one.tenant, one.key, one.sequence, EVENT_SECONDS
-                )
-                for one in positions
-            )
-        )
-
-
-def _key(stored: Stored, resource: Resource | None, positions: tuple[Position, ...]) -> str:
-    if resource is not None:
-        return compartment_key(resource, stored.type, stored.id)
-    return next(one.key for one in positions if one.service == stored.origin)
-
-
-def _stored(resource: Resource, body: bytes, owner: str, interaction: Interaction) -> Stored:
-    meta = resource["meta"]
-    return Stored(
-        type=str(resource["resourceType"]),
-        id=str(resource["id"]),
-        version=int(meta["versionId"]),
-        last_updated=datetime.fromisoformat(meta["lastUpdated"]),
-        deleted=interaction == "delete",
-        body=body,
-        origin=owner,
-        interaction=interaction,
-    )
 
 
 async def _checked(context: RequestContext, resource: Resource, id_: str) -> str:
@@ -350,7 +339,3 @@ async def _checked(context: RequestContext, resource: Resource, id_: str) -> str
     else:
         after = await asyncio.to_thread(valid, resource, id_)
     return compartment_key(after, str(after["resourceType"]), id_)
-
-
-async def _extracted(resource: Resource, body: bytes) -> IndexRows:
-    return extract(resource) if len(body) < LARGE else await asyncio.to_thread(extract, resource)

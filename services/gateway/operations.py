@@ -1,8 +1,9 @@
-"""The operations that the gateway offers: `Patient/$everything` of its own, and those of the owners behind it."""
+"""The operations that the gateway offers: its own `$everything` and `$summary`, and those of the owners behind it."""
 
 from __future__ import annotations
 
 from services.gateway.catalog import FORWARDED
+from services.gateway.summary import SUMMARY
 from shared.fhir.json import Resource
 from shared.fhir.outcome import MethodNotAllowed
 from shared.runtime.record import Record
@@ -20,8 +21,8 @@ EVERYTHING = Operation(
     "instance",
     _paged,
     affects_state=False,
-    documentation="The patient's compartment as a searchset, page by page. Parameters: _type, _since, _count.",
+    documentation="The patient's compartment, page by page. Parameters: _type, _since, start, end, _count.",
     definition="http://hl7.org/fhir/OperationDefinition/Patient-everything",
 )
 
-OPERATIONS = (EVERYTHING, *(operation for operations in FORWARDED.values() for operation in operations))
+OPERATIONS = (EVERYTHING, *SUMMARY, *(operation for operations in FORWARDED.values() for operation in operations))

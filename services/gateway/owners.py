@@ -77,8 +77,9 @@ class Owners:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        seconds: float = ANSWER_SECONDS,
     ) -> Answered:
-        """Send a request on and return the owner's answer.
+        """Send a request on and return the owner's answer, for which at most `seconds` are waited.
 
         Raises:
             FhirError: the owner refused; with its status and its issues.
@@ -86,13 +87,24 @@ class Owners:
             OutcomeUnknown: no answer came; the change may have been made.
 
         """
-        sent = {"Accept": FHIR_JSON, "X-Request-Id": context.request_id, **(headers or {})}
+        sent = {
+            "Accept": FHIR_JSON,
+            "Accept-Encoding": "identity",
+            "X-Request-Id": context.request_id,
+            **(headers or {}),
+        }
         if context.traceparent is not None:
             sent["traceparent"] = context.traceparent
         if body is not None:
-            sent["Content-Type"] = FHIR_JSON
+            sent.setdefault("Content-Type", FHIR_JSON)
         try:
-            answer = await self._client.request(method, f"{self._urls[owner]}/{path}", content=body, headers=sent)
+            answer = await self._client.request(
+                method,
+                f"{self._urls[owner]}/{path}",
+                content=body,
+                headers=sent,
+                timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS),
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise Unavailable(
                 f"{owner}, which owns this, cannot be reached. Nothing was changed; try again.", retry_after=RETRY_AFTER

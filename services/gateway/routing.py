@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shared.fhir.json import Resource
-from shared.runtime.ownership import OriginOf, comes_from_elsewhere, owner_of
+from shared.fhir.kap import comes_from_elsewhere
+from shared.runtime.ownership import OriginOf, owner_of
 
 
 class Unresolved(Exception):

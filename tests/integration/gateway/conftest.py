@@ -28,7 +28,7 @@ from shared.store.store import Store
 async def raise_an_issue(change, record):
     """A rule that needs news, and a fact that follows in the owner's transaction: it reaches the gateway by event."""
     if change.interaction == "create":
-        record.require_current()
+        await record.require_current()
     if change.after is not None and change.after.get("status") == "entered-in-error" and change.interaction == "create":
         raise Unprocessable("Nothing begins as an error.", rule="T1", source="a test", expression=["Encounter.status"])
     if change.interaction == "create":

@@ -221,7 +221,73 @@ async def test_everything_of_a_patient_comes_page_by_page_and_nobody_elses(stack
         one["id"] for one in await found(stack, f"Patient/{ann['id']}/$everything?_since={last}")
     }
     assert (await stack.http.get("/fhir/Patient/nobody/$everything")).status_code == 404
-    assert (await stack.http.get(f"/fhir/Patient/{ann['id']}/$everything?start=2026")).status_code == 400
+    assert (await stack.http.get(f"/fhir/Patient/{ann['id']}/$everything?start=soon")).status_code == 400
+
+
+async def test_everything_brings_with_each_page_who_and_what_its_resources_refer_to(stack):
+    clinic = await stack.create({"resourceType": "Organization", "name": "Clinic"})
+    doctor = await stack.create({"resourceType": "Practitioner", "name": [{"family": "Hopper"}]})
+    role = await stack.create(
+        {
+            "resourceType": "PractitionerRole",
+            "practitioner": {"reference": f"Practitioner/{doctor['id']}"},
+            "organization": {"reference": f"Organization/{clinic['id']}"},
+        }
+    )
+    await stack.create({"resourceType": "Practitioner", "name": [{"family": "Nobody's"}]})
+    ann = await stack.create({**PATIENT, "generalPractitioner": [{"reference": f"PractitionerRole/{role['id']}"}]})
+    condition = await stack.create(
+        {
+            "resourceType": "Condition",
+            "code": {"text": "x"},
+            "subject": {"reference": f"Patient/{ann['id']}"},
+            "recorder": {"reference": f"http://gateway.example/fhir/Practitioner/{doctor['id']}"},
+        }
+    )
+    beside = {doctor["id"], role["id"], clinic["id"]}
+
+    async def told(query):
+        page = (await stack.http.get(f"/fhir/Patient/{ann['id']}/$everything?{query}")).json()
+        next_ = [link["url"].partition("?")[2] for link in page["link"] if link["relation"] == "next"]
+        return [(one["search"]["mode"], one["resource"]["id"]) for one in page.get("entry", [])], next_
+
+    whole, _ = await told("")
+    assert sorted(whole) == sorted(
+        [("match", ann["id"]), ("match", condition["id"]), *(("include", id_) for id_ in beside)]
+    )
+    first, [more] = await told("_count=1")
+    assert sorted(first) == sorted([("match", ann["id"]), *(("include", id_) for id_ in beside)])
+    second, _ = await told(more)
+    assert second == [("match", condition["id"]), ("include", doctor["id"])]
+    assert await told("_type=Condition") == ([("match", condition["id"])], [])
+    assert sorted((await told("_type=Condition,Practitioner"))[0]) == sorted(
+        [("match", condition["id"]), ("include", doctor["id"])]
+    )
+
+
+async def test_everything_of_a_time_is_the_care_of_then_and_what_is_of_every_time(stack):
+    ann = await stack.create(PATIENT)
+    await stack.carry(to="sessions")
+    encounter = await stack.create({**visit(ann), "period": {"start": "2026-03-01", "end": "2026-03-02"}})
+    readings = {
+        when: await stack.create({**reading(ann, encounter), "effectiveDateTime": when})
+        for when in ("2026-02-01", "2026-03-01", "2026-03-02T10:00:00Z")
+    }
+    for asked, days in (
+        ("start=2026-03-02", ["2026-03-02T10:00:00Z"]),
+        ("end=2026-03-01", ["2026-02-01", "2026-03-01"]),
+        ("start=2026-02&end=2026-02-28", ["2026-02-01"]),
+        ("start=2027", []),
+    ):
+        url, ids = f"/fhir/Patient/{ann['id']}/$everything?_count=1&{asked}", []
+        while url:
+            page = (await stack.http.get(url)).json()
+            ids += [entry["resource"]["id"] for entry in page.get("entry", ())]
+            url = next((one["url"] for one in page["link"] if one["relation"] == "next"), "")
+            url = url.removeprefix("http://gateway.example")
+        assert ann["id"] in ids
+        assert [when for when, one in readings.items() if one["id"] in ids] == days, asked
+        assert (encounter["id"] in ids) is (asked not in {"start=2026-02&end=2026-02-28", "start=2027"}), asked
 
 
 async def test_a_burst_of_writes_and_events_at_once_ends_with_equal_contents(stack):
@@ -252,12 +318,24 @@ async def test_metadata_names_every_type_and_the_owners_operations(stack):
     statement = (await stack.http.get("/fhir/metadata")).json()
     resources = {one["type"]: one for one in statement["rest"][0]["resource"]}
     assert {"Patient", "Appointment", "Observation", "MeasureReport", "Endpoint", "Subscription"} <= resources.keys()
-    assert {one["name"] for one in resources["Patient"]["operation"]} == {"everything", "screen"}
-    assert [one["name"] for one in resources["Encounter"]["operation"]] == ["start-dose"]
+    assert {one["name"] for one in resources["Patient"]["operation"]} >= {"everything", "screen", "validate"}
+    assert "start-dose" in {one["name"] for one in resources["Encounter"]["operation"]}
 
 
 async def test_what_the_gateway_owns_itself_is_written_here(stack):
     group = {"resourceType": "Group", "type": "person", "actual": True, "name": "all"}
     made = await stack.create(group)
     assert (await stack.http.get(f"/fhir/Group/{made['id']}")).json() == made
+    assert stack.switch.requests == []
+
+
+async def test_the_gateway_validates_and_answers_for_codes_itself(stack):
+    body = {"resourceType": "Patient", "gender": "nope"}
+    outcome = (await stack.http.post("/fhir/Patient/$validate", json=body)).json()
+    assert [issue["expression"] for issue in outcome["issue"]] == [["Patient.gender"]]
+    code = {"system": "https://kap-exchange.org/fhir/CodeSystem/kap", "code": "kap-course"}
+    assert (await stack.http.get("/fhir/CodeSystem/$lookup", params=code)).status_code == 200
+    group = await stack.create({"resourceType": "Group", "type": "person", "actual": True})
+    outcome = (await stack.http.get(f"/fhir/Group/{group['id']}/$validate")).json()
+    assert [issue["severity"] for issue in outcome["issue"]] == ["information"]
     assert stack.switch.requests == []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from services.gateway.everything import asked_by, given_in
+from services.gateway.everything import CARE_DATES, asked_by, given_in
 from services.gateway.routing import Unresolved, knowing, owner_of_new
 from services.gateway.rules import OwnerFault, awaits, refusal
 from services.gateway.seen import MOST, Seen
+from shared.fhir.dates import MAX_INSTANT
+from shared.fhir.definitions import search_parameters
 from shared.fhir.outcome import BadRequest, PreconditionFailed, Unavailable, Unprocessable, operation_outcome
 from shared.http.backend import Position
 
@@ -84,6 +88,25 @@ def test_everything_understands_its_parameters_and_no_others():
     assert asked.since is not None
     assert asked.since.isoformat() == "2026-11-22T00:00:00+00:00"
     assert asked_by([]).types is None
-    for wrong in ({"start": "2026"}, {"_type": "Nonsense"}, {"_count": "0"}, {"_count": "x"}, {"_since": "soon"}):
+    for wrong in (
+        {"start": "soon"},
+        {"begin": "2026"},
+        {"_type": "Nonsense"},
+        {"_count": "0"},
+        {"_count": "x"},
+        {"_since": "soon"},
+    ):
         with pytest.raises(BadRequest):
             asked_by(given_in(parameters(**wrong)))
+
+
+def test_care_is_dated_by_parameters_that_the_types_have():
+    for type_, codes in CARE_DATES.items():
+        assert {search_parameters(type_)[code].kind for code in codes} == {"date"}, type_
+
+
+def test_a_time_of_care_is_open_where_no_end_is_given():
+    care = asked_by([("start", "2026-03-01")]).care
+    assert care is not None
+    assert (care.low, care.high) == (datetime(2026, 3, 1, tzinfo=UTC), MAX_INSTANT)
+    assert asked_by([("_count", "2")]).care is None
