@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from services.intake.rules.course import Ground, course_after
-from services.intake.rules.eligibility import Sets
-from shared.fhir.codes import COURSE, EXT_STAGE, ID_EPISODE
+from services.intake.rules.forms import Sets
+from shared.fhir.codes import COURSE, EXT_STAGE, ID_EPISODE, PLAN
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     OPEN_EPISODE,
     drug_of,
     eligibility_outcome,
+    has_code,
     is_course,
     is_order_in_force,
     is_referral,
@@ -25,6 +26,7 @@ from shared.fhir.kap import (
     with_stage,
     with_status,
 )
+from shared.fhir.profiles import own
 from shared.fhir.raised import identifier
 from shared.runtime.medications import medication_of
 from shared.runtime.raising import content_of, own_work
@@ -81,6 +83,7 @@ def _new_course(patient: str, referral: str, now: datetime) -> Resource:
     stage = [{"url": "stage", "valueCode": "eligible"}, {"url": "period", "valuePeriod": {"start": when}}]
     return {
         "resourceType": "EpisodeOfCare",
+        "meta": own.claiming(own.COURSE),
         "extension": [{"url": EXT_STAGE, "extension": stage}],
         "identifier": [identifier(ID_EPISODE, referral)],
         "status": "planned",
@@ -99,7 +102,7 @@ async def _is_consented(record: Record, patient: str, now: datetime, change: Cha
 async def _is_planned(record: Record, patient: str, sets: Sets, change: Change | None) -> bool:
     about = {"patient": f"Patient/{patient}"}
     plans = with_change(await record.search("CarePlan", about), change, "CarePlan")
-    if not any(plan.get("status") == "active" for plan in plans):
+    if not any(plan.get("status") == "active" and has_code(plan.get("category"), PLAN) for plan in plans):
         return False
     orders = with_change(await record.search("MedicationRequest", about), change, "MedicationRequest")
     for order in orders:

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 
+from services.intake.consents import guard_consent
 from services.intake.course import bring_up_to_date, subject_id
-from services.intake.rules.course import may_move
-from services.intake.rules.orders import Weight, check_consent, check_order
+from services.intake.decisions import require_decision
+from services.intake.directory import guard_directory
+from services.intake.merging import guard_links
+from services.intake.orders import guard_order
+from services.intake.rules.course import may_move, statuses_of
+from services.intake.screening import JUDGED_BY, judge_again
 from services.intake.setting import Setting
-from shared.fhir.codes import WEIGHT
-from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     RUNNING_EPISODE,
-    drug_of,
-    effective_start,
     eligibility_outcome,
-    id_in,
     is_course,
-    is_order_in_force,
     is_referral,
-    is_treatment_consent,
     latest_eligibility,
     patient_of,
-    quantity_in,
     routes_consented,
     stage_of,
+    stages_of,
 )
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.belonging import belongs_here
-from shared.runtime.medications import medication_of
-from shared.runtime.ownership import BY_ENCOUNTER, comes_from_elsewhere
+from shared.runtime.ownership import BY_ENCOUNTER
 from shared.runtime.raising import is_own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Guard
@@ -60,10 +56,10 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
             )
 
     async def consent(change: Change, record: Record) -> None:
-        await _consent(change, record, setting)
+        await guard_consent(change, record, setting)
 
     async def order(change: Change, record: Record) -> None:
-        await _order(change, record, setting)
+        await guard_order(change, record, setting)
 
     async def plan(change: Change, record: Record) -> None:
         patient = subject_id(change)
@@ -73,62 +69,25 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def episode(change: Change, record: Record) -> None:
         await _episode(change, record, setting)
 
-    async def dose_elsewhere(change: Change, record: Record) -> None:
-        await _dose_elsewhere(change, record, setting)
+    async def decision(change: Change, record: Record) -> None:
+        await require_decision(change, record, setting)
 
-    return {
+    async def screened(change: Change, record: Record) -> None:
+        await judge_again(change, record, setting)
+
+    own: dict[str, tuple[Guard, ...]] = {
         **dict.fromkeys((*BY_ENCOUNTER, "Encounter", "QuestionnaireResponse"), (belongs_here,)),
+        **dict.fromkeys(("Practitioner", "PractitionerRole", "Organization", "Location"), (guard_directory,)),
+        "Patient": (guard_links,),
         "ServiceRequest": (referral,),
         "RiskAssessment": (assessment,),
+        "DetectedIssue": (decision,),
         "Consent": (consent,),
         "MedicationRequest": (order,),
         "CarePlan": (plan,),
         "EpisodeOfCare": (episode,),
-        "MedicationAdministration": (belongs_here, dose_elsewhere),
     }
-
-
-async def _consent(change: Change, record: Record, setting: Setting) -> None:
-    concerned = [one for one in (change.before, change.after) if one is not None and is_treatment_consent(one)]
-    if not concerned:
-        return
-    after = change.after
-    if after is not None and is_treatment_consent(after) and after.get("status") == "active":
-        lacking = check_consent(after, setting.orders)
-        if lacking:
-            raise Unprocessable(lacking)
-    patient = patient_of(concerned[-1])
-    if patient is not None:
-        await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)
-
-
-async def _order(change: Change, record: Record, setting: Setting) -> None:
-    after = change.after
-    resource = after or change.before or {}
-    drug = drug_of(await medication_of(record, resource), setting.sets)
-    patient = patient_of(resource)
-    if drug is None or patient is None:
-        return
-    is_intent = after is not None and is_order_in_force(after) and not comes_from_elsewhere(after)
-    if after is not None and is_intent:
-        requester = after.get("requester")
-        prescribers = [id_ for type_ in ("Practitioner", "PractitionerRole") if (id_ := id_in(requester, type_))]
-        weights = await _weights(record, patient, after, setting)
-        issues = check_order(after, drug, weights, setting.orders, prescribers)
-        if issues:
-            raise Unprocessable(issues)
-    await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)
-
-
-async def _weights(record: Record, patient: str, order: Resource, setting: Setting) -> list[Weight]:
-    ordered = interval(order["authoredOn"])[0] if "authoredOn" in order else setting.clock()
-    found = []
-    for one in await record.search("Observation", {"patient": f"Patient/{patient}", "code": WEIGHT.token()}):
-        when = effective_start(one)
-        kilograms = quantity_in(one.get("valueQuantity"), ("kg",))
-        if when is not None and kilograms and one["status"] in ("final", "amended", "corrected"):
-            found.append(Weight(Decimal(kilograms), (ordered.date() - when.date()).days))
-    return found
+    return {**own, **{type_: (*own.get(type_, ()), screened) for type_ in JUDGED_BY}}
 
 
 async def _episode(change: Change, record: Record, setting: Setting) -> None:
@@ -152,6 +111,16 @@ async def _episode(change: Change, record: Record, setting: Setting) -> None:
             rule="K-STAGE",
             source="KAP Exchange",
         )
+    allowed = statuses_of(stages_of(after), stage_of(after))
+    moved = (stage_of(before), before["status"]) != (stage_of(after), after["status"])
+    if moved and after["status"] not in {*allowed, "entered-in-error"}:
+        raise Unprocessable(
+            f"A course in stage {stage_of(after)} is {' or '.join(sorted(allowed))}, not {after['status']}; one that "
+            "ends before its first dosing session is cancelled. Give status and stage together.",
+            expression=["EpisodeOfCare.status"],
+            rule="K-STATUS",
+            source="FHIR R4 EpisodeOfCare.status; kap-stage",
+        )
     if before["status"] not in RUNNING_EPISODE and after["status"] in RUNNING_EPISODE:
         await _require_ground(record, after, setting)
 
@@ -169,20 +138,5 @@ async def _require_ground(record: Record, episode: Resource, setting: Setting) -
             f"The course cannot go on: it needs {lacking}.",
             expression=["EpisodeOfCare.status"],
             rule="K-HOLD",
-            source="KAP Exchange",
-        )
-
-
-async def _dose_elsewhere(change: Change, record: Record, setting: Setting) -> None:
-    """What intake keeps is history: a dose that is about to be given belongs to a visit, where its gate is."""
-    after = change.after
-    if after is None or after.get("status") not in ("in-progress", "on-hold") or comes_from_elsewhere(after):
-        return
-    if drug_of(await medication_of(record, after), setting.sets) is not None:
-        raise Unprocessable(
-            "A dose of ketamine is started in its visit: POST Encounter/<id>/$start-dose. One that was given elsewhere "
-            "is recorded as completed.",
-            expression=["MedicationAdministration.context"],
-            rule="G-VISIT",
             source="KAP Exchange",
         )

@@ -6,6 +6,7 @@ from services.intake.guards import guards
 from services.intake.operations import operations
 from services.intake.reactions import reactions
 from services.intake.setting import Clock, Setting, utc_now
+from services.intake.timers import timers
 from shared.runtime.app import App
 from shared.runtime.ownership import INTAKE, SESSIONS, types_of
 from shared.runtime.policy import Policy, load_policy
@@ -25,6 +26,7 @@ def intake(policy: Policy, clock: Clock = utc_now) -> Service:
         consumes=(SESSIONS,),
         holds=frozenset(("Encounter",)),
         reactions=reactions(setting),
+        timers=timers(setting),
     )
 
 

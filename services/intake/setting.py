@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from services.intake.rules.eligibility import EligibilityPolicy, Interaction, Sets
+from services.intake.rules.consents import ConsentPolicy
+from services.intake.rules.eligibility import Rules
+from services.intake.rules.forms import EligibilityPolicy, Interaction, Sets, TrialPolicy
 from services.intake.rules.orders import OrderPolicy
 from shared.fhir.cited import ValueSet
 from shared.runtime.policy import Policy
@@ -25,11 +27,15 @@ class Setting:
     """Intake's policy and clock."""
 
     policy: Policy
-    sets: Sets
-    eligibility: EligibilityPolicy
-    interactions: Mapping[str, Interaction]
+    rules: Rules
     orders: OrderPolicy
+    consent: ConsentPolicy
     clock: Clock
+
+    @property
+    def sets(self) -> Sets:
+        """The policy's value sets."""
+        return self.rules.sets
 
     @classmethod
     def of(cls, policy: Policy, clock: Clock = utc_now) -> Setting:
@@ -41,9 +47,13 @@ class Setting:
         """
         return cls(
             policy=policy,
-            sets=policy.section("value-sets", dict[str, ValueSet]),
-            eligibility=policy.section("eligibility", EligibilityPolicy),
-            interactions=policy.section("interactions", dict[str, Interaction]),
+            rules=Rules(
+                eligibility=policy.section("eligibility", EligibilityPolicy),
+                interactions=policy.section("interactions", dict[str, Interaction]),
+                antidepressants=policy.section("antidepressants", TrialPolicy),
+                sets=policy.section("value-sets", dict[str, ValueSet]),
+            ),
             orders=policy.section("orders", OrderPolicy),
+            consent=policy.section("consent", ConsentPolicy),
             clock=clock,
         )

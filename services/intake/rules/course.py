@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 BEFORE_PLAN = ("referred", "screening", "eligible", "consented")
 RUNNING = ("planned", "preparing", "dosing", "integrating", "follow-up")
+ENDED = ("finished", "stopped")
+AFTER_DOSE = frozenset(("dosing", "integrating", "follow-up"))
 STAGE_OF_VISIT = {
     "kap-prep": "preparing",
     "kap-dosing": "dosing",
@@ -42,6 +45,18 @@ def stage_after_visit(stage: str, visit: str | None) -> str:
     """Return the stage of a course in which such a visit began."""
     wanted = None if visit is None else STAGE_OF_VISIT.get(visit)
     return stage if wanted is None or stage not in RUNNING else wanted
+
+
+def statuses_of(stages: Collection[str], stage: str | None) -> frozenset[str]:
+    """Return the statuses that FHIR's binding lets a course have in a stage; `stages` are all it has been in.
+
+    One that ends before the first dosing session never was: cancelled, not finished.
+    """
+    if stage in ENDED:
+        return frozenset(("finished",) if AFTER_DOSE.intersection(stages) else ("cancelled",))
+    if stage in RUNNING:
+        return frozenset(("active", "onhold"))
+    return frozenset(("planned", "onhold"))
 
 
 def may_move(before: str | None, after: str | None) -> bool:

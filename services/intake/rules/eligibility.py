@@ -7,122 +7,52 @@ is not known is never taken for a no.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
-import msgspec
-
-from shared.fhir.cited import Cited, ValueSet, is_coded
+from services.intake.rules.forms import (
+    GRAVEST,
+    CodedSystems,
+    EligibilityPolicy,
+    Interaction,
+    Link,
+    Recent,
+    ScreeningRule,
+    Sets,
+    Severity,
+    TrialPolicy,
+    deciders,
+    severity_for,
+)
+from services.intake.rules.trials import Entry, Trial, episode_began, trials
+from shared.fhir.cited import ValueSet, is_coded
 from shared.fhir.dates import MIN_INSTANT, interval
+from shared.fhir.doses import most_daily_milligrams
 from shared.fhir.json import Resource
-from shared.fhir.kap import Drug, codes_of, effective_start
+from shared.fhir.kap import Drug, codes_of, effective_start, replaced_by
 
-Severity: TypeAlias = Literal["A", "R", "I"]
 Verdict: TypeAlias = Literal["hit", "decided", "not-known", "clear"]
 Outcome: TypeAlias = Literal["eligible", "not-eligible", "needs-answers", "needs-decision"]
-Sets: TypeAlias = Mapping[str, ValueSet]
-
-GRAVEST: tuple[Severity, ...] = ("A", "R", "I")
-
-
-# -- the form of the policy -------------------------------------------------------------------------------------------
-
-
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An item of the screening questionnaire, and the answer that is a hit."""
-
-    link: str
-    hit: bool
-
-
-class Recent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Conditions that count when they began within so many days."""
-
-    sets: tuple[str, ...]
-    days: int
-
-
-class ObservationSign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A LOINC code whose newest coded value counts when it is in a value set."""
-
-    code: str
-    set: str
-
-
-class Needed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An integer answer that must be at least `count`."""
-
-    link: str
-    count: int
-
-
-class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rule of eligibility. Sets are named as in `value-sets.yaml`.
-
-    `conditions` count while active, `history` also later, `suggests` are shown as evidence but decide nothing.
-    `graver` raises the severity when one of its sets is met. `indication`: asked only for that indication.
-    """
-
-    title: str
-    severity: Severity | dict[Drug, Severity]
-    advice: str
-    question: Question | None = None
-    conditions: tuple[str, ...] = ()
-    history: tuple[str, ...] = ()
-    suggests: tuple[str, ...] = ()
-    recent: Recent | None = None
-    allergies: tuple[str, ...] = ()
-    observations: tuple[ObservationSign, ...] = ()
-    graver: dict[str, Severity] = msgspec.field(default_factory=dict)
-    age_below: int | None = None
-    indication: str | None = None
-    needed: Needed | None = None
-    uncoded: bool = False
-
-
-class Interaction(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A medicine that matters beside ketamine."""
-
-    title: str
-    severity: Severity
-    medications: tuple[str, ...]
-    effect: str
-    advice: str
-
-
-class CodedSystems(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The terminologies a rule can read, by kind of entry."""
-
-    condition: tuple[str, ...]
-    allergy: tuple[str, ...]
-    medication: tuple[str, ...]
-
-
-class MedicationList(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The item that says that the list of medicines is complete."""
-
-    link: str
-
-
-class EligibilityPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The section `eligibility`."""
-
-    coded_systems: CodedSystems
-    medication_list: MedicationList
-    rules: dict[str, ScreeningRule]
-
-
-# -- screening --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A coded entry of the record: its reference, its code, the resource."""
+class Decision:
+    """A decision to proceed past a finding: the evidence that was seen, and the prescribers who decided."""
 
-    reference: str
-    concept: Mapping[str, Any] | None
-    resource: Resource
+    evidence: frozenset[str]
+    prescribers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """All that a screening judges by: the policy's sections in their forms."""
+
+    eligibility: EligibilityPolicy
+    interactions: Mapping[str, Interaction]
+    antidepressants: TrialPolicy
+    sets: Sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +61,17 @@ class Chart:
 
     Attributes:
         patient: the Patient.
-        conditions, allergies, medications, observations: of the record; the functions here leave out errors.
+        conditions, allergies, observations: of the record; the functions here leave out errors.
+        medications: what is taken now, or ordered.
+        past_medications: what was taken, whatever its status now; shows antidepressant trials.
         reasons: CodeableConcepts for which the patient was referred.
         answers: by linkId, what the newest finished screening questionnaire says.
         answers_reference: that response; None where there is none.
-        drug: planned; None: not said, then the graver severity counts.
-        decisions: by rule, the evidence that a prescriber saw when he decided to proceed.
+        answered: when; None where there is none.
+        drug, route: planned (route a SNOMED CT code); None: not said, then the graver severity counts.
+        decisions: by rule, who decided to proceed, and on which evidence.
         now: the time of the screening.
+        relative_deciders: how many prescribers decide past a relative finding; `screen` takes it from the policy.
 
     """
 
@@ -150,8 +84,12 @@ class Chart:
     answers: Mapping[str, Any]
     answers_reference: str | None
     drug: Drug | None
-    decisions: Mapping[str, frozenset[str]]
+    decisions: Mapping[str, Decision]
     now: datetime
+    route: str | None = None
+    answered: datetime | None = None
+    past_medications: Sequence[Entry] = ()
+    relative_deciders: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,27 +108,40 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Screening:
-    """The result: the outcome, and every rule's finding in the order of the policy."""
+    """The result: the outcome, every rule's finding in the order of the policy, and until when its answers count."""
 
     outcome: Outcome
     findings: tuple[Finding, ...]
+    valid_until: datetime | None = None
 
 
-def screen(
-    chart: Chart, eligibility: EligibilityPolicy, interactions: Mapping[str, Interaction], sets: Sets
-) -> Screening:
+def screen(chart: Chart, rules: Rules) -> Screening:
     """Evaluate every rule.
 
     Not eligible when something blocks; else not known while an answer is missing; else a decision is needed while a
     relative finding is undecided; else eligible.
     """
+    policy = rules.eligibility
+    chart = replace(chart, relative_deciders=policy.prescribers.relative)
     findings = [
-        finding
-        for name, rule in eligibility.rules.items()
-        if (finding := _by_rule(name, rule, chart, eligibility, sets)) is not None
+        finding for name, rule in policy.rules.items() if (finding := _by_rule(name, rule, chart, rules)) is not None
     ]
-    findings.extend(_interactions(chart, eligibility.medication_list, interactions, sets))
-    return Screening(_outcome(findings), tuple(findings))
+    findings.extend(interactions(chart, rules))
+    until = None if chart.answered is None else chart.answered + timedelta(days=policy.answers_age.days)
+    if until is not None and until <= chart.now:
+        findings.append(
+            Finding(
+                rule="ANSWERS-AGE",
+                title="The answers are too old",
+                verdict="not-known",
+                severity="R",
+                evidence=() if chart.answers_reference is None else (chart.answers_reference,),
+                why=f"They are older than {policy.answers_age.days} days.",
+                advice="Ask the screening questions again.",
+                source=policy.answers_age.source,
+            )
+        )
+    return Screening(_outcome(findings), tuple(findings), until)
 
 
 def _outcome(findings: Iterable[Finding]) -> Outcome:
@@ -202,27 +153,30 @@ def _outcome(findings: Iterable[Finding]) -> Outcome:
     return "needs-decision" if ("hit", "R") in seen else "eligible"
 
 
-def severity_for(severity: Severity | Mapping[Drug, Severity], drug: Drug | None) -> Severity:
-    """Return the severity for the planned drug, the gravest where it is not said."""
-    if isinstance(severity, str):
-        return severity
-    if drug is not None and drug in severity:
-        return severity[drug]
-    return min(severity.values(), key=GRAVEST.index)
+def is_day_of_dose(chart: Chart, policy: EligibilityPolicy) -> bool:
+    """Tell whether the answers were given for a dose on the day of the screening."""
+    asked = chart.answers.get(policy.day_of_dose.link) is True
+    return asked and chart.answered is not None and chart.answered.date() == chart.now.date()
 
 
-def _by_rule(name: str, rule: ScreeningRule, chart: Chart, policy: EligibilityPolicy, sets: Sets) -> Finding | None:
-    severity = severity_for(rule.severity, chart.drug)
-    if rule.indication is not None and not _is_indicated(sets[rule.indication], chart):
+def _by_rule(name: str, rule: ScreeningRule, chart: Chart, rules: Rules) -> Finding | None:
+    severity = severity_for(rule.severity, chart.drug, chart.route)
+    if rule.indication is not None and not _is_indicated(rules.sets[rule.indication], chart):
+        return None
+    if rule.asked == "dose" and not is_day_of_dose(chart, rules.eligibility):
         return None
     if rule.uncoded:
-        found = tuple(_uncoded(chart, policy.coded_systems))
-        return _finding(name, rule, "hit" if found else "clear", severity, found, "", chart) if found else None
+        found = tuple(_uncoded(chart, rules.eligibility.coded_systems))
+        return finding_of(name, rule, "hit", severity, found, "", chart) if found else None
+    if rule.replaced:
+        other = replaced_by(chart.patient)
+        why = f"Patient/{other} stands for this one."
+        return None if other is None else finding_of(name, rule, "hit", severity, (f"Patient/{other}",), why, chart)
     if rule.age_below is not None:
         return _by_age(name, rule, severity, chart)
     if rule.needed is not None:
-        return _by_count(name, rule, severity, chart)
-    return _by_signs(name, rule, severity, chart, sets)
+        return _by_trials(name, rule, severity, chart, rules)
+    return _by_signs(name, rule, severity, chart, rules.sets)
 
 
 def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, sets: Sets) -> Finding:
@@ -236,14 +190,14 @@ def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, 
         met.add(chart.answers_reference)
     evidence = tuple(sorted(met))
     if evidence:
-        return _finding(name, rule, "hit", severity, evidence, "", chart)
+        return finding_of(name, rule, "hit", severity, evidence, "", chart)
     unclear = tuple(sorted(reference for reference, set_ in signs if set_ is None))
     if unclear:
-        return _finding(name, rule, "not-known", severity, unclear, "It is not known when it began.", chart)
+        return finding_of(name, rule, "not-known", severity, unclear, "It is not known when it began.", chart)
     if not isinstance(answer, bool):
         asked = "" if rule.question is None else f"Question {rule.question.link} is not answered."
-        return _finding(name, rule, "not-known", severity, _suggested(rule, chart, sets), asked, chart)
-    return _finding(name, rule, "clear", severity, _suggested(rule, chart, sets), "Answered.", chart)
+        return finding_of(name, rule, "not-known", severity, _suggested(rule, chart, sets), asked, chart)
+    return finding_of(name, rule, "clear", severity, _suggested(rule, chart, sets), "Answered.", chart)
 
 
 def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str, str | None]]:
@@ -342,10 +296,10 @@ def _by_age(name: str, rule: ScreeningRule, severity: Severity, chart: Chart) ->
         None if rule.age_below is None else is_aged(chart.patient.get("birthDate"), rule.age_below, chart.now.date())
     )
     if adult is None:
-        return _finding(
+        return finding_of(
             name, rule, "not-known", severity, evidence, "The date of birth is missing or too rough.", chart
         )
-    return _finding(name, rule, "clear" if adult else "hit", severity, evidence, "", chart)
+    return finding_of(name, rule, "clear" if adult else "hit", severity, evidence, "", chart)
 
 
 def is_aged(birth_date: str | None, years: int, today: date) -> bool | None:
@@ -366,34 +320,95 @@ def _has_had(birthday: date, years: int, today: date) -> bool:
     return (today.year - years, today.month, today.day) >= (birthday.year, birthday.month, birthday.day)
 
 
-def _by_count(name: str, rule: ScreeningRule, severity: Severity, chart: Chart) -> Finding:
+def _by_trials(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, rules: Rules) -> Finding:
+    """Count the adequate antidepressant trials on record; what the patient says does not replace them."""
     needed = rule.needed
-    count = None if needed is None else chart.answers.get(needed.link)
-    if needed is None or chart.answers_reference is None or isinstance(count, bool) or not isinstance(count, int):
-        link = name if needed is None else needed.link
-        return _finding(name, rule, "not-known", severity, (), f"Question {link} is not answered.", chart)
-    evidence = (chart.answers_reference,)
-    if count < needed.count:
-        return _finding(name, rule, "hit", severity, evidence, f"{count} on record, {needed.count} needed.", chart)
-    return _finding(name, rule, "clear", severity, evidence, f"{count} on record.", chart)
+    assert needed is not None  # noqa: S101 - the caller asked
+    found = antidepressant_trials(chart, rules)
+    adequate = _medicines(found, "adequate")
+    unclear = _medicines(found, "not-known") - adequate
+    said = chart.answers.get(needed.link)
+    claimed = said if isinstance(said, int) and not isinstance(said, bool) else None
+    working = "; ".join(trial.why for trial in found)
+    why = f"{len(adequate)} adequate on record, {needed.count} needed. {working}".rstrip()
+    evidence = tuple(dict.fromkeys(trial.reference for trial in found))
+    if len(adequate) >= needed.count:
+        return finding_of(name, rule, "clear", severity, evidence, why, chart)
+    if len(adequate | unclear) >= needed.count or claimed is None or claimed >= needed.count:
+        if claimed is not None and claimed >= needed.count:
+            why = f"{why}. The patient says {claimed}: record each trial with its dose and period"
+        elif claimed is None and not found:
+            why = f"{why} Question {needed.link} is not answered"
+        return finding_of(name, rule, "not-known", severity, evidence, f"{why}.", chart)
+    if chart.answers_reference is not None:
+        evidence = (*evidence, chart.answers_reference)
+    return finding_of(name, rule, "hit", severity, evidence, why, chart)
 
 
-def _interactions(
-    chart: Chart, complete: MedicationList, interactions: Mapping[str, Interaction], sets: Sets
-) -> Iterator[Finding]:
-    for name, rule in interactions.items():
+def known_answers(chart: Chart, rules: Rules) -> dict[str, tuple[bool | int, tuple[str, ...]]]:
+    """Return by linkId what the record already answers, each with its evidence.
+
+    Only what speaks for a finding: that nothing is on record is no answer.
+    """
+    unanswered = replace(chart, answers={}, answers_reference=None, answered=None)
+    known: dict[str, tuple[bool | int, tuple[str, ...]]] = {}
+    for finding in screen(unanswered, rules).findings:
+        rule = rules.eligibility.rules.get(finding.rule)
+        if rule is not None and rule.question is not None and finding.verdict in ("hit", "decided"):
+            known[rule.question.link] = rule.question.hit, finding.evidence
+    for rule in rules.eligibility.rules.values():
+        if rule.needed is not None:
+            adequate = [trial for trial in antidepressant_trials(chart, rules) if trial.verdict == "adequate"]
+            if adequate:
+                evidence = tuple(dict.fromkeys(trial.reference for trial in adequate))
+                known[rule.needed.link] = len(_medicines(adequate, "adequate")), evidence
+    return known
+
+
+def antidepressant_trials(chart: Chart, rules: Rules) -> list[Trial]:
+    """Return the antidepressant trials on record, judged."""
+    policy = rules.antidepressants
+    depressions = [
+        entry.resource
+        for entry in _counted(chart.conditions)
+        if is_active(entry.resource) and rules.sets[policy.episode].holds(entry.concept)
+    ]
+    return trials(chart.past_medications, episode_began(depressions), chart.now, policy)
+
+
+def _medicines(found: Iterable[Trial], verdict: str) -> frozenset[str]:
+    return frozenset(trial.medicine for trial in found if trial.verdict == verdict)
+
+
+def interactions(chart: Chart, rules: Rules) -> Iterator[Finding]:
+    """Yield what the medicines of a chart do beside the drug, and whether the list of them is complete."""
+    own = ("ketamine", "esketamine")
+    others = [one for one in chart.medications if not any(rules.sets[set_].holds(one.concept) for set_ in own)]
+    for name, rule in rules.interactions.items():
         evidence = tuple(
             sorted(
                 {
                     entry.reference
-                    for entry in chart.medications
+                    for entry in others
                     for set_ in rule.medications
-                    if sets[set_].holds(entry.concept)
+                    if rules.sets[set_].holds(entry.concept)
                 }
             )
         )
+        severity = severity_for(rule.severity, chart.drug, chart.route)
         if evidence:
-            yield _finding(name, rule, "hit", rule.severity, evidence, rule.effect, chart)
+            why = rule.effect
+            if rule.daily is not None:
+                amount = _equivalent(others, rule, rules.sets)
+                limit = f"{rule.daily.milligrams:f} mg {rule.daily.reference} equivalent a day"
+                if amount is None:
+                    why = f"{why} How much a day is not recorded, or not for every one; the limit is {limit}."
+                elif amount > rule.daily.milligrams:
+                    why = f"{why} {amount:.2f} mg {rule.daily.reference} equivalent a day, above the limit of {limit}."
+                if amount is None or amount > rule.daily.milligrams:
+                    severity = min(severity, rule.daily.severity, key=GRAVEST.index)
+            yield finding_of(name, rule, "hit", severity, evidence, why, chart)
+    complete: Link = rules.eligibility.medication_list
     if chart.answers.get(complete.link) is not True:
         yield Finding(
             rule="MEDICATION-LIST",
@@ -407,7 +422,21 @@ def _interactions(
         )
 
 
-def _finding(
+def _equivalent(entries: Iterable[Entry], rule: Interaction, sets: Sets) -> Decimal | None:
+    """Return the daily mg of the limit's reference that all the medicines of a rule come to; None: not known."""
+    total = Decimal()
+    for entry in entries:
+        if rule.daily is None or not any(sets[set_].holds(entry.concept) for set_ in rule.medications):
+            continue
+        factor = next((one for set_, one in rule.daily.equivalents.items() if sets[set_].holds(entry.concept)), None)
+        milligrams = most_daily_milligrams(entry.resource)
+        if factor is None or milligrams is None:
+            return None
+        total += factor * milligrams
+    return total
+
+
+def finding_of(
     name: str,
     rule: ScreeningRule | Interaction,
     verdict: Verdict,
@@ -416,7 +445,10 @@ def _finding(
     why: str,
     chart: Chart,
 ) -> Finding:
+    """Return what a rule says; a finding that enough prescribers decided on, having seen its evidence, is decided."""
     decided = chart.decisions.get(name)
-    if verdict == "hit" and severity == "R" and decided is not None and decided.issuperset(evidence):
-        verdict = "decided"
+    if verdict == "hit" and decided is not None and decided.evidence.issuperset(evidence):
+        needed = deciders(rule.override, chart.drug, chart.route) if severity == "A" else chart.relative_deciders
+        if needed and len(decided.prescribers) >= needed:
+            verdict = "decided"
     return Finding(name, rule.title, verdict, severity, evidence, why, rule.advice, rule.source)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.intake.rules.eligibility import Finding, Screening
+from services.intake.rules.home import HomePolicy
 from shared.fhir.cited import Cited
 from shared.fhir.codes import PROCEDURE_CONSENT, SNOMED
 from shared.fhir.json import Resource
@@ -45,15 +47,18 @@ class OrderPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounding: Share
     weight_age: Days
     prescriber: Cited
+    screened: Cited
     consent: Cited
+    at_home: HomePolicy
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A body weight in kg and the days between it and the order."""
+    """A body weight in kg (None: its value or unit is not understood), the days between it and the order, and where."""
 
-    kilograms: Decimal
+    kilograms: Decimal | None
     days: int
+    reference: str = ""
 
 
 def check_order(
@@ -81,6 +86,43 @@ def check_order(
     for number, dosage in enumerate(dosages):
         issues.extend(_check_dosage(dosage, f"MedicationRequest.dosageInstruction[{number}]", drug, weights, policy))
     return issues
+
+
+def check_screened(result: Screening | None, planned: str, policy: OrderPolicy) -> list[Issue]:
+    """Return what a screening for drug and route of an order says against it; `result` None: never screened.
+
+    `planned` names drug and route, for people.
+    """
+    if result is None:
+        return [
+            Issue(
+                "The patient was not screened. Have the screening questions answered and screen "
+                "(POST Patient/[id]/$screen), then order.",
+                code="business-rule",
+                expression=("MedicationRequest.subject",),
+                rule="RX-SCREEN",
+                source=policy.screened.source,
+            )
+        ]
+    if result.outcome == "eligible":
+        return []
+    says = {"hit": "applies", "not-known": "is not known"}
+    return [
+        Issue(
+            f"{finding.rule} {finding.title} {says[finding.verdict]} for {planned}. {finding.why} "
+            f"{_evidence(finding)}{finding.advice}",
+            code="business-rule",
+            expression=("MedicationRequest.medication",),
+            rule=finding.rule,
+            source=finding.source,
+        )
+        for finding in result.findings
+        if finding.verdict == "not-known" or (finding.verdict == "hit" and finding.severity != "I")
+    ]
+
+
+def _evidence(finding: Finding) -> str:
+    return f"Evidence: {', '.join(finding.evidence)}. " if finding.evidence else ""
 
 
 def _no_route(policy: OrderPolicy, where: str) -> Issue:
@@ -116,28 +158,43 @@ def _check_dosage(
         share = policy.rounding.share
         low, high = allowed.low * (1 - share), allowed.high * (1 + share)
         if unit != allowed.unit:
-            usable = [weight for weight in weights if 0 <= weight.days <= policy.weight_age.days]
-            if not usable:
+            kilograms = _kilograms(weights, policy)
+            if isinstance(kilograms, str):
                 yield Issue(
-                    f"The dose can only be judged with a body weight of the last {policy.weight_age.days} days before "
-                    "the order. Record one (Observation 29463-7) and order again.",
+                    f"The dose can only be judged with a body weight. {kilograms}",
                     code="business-rule",
                     expression=(f"{where}.doseAndRate",),
                     rule="RX-WEIGHT",
                     source=policy.weight_age.source,
                 )
                 continue
-            newest = min(usable, key=lambda weight: weight.days)
-            value = value / newest.kilograms if allowed.unit == "mg/kg" else value * newest.kilograms  # noqa: PLW2901 - the value in the unit of the limit
+            value = value / kilograms if allowed.unit == "mg/kg" else value * kilograms  # noqa: PLW2901 - the value in the unit of the limit
         if not low <= value <= high:
             yield Issue(
-                f"{value.normalize():f} {allowed.unit} of {drug} is outside the clinic's range for this route, "
+                f"{value:.2f} {allowed.unit} of {drug} is outside the clinic's range for this route, "
                 f"{allowed.low:f} to {allowed.high:f} {allowed.unit}. Correct the dose.",
                 code="business-rule",
                 expression=(f"{where}.doseAndRate",),
                 rule="RX-DOSE",
                 source=allowed.source,
             )
+
+
+def _kilograms(weights: Sequence[Weight], policy: OrderPolicy) -> Decimal | str:
+    """Return the newest weight that is not too old, or what to do where there is none or it is not understood."""
+    usable = [weight for weight in weights if 0 <= weight.days <= policy.weight_age.days]
+    if not usable:
+        return (
+            f"There is none of the last {policy.weight_age.days} days before the order. Record one (Observation "
+            "29463-7) and order again."
+        )
+    newest = min(reversed(usable), key=lambda weight: weight.days)
+    if newest.kilograms is None or newest.kilograms <= 0:
+        return (
+            f"The newest one, {newest.reference}, is not understood: give it in kg, g or [lb_av] (UCUM), "
+            "and order again."
+        )
+    return newest.kilograms
 
 
 def _amounts(dosage: Mapping[str, Any]) -> Iterator[tuple[Decimal, str]]:

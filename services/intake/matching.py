@@ -1,0 +1,172 @@
+"""`Patient/$match`: who of those held may be the person that is asked for, so that nobody is entered twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from services.intake.rules.matching import GRADES, Match, MatchPolicy, identifiers, match, telecoms
+from services.intake.screening import standing_of
+from services.intake.setting import Setting
+from shared.fhir.codes import EXT_MATCH_WHY
+from shared.fhir.json import Resource
+from shared.fhir.outcome import BadRequest
+from shared.fhir.validation import require_valid
+from shared.runtime.record import Record
+from shared.runtime.service import Operation, OperationCall
+
+EXT_GRADE: Final = "http://hl7.org/fhir/StructureDefinition/match-grade"
+DEFINITION: Final = "http://hl7.org/fhir/OperationDefinition/Patient-match"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `$match` is asked."""
+
+    patient: Resource
+    only_certain: bool
+    count: int | None
+
+
+def match_operation(setting: Setting) -> Operation:
+    """Return `Patient/$match` under a policy."""
+    policy = setting.policy.section("matching", MatchPolicy)
+
+    async def run(call: OperationCall, record: Record) -> Resource:
+        return await _match(asked_of(call.parameters), record, policy)
+
+    return Operation(
+        name="match",
+        type="Patient",
+        level="type",
+        handler=run,
+        affects_state=False,
+        definition=DEFINITION,
+        documentation=(
+            "Finds who of those held may be the Patient in `resource`, best first, each with a grade, a score and why; "
+            "of a merged pair the one that stands. Parameters resource, onlyCertainMatches, count. Creates nothing."
+        ),
+    )
+
+
+async def matches(patient: Resource, record: Record, policy: MatchPolicy) -> list[tuple[Resource, Match]]:
+    """Return who of those held may be `patient`, best first; the longer held of two that are equally alike."""
+    best: dict[str, tuple[Resource, Match]] = {}
+    for candidate in await _candidates(patient, record):
+        found = match(patient, candidate, policy)
+        standing = await standing_of(candidate, record)
+        if found.grade == "certainly-not" or standing is None:
+            continue
+        if standing["id"] != candidate["id"]:
+            found = Match(found.grade, found.score, f"{found.why}; by Patient/{candidate['id']}, which it replaces")
+        known = best.get(standing["id"])
+        if known is None or _rank(found) < _rank(known[1]):
+            best[standing["id"]] = (standing, found)
+    return sorted(best.values(), key=lambda one: _rank(one[1]))
+
+
+def _rank(found: Match) -> tuple[int, float]:
+    return GRADES.index(found.grade), -found.score
+
+
+async def _candidates(patient: Resource, record: Record) -> list[Resource]:
+    """Return everybody who shares with `patient` what a match needs: a number, a birthday, an address or the name."""
+    found: dict[str, Resource] = {}
+    for criteria in _searches(patient):
+        found.update({one["id"]: one for one in await record.search("Patient", criteria)})
+    return list(found.values())
+
+
+def _searches(patient: Resource) -> Iterator[dict[str, str]]:
+    numbers = [_escaped(system) + "|" + _escaped(value) for system, _, value in _parts(identifiers(patient))]
+    if numbers:
+        yield {"identifier": ",".join(numbers)}
+    if patient.get("birthDate"):
+        yield {"birthdate": str(patient["birthDate"])}
+    for system in ("phone", "email"):
+        values = [_escaped(one) for one in telecoms(patient, system)]
+        if values:
+            yield {system: ",".join(values)}
+    for name in patient.get("name", []):
+        given = next((one for one in name.get("given", []) if one), None)
+        if name.get("family") and given:
+            yield {"family": _escaped(name["family"]), "given": _escaped(given[0])}
+
+
+def _parts(tokens: list[str]) -> list[tuple[str, str, str]]:
+    return [one.partition("|") for one in tokens]
+
+
+def _escaped(value: str) -> str:
+    for sign in "\\,|$":
+        value = value.replace(sign, f"\\{sign}")
+    return value
+
+
+def asked_of(parameters: Resource) -> Asked:
+    """Return what is asked.
+
+    Raises:
+        BadRequest: no Patient, one that is not valid, or another parameter.
+
+    """
+    patient: Resource | None = None
+    only_certain, count = False, None
+    for one in parameters.get("parameter", []):
+        name = one.get("name")
+        if name == "resource":
+            patient = one.get("resource")
+        elif name == "onlyCertainMatches":
+            only_certain = _is_true(one)
+        elif name == "count":
+            count = _count(one)
+        else:
+            raise BadRequest(
+                f"$match has no parameter '{name}'. It has: resource, onlyCertainMatches, count.",
+                expression=["Parameters.parameter"],
+            )
+    if not isinstance(patient, dict) or patient.get("resourceType") != "Patient":
+        raise BadRequest("$match needs the parameter resource: a Patient.", expression=["Parameters.parameter"])
+    require_valid(patient)
+    return Asked(patient, only_certain, count)
+
+
+def _is_true(parameter: dict[str, Any]) -> bool:
+    said = parameter.get("valueBoolean", parameter.get("valueString"))
+    if said in (True, "true"):
+        return True
+    if said in (False, "false"):
+        return False
+    raise BadRequest("onlyCertainMatches is a valueBoolean.", expression=["Parameters.parameter.value"])
+
+
+def _count(parameter: dict[str, Any]) -> int:
+    said = parameter.get("valueInteger", parameter.get("valueString"))
+    if isinstance(said, bool) or not str(said).isdecimal() or int(str(said)) < 1:
+        raise BadRequest("count is a valueInteger, 1 or more.", expression=["Parameters.parameter.value"])
+    return int(str(said))
+
+
+async def _match(asked: Asked, record: Record, policy: MatchPolicy) -> Resource:
+    found = await matches(asked.patient, record, policy)
+    if asked.only_certain:
+        certain = [one for one in found if one[1].grade == "certain"]
+        found = certain if len(certain) == 1 else []
+    found = found[: asked.count]
+    entries = [
+        {
+            "resource": patient,
+            "search": {
+                "extension": [
+                    {"url": EXT_GRADE, "valueCode": one.grade},
+                    {"url": EXT_MATCH_WHY, "valueString": one.why},
+                ],
+                "mode": "match",
+                "score": round(one.score, 2),
+            },
+        }
+        for patient, one in found
+    ]
+    bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "total": len(entries)}
+    return {**bundle, "entry": entries} if entries else bundle
