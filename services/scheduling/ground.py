@@ -1,17 +1,26 @@
-"""Gathering what a dosing session stands on, from what scheduling holds."""
+"""Gathering what a visit stands on, from what scheduling holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
 
-from services.scheduling.rules import Ground, SchedulingPolicy
+from services.scheduling.rules.booking import COUNTING, span_of
+from services.scheduling.rules.ground import Ground, Near
+from services.scheduling.setting import Setting
+from shared.fhir.codes import ESCORT, ID_REMS_PATIENT, ID_REMS_SITE, PLAN, VISIT_DOSING, VISIT_PREP, WEIGHT
+from shared.fhir.dates import interval, period_interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     actors,
+    comes_from_elsewhere,
+    course_status,
+    drug_of,
+    effective_start,
     eligibility_outcome,
+    has_code,
     id_in,
     is_course,
     is_order_in_force,
@@ -20,55 +29,179 @@ from shared.fhir.kap import (
     patient_of,
     routes_consented,
     routes_of_order,
+    visit_of,
 )
-from shared.runtime.policy import Policy
+from shared.runtime.medications import medication_of
 from shared.runtime.record import Record
 
-Clock: TypeAlias = Callable[[], datetime]
+_remembered: ContextVar[dict[tuple[str, str], list[Resource]] | None] = ContextVar("remembered", default=None)
 
 
-def utc_now() -> datetime:
-    """Return the present."""
-    return datetime.now(UTC)
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Read what others own of a patient once, not for every visit: nothing of it changes while his record is locked.
+
+    For an operation that books several visits of one patient, and has locked it; never where events are taken in.
+    """
+    token = _remembered.set({})
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Scheduling's policy and clock."""
-
-    policy: SchedulingPolicy
-    clock: Clock
-
-    @classmethod
-    def of(cls, policy: Policy, clock: Clock = utc_now) -> Setting:
-        """Return the setting under `policy`.
-
-        Raises:
-            PolicyError: the section cannot be used.
-
-        """
-        return cls(policy.section("scheduling", SchedulingPolicy), clock)
+async def lock_patients(record: Record, appointment: Resource) -> None:
+    """Hold the records of an appointment's patients, so that no news of them passes by between judging and booking."""
+    if _remembered.get() is None:
+        await record.transaction.lock(*(f"Patient/{id_}" for id_ in actors(appointment, "Patient")))
 
 
-async def ground_of(record: Record, appointment: Resource) -> Ground:
-    """Return what is held about the patient of a dosing appointment."""
+async def _held(record: Record, type_: str, criteria: dict[str, str]) -> list[Resource]:
+    memory = _remembered.get()
+    if memory is None:
+        return await record.search(type_, criteria)
+    key = (type_, str(sorted(criteria.items())))
+    if key not in memory:
+        memory[key] = await record.search(type_, criteria)
+    return memory[key]
+
+
+GIVEN = ("in-progress", "on-hold", "completed", "stopped")
+
+
+async def ground_of(record: Record, appointment: Resource, setting: Setting) -> Ground:
+    """Return what is held about the patient of a visit.
+
+    What comes from elsewhere (`meta.source`) is history: no ground, but a weight.
+    """
     patients = actors(appointment, "Patient")
     if not patients:
-        return Ground(None, None, None, None, order_active=False, routes=(), consented=frozenset(), planned=False)
-    patient = patients[0]
+        return Ground()
+    patient, now = patients[0], setting.clock()
+    span = span_of(appointment)
+    when = now if span is None else span[0]
     about = {"patient": f"Patient/{patient}"}
-    newest = latest_eligibility(await record.search("RiskAssessment", about))
-    courses = [one for one in await record.search("EpisodeOfCare", about) if is_course(one)]
-    named = [id_ for one in appointment.get("supportingInformation", []) if (id_ := id_in(one, "MedicationRequest"))]
-    order = await record.get("MedicationRequest", named[0]) if named else None
-    when = moment(appointment.get("start"))
+    newest = latest_eligibility(_own(await _held(record, "RiskAssessment", about)))
+    courses = [one for one in _own(await _held(record, "EpisodeOfCare", about)) if is_course(one)]
+    consents = [one for one in _own(await _held(record, "Consent", about)) if _signed(one) <= min(when, now)]
+    plans = _own(await _held(record, "CarePlan", about))
+    order = await _order(record, appointment)
+    appointments = await record.search("Appointment", about)
+    preparing = [
+        one
+        for one in appointments
+        if visit_of(one) == VISIT_PREP.code and "start" in one and moment(one["start"]) < when
+    ]
+    stands = order is not None and is_order_in_force(order) and patient_of(order) == patient
     return Ground(
-        outcome=None if newest is None else eligibility_outcome(newest),
+        outcome=None if newest is None else eligibility_outcome(newest, now),
         assessment=None if newest is None else f"RiskAssessment/{newest['id']}",
-        episode_status=None if not courses else str(courses[-1]["status"]),
-        order=f"MedicationRequest/{named[0]}" if named else None,
-        order_active=order is not None and is_order_in_force(order) and patient_of(order) == patient,
+        assessed=None if newest is None else moment(newest.get("occurrenceDateTime")),
+        episode_status=course_status(courses, when),
+        order=next(iter(_orders_named(appointment)), None),
+        order_active=stands and order is not None and not comes_from_elsewhere(order),
+        drug=None if order is None else drug_of(await medication_of(record, order), setting.sets),
         routes=() if order is None else tuple(dict.fromkeys(routes_of_order(order))),
-        consented=routes_consented(await record.search("Consent", about), when),
-        planned=any(plan.get("status") == "active" for plan in await record.search("CarePlan", about)),
+        consented=routes_consented(consents, when),
+        planned=any(_is_plan(one, when) for one in plans),
+        site_certified=await _any_identified(record, appointment, "Location", ID_REMS_SITE, when),
+        patient_enrolled=await _any_identified(record, appointment, "Patient", ID_REMS_PATIENT, when),
+        preparations=sum(one["status"] == "fulfilled" for one in preparing),
+        preparing=sum(one["status"] in COUNTING and one["status"] != "fulfilled" for one in preparing),
+        escort=any(
+            has_code(one.get("type"), ESCORT) and one.get("actor") and one.get("status") != "declined"
+            for one in appointment.get("participant", [])
+        ),
+        weighed=await _weighed(record, about, when),
+        near=tuple(await _near(record, appointment, appointments, about, setting)),
     )
+
+
+def _own(resources: Iterable[Resource]) -> list[Resource]:
+    return [one for one in resources if not comes_from_elsewhere(one)]
+
+
+def _signed(consent: Resource) -> datetime:
+    return moment(consent.get("dateTime"))
+
+
+def _is_plan(plan: Resource, when: datetime) -> bool:
+    period = period_interval(plan.get("period", {}))
+    return (
+        plan.get("status") == "active"
+        and has_code(plan.get("category"), PLAN)
+        and (period is None or period[0] <= when < period[1])
+    )
+
+
+def _orders_named(appointment: Resource) -> list[str]:
+    found = (id_in(one, "MedicationRequest") for one in appointment.get("supportingInformation", []))
+    return [f"MedicationRequest/{id_}" for id_ in found if id_]
+
+
+async def _order(record: Record, appointment: Resource) -> Resource | None:
+    named = _orders_named(appointment)
+    return await record.get("MedicationRequest", named[0].partition("/")[2]) if named else None
+
+
+async def _any_identified(record: Record, appointment: Resource, type_: str, system: str, when: datetime) -> bool:
+    for id_ in actors(appointment, type_):
+        held = await record.get(type_, id_)
+        for identifier in [] if held is None else held.get("identifier", []):
+            period = period_interval(identifier.get("period", {}))
+            if (
+                identifier.get("system") == system
+                and identifier.get("value")
+                and (period is None or period[0] <= when < period[1])
+            ):
+                return True
+    return False
+
+
+async def _weighed(record: Record, about: dict[str, str], when: datetime) -> datetime | None:
+    taken = (
+        effective_start(one)
+        for one in await _held(record, "Observation", {**about, "code": WEIGHT.token()})
+        if one["status"] in ("final", "amended", "corrected") and "valueQuantity" in one
+    )
+    return max((one for one in taken if one is not None and one <= when), default=None)
+
+
+async def _near(
+    record: Record, appointment: Resource, appointments: Iterable[Resource], about: dict[str, str], setting: Setting
+) -> list[Near]:
+    """Return the patient's other dosing sessions, and the doses that were given outside of any of them."""
+    if visit_of(appointment) != VISIT_DOSING.code:
+        return []
+    booked = [
+        (one, span)
+        for one in appointments
+        if one["id"] != appointment.get("id")
+        and one["status"] in COUNTING
+        and visit_of(one) == VISIT_DOSING.code
+        and (span := span_of(one)) is not None
+    ]
+    found = [Near(f"Appointment/{one['id']}", span[0]) for one, span in booked]
+    visits = [span for _, span in booked] + [span for span in (span_of(appointment),) if span is not None]
+    for dose in await _held(record, "MedicationAdministration", about):
+        start = effective_start(dose)
+        if dose["status"] not in GIVEN or start is None or any(low <= start < high for low, high in visits):
+            continue
+        if drug_of(await medication_of(record, dose), setting.sets) is not None:
+            routes = tuple(
+                coding["code"]
+                for coding in dose.get("dosage", {}).get("route", {}).get("coding", [])
+                if coding.get("code") in setting.policy.spacing
+            )
+            found.append(Near(f"MedicationAdministration/{dose['id']}", start, routes))
+    return found
+
+
+def patient_in(appointment: Resource) -> str | None:
+    """Return the logical id of an appointment's patient."""
+    return next(iter(actors(appointment, "Patient")), None)
+
+
+def start_of(appointment: Resource) -> datetime | None:
+    """Return when an appointment begins."""
+    return interval(appointment["start"])[0] if "start" in appointment else None

@@ -1,6 +1,6 @@
-"""What scheduling does on intake's events: when the ground of a booked dosing session falls away, people are told.
+"""What scheduling does on events: when the ground of a booked visit falls away, it is flagged, and people are told.
 
-The Appointment itself stays as it is: it is a fact. Whenever something the session stands on changes, its ground is
+The Appointment itself stays as it is: it is a fact. Whenever something the visit stands on changes, its ground is
 looked at again; what was raised is closed when the ground is back. So a repeat of an event changes nothing.
 """
 
@@ -8,56 +8,105 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.scheduling.ground import Setting, ground_of
-from services.scheduling.rules import INTENDED, unmet
+from services.scheduling.ground import ground_of, start_of
+from services.scheduling.rules.booking import INTENDED
+from services.scheduling.rules.ground import Found, lost
+from services.scheduling.setting import Setting
+from services.scheduling.telling import tell_of_loss
 from shared.events.envelope import Event
-from shared.fhir.codes import GROUND_LOST, ID_FLAG, ID_TASK
+from shared.fhir.codes import GROUND_LOST, ID_FLAG, ID_TASK, WEIGHT
 from shared.fhir.json import Resource
-from shared.fhir.kap import visit_of
+from shared.fhir.kap import has_code, visit_of
 from shared.fhir.raised import flag, identifier, task
-from shared.runtime.raising import close_flag, close_task, raise_once
+from shared.runtime.raising import close_flag, close_task, content_of, find, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Reaction
 
-STANDS_ON = ("RiskAssessment", "EpisodeOfCare", "Consent", "CarePlan", "MedicationRequest")
+STANDS_ON = (
+    "RiskAssessment",
+    "EpisodeOfCare",
+    "Consent",
+    "CarePlan",
+    "MedicationRequest",
+    "MedicationAdministration",
+    "Patient",
+)
 
 
 def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
     """Return scheduling's reactions by type, under a policy."""
 
     async def ground_changed(event: Event, resource: Resource, record: Record) -> None:
-        if event.patient is None:
-            return
-        patient = event.patient.removeprefix("Patient/")
-        for appointment in await record.search("Appointment", {"patient": event.patient}):
-            if visit_of(appointment) == "kap-dosing" and appointment["status"] in INTENDED:
-                await _look_again(appointment, patient, record, setting)
+        if event.patient is not None:
+            await look_at_all(event.patient, record, setting)
 
-    return dict.fromkeys(STANDS_ON, (ground_changed,))
+    async def measured(event: Event, resource: Resource, record: Record) -> None:
+        if event.patient is not None and has_code(resource.get("code"), WEIGHT):
+            await look_at_all(event.patient, record, setting)
+
+    async def place_changed(event: Event, resource: Resource, record: Record) -> None:
+        booked = [("actor", f"Location/{event.resource_id}"), ("status", ",".join(sorted(INTENDED)))]
+        for appointment in await record.search("Appointment", booked):
+            await look_again(appointment, record, setting)
+
+    return {**dict.fromkeys(STANDS_ON, (ground_changed,)), "Observation": (measured,), "Location": (place_changed,)}
 
 
-async def _look_again(appointment: Resource, patient: str, record: Record, setting: Setting) -> None:
-    lacking = unmet(await ground_of(record, appointment), setting.policy)
+async def look_at_all(patient: str, record: Record, setting: Setting) -> None:
+    """Look again at every booked visit of a patient (``Patient/<id>``)."""
+    for appointment in await record.search("Appointment", {"patient": patient, "status": ",".join(sorted(INTENDED))}):
+        await look_again(appointment, record, setting)
+
+
+async def look_again(appointment: Resource, record: Record, setting: Setting) -> None:
+    """Flag a booked visit that lacks something, or clear it."""
+    visit = visit_of(appointment)
+    if visit is None or visit not in setting.policy.prerequisites or appointment["status"] not in INTENDED:
+        return
     now = setting.clock()
-    name = ("ground", appointment["id"])
+    ground = await ground_of(record, appointment, setting)
+    lacking = lost(visit, ground, start_of(appointment), now, setting.policy)
+    name = ("ground", str(appointment["id"]))
     if not lacking:
         why = "The ground is back."
         await close_flag(record, identifier(ID_FLAG, *name), now)
         await close_task(record, identifier(ID_TASK, *name), now, status="cancelled", why=why)
         return
-    what = "; ".join(f"{issue.rule}: {issue.diagnostics}" for issue in lacking)
-    text = f"Dosing session {appointment.get('start', '')}: {what}"
-    await raise_once(record, flag(name, patient=patient, code=GROUND_LOST, text=text, now=now), reopen=True)
-    await raise_once(
-        record,
-        task(
-            name,
-            patient=patient,
-            code=GROUND_LOST,
-            description=f"{text} Settle it, or cancel the appointment and tell patient and staff.",
-            now=now,
-            priority="urgent",
-            focus=f"Appointment/{appointment['id']}",
-        ),
-        reopen=True,
+    await _raise(appointment, lacking, name, record, setting)
+
+
+async def _raise(
+    appointment: Resource, lacking: Sequence[Found], name: tuple[str, str], record: Record, setting: Setting
+) -> None:
+    patient = next(
+        one["actor"]["reference"].rpartition("/")[2]
+        for one in appointment["participant"]
+        if "Patient/" in one.get("actor", {}).get("reference", "")
     )
+    now = setting.clock()
+    what = "; ".join(f"{one.rule}: {one.what}. {one.advice}" for one in lacking)
+    text = f"Visit at {appointment.get('start', 'a time not set')}: {what}"
+    raised = flag(name, patient=patient, code=GROUND_LOST, text=text, now=now)
+    standing = await find(record, "Flag", raised["identifier"][0])
+    if standing is not None and standing["status"] == "active":
+        if standing["code"].get("text") == text:
+            return
+        with own_work():
+            await record.update(content_of({**standing, "code": raised["code"]}))
+    else:
+        await raise_once(record, raised, reopen=True)
+        await tell_of_loss(appointment, patient, record, setting)
+    due = task(
+        name,
+        patient=patient,
+        code=GROUND_LOST,
+        description=f"{text} Settle it, or cancel the appointment and tell patient and staff.",
+        now=now,
+        priority="urgent",
+        focus=f"Appointment/{appointment['id']}",
+    )
+    await raise_once(record, due, reopen=True)
+    open_one = await find(record, "Task", due["identifier"][0])
+    if open_one is not None and open_one["description"] != due["description"]:
+        with own_work():
+            await record.update(content_of({**open_one, "description": due["description"]}))

@@ -1,0 +1,99 @@
+"""Writing what an appointment takes into the database's bookings, with the appointment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.scheduling.rules.booking import OCCUPYING, Span, name_of, spans, taken
+from services.scheduling.setting import Setting
+from shared.fhir.codes import EXT_GROUP_PLACES, GROUP_SESSION
+from shared.fhir.dates import interval
+from shared.fhir.json import Resource
+from shared.fhir.kap import comes_from_elsewhere, has_code, id_in
+from shared.fhir.outcome import Issue, Unprocessable
+from shared.runtime.record import Record
+from shared.store.bookings import Claim, Taken, book, close, unbook
+
+
+def is_group(slot: Resource) -> bool:
+    """Tell whether a Slot is a group session, whose members each have an appointment in it."""
+    return has_code(slot.get("serviceType"), GROUP_SESSION)
+
+
+def places_of(slot: Resource) -> int:
+    """Return how many patients a group session takes."""
+    return next(
+        (int(one["valuePositiveInt"]) for one in slot.get("extension", []) if one["url"] == EXT_GROUP_PLACES), 0
+    )
+
+
+async def group_of(record: Record, appointment: Resource) -> Resource | None:
+    """Return the group session that an appointment is in, None where it is in none.
+
+    Raises:
+        Unprocessable: it names a Slot that does not exist.
+
+    """
+    for one in appointment.get("slot", []):
+        id_ = id_in(one, "Slot")
+        slot = None if id_ is None else await record.get("Slot", id_)
+        if slot is None:
+            raise Unprocessable(f"There is no {one.get('reference', 'such Slot')}.", expression=["Appointment.slot"])
+        if is_group(slot):
+            return slot
+    return None
+
+
+async def needed(record: Record, appointment: Resource, setting: Setting) -> list[Span]:
+    """Return what an appointment takes; a member of a group takes himself and a place in it."""
+    wanted = spans(appointment, setting.policy)
+    group = await group_of(record, appointment) if "slot" in appointment else None
+    if group is None:
+        return wanted
+    own = [one for one in wanted if one.resource.startswith("Patient/")]
+    start, end = interval(group["start"])[0], interval(group["end"])[0]
+    return [*own, Span(f"Slot/{group['id']}", start, end, places_of(group))]
+
+
+async def hold(record: Record, owner: str, wanted: Sequence[Span]) -> list[Taken]:
+    """Let `owner` hold what it needs; return what stands in the way."""
+    claims = [Claim(one.resource, one.start, one.end, one.shared) for one in wanted]
+    return await book(record.transaction, owner, claims)
+
+
+async def let_go(record: Record, owner: str) -> None:
+    """Free what `owner` held."""
+    await unbook(record.transaction, owner)
+
+
+def occupies(appointment: Resource | None) -> bool:
+    """Tell whether an appointment takes the time of its actors."""
+    return appointment is not None and appointment.get("status") in OCCUPYING
+
+
+def refusals(found: Sequence[Taken]) -> list[Issue]:
+    """Return the refusal for each thing that is not free, the first of each resource."""
+    first = {one.resource: one for one in reversed(found)}
+    return [taken(one.resource, one.start, one.end, closed=one.closed) for one in first.values()]
+
+
+async def actors_of_schedule(record: Record, slot: Resource) -> list[str]:
+    """Return the names of whom and what a Slot's Schedule is of; of a Schedule kept elsewhere, none.
+
+    Raises:
+        Unprocessable: there is no such Schedule.
+
+    """
+    id_ = id_in(slot.get("schedule"), "Schedule")
+    schedule = None if id_ is None else await record.get("Schedule", id_)
+    if schedule is None:
+        if comes_from_elsewhere(slot):
+            return []
+        raise Unprocessable("A Slot is of a Schedule that exists: create it first.", expression=["Slot.schedule"])
+    return [name for actor in schedule.get("actor", []) if (name := name_of(actor)) is not None]
+
+
+async def shut(record: Record, slot: Resource, id_: str) -> list[str]:
+    """Close a Slot's Schedule for its time; return who is booked in it."""
+    names = await actors_of_schedule(record, slot)
+    return await close(record.transaction, f"Slot/{id_}", names, interval(slot["start"])[0], interval(slot["end"])[0])

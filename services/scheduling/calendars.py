@@ -1,0 +1,123 @@
+"""iCalendar feeds (RFC 5545) of a clinician, a room or a patient, behind secret links that can be revoked.
+
+    POST Appointment/$calendar-link          actor -> url; who has it reads the calendar
+    POST Appointment/$revoke-calendar-links  actor: all his links are worthless
+    GET  /calendar/<secret>.ics
+
+A calendar leaves the record: it says when, what kind of visit and where, and names no patient, drug or diagnosis.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from icalendar import Calendar, Event
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.scheduling.parameters import Given
+from services.scheduling.rules.booking import span_of
+from services.scheduling.setting import Setting
+from shared.fhir.codes import VISITS
+from shared.fhir.dates import interval, zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import actors, visit_of
+from shared.fhir.outcome import BadRequest, NotFound
+from shared.runtime.app import Parts
+from shared.runtime.record import Record, open_record
+from shared.runtime.service import OperationCall
+from shared.store.access import Access
+from shared.store.calendars import make_link, revoke_links
+
+SHOWN_BACK: Final = timedelta(days=31)
+WHOSE: Final = ("Practitioner", "Location", "Patient", "Device")
+STATUS: Final = {
+    "booked": "CONFIRMED",
+    "arrived": "CONFIRMED",
+    "checked-in": "CONFIRMED",
+    "fulfilled": "CONFIRMED",
+    "pending": "TENTATIVE",
+    "cancelled": "CANCELLED",
+    "noshow": "CANCELLED",
+}
+MEDIA_TYPE: Final = "text/calendar; charset=utf-8"
+
+
+async def make(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    """Make a secret link to the calendar of a clinician, a room or a patient."""
+    actor = _actor(call)
+    secret = await make_link(record.transaction, actor, setting.clock())
+    url = f"{setting.base}/calendar/{secret}.ics"
+    return {"resourceType": "Parameters", "parameter": [{"name": "url", "valueUrl": url}]}
+
+
+async def revoke(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    """Make all links to somebody's calendar worthless."""
+    count = await revoke_links(record.transaction, _actor(call), setting.clock())
+    return {"resourceType": "Parameters", "parameter": [{"name": "revoked", "valueInteger": count}]}
+
+
+def _actor(call: OperationCall) -> str:
+    actor = Given(call.name, call.parameters, {"actor": "reference"}).needed_reference("actor")
+    if actor.partition("/")[0] not in WHOSE:
+        raise BadRequest(
+            f"A calendar is of one of {', '.join(WHOSE)}.", code="value", expression=["Parameters.parameter"]
+        )
+    return actor
+
+
+def calendar_route(parts: Parts, setting: Setting) -> Route:
+    """Return the route of the feeds."""
+
+    async def feed(request: Request) -> Response:
+        request.scope["state"]["route"] = "/calendar/{secret}.ics"  # the secret is not logged
+        whose = await parts.store.calendars.of(request.path_params["secret"])
+        if whose is None:
+            raise NotFound("There is no such calendar, or its link was revoked. Ask the clinic for a new one.")
+        now = setting.clock()
+        async with open_record(parts.service, parts.store, Access.unrestricted(whose.tenant), keys=()) as record:
+            body = await calendar_of(record, whose.actor, now)
+        return Response(body, media_type=MEDIA_TYPE, headers={"Cache-Control": "private, max-age=300"})
+
+    return Route("/calendar/{secret}.ics", feed, methods=["GET"])
+
+
+async def calendar_of(record: Record, actor: str, now: datetime) -> bytes:
+    """Return the calendar of an actor (``Practitioner/<id>``): visits of the last month and all that come."""
+    since = zulu(now - SHOWN_BACK)
+    appointments = await record.search("Appointment", [("actor", actor), ("date", f"ge{since}")])
+    calendar = Calendar()
+    calendar.add("prodid", "-//KAP Exchange//scheduling//EN")
+    calendar.add("version", "2.0")
+    calendar.add("x-wr-calname", "Visits")
+    own = actor.startswith("Patient/")
+    for appointment in appointments:
+        event = await _event(record, appointment, own=own)
+        if event is not None:
+            calendar.add_component(event)
+    body: bytes = calendar.to_ical()
+    return body
+
+
+async def _event(record: Record, appointment: Resource, *, own: bool) -> Event | None:
+    span, status = span_of(appointment), STATUS.get(appointment["status"])
+    if span is None or status is None:
+        return None
+    kind = VISITS.get(visit_of(appointment) or "")
+    event = Event()
+    event.add("uid", f"{appointment['id']}@kap-exchange.org")
+    event.add("dtstamp", interval(appointment["meta"]["lastUpdated"])[0])
+    event.add("last-modified", interval(appointment["meta"]["lastUpdated"])[0])
+    event.add("sequence", int(appointment["meta"]["versionId"]) - 1)
+    event.add("dtstart", span[0])
+    event.add("dtend", span[1])
+    event.add("summary", "Your visit" if own or kind is None else kind[0].display)
+    event.add("status", status)
+    for id_ in actors(appointment, "Location"):
+        place = await record.get("Location", id_)
+        if place is not None and "name" in place:
+            event.add("location", place["name"])
+            break
+    return event

@@ -1,0 +1,208 @@
+"""`Appointment/$book-series`: all visits of a course in one call, and `$prerequisites`: what a visit needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from services.scheduling.appointments import answered, appointment_of, booked, proposal, written
+from services.scheduling.finding import Asked, board_of, visit_asked
+from services.scheduling.ground import ground_of, remembering
+from services.scheduling.parameters import Given
+from services.scheduling.rules.ground import Found, prerequisites, unmet
+from services.scheduling.rules.policy import Course
+from services.scheduling.rules.series import Laying, summary
+from services.scheduling.setting import Setting
+from shared.fhir.codes import RULE, VISIT_DOSING, VISITS
+from shared.fhir.dates import interval, zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import id_in, routes_of_order, visit_of
+from shared.fhir.outcome import BadRequest, Issue, NotFound, Unprocessable
+from shared.runtime.record import Record
+from shared.runtime.service import OperationCall
+
+SERIES: Final[Mapping[str, str]] = {
+    "patient": "reference",
+    "order": "reference",
+    "start": "time",
+    "sessions": "number",
+    "practitioner": "reference",
+    "location": "reference",
+    "virtual": "boolean",
+    "partial": "boolean",
+    "dry-run": "boolean",
+}
+WANTED: Final[Mapping[str, str]] = {
+    "visit-type": "code",
+    "patient": "reference",
+    "order": "reference",
+    "start": "time",
+    "location": "reference",
+}
+ALIASES: Final[Mapping[str, str]] = {
+    "patient-reference": "patient",
+    "patient-id": "patient",
+    "provider": "practitioner",
+    "service-type": "visit-type",
+}
+MOST_SESSIONS: Final = 60
+
+
+async def book_series(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    """Lay a whole course and book it: all of it or, unless `partial` is asked for, nothing, with what had no place."""
+    with remembering():
+        return await _book_series(call, record, setting)
+
+
+async def _book_series(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    given = Given("book-series", call.parameters, SERIES, ALIASES)
+    patient, order = given.needed_reference("patient"), given.needed_reference("order")
+    await record.transaction.lock(patient)
+    course, least, route = await _course(record, order, setting)
+    begin = max(given.time("start") or setting.clock(), setting.clock())
+    by_video = given.flag("virtual")
+    only = frozenset((*given.references("practitioner"), *given.references("location")))
+    most = timedelta(hours=setting.policy.most_found.hours)
+    asked = Asked(VISIT_DOSING.code, begin, begin + most, patient, only, by_video)
+    await _require_ground(record, patient, order, begin, setting)
+    board = await board_of(record, asked, setting)
+    laying = Laying(
+        course,
+        lambda visit: board.wanted(visit, visit_asked(visit, setting), asked),
+        board.grid,
+        begin,
+        sessions=given.number("sessions", course.sessions, MOST_SESSIONS),
+        least=least,
+        continuity=timedelta(hours=setting.policy.continuity.hours),
+    )
+    laying.lay()
+    missing = [one.as_issue() for one in laying.missing]
+    if missing and not given.flag("partial"):
+        nothing = Issue(
+            f"The course by route {route} was not booked: not every visit has a place. What has one: "
+            f"{summary(laying.placed) or 'nothing'}. With partial=true that is booked.",
+            code="business-rule",
+            expression=("Parameters.parameter",),
+            rule="S-SERIES",
+            source=course.source,
+        )
+        raise Unprocessable([nothing, *missing])
+    made = [
+        proposal(
+            one.visit,
+            one.option,
+            patient=patient,
+            order=order if one.visit == VISIT_DOSING.code else None,
+            by_video=by_video,
+        )
+        for one in laying.placed
+    ]
+    if not given.flag("dry-run"):
+        made = [await written(record, booked(one)) for one in made]
+    return answered(made, [_as_warning(one) for one in missing])
+
+
+def _as_warning(issue: Issue) -> Issue:
+    return Issue(issue.diagnostics, issue.code, "warning", issue.expression, issue.rule, issue.source)
+
+
+async def _course(record: Record, order: str, setting: Setting) -> tuple[Course, timedelta, str]:
+    """Return how a course by the order's route is laid, and the least time between two doses."""
+    id_ = id_in({"reference": order}, "MedicationRequest")
+    held = None if id_ is None else await record.get("MedicationRequest", id_)
+    if held is None:
+        raise NotFound(f"{order} is not known here. Order the drug first, or try again in a moment.")
+    for route in routes_of_order(held):
+        if route in setting.policy.courses:
+            spacing = setting.policy.spacing.get(route)
+            least = timedelta(hours=0 if spacing is None else spacing.hours)
+            return setting.policy.courses[route], least, route
+    raise Unprocessable(
+        f"The policy says of no route of {order} how a course is laid. It does of: "
+        f"{', '.join(sorted(setting.policy.courses))}.",
+        rule="S-SERIES",
+        source="KAP Exchange",
+        expression=["Parameters.parameter"],
+    )
+
+
+async def _require_ground(record: Record, patient: str, order: str, begin: datetime, setting: Setting) -> None:
+    """Refuse a course whose dosing sessions could not be booked, before any time is looked for."""
+    await record.require_current(setting.news, patient)
+    sketch = _sketch(VISIT_DOSING.code, patient, order, zulu(begin), None)
+    ground = await ground_of(record, sketch, setting)
+    issues = [one for one in unmet(VISIT_DOSING.code, ground, None, setting.policy) if one.rule != "S-REMS"]
+    if issues:
+        raise Unprocessable(issues)
+
+
+def _sketch(visit: str, patient: str, order: str | None, start: str | None, location: str | None) -> Resource:
+    made: dict[str, Any] = {
+        "resourceType": "Appointment",
+        "id": "",
+        "status": "proposed",
+        "serviceType": [VISITS[visit][0].concept()],
+        "supportingInformation": [{"reference": order}] if order else [],
+        "participant": [
+            {"actor": {"reference": one}, "status": "needs-action"} for one in (patient, location) if one is not None
+        ],
+    }
+    if start is not None:
+        begin = interval(start)[0]
+        made.update(start=zulu(begin), end=zulu(begin + timedelta(minutes=1)))
+    return made
+
+
+async def of_visit(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    """Return what a visit needs, each met or not, with what to do."""
+    Given("prerequisites", call.parameters, {})
+    return await _told(await appointment_of(record, call.id), record, setting)
+
+
+async def of_kind(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    """Return what a visit of a kind would need for a patient."""
+    given = Given("prerequisites", call.parameters, WANTED, ALIASES)
+    visit = given.code("visit-type") or VISIT_DOSING.code
+    visit_asked(visit, setting)
+    start = given.time("start")
+    sketch = _sketch(
+        visit,
+        given.needed_reference("patient"),
+        given.reference("order"),
+        zulu(start or setting.clock()),
+        given.reference("location"),
+    )
+    return await _told(sketch, record, setting)
+
+
+async def _told(appointment: Resource, record: Record, setting: Setting) -> Resource:
+    visit = visit_of(appointment)
+    if visit is None:
+        raise BadRequest("This appointment is not one of KAP's visits.", expression=["Appointment.serviceType"])
+    start = interval(appointment["start"])[0] if "start" in appointment else None
+    found = prerequisites(visit, await ground_of(record, appointment, setting), start, setting.policy)
+    bookable = all(one.met for one in found if one.by == "booking")
+    ready = all(one.met for one in found)
+    return {
+        "resourceType": "Parameters",
+        "parameter": [
+            {"name": "bookable", "valueBoolean": bookable},
+            {"name": "ready", "valueBoolean": ready},
+            {"name": "policy-version", "valueString": setting.version},
+            *(_prerequisite(one) for one in found),
+        ],
+    }
+
+
+def _prerequisite(found: Found) -> Resource:
+    parts: list[Any] = [
+        {"name": "rule", "valueCoding": {"system": RULE, "code": found.rule}},
+        {"name": "met", "valueBoolean": found.met},
+        {"name": "needed-by", "valueCode": found.by},
+        {"name": "found", "valueString": found.what},
+        *([{"name": "to-do", "valueString": found.advice}] if found.advice else []),
+        {"name": "source", "valueString": found.source},
+        *({"name": "evidence", "valueReference": {"reference": one}} for one in found.evidence),
+    ]
+    return {"name": "prerequisite", "part": parts}

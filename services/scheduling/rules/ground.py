@@ -1,0 +1,284 @@
+"""What a visit stands on: each prerequisite met or not, with what to do. The numbers are policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from services.scheduling.rules.policy import Prerequisite, Required, SchedulingPolicy
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import Issue
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Another dosing session or a dose of the patient: its reference, when, and by which routes (not known: none)."""
+
+    reference: str
+    start: datetime
+    routes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What is held about the patient of a visit.
+
+    Attributes:
+        outcome: of the newest eligibility decision; None: there is none.
+        assessment: its reference.
+        assessed: when it was made.
+        episode_status: of the patient's course; None: there is none.
+        order: reference of the order the appointment names; None: it names none.
+        order_active: whether that order is held, active, of this clinic, and this patient's.
+        drug: that it orders; None: neither ketamine nor esketamine, or not known.
+        routes: of the order.
+        consented: routes consented to at the start, by a consent signed before.
+        planned: whether there is an active plan of the course.
+        site_certified, patient_enrolled: of the REMS.
+        preparations: sessions that are over; `preparing`: that are booked before the visit.
+        escort: whether one is named.
+        weighed: when the patient last was.
+        near: his other dosing sessions and doses.
+
+    """
+
+    outcome: str | None = None
+    assessment: str | None = None
+    assessed: datetime | None = None
+    episode_status: str | None = None
+    order: str | None = None
+    order_active: bool = False
+    drug: str | None = None
+    routes: tuple[str, ...] = ()
+    consented: frozenset[str] = frozenset()
+    planned: bool = False
+    site_certified: bool = False
+    patient_enrolled: bool = False
+    preparations: int = 0
+    preparing: int = 0
+    escort: bool = False
+    weighed: datetime | None = None
+    near: tuple[Near, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A prerequisite as it stands.
+
+    Attributes:
+        name: as policy names it.
+        rule: ``S-CONSENT``.
+        met: whether it is there.
+        by: when it has to be: ``booking`` or ``visit``.
+        what: what was found.
+        advice: what to do; empty where it is met.
+        source: of the rule.
+        evidence: references of what was looked at.
+
+    """
+
+    name: str
+    rule: str
+    met: bool
+    by: str
+    what: str
+    advice: str
+    source: str
+    evidence: tuple[str, ...] = ()
+
+    def as_issue(self) -> Issue:
+        """Return the refusal."""
+        return Issue(
+            f"The visit cannot be booked: {self.what}. {self.advice}",
+            code="business-rule",
+            expression=("Appointment",),
+            rule=self.rule,
+            source=self.source,
+        )
+
+
+Answer: TypeAlias = tuple[bool, str, str, tuple[str, ...]]
+"""Met or not; what was found; what to do; evidence."""
+
+RULES: Final[Mapping[Prerequisite, str]] = {
+    "eligible": "S-ELIGIBLE",
+    "course": "S-EPISODE",
+    "order": "S-ORDER",
+    "consent": "S-CONSENT",
+    "plan": "S-PLAN",
+    "rems": "S-REMS",
+    "spacing": "S-SPACING",
+    "preparation": "S-PREPARED",
+    "escort": "S-ESCORT",
+    "weight": "S-WEIGHT",
+}
+
+
+def prerequisites(visit: str, ground: Ground, start: datetime | None, policy: SchedulingPolicy) -> list[Found]:
+    """Return what a visit of a kind needs, each met or not, in the order in which it is best settled."""
+    required = policy.prerequisites.get(visit, {})
+    found = []
+    for name, rule in RULES.items():
+        one = required.get(name)
+        if one is None or (one.routes is not None and not set(one.routes) & set(ground.routes)):
+            continue
+        met, what, advice, evidence = _ANSWERS[name](ground, start, one, policy)
+        found.append(Found(name, rule, met, one.by, what, "" if met else advice, one.source, evidence))
+    return found
+
+
+def unmet(visit: str, ground: Ground, start: datetime | None, policy: SchedulingPolicy) -> list[Issue]:
+    """Return why a visit may not be booked; nothing where it may."""
+    return [
+        one.as_issue() for one in prerequisites(visit, ground, start, policy) if not one.met and one.by == "booking"
+    ]
+
+
+def lost(visit: str, ground: Ground, start: datetime | None, now: datetime, policy: SchedulingPolicy) -> list[Found]:
+    """Return what a booked visit lacks now: its ground, and shortly before it what is to be met by then."""
+    soon = start is not None and start - now <= timedelta(hours=policy.watch.hours)
+    return [one for one in prerequisites(visit, ground, start, policy) if not one.met and (one.by == "booking" or soon)]
+
+
+def _eligible(ground: Ground, start: datetime | None, rule: Required, _: SchedulingPolicy) -> Answer:
+    evidence = (ground.assessment,) if ground.assessment else ()
+    if ground.outcome is None:
+        return False, "there is no eligibility decision", "Screen the patient (Patient/<id>/$screen).", evidence
+    said = f"the newest eligibility decision is {ground.outcome} ({ground.assessment})"
+    if ground.outcome != "eligible":
+        return False, said, "See its findings, settle them and screen again.", evidence
+    if _too_old(ground.assessed, start, rule):
+        what = f"{said}, and will be older than {rule.days} days on the day of the visit"
+        return False, what, "Screen the patient again (Patient/<id>/$screen).", evidence
+    return True, said, "", evidence
+
+
+def _course(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
+    status = ground.episode_status
+    what = "there is no course" if status is None else f"the course is {status}"
+    advice = "A referral and an eligible screening open it; a hold is lifted by a person."
+    return status in ("planned", "active"), what, advice, ()
+
+
+def _order(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
+    if ground.order is None:
+        advice = "Name the MedicationRequest in Appointment.supportingInformation."
+        return False, "no order is named", advice, ()
+    if not ground.order_active or not ground.routes:
+        what = f"{ground.order} is not known here as an active order of this patient with a route"
+        return False, what, "Order the drug first, or book again in a moment.", (ground.order,)
+    return True, f"{ground.order} is active", "", (ground.order,)
+
+
+def _consent(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
+    lacking = [route for route in ground.routes if route not in ground.consented]
+    if lacking or (not ground.routes and not ground.consented):
+        what = f"no consent signed before is in force at that time for route {', '.join(lacking) or 'of the order'}"
+        return False, what, "Obtain the patient's consent for the route.", ()
+    return True, "there is consent for the route", "", ()
+
+
+def _plan(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
+    if ground.planned:
+        return True, "there is a plan of the course", "", ()
+    return False, "there is no active CarePlan of the course", "Make the treatment plan first (category kap-plan).", ()
+
+
+def _rems(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
+    if ground.drug != "esketamine":
+        return True, "the drug has no REMS", "", ()
+    lacking = [
+        what
+        for what, there in (
+            ("the site is not certified (Location.identifier)", ground.site_certified),
+            ("the patient is not enrolled (Patient.identifier)", ground.patient_enrolled),
+        )
+        if not there
+    ]
+    if lacking:
+        advice = "Certify the site and enrol the patient with the Spravato REMS, and record the identifier."
+        return False, f"for esketamine {' and '.join(lacking)}", advice, ()
+    return True, "the site is certified and the patient enrolled", "", ()
+
+
+def _spacing(ground: Ground, start: datetime | None, _rule: Required, policy: SchedulingPolicy) -> Answer:
+    close = [] if start is None else too_close(start, ground.near, ground.routes, policy)
+    if not close:
+        return True, "no other dose is too near", "", ()
+    evidence = tuple(near.reference for near, _ in close)
+    what = "; ".join(
+        f"{near.reference} is a dose at {zulu(near.start)}, and by route they are at least {hours} hours apart"
+        for near, hours in close
+    )
+    return False, what, "Choose another time.", evidence
+
+
+def _preparation(ground: Ground, _start: datetime | None, rule: Required, _: SchedulingPolicy) -> Answer:
+    needed = rule.count or 0
+    what = f"{ground.preparations} of {needed} preparation sessions were held, {ground.preparing} are booked before it"
+    advice = "Hold the preparation session, and record it (Appointment fulfilled)."
+    return ground.preparations >= needed, what, advice, ()
+
+
+def _escort(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
+    if ground.escort:
+        return True, "an escort is named", "", ()
+    advice = "Name the adult who takes the patient home, as a participant of type ESC."
+    return False, "no escort is named", advice, ()
+
+
+def _weight(ground: Ground, start: datetime | None, rule: Required, _: SchedulingPolicy) -> Answer:
+    if ground.weighed is None:
+        return False, "no weight is known", "Weigh the patient.", ()
+    what = f"the patient was weighed at {zulu(ground.weighed)}"
+    if _too_old(ground.weighed, start, rule):
+        return False, f"{what}, more than {rule.days} days before", "Weigh the patient again.", ()
+    return True, what, "", ()
+
+
+_ANSWERS: Final[Mapping[Prerequisite, Callable[[Ground, datetime | None, Required, SchedulingPolicy], Answer]]] = {
+    "eligible": _eligible,
+    "course": _course,
+    "order": _order,
+    "consent": _consent,
+    "plan": _plan,
+    "rems": _rems,
+    "spacing": _spacing,
+    "preparation": _preparation,
+    "escort": _escort,
+    "weight": _weight,
+}
+
+
+def _too_old(known: datetime | None, start: datetime | None, rule: Required) -> bool:
+    if known is None or start is None or rule.days is None:
+        return False
+    return known < start - timedelta(days=rule.days)
+
+
+def too_close(
+    start: datetime, others: Iterable[Near], routes: Sequence[str], policy: SchedulingPolicy
+) -> list[tuple[Near, int]]:
+    """Return which other doses are nearer than the least time between two, and that time in hours.
+
+    The longer of both routes' counts: of the order's and, where it is known, of the other dose's.
+    """
+    found = []
+    for other in others:
+        hours = [policy.spacing[route].hours for route in (*routes, *other.routes) if route in policy.spacing]
+        if hours and abs(start - other.start) < timedelta(hours=max(hours)):
+            found.append((other, max(hours)))
+    return found
+
+
+def not_one_patient(policy: SchedulingPolicy) -> Issue:
+    """Return the refusal of a dosing session for several patients: only one's ground could be looked at."""
+    return Issue(
+        "A visit with prerequisites is booked for one patient. Make an appointment for each; a group shares a Slot.",
+        code="business-rule",
+        expression=("Appointment.participant",),
+        rule="S-PATIENT",
+        source=policy.ground.source,
+    )

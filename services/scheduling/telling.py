@@ -1,0 +1,97 @@
+"""What scheduling tells people: Communications to the patient and the staff of a visit, sent by `shared/notify`.
+
+A text leaves the record, so it names no drug, no diagnosis and, to the staff, no patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from services.scheduling.ground import start_of
+from services.scheduling.setting import Setting
+from shared.fhir.codes import BOOKING_CHANGED, TIME_OFFERED
+from shared.fhir.dates import zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import actors
+from shared.notify.telling import Letter, tell
+from shared.runtime.record import Record
+from shared.store.notices import Channel
+
+STAFF_CHANNELS: Final[tuple[Channel, ...]] = ("email", "sms")
+
+
+def when_text(start: datetime, zone: ZoneInfo) -> dict[str, str]:
+    """Return date, time and zone of a visit as its people read them."""
+    local = start.astimezone(zone)
+    return {
+        "date": f"{local:%A}, {local.day} {local:%B %Y}",
+        "time": f"{local:%H:%M}",
+        "zone": local.tzname() or str(zone),
+    }
+
+
+async def tell_patient(record: Record, name: Sequence[str], letter: Letter, *, patient: str, setting: Setting) -> None:
+    """Tell a patient, where he is known here; without an address the Communication says so."""
+    to = await record.get("Patient", patient)
+    if to is not None:
+        await tell(record, name, letter, to=to, now=setting.clock(), patient=patient)
+
+
+async def tell_staff(
+    record: Record, name: Sequence[str], letter: Letter, appointment: Resource, *, patient: str, setting: Setting
+) -> None:
+    """Tell the staff of a visit, each of those who are known here."""
+    for id_ in actors(appointment, "Practitioner"):
+        to = await record.get("Practitioner", id_)
+        if to is not None:
+            await tell(record, (*name, id_), letter, to=to, now=setting.clock(), patient=patient)
+
+
+async def tell_of_loss(appointment: Resource, patient: str, record: Record, setting: Setting) -> None:
+    """Tell the people of a visit that it cannot take place as it stands."""
+    start = start_of(appointment)
+    if start is None or start < setting.clock():
+        return
+    said = when_text(start, setting.zone)
+    about = (f"Appointment/{appointment['id']}",)
+    at = zulu(setting.clock())
+    to_staff = Letter(
+        BOOKING_CHANGED,
+        "A visit needs attention",
+        "Something is missing for the visit on {date} at {time} ({zone}). See its Task in the record.".format(**said),
+        category="alert",
+        about=about,
+        channels=STAFF_CHANNELS,
+        urgent=True,
+        expires=start,
+    )
+    await tell_staff(record, ("lost", appointment["id"], at), to_staff, appointment, patient=patient, setting=setting)
+    to_patient = Letter(
+        BOOKING_CHANGED,
+        "Please call us about your visit",
+        "Please call us before your visit on {date} at {time} ({zone}).".format(**said),
+        about=about,
+        expires=start,
+    )
+    await tell_patient(record, ("lost", appointment["id"], at, "patient"), to_patient, patient=patient, setting=setting)
+
+
+async def tell_of_offer(appointment: Resource, until: datetime, patient: str, record: Record, setting: Setting) -> None:
+    """Tell a patient that a time is free for which he waited, and until when it is kept."""
+    start = start_of(appointment)
+    if start is None:
+        return
+    said, kept = when_text(start, setting.zone), when_text(until, setting.zone)
+    letter = Letter(
+        TIME_OFFERED,
+        "A time for your visit is free",
+        "{date} at {time} ({zone}) is free for your visit. ".format(**said)
+        + "We keep it for you until {date} at {time}: please tell us.".format(**kept),
+        about=(f"Appointment/{appointment['id']}",),
+        expires=until,
+    )
+    name = ("offer", str(appointment["id"]), zulu(start))
+    await tell_patient(record, name, letter, patient=patient, setting=setting)
