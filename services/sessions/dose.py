@@ -3,57 +3,144 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
 
-from services.sessions.rules import Situation, begins_ahead, claim_of, gate, readings_of, resumes
+from services.sessions.drugs import drug_at_worst, gated_drug
+from services.sessions.gathering import asked_of, decisions_of, enrolment_of, risk_flags
+from services.sessions.leaving import judge_home
+from services.sessions.rules.amounts import Amounts, Dose, amount_checks, as_dose
+from services.sessions.rules.checks import Check, issues_of
+from services.sessions.rules.claims import COUNTED, begins_ahead, claim_of, corrects_the_amount, resumes
+from services.sessions.rules.gate import Situation, gate, news_check
+from services.sessions.rules.infusions import gives_more, is_step, parent_id
+from services.sessions.rules.readings import readings_of
 from services.sessions.setting import Setting
-from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, REVIEW, SNOMED
+from services.sessions.watching import watch_from
+from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, REVIEW, SNOMED, WEIGHT
+from shared.fhir.freshness import as_words
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     Drug,
     codes_of,
+    comes_from_elsewhere,
     course_status,
     drug_of,
     effective_start,
     id_in,
     is_course,
     is_order_in_force,
+    kilograms_in,
+    moment,
     patient_of,
     routes_consented,
     routes_of_order,
 )
 from shared.fhir.outcome import Issue, Unprocessable
-from shared.fhir.raised import detected_issue, flag, task
+from shared.fhir.raised import detected_issue, flag, identifier, task
 from shared.runtime.medications import medication_of
-from shared.runtime.raising import raise_once
+from shared.runtime.raising import find, keep, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
 
-async def situation_of(record: Record, dose: Resource, start: datetime, drug: Drug, setting: Setting) -> Situation:
-    """Return what is held about the start of a dose."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is held about the start of a dose: the gate's situation, and the amounts."""
+
+    situation: Situation
+    amounts: Amounts
+
+    def checks(self, setting: Setting) -> list[Check]:
+        """Return every check of the gate."""
+        return [*gate(self.situation, setting.gate), *amount_checks(self.amounts, setting.dosing)]
+
+
+async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, setting: Setting) -> Known:
+    """Return what is held about the start of a dose; `dose` carries its id where it is recorded already."""
     patient = patient_of(dose)
     about = {"patient": f"Patient/{patient}"}
     visit_id = id_in(dose.get("context"), "Encounter")
     visit = None if visit_id is None else await record.get("Encounter", visit_id)
-    orders = await _orders(record, dose, drug, setting)
     said = codes_of(dose.get("dosage", {}).get("route"), SNOMED)
+    orders = await _orders(record, dose, start, drug, setting)
     ordered_routes = [route for order in orders for route in routes_of_order(order)]
-    route = said[0] if said else (ordered_routes[0] if ordered_routes else None)
-    readings = [] if visit_id is None else await record.search("Observation", {"encounter": f"Encounter/{visit_id}"})
-    return Situation(
+    route = said[0] if said else (ordered_routes[-1] if ordered_routes else None)
+    fitting = [order for order in orders if route in routes_of_order(order)]
+    readings = [] if visit_id is None else await _readings(record, visit_id, setting)
+    situation = Situation(
         visit=visit if visit is not None and patient_of(visit) == patient else None,
         course=course_status([one for one in await record.search("EpisodeOfCare", about) if is_course(one)], start),
         start=start,
+        drug=drug,
         route=route,
         consented=routes_consented(await record.search("Consent", about), start),
-        ordered=route is not None and route in ordered_routes,
-        readings=[reading for one in readings if patient_of(one) == patient for reading in readings_of(one)],
+        ordered=bool(fitting),
+        readings=[reading for one in readings if patient_of(one) in (patient, None) for reading in readings_of(one)],
+        decisions=[] if visit_id is None else await decisions_of(record, visit_id, setting.clock()),
+        asked=None if visit_id is None else await asked_of(record, visit_id, start, setting),
+        gender=(await record.get("Patient", str(patient)) or {}).get("gender"),
+        flags=await risk_flags(record, patient, start, setting),
+        enrolment=await enrolment_of(record, dose, visit, start),
+        unheard=as_words(await record.unheard(setting.knowledge.dose, f"Patient/{patient}")),
     )
+    kilograms = await weight_of(record, patient, start, setting)
+    amounts = Amounts(
+        dose=dose.get("dosage", {}).get("dose"),
+        start=start,
+        drug=drug,
+        route=route,
+        visit=visit_id,
+        order=fitting[-1] if fitting else None,
+        others=await _other_doses(record, dose, kilograms, setting),
+        kilograms=kilograms,
+    )
+    return Known(situation, amounts)
 
 
-async def _orders(record: Record, dose: Resource, drug: Drug, setting: Setting) -> list[Resource]:
-    """Return the active orders of the patient for the drug: the one the dose names, else all."""
+async def _readings(record: Record, visit: str, setting: Setting) -> list[Resource]:
+    """Return the visit's Observations of what the gate looks at, oldest first."""
+    codes = {code for limit in setting.gate.readings.values() for code in limit.codes}
+    asked = ",".join(f"http://loinc.org|{code}" for code in sorted(codes))
+    return await record.search("Observation", {"encounter": f"Encounter/{visit}", "combo-code": asked})
+
+
+async def weight_of(record: Record, patient: str | None, when: datetime, setting: Setting) -> Decimal | None:
+    """Return the newest body weight, in kg, of the days before `when` that the policy allows; None: there is none."""
+    earliest = when - timedelta(days=setting.dosing.weight_age.days)
+    newest: tuple[datetime, Decimal] | None = None
+    for one in await record.search("Observation", {"patient": f"Patient/{patient}", "code": WEIGHT.token()}):
+        taken, kilograms = effective_start(one), kilograms_in(one.get("valueQuantity"))
+        if (
+            taken is not None
+            and kilograms is not None
+            and kilograms > 0
+            and one["status"] in ("final", "amended", "corrected")
+            and earliest.date() <= taken.date() <= when.date()
+            and (newest is None or newest[0] <= taken)
+        ):
+            newest = taken, kilograms
+    return None if newest is None else newest[1]
+
+
+async def _other_doses(record: Record, dose: Resource, kilograms: Decimal | None, setting: Setting) -> list[Dose]:
+    """Return the patient's other doses of the two drugs, oldest first."""
+    found = []
+    held = await record.search("MedicationAdministration", {"patient": f"Patient/{patient_of(dose)}"})
+    by_id = {one["id"]: one for one in held}
+    for one in held:
+        if one["id"] == dose.get("id") or one.get("status") not in COUNTED:
+            continue
+        if is_step(one, by_id.get(parent_id(one) or "")):
+            continue
+        if (await drug_at_worst(record, one, setting))[0] is not None:
+            found.append(as_dose(one, kilograms))
+    return found
+
+
+async def _orders(record: Record, dose: Resource, start: datetime, drug: Drug, setting: Setting) -> list[Resource]:
+    """Return the patient's orders in force for the drug at `start`, oldest first: the one the dose names, else all."""
     patient = patient_of(dose)
     named = id_in(dose.get("request"), "MedicationRequest")
     if named is not None:
@@ -61,21 +148,14 @@ async def _orders(record: Record, dose: Resource, drug: Drug, setting: Setting) 
         found = [] if order is None or patient_of(order) != patient else [order]
     else:
         found = await record.search("MedicationRequest", {"patient": f"Patient/{patient}"})
-    return [
+    counted = [
         one
         for one in found
-        if is_order_in_force(one) and drug_of(await medication_of(record, one), setting.sets) == drug
+        if is_order_in_force(one)
+        and ("authoredOn" not in one or moment(one["authoredOn"]) <= start)
+        and drug_of(await medication_of(record, one), setting.sets) == drug
     ]
-
-
-async def gated_drug(record: Record, dose: Resource, setting: Setting) -> Drug | None:
-    """Return the gated drug a MedicationAdministration is about; None for every other, rescue drugs among them."""
-    drug = drug_of(await medication_of(record, dose), setting.sets)
-    if drug is not None:
-        return drug
-    named = id_in(dose.get("request"), "MedicationRequest")
-    order = None if named is None else await record.get("MedicationRequest", named)
-    return None if order is None else drug_of(await medication_of(record, order), setting.sets)
+    return sorted(counted, key=lambda one: str(one.get("authoredOn", "")))
 
 
 async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
@@ -84,30 +164,74 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
     if after is None:
         await _refuse_deletion(change, record, setting)
         return
-    drug = await gated_drug(record, after, setting)
-    was = None if change.before is None else await gated_drug(record, change.before, setting)
-    claim = claim_of(
-        change.before, after, was_gated=was is not None, is_gated=drug is not None, now=now, policy=setting.gate
-    )
-    if drug is None:
+    drug, known = await drug_at_worst(record, after, setting)
+    was = False
+    if change.before is not None:
+        was = (await drug_at_worst(record, change.before, setting))[0] is not None
+    claim = claim_of(change.before, after, was_gated=was, is_gated=drug is not None, now=now, policy=setting.gate)
+    if claim != "start" and not known and after.get("status") in COUNTED:
         await _raise_unknown(change, record, after, now)
-    if claim == "nothing" or drug is None:
+    if claim == "nothing" or drug is None or (claim == "given" and not known):
         return
-    if claim == "start":
-        record.require_current()
+    if await _is_harmless_step(record, after):
+        return
     resumed = claim == "start" and resumes(change.before, after)
     start = now if resumed else effective_start(after) or now
-    issues = gate(await situation_of(record, after, start, drug, setting), setting.gate)
+    found = await known_of(record, after, start, drug, setting)
+    step = await _is_step(record, after)
+    corrected = claim == "given" and was and corrects_the_amount(change.before, after)
+    checks = found.checks(setting)
+    if corrected or step:  # a step of an infusion shares its whole amount
+        checks = gate(found.situation, setting.gate) if step else list(amount_checks(found.amounts, setting.dosing))
+    if claim == "start":
+        checks.append(news_check(found.situation, setting.knowledge))
+    issues = issues_of(checks)
     if claim == "start":
         issues.extend(begins_ahead(start, now, setting.gate))
+        if issues and not known:
+            issues.append(_not_named(setting))
         if issues:
             raise Unprocessable(issues)
+        if not known:
+            await _raise_unknown(change, record, after, now)
     elif issues:
-        await _raise_past_gate(change, record, after, issues, now, setting)
+        await raise_past_gate(change.id, record, after, issues, now, setting)
+    visit = found.situation.visit
+    if visit is not None and not corrected:
+        first = min([start, *(one.when for one in found.amounts.in_this_session() if one.when is not None)])
+        await watch_from(record, visit["id"], str(patient_of(visit)), first, drug, found.situation.route, setting)
+
+
+async def _is_step(record: Record, dose: Resource) -> bool:
+    named = parent_id(dose)
+    return named is not None and is_step(dose, await record.get("MedicationAdministration", named))
+
+
+async def _is_harmless_step(record: Record, dose: Resource) -> bool:
+    """Tell whether a change is a step of an infusion that gives no more of the drug: a pause, a stop, a lower rate."""
+    named = parent_id(dose)
+    parent = None if named is None else await record.get("MedicationAdministration", named)
+    if parent is None or not is_step(dose, parent):
+        return False
+    steps = await record.search("MedicationAdministration", {"patient": f"Patient/{patient_of(dose)}"})
+    others = [one for one in steps if parent_id(one) == named and one["id"] != dose.get("id")]
+    return not gives_more(dose, parent, others)
+
+
+def _not_named(setting: Setting) -> Issue:
+    return Issue(
+        "The record does not say which drug this is: its Medication is not known here, so it counts as ketamine. "
+        "Name it (medicationCodeableConcept with a text), or try again in a moment. What was given is recorded as "
+        "completed.",
+        code="business-rule",
+        expression=("MedicationAdministration.medication",),
+        rule="G-DRUG",
+        source=setting.gate.order.source,
+    )
 
 
 async def _refuse_deletion(change: Change, record: Record, setting: Setting) -> None:
-    if change.before is not None and await gated_drug(record, change.before, setting) is not None:
+    if change.before is not None and (await drug_at_worst(record, change.before, setting))[0] is not None:
         raise Unprocessable(
             "The record of a dose of ketamine is not deleted. If it is wrong, mark it entered-in-error.",
             rule="D-KEEP",
@@ -115,57 +239,71 @@ async def _refuse_deletion(change: Change, record: Record, setting: Setting) -> 
         )
 
 
-async def _raise_past_gate(
-    change: Change, record: Record, dose: Resource, issues: Sequence[Issue], now: datetime, setting: Setting
+async def judge_given(dose: Resource, record: Record, setting: Setting) -> None:
+    """Judge a recorded dose whose drug has become known only now."""
+    drug = await gated_drug(record, dose, setting)
+    if drug is None or dose.get("status") not in COUNTED or comes_from_elsewhere(dose):
+        return
+    now = setting.clock()
+    await judge_home(record, dose, setting)
+    known = await known_of(record, dose, effective_start(dose) or now, drug, setting)
+    issues = issues_of(known.checks(setting))
+    if issues:
+        await raise_past_gate(dose["id"], record, dose, issues, now, setting)
+
+
+async def raise_past_gate(
+    id_: str, record: Record, dose: Resource, issues: Sequence[Issue], now: datetime, setting: Setting
 ) -> None:
-    patient = str(patient_of(dose))
+    """Raise what follows from a dose that was given past a closed gate; again only when the reasons are others."""
+    patient = patient_of(dose)
+    if patient is None:
+        return
     what = " ".join(f"{issue.rule}: {issue.diagnostics}" for issue in issues)
     text = f"A dose was given past a closed gate. {what}"
-    name = ("dose", change.id, "gate")
-    about = f"MedicationAdministration/{change.id}"
+    name = ("dose", id_, "gate")
+    held = await find(record, "DetectedIssue", identifier(ID_FINDING, *name))
+    if held is not None and held.get("detail") == text:
+        return
+    about = f"MedicationAdministration/{id_}"
     visit = id_in(dose.get("context"), "Encounter")
-    await raise_once(
-        record,
-        detected_issue(
-            name,
-            patient=patient,
-            code=GATE_PASSED_CLOSED,
-            rules=list(dict.fromkeys(str(issue.rule) for issue in issues)),
-            severity="high",
-            detail=text,
-            now=now,
-            implicated=[about],
-            policy=setting.version,
-        ),
+    issue = detected_issue(
+        name,
+        patient=patient,
+        code=GATE_PASSED_CLOSED,
+        rules=list(dict.fromkeys(str(issue.rule) for issue in issues)),
+        severity="high",
+        detail=text,
+        now=now,
+        implicated=[about],
+        policy=setting.version,
     )
-    await raise_once(record, flag(name, patient=patient, code=GATE_PASSED_CLOSED, text=text, now=now, encounter=visit))
-    await raise_once(
-        record,
-        task(
-            name,
-            patient=patient,
-            code=REVIEW,
-            description=f"{text} A prescriber looks at it now.",
-            now=now,
-            priority="stat",
-            focus=about,
-            encounter=visit,
-        ),
+    await keep(record, issue)
+    await keep(record, flag(name, patient=patient, code=GATE_PASSED_CLOSED, text=text, now=now, encounter=visit))
+    review = task(
+        name,
+        patient=patient,
+        code=REVIEW,
+        description=f"{text} A prescriber looks at it now.",
+        now=now,
+        priority="stat",
+        focus=about,
+        encounter=visit,
     )
+    await keep(record, review)
 
 
 async def _raise_unknown(change: Change, record: Record, dose: Resource, now: datetime) -> None:
     """A drug that cannot be named is given all the same, and a person finds out which it was."""
     patient = patient_of(dose)
-    if patient is None or dose.get("status") in ("not-done", "entered-in-error"):
+    if patient is None:
         return
-    if await medication_of(record, dose) is None:
-        name = ("dose", change.id, "drug")
-        text = "The record does not say which drug this dose was: its Medication is not known here."
-        about = f"MedicationAdministration/{change.id}"
-        issue = detected_issue(
-            name, patient=patient, code=DRUG_NOT_KNOWN, severity="moderate", detail=text, now=now, implicated=[about]
-        )
-        await raise_once(record, issue)
-        review = task(name, patient=patient, code=REVIEW, description=text, now=now, priority="urgent", focus=about)
-        await raise_once(record, review)
+    name = ("dose", change.id, "drug")
+    text = "The record does not say which drug this dose was: its Medication is not known here."
+    about = f"MedicationAdministration/{change.id}"
+    issue = detected_issue(
+        name, patient=patient, code=DRUG_NOT_KNOWN, severity="moderate", detail=text, now=now, implicated=[about]
+    )
+    await raise_once(record, issue)
+    review = task(name, patient=patient, code=REVIEW, description=text, now=now, priority="urgent", focus=about)
+    await raise_once(record, review)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.sessions.rules import COMING, OFF, is_kap_visit, planned_visit
+from services.sessions.dose import judge_given
+from services.sessions.rules.visits import COMING, OFF, is_kap_visit, planned_visit
 from services.sessions.setting import Setting
 from shared.events.envelope import Event
 from shared.fhir.codes import ID_ENCOUNTER
@@ -20,7 +21,18 @@ PLANNED_BY_BOOKING = ("class", "type", "participant", "location")
 
 def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
     """Return sessions' reactions by type, under a policy."""
-    return {"Appointment": (_booked,), "EpisodeOfCare": (_course_known,)}
+
+    async def medication_known(event: Event, resource: Resource, record: Record) -> None:
+        """Judge the doses that named a Medication before it was known here, and so could not be judged as ketamine."""
+        if event.interaction == "delete":
+            return
+        named = {"medication": f"Medication/{event.resource_id}"}
+        for dose in await record.search("MedicationAdministration", named):
+            stored = await record.stored("MedicationAdministration", dose["id"])
+            if stored is not None and stored.origin == record.service.name:
+                await judge_given(dose, record, setting)
+
+    return {"Appointment": (_booked,), "EpisodeOfCare": (_course_known,), "Medication": (medication_known,)}
 
 
 async def _booked(event: Event, resource: Resource, record: Record) -> None:

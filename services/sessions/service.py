@@ -6,11 +6,19 @@ from services.sessions.guards import guards
 from services.sessions.operations import operations
 from services.sessions.reactions import reactions
 from services.sessions.setting import Clock, Setting, utc_now
+from services.sessions.watching import timer as missed_vital_signs
+from shared.notify.sending import NOTICES_TASK
 from shared.runtime.app import App
-from shared.runtime.ownership import INTAKE, SCHEDULING, SESSIONS, types_of
+from shared.runtime.ownership import INTAKE, OUTCOMES, SCHEDULING, SESSIONS, types_of
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
+
+GROUND = ("Patient", "Consent", "MedicationRequest", "Medication", "Observation", "Location", "Organization", "Flag")
+"""What the gate stands on."""
+
+PEOPLE = ("Practitioner", "PractitionerRole")
+"""Whom an alarm calls."""
 
 
 def sessions(policy: Policy, clock: Clock = utc_now) -> Service:
@@ -22,13 +30,14 @@ def sessions(policy: Policy, clock: Clock = utc_now) -> Service:
         types=types_of(SESSIONS),
         guards=guards(setting),
         operations=operations(setting),
-        consumes=(INTAKE, SCHEDULING),
-        holds=frozenset(("Appointment", "Patient", "Consent", "EpisodeOfCare", "Medication", "MedicationRequest")),
+        consumes=(INTAKE, SCHEDULING, OUTCOMES),
+        holds=frozenset((*GROUND, *PEOPLE, "Appointment", "EpisodeOfCare")),
         reactions=reactions(setting),
+        timers=(setting.escalation.timer(), missed_vital_signs(setting)),
         judges_on_news=frozenset(("MedicationAdministration",)),
     )
 
 
 def create(settings: Settings) -> App:
     """Return the service as a process runs it."""
-    return App(sessions(load_policy(settings.policy)), settings)
+    return App(sessions(load_policy(settings.policy)), settings, background=(NOTICES_TASK,))

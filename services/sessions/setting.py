@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from services.sessions.rules import Alarm, GatePolicy
+from services.sessions.rules.alarms import AlarmPolicy
+from services.sessions.rules.amounts import DosingPolicy
+from services.sessions.rules.gate import GatePolicy
+from services.sessions.rules.leaving import DischargePolicy
+from services.sessions.rules.monitoring import MonitoringPolicy
+from services.sessions.rules.rems import RemsPolicy
 from shared.fhir.cited import ValueSet
+from shared.fhir.freshness import KnowledgePolicy
+from shared.runtime.escalation import Escalation
 from shared.runtime.policy import Policy
 
 Clock: TypeAlias = Callable[[], datetime]
@@ -26,7 +33,13 @@ class Setting:
     version: str
     sets: Mapping[str, ValueSet]
     gate: GatePolicy
-    alarms: Mapping[str, Alarm]
+    alarms: AlarmPolicy
+    dosing: DosingPolicy
+    monitoring: MonitoringPolicy
+    discharge: DischargePolicy
+    rems: RemsPolicy
+    escalation: Escalation
+    knowledge: KnowledgePolicy
     clock: Clock
 
     @classmethod
@@ -41,6 +54,12 @@ class Setting:
             version=policy.version,
             sets=policy.section("value-sets", dict[str, ValueSet]),
             gate=policy.section("gate", GatePolicy),
-            alarms=policy.section("alarms", dict[str, Alarm]),
+            alarms=policy.section("alarms", AlarmPolicy),
+            monitoring=policy.section("monitoring", MonitoringPolicy),
+            discharge=policy.section("discharge", DischargePolicy),
+            rems=policy.section("rems", RemsPolicy),
+            dosing=policy.section("dosing", DosingPolicy),
+            escalation=Escalation.of(policy),
+            knowledge=policy.section("knowledge", KnowledgePolicy),
             clock=clock,
         )

@@ -1,0 +1,181 @@
+"""What is gathered for the gate besides readings and amounts: answers, decisions, flags for suicidality, the REMS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from services.sessions.rules.answers import Asked, Enrolment, answers_in
+from services.sessions.rules.checks import Check, Decision
+from services.sessions.rules.gate import NEWS
+from services.sessions.setting import Setting
+from shared.fhir.codes import (
+    DECISION_NEEDED,
+    ID_FINDING,
+    ID_REMS_PATIENT,
+    ID_REMS_SITE,
+    KAP,
+    PRE_DOSE_QUESTIONNAIRE,
+    PROCEED,
+    RULE,
+    SNOMED,
+)
+from shared.fhir.dates import interval, period_interval, zulu
+from shared.fhir.freshness import as_words
+from shared.fhir.json import Resource
+from shared.fhir.kap import codes_of, has_code, id_in, moment
+from shared.fhir.outcome import Unprocessable
+from shared.fhir.raised import detected_issue, identifier
+from shared.runtime.raising import find, keep
+from shared.runtime.record import Record
+
+WITNESS = "witness"
+ANSWERED = frozenset(("completed", "amended"))
+
+
+async def asked_of(record: Record, visit: str, start: datetime, setting: Setting) -> Asked | None:
+    """Return the newest answers to kap-pre-dose in a visit that were given before `start` and are not too old."""
+    earliest = start - timedelta(minutes=setting.gate.answers_age.minutes)
+    latest = start + timedelta(minutes=setting.gate.ahead.minutes)
+    return await answers_of(record, visit, PRE_DOSE_QUESTIONNAIRE, earliest, latest)
+
+
+async def answers_of(
+    record: Record, visit: str, questionnaire: str, earliest: datetime | None, latest: datetime
+) -> Asked | None:
+    """Return the newest answers to a questionnaire in a visit that were given in a time."""
+    newest: Asked | None = None
+    criteria = {"encounter": f"Encounter/{visit}", "questionnaire": questionnaire}
+    for one in await record.search("QuestionnaireResponse", criteria):
+        if one.get("status") not in ANSWERED or "authored" not in one:
+            continue
+        when = interval(one["authored"])[0]
+        if (earliest is None or earliest <= when) and when <= latest and (newest is None or newest.when <= when):
+            newest = Asked(f"QuestionnaireResponse/{one['id']}", when, answers_in(one))
+    return newest
+
+
+def decision_name(visit: str, rule: str) -> tuple[str, str, str]:
+    """Return what names the DetectedIssue on which a prescriber decides about a rule in a visit."""
+    return ("gate", visit, rule)
+
+
+async def decisions_of(record: Record, visit: str, now: datetime) -> list[Decision]:
+    """Return the documented decisions to proceed in a visit; none can be made ahead of time."""
+    found: list[Decision] = []
+    for issue in await record.search("DetectedIssue", {"implicated": f"Encounter/{visit}"}):
+        if not has_code(issue.get("code"), DECISION_NEEDED):
+            continue
+        for made in issue.get("mitigation", []):
+            signed = any(id_in(made.get("author"), type_) for type_ in ("Practitioner", "PractitionerRole"))
+            if has_code(made.get("action"), PROCEED) and signed and "date" in made:
+                when = min(moment(made["date"]), now)
+                found.extend(
+                    Decision(rule, when, f"DetectedIssue/{issue['id']}") for rule in codes_of(issue["code"], RULE)
+                )
+    return found
+
+
+async def ask_for_decisions(
+    record: Record, visit: str, patient: str, checks: Iterable[Check], now: datetime, setting: Setting
+) -> dict[str, str]:
+    """Keep a DetectedIssue for each closed check on which a prescriber may decide; return its reference by rule."""
+    asked: dict[str, str] = {}
+    for check in checks:
+        if not (check.closes and check.decidable) or check.rule in asked:
+            continue
+        name = decision_name(visit, check.rule)
+        held = await find(record, "DetectedIssue", identifier(ID_FINDING, *name))
+        if held is None:
+            held = await keep(
+                record,
+                detected_issue(
+                    name,
+                    patient=patient,
+                    code=DECISION_NEEDED,
+                    rules=[check.rule],
+                    severity="high",
+                    detail=f"{check.text} A prescriber may decide: mitigation with action proceed, date and author.",
+                    now=now,
+                    implicated=[f"Encounter/{visit}", *check.evidence],
+                    policy=setting.version,
+                ),
+            )
+        asked[check.rule] = f"DetectedIssue/{held['id']}"
+    return asked
+
+
+async def confirm_news(record: Record, visit: str, patient: str, by: Resource, setting: Setting) -> None:
+    """Document that a person confirms what could not be known here: consent and order stand.
+
+    It is kept as the decision on the rule in this visit, and counts for as long as the policy says. Where nothing is
+    missing, nothing is kept: nobody was asked.
+
+    Raises:
+        Unprocessable: it is not said by a Practitioner.
+
+    """
+    unheard = as_words(await record.unheard(setting.knowledge.dose, f"Patient/{patient}"))
+    if not unheard:
+        return
+    if not any(id_in(by, type_) for type_ in ("Practitioner", "PractitionerRole")):
+        raise Unprocessable(
+            "confirmedBy names the Practitioner or PractitionerRole who confirms that consent and order stand.",
+            expression=["Parameters.parameter"],
+            rule=NEWS,
+            source=setting.knowledge.dose.source,
+        )
+    now = setting.clock()
+    issue = detected_issue(
+        decision_name(visit, NEWS),
+        patient=patient,
+        code=DECISION_NEEDED,
+        rules=[NEWS],
+        severity="high",
+        detail=f"Consent and order were confirmed by a person before a dose. Not heard: {unheard}.",
+        now=now,
+        implicated=[f"Encounter/{visit}"],
+        policy=setting.version,
+    )
+    issue["mitigation"] = [{"action": PROCEED.concept(), "date": zulu(now), "author": by}]
+    await keep(record, issue)
+
+
+async def risk_flags(
+    record: Record, patient: str | None, start: datetime, setting: Setting
+) -> list[tuple[str, datetime]]:
+    """Return the Flags for suicidality of a patient that are up at `start`: reference and since when."""
+    found = []
+    for one in await record.search("Flag", {"patient": f"Patient/{patient}"}):
+        codes = {*codes_of(one.get("code"), KAP), *codes_of(one.get("code"), SNOMED)}
+        since = one.get("period", {}).get("start")
+        up = one["status"] == "active" and codes.intersection(setting.gate.risk.flags)
+        if up and (since is None or moment(since) <= start):
+            found.append((f"Flag/{one['id']}", start if since is None else moment(since)))
+    return found
+
+
+async def enrolment_of(record: Record, dose: Resource, visit: Resource | None, when: datetime) -> Enrolment:
+    """Return what is known of the REMS where a dose is given: by identifiers in force of Patient and place."""
+    patient = await record.get("Patient", str(id_in(dose.get("subject"), "Patient")))
+    places: list[Resource | None] = []
+    for one in (visit or {}).get("location", []):
+        place = await record.get("Location", str(id_in(one.get("location"), "Location")))
+        owner = id_in((place or {}).get("managingOrganization"), "Organization")
+        places.extend((place, None if owner is None else await record.get("Organization", owner)))
+    provider = id_in((visit or {}).get("serviceProvider"), "Organization")
+    places.append(None if provider is None else await record.get("Organization", provider))
+    functions = [one.get("function") for one in dose.get("performer", [])]
+    return Enrolment(
+        site=any(_identified(place, ID_REMS_SITE, when) for place in places),
+        patient=_identified(patient, ID_REMS_PATIENT, when),
+        witness=any(coding.get("code") == WITNESS for one in functions if one for coding in one.get("coding", [])),
+    )
+
+
+def _identified(resource: Resource | None, system: str, when: datetime) -> bool:
+    for one in (resource or {}).get("identifier", []):
+        period = period_interval(one.get("period", {}))
+        if one.get("system") == system and one.get("value") and (period is None or period[0] <= when < period[1]):
+            return True
+    return False

@@ -1,0 +1,167 @@
+"""Leaving at work: who goes home after a dose is judged, who leaves against advice is recorded and called after."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from services.sessions.gathering import answers_of
+from services.sessions.rules.leaving import (
+    AGAINST_ADVICE,
+    HOME,
+    Leaving,
+    against_going_home,
+    disposition_of,
+    too_early,
+)
+from services.sessions.rules.monitoring import cadence_of, stays_until
+from services.sessions.rules.readings import readings_of
+from services.sessions.rules.visits import OVER
+from services.sessions.setting import Setting
+from services.sessions.what_was_given import doses_of
+from shared.fhir.codes import (
+    DISCHARGE_QUESTIONNAIRE,
+    LEFT_AGAINST_ADVICE,
+    LEFT_TOO_EARLY,
+    NOT_DISCHARGED,
+    REVIEW,
+    Code,
+)
+from shared.fhir.dates import interval
+from shared.fhir.json import Resource
+from shared.fhir.kap import id_in, patient_of
+from shared.fhir.outcome import Unprocessable
+from shared.fhir.raised import detected_issue, flag, task
+from shared.runtime.raising import raise_once
+from shared.runtime.record import Record
+from shared.runtime.service import Change
+
+CALLED: Final = (LEFT_AGAINST_ADVICE, LEFT_TOO_EARLY)
+"""Ways of leaving that call a person at once."""
+
+
+async def guard_leaving(change: Change, record: Record, setting: Setting) -> None:
+    """Refuse the disposition home before its conditions hold; raise what follows from another way of leaving."""
+    before, after = change.before, change.after
+    if after is None:
+        return
+    says, said = disposition_of(after), disposition_of(before)
+    ended = after.get("period", {}).get("end") != (before or {}).get("period", {}).get("end")
+    if says == HOME and (said != HOME or ended):
+        leaving = await leaving_of(after, record, setting)
+        issues = [] if leaving is None else against_going_home(leaving, setting.discharge)
+        if issues:
+            raise Unprocessable(issues)
+    elif says == AGAINST_ADVICE and said != AGAINST_ADVICE:
+        await _raise(record, after, setting, LEFT_AGAINST_ADVICE, "L-AGAINST", _against(after))
+    elif says is None and after["status"] == "finished" and (before or {}).get("status") not in OVER:
+        await _ask_how(after, record, setting)
+
+
+async def judge_home(record: Record, dose: Resource, setting: Setting) -> None:
+    """Raise what follows where a dose is recorded in a visit that the patient left for home before its least stay.
+
+    The dose is recorded whatever the visit says: it was given. `dose` is about to be written, or was.
+    """
+    id_ = id_in(dose.get("context"), "Encounter")
+    visit = None if id_ is None else await record.get("Encounter", id_)
+    if visit is None or disposition_of(visit) != HOME:
+        return
+    leaving = await leaving_of(visit, record, setting, dose)
+    issues = [] if leaving is None else list(too_early(leaving, setting.discharge))
+    if issues:
+        text = (
+            "The visit says that the patient went home, and a dose recorded in it says that this was too early. "
+            f"Reach the patient and the escort now. {' '.join(issue.diagnostics for issue in issues)}"
+        )
+        await _raise(record, visit, setting, LEFT_TOO_EARLY, "L-STAY", text)
+
+
+async def _ask_how(visit: Resource, record: Record, setting: Setting) -> None:
+    if await leaving_of(visit, record, setting) is not None:
+        text = "The visit ended after a dose, and how the patient left is not recorded. Find out, and record it."
+        await _raise(record, visit, setting, NOT_DISCHARGED, "L-UNKNOWN", text)
+
+
+def _against(visit: Resource) -> str:
+    witnesses = [
+        one
+        for one in visit.get("participant", [])
+        if any(coding.get("code") == "WIT" for kind in one.get("type", []) for coding in kind.get("coding", []))
+    ]
+    seen = "" if witnesses else " Nobody is named as witness: name one (participant of type WIT)."
+    return f"The patient left against advice. Reach the patient and the escort now.{seen}"
+
+
+async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Resource | None = None) -> Leaving | None:
+    """Return what is known where a patient leaves a visit; None where no ketamine was given in it.
+
+    `new`: a dose that is about to be written. A visit that does not say its end ended when it said that he left.
+    """
+    now = setting.clock()
+    end = visit.get("period", {}).get("end")
+    if end is None and new is not None:
+        end = visit.get("meta", {}).get("lastUpdated")
+    when = now if end is None else interval(end)[0]
+    given = await doses_of(record, visit["id"], setting, new)
+    if not given:
+        return None
+    first = min(one.start or when for one in given)
+    until: datetime | None = first
+    for one in given:
+        cadence = cadence_of(one.drug, one.route, setting.monitoring)
+        over = stays_until(first, [one.end], cadence)
+        until = None if over is None or until is None else max(until, over)
+    found = await record.search("Observation", {"encounter": f"Encounter/{visit['id']}"})
+    return Leaving(
+        when=when,
+        now=now,
+        until=until,
+        asked=await answers_of(record, visit["id"], DISCHARGE_QUESTIONNAIRE, None, when),
+        readings=[reading for one in found for reading in readings_of(one)],
+        first=first,
+    )
+
+
+async def _raise(record: Record, visit: Resource, setting: Setting, code: Code, rule: str, text: str) -> None:
+    patient, now = patient_of(visit), setting.clock()
+    if patient is None:
+        return
+    name, about = ("left", str(visit["id"]), rule), f"Encounter/{visit['id']}"
+    issue = detected_issue(
+        name,
+        patient=patient,
+        code=code,
+        rules=[rule],
+        severity="high" if code in CALLED else "moderate",
+        detail=text,
+        now=now,
+        implicated=[about],
+        policy=setting.version,
+    )
+    await raise_once(record, issue)
+    if code in CALLED:
+        await raise_once(record, flag(name, patient=patient, code=code, text=text, now=now, encounter=visit["id"]))
+        call = task(
+            name,
+            patient=patient,
+            code=code,
+            description=text,
+            now=now,
+            priority="stat",
+            focus=about,
+            encounter=visit["id"],
+        )
+        await setting.escalation.raise_task(record, call, now)
+        return
+    review = task(
+        name,
+        patient=patient,
+        code=REVIEW,
+        description=text,
+        now=now,
+        priority="urgent",
+        focus=about,
+        encounter=visit["id"],
+    )
+    await raise_once(record, review)

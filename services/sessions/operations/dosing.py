@@ -1,0 +1,236 @@
+"""Before and at the dose: `Encounter/$pre-dose-gate` and `Encounter/$start-dose`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from services.sessions.dose import known_of
+from services.sessions.gathering import ask_for_decisions, confirm_news
+from services.sessions.rules.checks import Check, issues_of
+from services.sessions.rules.claims import begins_ahead
+from services.sessions.rules.gate import gate, news_check
+from services.sessions.rules.visits import VIRTUAL_CLASS
+from services.sessions.setting import Setting
+from shared.fhir.codes import Code
+from shared.fhir.dates import interval, zulu
+from shared.fhir.json import Resource, parse
+from shared.fhir.kap import Drug, drug_of, id_in, patient_of, quantity_in, reference
+from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from shared.fhir.profiles import own
+from shared.runtime.medications import medication_of
+from shared.runtime.record import Record
+from shared.runtime.service import Operation, OperationCall
+
+CATEGORY = "http://terminology.hl7.org/CodeSystem/medication-admin-category"
+OUTPATIENT = Code(CATEGORY, "outpatient", "Outpatient")
+COMMUNITY = Code(CATEGORY, "community", "Community")
+FUNCTION = "http://terminology.hl7.org/CodeSystem/med-admin-perform-function"
+PERFORMER = Code(FUNCTION, "performer", "Performer")
+WITNESSED = Code(FUNCTION, "witness", "Witness")
+
+
+def dosing_operations(setting: Setting) -> tuple[Operation, ...]:
+    """Return the operations before and at the dose."""
+
+    async def start(call: OperationCall, record: Record) -> Resource:
+        return await _start_dose(call, record, setting)
+
+    async def look(call: OperationCall, record: Record) -> Resource:
+        return await _pre_dose_gate(call, record, setting)
+
+    return (
+        Operation(
+            name="pre-dose-gate",
+            type="Encounter",
+            level="instance",
+            handler=look,
+            documentation=(
+                "Returns every check before a dose of ketamine or esketamine: Parameters with `open` (boolean) and a "
+                "`check` each, with rule, title, verdict (open, closed, not-known, decided, warned, ask), closes, "
+                "value, limit, text, source, evidence and, where a prescriber may decide, `decision`: the "
+                "DetectedIssue to which he adds a mitigation (action proceed, date, author). Parameters as of "
+                "$start-dose; dose and performer may be left out."
+            ),
+        ),
+        Operation(
+            name="start-dose",
+            type="Encounter",
+            level="instance",
+            handler=start,
+            documentation=(
+                "Opens a dose of ketamine or esketamine in a dosing session that is in progress, when the gate before "
+                "the dose is open; else 422 with all that keeps it closed. Parameters: medicationRequest (Reference), "
+                "dose (Quantity, mg), performer (Reference), witness (Reference; esketamine needs one), effective "
+                "(dateTime, not in the future; default now), confirmedBy (Reference to the prescriber or nurse "
+                "who confirms that consent and order stand, where the check G-NEWS asks; kept as a DetectedIssue with "
+                "that mitigation). Returns the MedicationAdministration, in progress."
+            ),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A dose that is to be given: the MedicationAdministration as it would be written, its drug and its start.
+
+    `confirmed_by` is who says that consent and order stand although what is known of them may be too old.
+    """
+
+    dose: Resource
+    drug: Drug
+    start: datetime
+    confirmed_by: Resource | None
+
+
+async def _planned(call: OperationCall, record: Record, setting: Setting, needed: Sequence[str]) -> Planned:
+    visit_id = str(call.id)
+    visit = await record.get("Encounter", visit_id)
+    if visit is None:
+        raise NotFound(f"There is no Encounter/{visit_id} here.")
+    given = _parameters(call, needed)
+    order_id = id_in(given["medicationRequest"], "MedicationRequest")
+    order = None if order_id is None else await record.get("MedicationRequest", order_id)
+    if order is None:
+        raise _refused(
+            "medicationRequest", "names an order that is not known here. Order first, or try again in a moment."
+        )
+    medication = await medication_of(record, order)
+    drug = drug_of(medication, setting.sets)
+    if drug is None or medication is None:
+        raise _refused("medicationRequest", "is not an order of ketamine or esketamine; other drugs need no gate.")
+    start = _moment(given["effective"], setting.clock())
+    dose = _administration(visit_id, visit, order, medication, given, start)
+    return Planned(dose, drug, start, given["confirmedBy"])
+
+
+async def _start_dose(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    planned = await _planned(call, record, setting, ("medicationRequest", "dose", "performer"))
+    if planned.confirmed_by is not None:
+        await confirm_news(record, str(call.id), str(patient_of(planned.dose)), planned.confirmed_by, setting)
+    known = await known_of(record, planned.dose, planned.start, planned.drug, setting)
+    issues = issues_of([*known.checks(setting), news_check(known.situation, setting.knowledge)])
+    issues.extend(begins_ahead(planned.start, setting.clock(), setting.gate))
+    if issues:
+        raise Unprocessable(issues)
+    written = await record.create(planned.dose)
+    administration: Resource = parse(written.stored.body)
+    return administration
+
+
+async def _pre_dose_gate(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    planned = await _planned(call, record, setting, ("medicationRequest",))
+    known = await known_of(record, planned.dose, planned.start, planned.drug, setting)
+    amount = "dose" in planned.dose["dosage"]
+    checks = known.checks(setting) if amount else gate(known.situation, setting.gate)
+    checks.append(news_check(known.situation, setting.knowledge))
+    now = setting.clock()
+    patient = str(patient_of(planned.dose))
+    decisions = await ask_for_decisions(record, str(call.id), patient, checks, now, setting)
+    return {
+        "resourceType": "Parameters",
+        "parameter": [
+            {"name": "open", "valueBoolean": not any(check.closes for check in checks)},
+            {"name": "effective", "valueDateTime": zulu(planned.start)},
+            {"name": "policy", "valueString": setting.version},
+            *(_told(check, decisions.get(check.rule)) for check in checks),
+        ],
+    }
+
+
+def _told(check: Check, decision: str | None) -> dict[str, Any]:
+    said: list[dict[str, Any]] = [
+        {"name": "rule", "valueCode": check.rule},
+        {"name": "title", "valueString": check.title},
+        {"name": "verdict", "valueCode": check.verdict},
+        {"name": "closes", "valueBoolean": check.closes},
+        {"name": "text", "valueString": check.text},
+        {"name": "source", "valueString": check.source},
+    ]
+    if check.value is not None:
+        said.append({"name": "value", "valueString": check.value})
+    if check.limit is not None:
+        said.append({"name": "limit", "valueString": check.limit})
+    said.extend({"name": "evidence", "valueReference": {"reference": one}} for one in check.evidence)
+    if decision is not None and check.closes and check.decidable:
+        said.append({"name": "decision", "valueReference": {"reference": decision}})
+    return {"name": "check", "part": said}
+
+
+def _refused(parameter: str, what: str) -> Unprocessable:
+    return Unprocessable(
+        f"The parameter {parameter} {what}",
+        expression=["Parameters.parameter"],
+        rule="G-ORDER",
+        source="KAP Exchange",
+    )
+
+
+FORMS: Final = {
+    "medicationRequest": "valueReference",
+    "dose": "valueQuantity",
+    "performer": "valueReference",
+    "witness": "valueReference",
+    "effective": "valueDateTime",
+    "confirmedBy": "valueReference",
+}
+
+
+def _parameters(call: OperationCall, needed: Sequence[str]) -> dict[str, Any]:
+    given: dict[str, Any] = dict.fromkeys(FORMS)
+    for parameter in call.parameters.get("parameter", []):
+        name = parameter.get("name")
+        if name not in FORMS or FORMS[name] not in parameter:
+            said = ", ".join(f"{one} ({form})" for one, form in FORMS.items())
+            raise BadRequest(
+                f"${call.name} does not understand the parameter '{name}'. It has: {said}.",
+                expression=["Parameters.parameter"],
+            )
+        given[name] = parameter[FORMS[name]]
+    missing = [name for name in needed if given[name] is None]
+    if missing:
+        raise BadRequest(
+            f"${call.name} needs {', '.join(missing)}.", code="required", expression=["Parameters.parameter"]
+        )
+    if given["dose"] is not None and quantity_in(given["dose"], ("mg",)) is None:
+        raise BadRequest("The dose is a Quantity in mg (UCUM).", code="value", expression=["Parameters.parameter"])
+    return given
+
+
+def _moment(value: str | None, now: datetime) -> datetime:
+    if value is None:
+        return now
+    try:
+        return interval(value)[0]
+    except ValueError:
+        raise BadRequest("The parameter effective is not a dateTime.", expression=["Parameters.parameter"]) from None
+
+
+def _administration(
+    visit_id: str, visit: Resource, order: Resource, medication: Resource, given: dict[str, Any], start: datetime
+) -> Resource:
+    dosage = order["dosageInstruction"][0] if order.get("dosageInstruction") else {}
+    virtual = visit.get("class", {}).get("code") == VIRTUAL_CLASS.code
+    whole = "route" in dosage and given["dose"] is not None
+    return {
+        "resourceType": "MedicationAdministration",
+        **({"meta": own.claiming(own.DOSE)} if whole else {}),
+        "status": "in-progress",
+        "category": (COMMUNITY if virtual else OUTPATIENT).concept(),
+        "medicationCodeableConcept": medication,
+        "subject": reference("Patient", str(patient_of(visit))),
+        "context": reference("Encounter", visit_id),
+        "effectivePeriod": {"start": zulu(start)},
+        "performer": [
+            {"function": function.concept(), "actor": given[name]}
+            for name, function in (("performer", PERFORMER), ("witness", WITNESSED))
+            if given[name] is not None
+        ],
+        "request": reference("MedicationRequest", order["id"]),
+        "dosage": {
+            **({"route": dosage["route"]} if "route" in dosage else {}),
+            **({"dose": given["dose"]} if given["dose"] is not None else {}),
+        },
+    }

@@ -1,0 +1,297 @@
+"""The ledger of controlled substances behind FHIR: booking, balance, inventory, dispensing log."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from services.sessions.drugs import gated_drug
+from services.sessions.rules.claims import COUNTED
+from services.sessions.rules.substances import KINDS, OUT, RECORDS, WITNESSED, against, lacking, micrograms
+from services.sessions.setting import Setting
+from shared.fhir.codes import ID_TASK, INVESTIGATE_SUBSTANCE, UCUM
+from shared.fhir.dates import MIN_INSTANT, interval, zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import id_in, milligrams_in, patient_of
+from shared.fhir.outcome import BadRequest, Unprocessable
+from shared.fhir.raised import identifier
+from shared.runtime.raising import raise_once
+from shared.runtime.record import Record
+from shared.runtime.service import Operation, OperationCall
+from shared.store.substances import Booked, Entry, Stock, Substances, Vial
+
+UG_IN_MG: Final = Decimal(1000)
+_FORMS: Final = {
+    "kind": "valueCode",
+    "ndc": "valueString",
+    "lot": "valueString",
+    "vial": "valueString",
+    "amount": "valueQuantity",
+    "performer": "valueReference",
+    "witness": "valueReference",
+    "administration": "valueReference",
+    "form41": "valueString",
+    "note": "valueString",
+    "expires": "valueDate",
+    "occurred": "valueDateTime",
+    "at": "valueDateTime",
+    "start": "valueDateTime",
+    "end": "valueDateTime",
+}
+
+
+def substance_operations(setting: Setting) -> tuple[Operation, ...]:
+    """Return the operations on the ledger."""
+
+    async def book(call: OperationCall, record: Record) -> Resource:
+        return await _book(call, record, setting)
+
+    async def balance(call: OperationCall, record: Record) -> Resource:
+        return await _balance(call, record, setting)
+
+    async def inventory(call: OperationCall, record: Record) -> Resource:
+        return await _inventory(call, record, setting)
+
+    async def log(call: OperationCall, record: Record) -> Resource:
+        return await _log(call, record)
+
+    return (
+        Operation(
+            "substance-book",
+            "SupplyDelivery",
+            "type",
+            book,
+            documentation=(
+                "Books on the ledger of controlled substances. Parameters: kind (receive, open, administer, waste, "
+                "destroy, return, count, adjust), ndc, lot, vial, performer (Reference), amount (Quantity, mg; of "
+                "count what is there; of adjust up or down), witness (waste, destroy, adjust), administration "
+                "(administer), form41 (destroy), note (adjust), expires (receive), occurred (default now)."
+            ),
+        ),
+        Operation(
+            "substance-balance",
+            "SupplyDelivery",
+            "type",
+            balance,
+            affects_state=False,
+            documentation="What a vial holds, or held at a time: ndc, lot, vial, at.",
+        ),
+        Operation(
+            "substance-inventory",
+            "SupplyDelivery",
+            "type",
+            inventory,
+            affects_state=False,
+            documentation="What every vial held at a time (at; default now): the initial and the biennial inventory.",
+        ),
+        Operation(
+            "substance-log",
+            "SupplyDelivery",
+            "type",
+            log,
+            affects_state=False,
+            documentation="Every entry of a time (start, end): the dispensing log, with patient and who did it.",
+        ),
+    )
+
+
+def _parameters(call: OperationCall) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for parameter in call.parameters.get("parameter", []):
+        name = parameter.get("name")
+        value = parameter.get(_FORMS.get(name, ""), parameter.get("valueString"))
+        if name not in _FORMS or value is None:
+            said = ", ".join(f"{one} ({form})" for one, form in _FORMS.items())
+            raise BadRequest(
+                f"${call.name} does not understand the parameter '{name}'. There are: {said}.",
+                expression=["Parameters.parameter"],
+            )
+        given[name] = value
+    return given
+
+
+def _time(given: dict[str, Any], name: str, now: datetime) -> datetime:
+    try:
+        return now if name not in given else interval(str(given[name]))[0]
+    except ValueError:
+        raise BadRequest(f"The parameter {name} is not a dateTime.", expression=["Parameters.parameter"]) from None
+
+
+async def _book(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    given = _parameters(call)
+    kind = given.get("kind")
+    if kind not in KINDS:
+        raise BadRequest(f"The kind is one of {', '.join(KINDS)}.", expression=["Parameters.parameter"])
+    missing = lacking(kind, given)
+    if missing:
+        raise BadRequest(
+            f"An entry of kind {kind} needs {', '.join(missing)}.", code="required", expression=["Parameters.parameter"]
+        )
+    now = setting.clock()
+    occurred = _time(given, "occurred", now)
+    if occurred > now:
+        raise BadRequest("What is booked has happened: occurred is still to come.", expression=["Parameters.parameter"])
+    ledger, vial = Substances(record.transaction), Vial(str(given["ndc"]), str(given["lot"]), str(given["vial"]))
+    await ledger.hold(vial)
+    held = await ledger.balance(vial)
+    amount = _amount(kind, given)
+    change = {"open": 0, "count": amount - (held or 0)}.get(kind, -amount if kind in OUT else amount)
+    performer = str(given["performer"]["reference"])
+    witness = None if "witness" not in given else str(given["witness"]["reference"])
+    issues = list(against(kind, change, held, performer=performer, witness=witness))
+    if issues:
+        raise Unprocessable(issues)
+    patient = None
+    if kind == "administer":
+        patient = await _patient_of(given, record, setting)
+    booked = await ledger.book(
+        Entry(
+            kind=kind,
+            ndc=vial.ndc,
+            lot=vial.lot,
+            vial=vial.vial,
+            change_ug=change,
+            occurred_at=occurred,
+            performer=performer,
+            witness=witness if kind in WITNESSED or witness is not None else None,
+            counted_ug=amount if kind == "count" else None,
+            administration=None if kind != "administer" else str(given["administration"]["reference"]),
+            patient=patient,
+            form41=given.get("form41"),
+            note=given.get("note"),
+            expires=None if "expires" not in given else date.fromisoformat(str(given["expires"])),
+        )
+    )
+    if kind == "count" and change != 0:
+        await _investigate(record, vial, booked, f"counted {amount} micrograms, {held} by the ledger", now)
+    if kind == "administer":
+        await _reconcile(record, ledger, booked, vial, now)
+    return {"resourceType": "Parameters", "parameter": [_told(booked)]}
+
+
+def _amount(kind: str, given: dict[str, Any]) -> int:
+    if kind == "open":
+        return 0
+    milligrams = milligrams_in(given["amount"])
+    exact = None if milligrams is None else micrograms(milligrams, UG_IN_MG)
+    lowest = 0 if kind == "count" else 1
+    if exact is None or (kind != "adjust" and exact < lowest):
+        raise BadRequest(
+            "The amount is a Quantity in mg, g or ug (UCUM), of whole micrograms, above 0.",
+            code="value",
+            expression=["Parameters.parameter"],
+        )
+    return exact
+
+
+async def _patient_of(given: dict[str, Any], record: Record, setting: Setting) -> str:
+    id_ = id_in(given["administration"], "MedicationAdministration")
+    dose = None if id_ is None else await record.get("MedicationAdministration", id_)
+    patient = None if dose is None else patient_of(dose)
+    if dose is None or patient is None or dose["status"] not in COUNTED:
+        raise Unprocessable(
+            "Not booked: the dose is not recorded here. Record the MedicationAdministration first.",
+            rule="C-DOSE",
+            source=RECORDS,
+        )
+    if await gated_drug(record, dose, setting) is None:
+        raise Unprocessable("Not booked: the dose is not of ketamine or esketamine.", rule="C-DOSE", source=RECORDS)
+    return f"Patient/{patient}"
+
+
+async def _reconcile(record: Record, ledger: Substances, booked: Booked, vial: Vial, now: datetime) -> None:
+    """Have a difference looked into between a dose and what was booked out for it."""
+    named = str(booked.entry.administration)
+    dose = await record.get("MedicationAdministration", named.rpartition("/")[2])
+    milligrams = milligrams_in((dose or {}).get("dosage", {}).get("dose"))
+    out = -sum(one.entry.change_ug for one in await ledger.entries(administration=named))
+    if milligrams is None or out > milligrams * UG_IN_MG:
+        said = "not known" if milligrams is None else f"{milligrams:f} mg"
+        await _investigate(record, vial, booked, f"{out} micrograms booked out for {named}, of which {said} given", now)
+
+
+async def _investigate(record: Record, vial: Vial, booked: Booked, what: str, now: datetime) -> None:
+    when = zulu(now)
+    await raise_once(
+        record,
+        {
+            "resourceType": "Task",
+            "identifier": [identifier(ID_TASK, "substance", booked.id)],
+            "status": "requested",
+            "intent": "order",
+            "priority": "urgent",
+            "code": INVESTIGATE_SUBSTANCE.concept(),
+            "description": f"Ketamine does not balance: {vial}: {what}. Investigate. Theft or loss: notice to the DEA "
+            "within one business day, Form 106 within 45 days.",
+            "authoredOn": when,
+            "lastModified": when,
+        },
+    )
+
+
+async def _balance(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    given = _parameters(call)
+    missing = [name for name in ("ndc", "lot", "vial") if name not in given]
+    if missing:
+        raise BadRequest(f"$substance-balance needs {', '.join(missing)}.", expression=["Parameters.parameter"])
+    vial = Vial(str(given["ndc"]), str(given["lot"]), str(given["vial"]))
+    at = _time(given, "at", setting.clock()) if "at" in given else None
+    held = await Substances(record.transaction).balance(vial, at)
+    if held is None:
+        raise Unprocessable(f"Nothing is known of {vial} at that time.", rule="C-RECEIVED", source=RECORDS)
+    return {"resourceType": "Parameters", "parameter": [{"name": "balance", "valueQuantity": _quantity(held)}]}
+
+
+async def _inventory(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    at = _time(_parameters(call), "at", setting.clock())
+    found = await Substances(record.transaction).stock(at)
+    told: list[dict[str, Any]] = [{"name": "at", "valueDateTime": zulu(at)}]
+    return {"resourceType": "Parameters", "parameter": [*told, *(_vial(one) for one in found)]}
+
+
+async def _log(call: OperationCall, record: Record) -> Resource:
+    given = _parameters(call)
+    since = None if "start" not in given else _time(given, "start", MIN_INSTANT)
+    until = None if "end" not in given else _time(given, "end", MIN_INSTANT)
+    found = await Substances(record.transaction).entries(since=since, until=until)
+    made: Resource = {"resourceType": "Parameters"}
+    return {**made, "parameter": [_told(one) for one in found]} if found else made
+
+
+def _quantity(ug: int) -> dict[str, Any]:
+    return {"value": ug, "unit": "ug", "system": UCUM, "code": "ug"}
+
+
+def _vial(one: Stock) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [
+        {"name": "ndc", "valueString": one.of.ndc},
+        {"name": "lot", "valueString": one.of.lot},
+        {"name": "vial", "valueString": one.of.vial},
+        {"name": "balance", "valueQuantity": _quantity(one.balance_ug)},
+    ]
+    if one.expires is not None:
+        parts.append({"name": "expires", "valueDate": one.expires.isoformat()})
+    return {"name": "vial", "part": parts}
+
+
+def _told(booked: Booked) -> dict[str, Any]:
+    entry = booked.entry
+    parts: list[dict[str, Any]] = [
+        {"name": "id", "valueString": booked.id},
+        {"name": "kind", "valueCode": entry.kind},
+        {"name": "ndc", "valueString": entry.ndc},
+        {"name": "lot", "valueString": entry.lot},
+        {"name": "vial", "valueString": entry.vial},
+        {"name": "change", "valueQuantity": _quantity(entry.change_ug)},
+        {"name": "balance", "valueQuantity": _quantity(booked.balance_ug)},
+        {"name": "occurred", "valueDateTime": zulu(entry.occurred_at)},
+        {"name": "recorded", "valueDateTime": zulu(booked.recorded_at)},
+    ]
+    people = {name: getattr(entry, name) for name in ("performer", "witness", "administration", "patient")}
+    parts.extend(
+        {"name": name, "valueReference": {"reference": one}} for name, one in people.items() if one is not None
+    )
+    texts = {name: getattr(entry, name) for name in ("form41", "note")}
+    parts.extend({"name": name, "valueString": one} for name, one in texts.items() if one is not None)
+    return {"name": "entry", "part": parts}

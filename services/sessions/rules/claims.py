@@ -1,0 +1,79 @@
+"""What a change of a MedicationAdministration claims: a dose about to be given, or one that was. Pure functions."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+from services.sessions.rules.checks import closed
+from services.sessions.rules.gate import GatePolicy
+from shared.fhir.dates import zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import effective_start
+from shared.fhir.outcome import Issue
+
+Claim: TypeAlias = Literal["nothing", "start", "given"]
+
+LIVE: Final = frozenset(("in-progress", "on-hold"))
+GIVEN: Final = frozenset(("completed", "stopped"))
+COUNTED: Final = LIVE | GIVEN
+
+
+def claim_of(
+    before: Resource | None,
+    after: Resource | None,
+    *,
+    was_gated: bool,
+    is_gated: bool,
+    now: datetime,
+    policy: GatePolicy,
+) -> Claim:
+    """Return what a change of a MedicationAdministration claims.
+
+    start: a gated drug is about to be given: it is put in progress, and begins no longer ago than `live` minutes; or a
+    dose that was on hold or had ended goes on; or of one in progress what is given is changed. given: it was given:
+    completed or stopped, or in progress since longer ago. nothing: no dose of a gated drug, or one whose claim was
+    judged when it was first made.
+    """
+    if after is None or not is_gated or after.get("status") not in COUNTED:
+        return "nothing"
+    if before is not None and was_gated and before.get("status") in COUNTED:
+        if resumes(before, after):
+            return "start"
+        if effective_start(before) == effective_start(after) and not changes_what(before, after):
+            return "nothing"
+        is_first = False
+    else:
+        is_first = True
+    began = effective_start(after)
+    is_past = began is not None and began < now - timedelta(minutes=policy.live.minutes)
+    if after.get("status") in GIVEN or is_past:
+        return "given"
+    return "start" if is_first or changes_what(before or {}, after) else "given"
+
+
+def changes_what(before: Resource, after: Resource) -> bool:
+    """Tell whether what is given, how much, how, on which order or in which visit is another than before."""
+    elements = ("dosage", "medicationCodeableConcept", "medicationReference", "request", "context", "partOf")
+    return any(before.get(name) != after.get(name) for name in elements)
+
+
+def corrects_the_amount(before: Resource | None, after: Resource) -> bool:
+    """Tell whether of a recorded dose nothing is changed but how much it was: the rest was judged at its time."""
+    if before is None or before.get("status") not in COUNTED or effective_start(before) != effective_start(after):
+        return False
+    routes = [one.get("dosage", {}).get("route") for one in (before, after)]
+    return routes[0] == routes[1] and not changes_what({**before, "dosage": after.get("dosage")}, after)
+
+
+def resumes(before: Resource | None, after: Resource | None) -> bool:
+    """Tell whether a dose that was on hold, stopped or completed is put in progress again."""
+    paused = GIVEN | {"on-hold"}
+    return (before or {}).get("status") in paused and (after or {}).get("status") == "in-progress"
+
+
+def begins_ahead(start: datetime, now: datetime, policy: GatePolicy) -> list[Issue]:
+    """Return the refusal of a dose in progress that begins in the future."""
+    if start <= now + timedelta(minutes=policy.ahead.minutes):
+        return []
+    return [closed("G-TIME", f"it would begin at {zulu(start)}, which is still to come.", policy.ahead.source)]

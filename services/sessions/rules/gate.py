@@ -1,0 +1,334 @@
+"""The gate before a dose: every check with its value, limit, source and verdict. Pure functions.
+
+The limits come from `policies/gate.yaml`. What is missing or not understood is not known, and what must be known and is
+not keeps the gate closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from services.sessions.rules.answers import (
+    NOT_ENROLLED,
+    Answer,
+    Asked,
+    Enrolment,
+    Rems,
+    Risk,
+    answer_checks,
+    rems_checks,
+    risk_check,
+)
+from services.sessions.rules.checks import Check, Decision, Needed, simple
+from services.sessions.rules.readings import Limit, Reading, Value, with_code
+from services.sessions.rules.visits import VIRTUAL_CLASS, is_under_way
+from shared.fhir.cited import Cited
+from shared.fhir.dates import MIN_INSTANT
+from shared.fhir.freshness import KnowledgePolicy
+from shared.fhir.json import Resource
+from shared.fhir.kap import RUNNING_EPISODE, Drug, visit_of
+
+# -- the form of the policy -------------------------------------------------------------------------------------------
+
+
+class Minutes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number of minutes."""
+
+    minutes: int
+
+
+class GateLimit(Limit, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A limit of the gate.
+
+    Attributes:
+        unknown: the rule that is named where there is no reading that can be understood.
+        required: when, without a reading, the gate is closed.
+        drug: only for this drug.
+        home: only for a visit by video, at home.
+        decidable: whether a prescriber's documented decision opens the gate.
+        repeats: how many further readings must stand before he may decide.
+
+    """
+
+    unknown: str
+    required: Needed
+    drug: Drug | None = None
+    home: bool = False
+    decidable: bool = False
+    repeats: int = 0
+
+
+class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `gate`."""
+
+    visit: Cited
+    course: Cited
+    consent: Cited
+    order: Cited
+    baseline_age: Minutes
+    repeat_after: Minutes
+    live: Minutes
+    answers_age: Minutes
+    ahead: Minutes
+    readings: dict[str, GateLimit]
+    answers: dict[str, Answer]
+    risk: Risk
+    rems: Rems
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is known where a dose begins.
+
+    Attributes:
+        visit: the Encounter it names; None: none is held.
+        start: when it begins.
+        drug: what is given.
+        route: SNOMED CT; None: it is not said.
+        consented: routes consented to at that time.
+        ordered: whether an active order of the patient for the drug is held.
+        readings: those of this Encounter.
+        course: status at that time of the patient's course, of one that runs first; None: all that are held are over.
+        decisions: of prescribers, in this visit.
+        asked: the answers before the dose, None: none were recorded in this visit.
+        gender: Patient.gender.
+        flags: for suicidality that are up: reference and since when.
+        enrolment: in the REMS.
+        unheard: the services whose latest news may be missing, as people read it; empty: all is known.
+
+    """
+
+    visit: Resource | None
+    start: datetime
+    drug: Drug
+    route: str | None
+    consented: frozenset[str]
+    ordered: bool
+    readings: Sequence[Reading]
+    course: str | None = None
+    decisions: Sequence[Decision] = ()
+    asked: Asked | None = None
+    gender: str | None = None
+    flags: Sequence[tuple[str, datetime]] = ()
+    enrolment: Enrolment = NOT_ENROLLED
+    unheard: str = ""
+
+    @property
+    def at_home(self) -> bool:
+        """Whether the visit is by video."""
+        return bool((self.visit or {}).get("class", {}).get("code") == VIRTUAL_CLASS.code)
+
+
+def gate(situation: Situation, policy: GatePolicy) -> list[Check]:
+    """Return every check of the gate on what does not depend on the amount of the dose."""
+    return [
+        _visit(situation, policy),
+        _course(situation, policy),
+        *_readings(situation, policy),
+        *_consent_and_order(situation, policy),
+        *answer_checks(
+            situation.asked,
+            policy.answers.values(),
+            situation.decisions,
+            drug=situation.drug,
+            gender=situation.gender,
+            at_home=situation.at_home,
+        ),
+        risk_check(situation.flags, policy.risk, situation.decisions),
+        *(rems_checks(situation.enrolment, situation.visit, policy.rems) if situation.drug == "esketamine" else ()),
+    ]
+
+
+def _visit(situation: Situation, policy: GatePolicy) -> Check:
+    visit = situation.visit
+    opens = visit is not None and visit_of(visit) == "kap-dosing" and is_under_way(visit, situation.start)
+    said = "no such visit is known here" if visit is None else f"Encounter/{visit['id']} is {visit.get('status')}"
+    return simple(
+        "G-VISIT",
+        "Dosing session under way",
+        opens=opens,
+        text=f"{said}; a dose is given in a dosing session (type kap-dosing) that is in progress at that time.",
+        source=policy.visit.source,
+        evidence=() if visit is None else (f"Encounter/{visit['id']}",),
+    )
+
+
+def _course(situation: Situation, policy: GatePolicy) -> Check:
+    return simple(
+        "G-COURSE",
+        "Course not on hold",
+        opens=situation.course is None or situation.course in RUNNING_EPISODE,
+        text=f"the patient's course is {situation.course}. See why, settle it, and have a person lift the hold.",
+        source=policy.course.source,
+    )
+
+
+def _consent_and_order(situation: Situation, policy: GatePolicy) -> Iterator[Check]:
+    route = "the route is not said (dosage.route)" if situation.route is None else f"route {situation.route}"
+    yield simple(
+        "G-CONSENT",
+        "Consent for this route",
+        opens=situation.route is not None and situation.route in situation.consented,
+        text=f"no consent is in force for it: {route}.",
+        source=policy.consent.source,
+    )
+    yield simple(
+        "G-ORDER",
+        "Order for this drug and route",
+        opens=situation.ordered,
+        text="no active order of this patient for the drug by this route is known here.",
+        source=policy.order.source,
+    )
+
+
+# -- readings ---------------------------------------------------------------------------------------------------------
+
+
+def _readings(situation: Situation, policy: GatePolicy) -> Iterator[Check]:
+    told: set[tuple[str, tuple[str, ...]]] = set()
+    for limit in policy.readings.values():
+        if (limit.drug is not None and limit.drug != situation.drug) or (limit.home and not situation.at_home):
+            continue
+        check = _reading(situation, limit, policy)
+        if check.verdict == "not-known":
+            if (limit.unknown, limit.codes) in told:
+                continue
+            told.add((limit.unknown, limit.codes))
+        yield check
+
+
+def _reading(situation: Situation, limit: GateLimit, policy: GatePolicy) -> Check:
+    """Return the check of one limit.
+
+    The newest reading within the age of a baseline counts. One whose time is not said, that is a moment ahead of the
+    clock, or whose status does not count, cannot open the gate; but it is never passed over for an older one: it can
+    close it.
+    """
+    earliest = situation.start - timedelta(minutes=policy.baseline_age.minutes)
+    latest = situation.start + timedelta(minutes=policy.ahead.minutes)
+    charted = [one for one in with_code(situation.readings, limit.codes) if not one.sampled]
+    there = [one for one in charted if one.when is None or earliest <= one.when <= latest]
+    opening = [one for one in there if _may_open(one, situation.start)]
+    newest = max(reversed(opening), key=_time, default=None)
+    since = MIN_INSTANT if newest is None else _time(newest)
+    counted = [one for one in there if one is newest or (not _may_open(one, situation.start) and _time(one) >= since)]
+    values = [(one, one.value_in(limit.units)) for one in counted]
+    beyond = [(one, value) for one, value in values if value is not None and limit.is_beyond(value)]
+    if beyond:
+        return _beyond(situation, limit, policy, *beyond[-1])
+    vague = any(value is None or limit.may_be_beyond(value) for _, value in values)
+    if newest is None or vague:
+        required = limit.required == "always" or (limit.required == "clinic" and not situation.at_home)
+        return Check(
+            limit.unknown,
+            limit.title,
+            "not-known",
+            f"{limit.title} is not known: no reading that can be understood was taken in this visit within "
+            f"{policy.baseline_age.minutes} minutes before the dose. Measure and record it with this Encounter.",
+            policy.baseline_age.source,
+            closes=required or bool(counted),
+            limit=str(limit),
+            evidence=tuple(one.reference for one in counted),
+        )
+    value = newest.value_in(limit.units)
+    return Check(
+        limit.rule,
+        limit.title,
+        "open",
+        "In order.",
+        limit.source,
+        closes=False,
+        value=f"{value} {limit.units[0]}",
+        limit=str(limit),
+        evidence=(newest.reference,),
+    )
+
+
+def _may_open(reading: Reading, start: datetime) -> bool:
+    return reading.timed and reading.trusted and reading.when is not None and reading.when <= start
+
+
+def _time(reading: Reading) -> datetime:
+    return reading.when or MIN_INSTANT
+
+
+def _beyond(situation: Situation, limit: GateLimit, policy: GatePolicy, reading: Reading, value: Value) -> Check:
+    repeated = repeats_of(situation.readings, limit, reading, policy)
+    decidable = limit.decidable and repeated >= limit.repeats
+    decided = [
+        one
+        for one in situation.decisions
+        if decidable and one.rule == limit.rule and reading.when is not None and reading.when <= one.when
+    ]
+    found = f"{limit.title}: {reading.reference} reads {value} {limit.units[0]}."
+    wait = f" Repeated {repeated} of {limit.repeats} times." if limit.decidable and limit.repeats else ""
+    return Check(
+        limit.rule,
+        limit.title,
+        "decided" if decided else "closed",
+        f"{found} {limit.advice}{wait}" if not decided else f"{found} A prescriber decided to proceed.",
+        limit.source,
+        closes=not decided,
+        value=f"{value} {limit.units[0]}",
+        limit=str(limit),
+        evidence=(reading.reference, *(one.reference for one in decided[-1:])),
+        decidable=decidable,
+    )
+
+
+def repeats_of(readings: Sequence[Reading], limit: GateLimit, newest: Reading, policy: GatePolicy) -> int:
+    """Return how many readings beyond the limit stand before `newest`, each as long apart as a repeat is to be."""
+    apart = timedelta(minutes=policy.repeat_after.minutes)
+    count = 0
+    last = newest.when
+    earlier = sorted(
+        (one for one in with_code(readings, limit.codes) if one.timed and one.trusted and one.when is not None),
+        key=_time,
+        reverse=True,
+    )
+    for one in earlier:
+        value = one.value_in(limit.units)
+        if last is None or value is None or _time(one) > last - apart:
+            continue
+        if not limit.is_beyond(value):
+            break
+        count, last = count + 1, one.when
+    return count
+
+
+NEWS: Final = "G-NEWS"
+"""The rule that consent, order and flags behind a dose are known as they are now."""
+
+
+def news_check(situation: Situation, policy: KnowledgePolicy) -> Check:
+    """Return whether what the gate stands on is known as it is now; where it may not be, a person is asked.
+
+    A confirmation counts for as long as the policy says: it is of what stood then.
+    """
+    title = "Consent and order are known as they are now"
+    if not situation.unheard:
+        return Check(NEWS, title, "open", "In order.", policy.dose.source, closes=False)
+    earliest = situation.start - timedelta(minutes=policy.confirmation.minutes)
+    confirmed = [one for one in situation.decisions if one.rule == NEWS and one.when >= earliest]
+    if confirmed:
+        said = f"Confirmed by a person. Not heard: {situation.unheard}."
+        return Check(
+            NEWS, title, "decided", said, policy.dose.source, closes=False, evidence=(confirmed[-1].reference,)
+        )
+    return Check(
+        NEWS,
+        title,
+        "ask",
+        f"What is known of consent, order and flags may be too old ({situation.unheard}). Ask the patient and the "
+        "prescriber whether consent and order still stand, and say who confirmed it: $start-dose with the parameter "
+        "confirmedBy, or wait and try again.",
+        policy.dose.source,
+        closes=True,
+        limit=f"{policy.dose.seconds} s",
+        decidable=True,
+    )

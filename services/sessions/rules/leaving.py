@@ -1,0 +1,186 @@
+"""Leaving after a dose: when a patient may go home, and what is said when he may not. Pure functions.
+
+Who leaves is always recorded: going home is a decision and has conditions (`policies/discharge.yaml`), leaving against
+advice is a fact and has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from services.sessions.rules.answers import Asked
+from services.sessions.rules.gate import Minutes
+from services.sessions.rules.readings import Reading, with_code
+from shared.fhir.cited import Cited
+from shared.fhir.codes import DIASTOLIC, SYSTOLIC
+from shared.fhir.dates import zulu
+from shared.fhir.json import Resource
+from shared.fhir.outcome import Issue
+
+DISPOSITION: Final = "http://terminology.hl7.org/CodeSystem/discharge-disposition"
+HOME: Final = "home"
+AGAINST_ADVICE: Final = "aadvice"
+
+
+class Aldrete(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The modified Aldrete score: its items (linkId ``aldrete-<item>``), the highest of each, and the least total."""
+
+    items: tuple[str, ...]
+    highest: int
+    minimum: int
+
+
+class SafePressure(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A pressure to leave with: near the baseline by a share, or below both limits."""
+
+    share: Decimal
+    systolic: Decimal
+    diastolic: Decimal
+
+
+class Wanted(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"must_be": "is"}):
+    """What an answer of kap-discharge must be."""
+
+    rule: str
+    title: str
+    link: str
+    must_be: bool | None = None
+    named: bool = False
+
+
+class DischargePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `discharge`."""
+
+    stay: Cited
+    age: Minutes
+    aldrete: Aldrete
+    pressure: SafePressure
+    answers: dict[str, Wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What is known where a patient leaves.
+
+    Attributes:
+        when: he leaves. now: the present.
+        until: end of the least stay, None: a dose goes on.
+        asked: the newest answers to kap-discharge.
+        readings: of the visit.
+        first: when the first dose began: before it is the baseline.
+
+    """
+
+    when: datetime
+    now: datetime
+    until: datetime | None
+    asked: Asked | None
+    readings: Sequence[Reading]
+    first: datetime
+
+
+def disposition_of(visit: Resource | None) -> str | None:
+    """Return the code of an Encounter's discharge disposition; of several home counts, then leaving against advice."""
+    concept = (visit or {}).get("hospitalization", {}).get("dischargeDisposition", {})
+    codes = [one.get("code") for one in concept.get("coding", []) if one.get("system") == DISPOSITION]
+    return next((one for one in (HOME, AGAINST_ADVICE) if one in codes), codes[0] if codes else None)
+
+
+def against_going_home(leaving: Leaving, policy: DischargePolicy) -> list[Issue]:
+    """Return what speaks against going home; nothing when the patient may."""
+    return [
+        *too_early(leaving, policy),
+        *_aldrete(leaving, policy),
+        *_pressure(leaving, policy),
+        *_answers(leaving, policy),
+    ]
+
+
+def _not_home(rule: str, what: str, source: str) -> Issue:
+    return Issue(
+        f"Not home yet: {what} Who leaves all the same is recorded with disposition aadvice ($discharge).",
+        code="business-rule",
+        expression=("Encounter.hospitalization.dischargeDisposition",),
+        rule=rule,
+        source=source,
+    )
+
+
+def too_early(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
+    """Yield what the least stay says against going home."""
+    if leaving.when > leaving.now + timedelta(minutes=1):
+        yield _not_home("L-TIME", f"{zulu(leaving.when)} is still to come.", policy.stay.source)
+    if leaving.until is None:
+        yield _not_home("L-STAY", "a dose of this session has no end yet.", policy.stay.source)
+    elif leaving.when < leaving.until:
+        yield _not_home("L-STAY", f"the least stay is over at {zulu(leaving.until)}.", policy.stay.source)
+
+
+def _answers_at(leaving: Leaving, policy: DischargePolicy) -> dict[str, Any]:
+    asked = leaving.asked
+    if asked is None or not leaving.when - timedelta(minutes=policy.age.minutes) <= asked.when <= leaving.when:
+        return {}
+    return dict(asked.answers)
+
+
+def aldrete_of(answers: dict[str, Any], policy: Aldrete) -> int | None:
+    """Return the modified Aldrete total; None: an item is missing or out of its range."""
+    values = [answers.get(f"aldrete-{item}") for item in policy.items]
+    if any(isinstance(one, bool) or not isinstance(one, int) or not 0 <= one <= policy.highest for one in values):
+        return None
+    return sum(int(one) for one in values if one is not None)
+
+
+def _aldrete(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
+    answers = _answers_at(leaving, policy)
+    total = aldrete_of(answers, policy.aldrete)
+    baseline = answers.get("aldrete-baseline")
+    if total is None:
+        lacking = f"the modified Aldrete score of the last {policy.age.minutes} minutes is not known (kap-discharge)."
+        yield _not_home("L-ALDRETE", lacking, policy.aldrete.source)
+    elif total < policy.aldrete.minimum and not (isinstance(baseline, int) and total >= baseline):
+        low = f"the modified Aldrete score is {total}; at least {policy.aldrete.minimum}, or the baseline, is needed."
+        yield _not_home("L-ALDRETE", low, policy.aldrete.source)
+
+
+def _pressure(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
+    limits = {SYSTOLIC.code: policy.pressure.systolic, DIASTOLIC.code: policy.pressure.diastolic}
+    earliest = leaving.when - timedelta(minutes=policy.age.minutes)
+    for code, limit in limits.items():
+        charted = [
+            (one.when, value.number)
+            for one in with_code(leaving.readings, [code])
+            if one.trusted and one.timed and not one.sampled and one.when is not None
+            if (value := one.value_in(("mm[Hg]",))) is not None and value.comparator is None
+        ]
+        now = [value for when, value in sorted(charted) if max(earliest, leaving.first) <= when <= leaving.when]
+        before = [value for when, value in sorted(charted) if when <= leaving.first]
+        if not now:
+            yield _not_home(
+                "L-BP",
+                f"no blood pressure of the last {policy.age.minutes} minutes is recorded.",
+                policy.pressure.source,
+            )
+            return
+        near = bool(before) and abs(now[-1] - before[-1]) <= before[-1] * policy.pressure.share
+        if now[-1] >= limit and not near:
+            yield _not_home("L-BP", f"the pressure is {now[-1]:f} mmHg ({code}).", policy.pressure.source)
+
+
+def _answers(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
+    answers = _answers_at(leaving, policy)
+    for one in policy.answers.values():
+        answer = answers.get(one.link)
+        if one.named:
+            holds = isinstance(answer, str) and bool(answer.strip())
+        else:
+            holds = isinstance(answer, bool) and answer == one.must_be
+        if not holds:
+            said = "not answered" if answer is None else f"the answer is {answer}"
+            yield _not_home(one.rule, f"{one.title}: {said} (kap-discharge, item {one.link}).", one.source)

@@ -1,0 +1,131 @@
+"""Watching after a dose: when vital signs are due and missed, what is plausible (`policies/monitoring.yaml`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import msgspec
+
+from services.sessions.rules.readings import Reading, readings_of, with_code
+from shared.fhir.cited import Cited
+from shared.fhir.json import Resource
+from shared.fhir.kap import Drug
+
+
+class Minutes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number of minutes."""
+
+    minutes: int
+
+
+class Needs(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a time point needs: of each line one of the LOINC codes."""
+
+    codes: tuple[tuple[str, ...], ...]
+
+
+class Cadence(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When vital signs are due after the first dose by a route, in minutes, and how long the patient stays."""
+
+    route: str
+    at: tuple[int, ...]
+    stay: int
+    stay_after_end: int | None = None
+    drug: Drug | None = None
+
+
+class Plausible(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a vital sign can be, both ends included."""
+
+    codes: tuple[str, ...]
+    units: tuple[str, ...]
+    low: Decimal
+    high: Decimal
+
+
+class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `monitoring`."""
+
+    grace: Minutes
+    before: Minutes
+    after: Minutes
+    needs: Needs
+    cadences: dict[str, Cadence]
+    plausible: dict[str, Plausible]
+
+
+def cadence_of(drug: Drug, route: str | None, policy: MonitoringPolicy) -> Cadence:
+    """Return how a drug by a route is watched; of a route that is not known, as the one that stays longest."""
+    fitting = [one for one in policy.cadences.values() if one.route == route and one.drug in (None, drug)]
+    return fitting[0] if fitting else max(policy.cadences.values(), key=lambda one: (one.stay, len(one.at)))
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Vital signs that are due: minutes from the first dose, and when."""
+
+    minute: int
+    when: datetime
+
+
+def due_times(start: datetime, cadence: Cadence, now: datetime, policy: MonitoringPolicy) -> list[Due]:
+    """Return what is due after a first dose at `start`, from `now` on: what is past cannot be watched any more."""
+    found = [Due(minute, start + timedelta(minutes=minute)) for minute in cadence.at]
+    return [one for one in found if now <= one.when + timedelta(minutes=policy.grace.minutes)]
+
+
+def is_missed(due: datetime, now: datetime, policy: MonitoringPolicy) -> bool:
+    """Tell whether vital signs due at `due` are missed."""
+    return now > due + timedelta(minutes=policy.grace.minutes)
+
+
+def covers(readings: Iterable[Reading], due: datetime, policy: MonitoringPolicy) -> list[str] | None:
+    """Return the Observations that make up the time point due at `due`; None: something of it is lacking."""
+    low = due - timedelta(minutes=policy.before.minutes)
+    high = due + timedelta(minutes=policy.after.minutes)
+    near = [one for one in readings if one.timed and one.when is not None and low <= one.when <= high]
+    found: list[str] = []
+    for codes in policy.needs.codes:
+        there = with_code(near, codes)
+        if not there:
+            return None
+        found.append(there[-1].reference)
+    return list(dict.fromkeys(found))
+
+
+def is_needed(observation: Resource, policy: MonitoringPolicy) -> bool:
+    """Tell whether an Observation has something that a time point needs."""
+    wanted = [code for codes in policy.needs.codes for code in codes]
+    return bool(with_code(readings_of(observation), wanted))
+
+
+def implausible(observation: Resource, policy: MonitoringPolicy) -> list[str]:
+    """Return what an Observation says that can hardly be, in words."""
+    readings = [one for one in readings_of(observation) if not one.sampled]
+    found = []
+    values: dict[str, Decimal] = {}
+    for name, limit in policy.plausible.items():
+        for reading in with_code(readings, limit.codes):
+            value = reading.value_in(limit.units)
+            if value is None:
+                continue
+            values[name] = value.number
+            if not limit.low <= value.number <= limit.high:
+                found.append(f"{name} {value} {limit.units[0]} (expected {limit.low:f} to {limit.high:f})")
+    if "systolic" in values and "diastolic" in values and values["systolic"] <= values["diastolic"]:
+        found.append(f"systolic {values['systolic']:f} is not above diastolic {values['diastolic']:f}")
+    return found
+
+
+def stays_until(first: datetime, ends: Sequence[datetime | None], cadence: Cadence) -> datetime | None:
+    """Return when the least stay is over: from the first dose, and from the end of the last; None: one goes on."""
+    until = first + timedelta(minutes=cadence.stay)
+    if cadence.stay_after_end is None:
+        return until
+    known = [end for end in ends if end is not None]
+    if len(known) != len(ends):
+        return None
+    return max([until, *(end + timedelta(minutes=cadence.stay_after_end) for end in known)])

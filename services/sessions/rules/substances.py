@@ -1,0 +1,56 @@
+"""Controlled substances: what an entry of the ledger needs. Pure functions; amounts are whole micrograms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Final
+
+from shared.fhir.outcome import Issue
+
+KINDS: Final = ("receive", "open", "administer", "waste", "destroy", "return", "count", "adjust")
+OUT: Final = frozenset(("administer", "waste", "destroy", "return"))
+WITNESSED: Final = frozenset(("waste", "destroy", "adjust"))
+
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
+    "receive": ("amount",),
+    "open": (),
+    "administer": ("amount", "administration"),
+    "waste": ("amount", "witness"),
+    "destroy": ("amount", "witness", "form41"),
+    "return": ("amount",),
+    "count": ("amount",),
+    "adjust": ("amount", "witness", "note"),
+}
+RECORDS: Final = "21 CFR 1304.21: a complete record of each substance received, administered and disposed"
+
+
+def lacking(kind: str, given: Mapping[str, object]) -> list[str]:
+    """Return the parameters that an entry of a kind needs and does not have."""
+    return [name for name in ("ndc", "lot", "vial", "performer", *_NEEDED[kind]) if given.get(name) in (None, "")]
+
+
+def micrograms(milligrams: Decimal, factor: Decimal) -> int | None:
+    """Return an amount as whole micrograms; None where it is not whole. `factor`: micrograms in a milligram."""
+    exact = milligrams * factor
+    return int(exact) if exact == exact.to_integral_value() else None
+
+
+def against(kind: str, change: int, held: int | None, *, performer: str, witness: str | None) -> Iterator[Issue]:
+    """Yield what forbids an entry: `held` is what the vial holds now, None: it never came in."""
+    if kind == "receive" and held is not None:
+        yield _refused("C-RECEIVED", "this vial was received before. Correct its content by adjust, with a witness.")
+    if kind != "receive" and held is None:
+        yield _refused("C-RECEIVED", "this vial was never received here: check NDC, lot and vial, or receive it first.")
+    if witness is not None and witness == performer:
+        yield _refused("C-WITNESS", "the witness is another person than the one who does it: two signatures.")
+    if held is not None and held + change < 0:
+        yield _refused(
+            "C-BALANCE",
+            f"the vial holds {held} micrograms by the ledger. Count it (kind count): the difference is then on record "
+            "and investigated.",
+        )
+
+
+def _refused(rule: str, what: str) -> Issue:
+    return Issue(f"Not booked: {what}", code="business-rule", expression=("Parameters",), rule=rule, source=RECORDS)
