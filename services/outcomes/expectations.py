@@ -1,22 +1,73 @@
-"""The Tasks that expect answers: which of them a response fulfils, whichever of the two came first."""
+"""The Tasks that expect answers: raised once, not too often, fulfilled by a response, whichever came first."""
 
 from __future__ import annotations
 
-from services.outcomes.rules import Instrument, task_for
+from datetime import datetime, timedelta
+
+from services.outcomes.rules.instruments import Instrument
+from services.outcomes.rules.schedule import MISSED, Anchor, expectation_name, is_burden, standing_of, task_for
+from services.outcomes.rules.scoring import COUNTED, instrument_of
 from services.outcomes.setting import Setting
 from shared.fhir.codes import EXPECT_QUESTIONNAIRE
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import patient_of
-from shared.runtime.raising import content_of, own_work
+from shared.fhir.kap import moment, patient_of, reference
+from shared.fhir.raised import task
+from shared.runtime.raising import close_task, content_of, find, own_work, raise_once
 from shared.runtime.record import Record
+
+
+async def expect(
+    anchor: Anchor, of: str, when: datetime, patient: str, record: Record, setting: Setting, *, visit: str | None = None
+) -> None:
+    """Ask for what is due after an anchor, once.
+
+    Args:
+        anchor: its kind.
+        of: id of the resource that it is, in the Tasks' identifiers.
+        when: it was.
+        patient: logical id.
+        record: the transaction.
+        setting: with the policy.
+        visit: the Encounter it belongs to.
+
+    """
+    for name, expected in setting.policy.schedule.items():
+        if expected.after != anchor or await find(record, "Task", expectation_name(of, name)) is not None:
+            continue
+        instrument, due = setting.instruments[expected.instrument], when + expected.delay
+        days = instrument.within_days if expected.unless_within_days is None else expected.unless_within_days
+        responses = await record.search("QuestionnaireResponse", {"subject": f"Patient/{patient}"})
+        if days and is_burden(due, timedelta(days=days), instrument, responses, await _asked(patient, record)):
+            continue
+        made = task(
+            ("expect", of, name),
+            patient=patient,
+            code=EXPECT_QUESTIONNAIRE,
+            description=f"{instrument.title}, by the {expected.by}. Source: {expected.source}.",
+            now=setting.clock(),
+            encounter=visit,
+            due=due,
+        )
+        serving = (setting.instruments[one] for one in (expected.instrument, *expected.or_else))
+        asked = [{"type": {"text": "questionnaire"}, "valueCanonical": one.canonicals[0]} for one in serving]
+        owner = {"owner": reference("Patient", patient)} if expected.by == "patient" else {}
+        late = standing_of({**made, "input": asked}, setting.clock(), setting.policy.reminders)
+        # A visit that is charted long after it was: what it called for is late, or missed, from the beginning.
+        marked = {} if late is None else {"businessStatus": late.concept()}
+        given_up = {"status": "failed"} if late == MISSED else {}
+        await raise_once(record, {**made, **owner, **marked, **given_up, "input": asked})
+
+
+async def expect_nothing(of: str, record: Record, setting: Setting, *, why: str) -> None:
+    """Cancel what was expected after an anchor that is not true, or is over."""
+    for name in setting.policy.schedule:
+        await close_task(record, expectation_name(of, name), setting.clock(), status="cancelled", why=why)
 
 
 async def fulfil(response: Resource, patient: str, instrument: Instrument, record: Record, setting: Setting) -> None:
     """Complete the open Task that the response answers, where there is one."""
-    asked = await record.search("Task", {"patient": f"Patient/{patient}", "code": EXPECT_QUESTIONNAIRE.token()})
-    own = [one for one in asked if patient_of(one) == patient]
-    fulfilled = task_for(own, response, instrument.canonicals)
+    fulfilled = task_for(await _asked(patient, record), response, instrument.canonicals)
     if fulfilled is None:
         return
     output = {
@@ -26,3 +77,19 @@ async def fulfil(response: Resource, patient: str, instrument: Instrument, recor
     done = {**fulfilled, "status": "completed", "output": [output], "lastModified": zulu(setting.clock())}
     with own_work():
         await record.update(content_of(done))
+
+
+async def fulfil_with_what_came_before(
+    visit: str, since: datetime, patient: str, record: Record, setting: Setting
+) -> None:
+    """Let answers from `since` on that name the visit, and came before the news of it, fulfil what it expects."""
+    for response in await record.search("QuestionnaireResponse", {"encounter": f"Encounter/{visit}"}):
+        found = instrument_of(response, setting.instruments)
+        is_after = moment(response.get("authored")) >= since
+        if found is not None and response["status"] in COUNTED and patient_of(response) == patient and is_after:
+            await fulfil(response, patient, found[1], record, setting)
+
+
+async def _asked(patient: str, record: Record) -> list[Resource]:
+    found = await record.search("Task", {"patient": f"Patient/{patient}", "code": EXPECT_QUESTIONNAIRE.token()})
+    return [one for one in found if patient_of(one) == patient]

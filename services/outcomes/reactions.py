@@ -1,21 +1,21 @@
-"""What outcomes does on sessions' events: a dosing session that ended makes it expect questionnaires."""
+"""What outcomes does on others' events: courses and visits make it expect questionnaires, and move the baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.outcomes.expectations import fulfil
-from services.outcomes.rules import COUNTED, due_after, expectation_name, instrument_of
+from services.outcomes.expectations import expect, expect_nothing, fulfil_with_what_came_before
+from services.outcomes.scores import courses_of, judge_all
 from services.outcomes.setting import Setting
 from shared.events.envelope import Event
-from shared.fhir.codes import EXPECT_QUESTIONNAIRE
 from shared.fhir.dates import MIN_INSTANT, interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import moment, patient_of, visit_of
-from shared.fhir.raised import task
-from shared.runtime.raising import close_task, raise_once
+from shared.fhir.kap import effective_start, id_in, is_course, patient_of, stage_of, visit_of
 from shared.runtime.record import Record
 from shared.runtime.service import Reaction
+
+_ARRIVED = frozenset(("arrived", "triaged", "in-progress", "onleave"))
+_OVER = frozenset(("follow-up", "finished"))
 
 
 def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
@@ -23,47 +23,62 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
 
     async def visit_changed(event: Event, resource: Resource, record: Record) -> None:
         visit = await record.get("Encounter", event.resource_id)
-        if visit is None or visit["status"] == "entered-in-error":
-            await _expect_nothing(event.resource_id, record, setting)
-        elif visit["status"] == "finished" and visit_of(visit) == "kap-dosing":
-            await _expect(visit, record, setting)
+        if visit is None or visit["status"] in ("entered-in-error", "cancelled"):
+            why = "The visit was entered in error, or did not happen."
+            await expect_nothing(event.resource_id, record, setting, why=why)
+            await expect_nothing(f"{event.resource_id}-dose", record, setting, why=why)
+        else:
+            await _visited(visit, record, setting)
+        patient = patient_of(visit or resource)
+        if patient is not None and visit_of(visit or resource) == "kap-dosing":
+            await judge_all(patient, record, setting)
 
-    return {"Encounter": (visit_changed,)}
+    async def dose_changed(event: Event, resource: Resource, record: Record) -> None:
+        given = await record.get("MedicationAdministration", event.resource_id)
+        visit = id_in((given or {}).get("context"), "Encounter")
+        patient = patient_of(given or resource)
+        if given is None or visit is None or patient is None or not setting.is_dose(given):
+            return
+        start = effective_start(given)
+        if start is not None:
+            await expect("dose", f"{visit}-dose", start, patient, record, setting, visit=visit)
+        await judge_all(patient, record, setting)
+
+    async def course_changed(event: Event, resource: Resource, record: Record) -> None:
+        course = await record.get("EpisodeOfCare", event.resource_id)
+        patient = patient_of(course or resource)
+        if course is None or patient is None or not is_course(course):
+            return
+        if course["status"] in ("cancelled", "entered-in-error"):
+            await expect_nothing(event.resource_id, record, setting, why="There is no such course.")
+            return
+        now = setting.clock()
+        await expect("course", event.resource_id, now, patient, record, setting)
+        if stage_of(course) in _OVER or course["status"] == "finished":
+            last = max((one.last for one in await courses_of(patient, record, setting)), default=now)
+            await expect("series", event.resource_id, last, patient, record, setting)
+
+    return {
+        "Encounter": (visit_changed,),
+        "EpisodeOfCare": (course_changed,),
+        "MedicationAdministration": (dose_changed,),
+    }
 
 
-async def _expect(visit: Resource, record: Record, setting: Setting) -> None:
-    patient = patient_of(visit)
+async def _visited(visit: Resource, record: Record, setting: Setting) -> None:
+    """Expect what the kind of visit calls for, as far as it has gone."""
+    patient, kind, id_, period = patient_of(visit), visit_of(visit), str(visit["id"]), visit.get("period", {})
     if patient is None:
         return
-    now = setting.clock()
-    for name, expected in setting.policy.after_dosing.items():
-        instrument = setting.instruments[expected.instrument]
-        made = task(
-            ("expect", visit["id"], name),
-            patient=patient,
-            code=EXPECT_QUESTIONNAIRE,
-            description=f"{instrument.title}, {expected.days} days after the session. Source: {expected.source}.",
-            now=now,
-            encounter=visit["id"],
-            due=due_after(visit, expected, now),
-        )
-        asked = {"type": {"text": "questionnaire"}, "valueCanonical": instrument.canonicals[0]}
-        await raise_once(record, {**made, "input": [asked]})
-    # Answers may have been given before the news of the session's end came here, but not before that end.
-    end = interval(visit["period"]["end"])[0] if "end" in visit.get("period", {}) else MIN_INSTANT
-    for response in await record.search("QuestionnaireResponse", {"encounter": f"Encounter/{visit['id']}"}):
-        found = instrument_of(response, setting.instruments)
-        is_after = moment(response.get("authored")) >= end
-        if found is not None and response["status"] in COUNTED and patient_of(response) == patient and is_after:
-            await fulfil(response, patient, found[1], record, setting)
-
-
-async def _expect_nothing(visit: str, record: Record, setting: Setting) -> None:
-    for name in setting.policy.after_dosing:
-        await close_task(
-            record,
-            expectation_name(visit, name),
-            setting.clock(),
-            status="cancelled",
-            why="The dosing session was entered in error.",
-        )
+    now, ended = setting.clock(), visit["status"] == "finished"
+    end = interval(period["end"])[0] if "end" in period else now
+    if kind == "kap-dosing" and visit["status"] in _ARRIVED:
+        start = interval(period["start"])[0] if "start" in period else now
+        await expect("arrival", id_, start, patient, record, setting, visit=id_)
+    if kind == "kap-dosing" and ended:
+        await expect("dosing", id_, end, patient, record, setting, visit=id_)
+    if kind == "kap-integration" and ended:
+        await expect("integration", id_, end, patient, record, setting, visit=id_)
+    if ended:
+        # Answers may have been given before the news of the visit's end came here, but not before that end.
+        await fulfil_with_what_came_before(id_, end if "end" in period else MIN_INSTANT, patient, record, setting)

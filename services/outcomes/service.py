@@ -6,11 +6,18 @@ from services.outcomes.guards import guards
 from services.outcomes.operations import operations
 from services.outcomes.reactions import reactions
 from services.outcomes.setting import Clock, Setting, utc_now
+from services.outcomes.timers import timers
+from shared.notify.sending import NOTICES_TASK
 from shared.runtime.app import App
 from shared.runtime.ownership import INTAKE, OUTCOMES, SESSIONS, types_of
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
+
+HOLDS = (
+    *("Encounter", "EpisodeOfCare", "MedicationAdministration", "AdverseEvent", "QuestionnaireResponse"),
+    *("Patient", "Practitioner", "PractitionerRole", "Condition"),
+)
 
 
 def outcomes(policy: Policy, clock: Clock = utc_now) -> Service:
@@ -21,13 +28,14 @@ def outcomes(policy: Policy, clock: Clock = utc_now) -> Service:
         title="KAP Exchange outcomes",
         types=types_of(OUTCOMES),
         guards=guards(setting),
-        operations=operations(),
+        operations=operations(setting),
         consumes=(INTAKE, SESSIONS),
-        holds=frozenset(("Encounter", "Patient")),
+        holds=frozenset(HOLDS),
         reactions=reactions(setting),
+        timers=timers(setting),
     )
 
 
 def create(settings: Settings) -> App:
     """Return the service as a process runs it."""
-    return App(outcomes(load_policy(settings.policy)), settings)
+    return App(outcomes(load_policy(settings.policy)), settings, background=(NOTICES_TASK,))

@@ -1,17 +1,26 @@
-"""What outcomes' guards and reactions work with: the policy in its own form, and a clock."""
+"""What outcomes' guards, reactions and timers work with: the policy in its own form, its ladders, and a clock."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from services.outcomes.rules import Instrument, OutcomesPolicy
+from services.outcomes.rules.change import Judging
+from services.outcomes.rules.instruments import Instrument
+from services.outcomes.rules.measures import MeasuresPolicy
+from services.outcomes.rules.schedule import OutcomesPolicy
+from shared.fhir.cited import ValueSet
+from shared.fhir.json import Resource
+from shared.fhir.kap import drug_of
+from shared.runtime.escalation import Escalation
 from shared.runtime.policy import Policy, PolicyError
 
 Clock: TypeAlias = Callable[[], datetime]
 FOLDER = "instruments/"
+INSTRUMENTAL = frozenset(("response", "remission", "durability"))
+GIVEN = frozenset(("in-progress", "on-hold", "completed", "stopped"))
 
 
 def utc_now() -> datetime:
@@ -26,14 +35,30 @@ class Setting:
     version: str
     policy: OutcomesPolicy
     instruments: Mapping[str, Instrument]
+    escalation: Escalation
+    drugs: Mapping[str, ValueSet]
+    measures: MeasuresPolicy
     clock: Clock
+
+    @property
+    def judging(self) -> Judging:
+        """How scores are judged against their baseline."""
+        return Judging(timedelta(days=self.policy.baseline.days), timedelta(days=self.policy.sustained.days))
+
+    def is_dose(self, given: Resource) -> bool:
+        """Tell whether a MedicationAdministration gave ketamine or esketamine, or may have: it does not say what."""
+        if given.get("status") not in GIVEN:
+            return False
+        concept = given.get("medicationCodeableConcept")
+        return concept is None or drug_of(concept, self.drugs) is not None
 
     @classmethod
     def of(cls, policy: Policy, clock: Clock = utc_now) -> Setting:
         """Return the setting under `policy`.
 
         Raises:
-            PolicyError: a section cannot be used, or an instrument is expected that there is not.
+            PolicyError: a section cannot be used, an instrument does not fit together or is expected and not there, or
+                a stat Task about risk has no ladder.
 
         """
         instruments = {
@@ -41,10 +66,21 @@ class Setting:
             for name in policy.sections
             if name.startswith(FOLDER)
         }
+        escalation = Escalation.of(policy)
+        for name, one in instruments.items():
+            for problem in one.problems():
+                raise PolicyError(f"instruments/{name}: {problem}.")
+            for level in () if one.risk is None else one.risk.levels:
+                if level.priority == "stat" and level.task not in escalation.policy.tasks:
+                    raise PolicyError(f"instruments/{name}: the Task '{level.task}' cannot wait and has no ladder.")
         outcomes = policy.section("outcomes", OutcomesPolicy)
-        for name, expected in outcomes.after_dosing.items():
-            if expected.instrument not in instruments:
-                raise PolicyError(
-                    f"outcomes.after_dosing.{name} expects '{expected.instrument}', which is no instrument."
-                )
-        return cls(policy.version, outcomes, instruments, clock)
+        for name, expected in outcomes.schedule.items():
+            for wanted in (expected.instrument, *expected.or_else):
+                if wanted not in instruments:
+                    raise PolicyError(f"outcomes.schedule.{name} expects '{wanted}', which is no instrument.")
+        drugs = policy.section("value-sets", dict[str, ValueSet])
+        measures = policy.section("measures", MeasuresPolicy)
+        for name, measure in measures.measures.items():
+            if measure.kind in INSTRUMENTAL and measure.instrument not in instruments:
+                raise PolicyError(f"measures.{name} looks at '{measure.instrument}', which is no instrument.")
+        return cls(policy.version, outcomes, instruments, escalation, drugs, measures, clock)

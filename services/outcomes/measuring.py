@@ -1,0 +1,183 @@
+"""Gathering what the clinic's measures count: courses, visits, questionnaires, of a period."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from services.outcomes.rules.change import REMISSION, RESPONSE, SUSTAINED, Series, point_of
+from services.outcomes.rules.measures import Case, Measured
+from services.outcomes.rules.schedule import MISSED, OVERDUE, is_marked
+from services.outcomes.rules.scoring import COUNTED
+from services.outcomes.scores import courses_of
+from services.outcomes.setting import Setting
+from shared.fhir.codes import EXPECT_QUESTIONNAIRE, KAP, REMS_QUESTIONNAIRE, ROUTES, SNOMED, VISIT_DOSING, VISITS
+from shared.fhir.dates import interval
+from shared.fhir.json import Resource
+from shared.fhir.kap import codes_of, drug_of, id_in, moment, patient_of
+from shared.runtime.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """For what a measure is evaluated: from, to, and for whom; None: everybody."""
+
+    start: datetime
+    end: datetime
+    patient: str | None = None
+
+    def holds(self, when: datetime) -> bool:
+        """Tell whether a moment is in the period."""
+        return self.start <= when < self.end
+
+
+async def cases_of(measure: Measured, asked: Asked, record: Record, setting: Setting) -> list[Case]:
+    """Return what a measure counts in a period."""
+    if measure.kind == "completion":
+        return await _expectations(asked, record, setting)
+    visits = [one for one in await _visits(asked, record) if asked.holds(_start(one))]
+    if measure.kind == "adverse-events":
+        return [await _with_events(one, record) for one in visits]
+    if measure.kind == "rems":
+        forms = await record.search("QuestionnaireResponse", {"questionnaire": REMS_QUESTIONNAIRE})
+        found = [await _with_form(one, forms, measure, record, setting) for one in visits]
+        return [one for one in found if one is not None]
+    patients = sorted({patient for one in visits if (patient := patient_of(one)) is not None})
+    judged = [await _judged(patient, measure, asked, record, setting) for patient in patients]
+    return [one for one in judged if one is not None]
+
+
+async def visits_of(asked: Asked, record: Record) -> list[Resource]:
+    """Return every finished KAP visit of a period, whatever its kind, oldest first."""
+    kinds = ",".join(visit.token() for visit, _ in VISITS.values())
+    found = await record.search("Encounter", {"status": "finished", "type": kinds})
+    return sorted((one for one in found if asked.holds(_start(one))), key=_start)
+
+
+async def _visits(asked: Asked, record: Record) -> list[Resource]:
+    criteria = {"status": "finished", "type": VISIT_DOSING.token()} | (
+        {} if asked.patient is None else {"subject": f"Patient/{asked.patient}"}
+    )
+    return await record.search("Encounter", criteria)
+
+
+def _start(visit: Resource) -> datetime:
+    return moment(visit.get("period", {}).get("start"))
+
+
+async def _judged(patient: str, measure: Measured, asked: Asked, record: Record, setting: Setting) -> Case | None:
+    """Return a patient's course as its last score of the period says; None where there is none, or no baseline."""
+    total = setting.instruments[measure.instrument or ""].total
+    if total is None:
+        return None
+    courses = await courses_of(patient, record, setting)
+    scored = await record.search("Observation", {"patient": f"Patient/{patient}", "code": total.of().token()})
+    dated = [(point, one) for one in scored if (point := point_of(one)) is not None and asked.holds(point.at)]
+    treated = [(point, one) for point, one in dated if any(series.first <= point.at for series in courses)]
+    if not treated:
+        return None
+    _, last = max(treated, key=lambda one: one[0].at)
+    baseline = [one["reference"] for one in last["derivedFrom"] if one["reference"].startswith("Observation/")]
+    if not baseline:
+        return None
+    said = set(codes_of(last.get("interpretation"), KAP))
+    if measure.kind == "durability":
+        after = _after_series(dated, courses, timedelta(days=setting.policy.sustained.days))
+        if after is None:
+            return None
+        said, last = after
+    wanted = {"response": RESPONSE, "remission": REMISSION, "durability": SUSTAINED}[measure.kind]
+    strata = {
+        "route": await _routes(await _visits(Asked(asked.start, asked.end, patient), record), record),
+        "condition": await _conditions(patient, record, setting),
+    }
+    return Case(patient, wanted.code in said, (f"Observation/{last['id']}", *baseline), strata)
+
+
+def _after_series(
+    dated: Iterable[tuple[object, Resource]], courses: Iterable[Series], lasting: timedelta
+) -> tuple[set[str], Resource] | None:
+    """Return the last score that is late enough after the series, of a patient who responded at its end."""
+    ends = [series.last for series in courses]
+    if not ends:
+        return None
+    since = sorted((one for _, one in dated if moment(one.get("effectiveDateTime")) >= max(ends)), key=_effective)
+    if not since or RESPONSE.code not in codes_of(since[0].get("interpretation"), KAP):
+        return None
+    late = [one for one in since if _effective(one) - max(ends) >= lasting]
+    return (set(codes_of(late[-1].get("interpretation"), KAP)), late[-1]) if late else None
+
+
+def _effective(observation: Resource) -> datetime:
+    return moment(observation.get("effectiveDateTime"))
+
+
+async def _routes(visits: Iterable[Resource], record: Record) -> tuple[str, ...]:
+    found: set[str] = set()
+    for visit in visits:
+        for given in await record.search("MedicationAdministration", {"context": f"Encounter/{visit['id']}"}):
+            codes = codes_of(given.get("dosage", {}).get("route"), SNOMED)
+            found.update(ROUTES[code].display for code in codes if code in ROUTES)
+    return tuple(sorted(found)) or ("not known",)
+
+
+async def _conditions(patient: str, record: Record, setting: Setting) -> tuple[str, ...]:
+    held = await record.search("Condition", {"patient": f"Patient/{patient}"})
+    named = {
+        name
+        for name, values in setting.measures.conditions.items()
+        if any(values.holds(one.get("code")) for one in held)
+    }
+    return tuple(sorted(named)) or ("other",)
+
+
+async def _with_events(visit: Resource, record: Record) -> Case:
+    events = [
+        one
+        for one in await record.search("AdverseEvent", {"subject": str(visit["subject"]["reference"])})
+        if id_in(one.get("encounter"), "Encounter") == visit["id"] and one.get("actuality") == "actual"
+    ]
+    evidence = (f"Encounter/{visit['id']}", *(f"AdverseEvent/{one['id']}" for one in events))
+    return Case(str(patient_of(visit)), bool(events), evidence, {"route": await _routes([visit], record)})
+
+
+async def _with_form(
+    visit: Resource, forms: Iterable[Resource], measure: Measured, record: Record, setting: Setting
+) -> Case | None:
+    """Return a visit of esketamine with whether its form was completed in time; None of another drug."""
+    given = await record.search("MedicationAdministration", {"context": f"Encounter/{visit['id']}"})
+    if not any(drug_of(one.get("medicationCodeableConcept"), setting.drugs) == "esketamine" for one in given):
+        return None
+    end = visit.get("period", {}).get("end")
+    due = (_start(visit) if end is None else interval(end)[0]) + timedelta(days=measure.days)
+    sent = [
+        one
+        for one in forms
+        if id_in(one.get("encounter"), "Encounter") == visit["id"]
+        and one["status"] in COUNTED
+        and moment(one.get("authored")) <= due
+    ]
+    evidence = (f"Encounter/{visit['id']}", *(f"QuestionnaireResponse/{one['id']}" for one in sent))
+    return Case(str(patient_of(visit)), bool(sent), evidence)
+
+
+async def _expectations(asked: Asked, record: Record, setting: Setting) -> list[Case]:
+    criteria = {"code": EXPECT_QUESTIONNAIRE.token()}
+    if asked.patient is not None:
+        criteria["patient"] = f"Patient/{asked.patient}"
+    names = {one.canonicals[0]: name for name, one in setting.instruments.items()}
+    found = []
+    for one in await record.search("Task", criteria):
+        due = one.get("restriction", {}).get("period", {}).get("end")
+        done = one["status"] == "completed"
+        if (
+            due is None
+            or not asked.holds(interval(due)[0])
+            or not (done or is_marked(one, OVERDUE) or is_marked(one, MISSED))
+        ):
+            continue
+        asks = next((given["valueCanonical"] for given in one.get("input", []) if "valueCanonical" in given), "")
+        strata: dict[str, tuple[str, ...]] = {"instrument": (names.get(asks, "other"),)}
+        found.append(Case(str(patient_of(one)), done, (f"Task/{one['id']}",), strata))
+    return found

@@ -1,0 +1,166 @@
+"""Raising what answers say about the risk of suicide, in the transaction that stores them: it waits for nobody."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from services.outcomes.rules.instruments import Instrument, Level
+from services.outcomes.rules.risk import AtRisk, is_graver, risk_of
+from services.outcomes.rules.scoring import COUNTED, answers_of
+from services.outcomes.setting import Setting
+from shared.fhir.codes import (
+    CRISIS_PLAN,
+    ID_FLAG,
+    KAP,
+    SAFETY_PLAN,
+    SUICIDE_PRECAUTIONS,
+    SUICIDE_RISK,
+    Code,
+)
+from shared.fhir.dates import zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import id_in, moment
+from shared.fhir.raised import flag, task
+from shared.runtime.escalation import is_acknowledged
+from shared.runtime.raising import close_flag, content_of, own_work, raise_once
+from shared.runtime.record import Record
+
+_CLINICIANS = ("Practitioner", "PractitionerRole")
+
+
+def risk_in(response: Resource | None, instrument: Instrument, *, own: bool = True) -> AtRisk | None:
+    """Return the risk that a version of a response says, None where there is none or the version does not count.
+
+    `own`: the response is to this instrument; in one to another, an item that is not there is not missing.
+    """
+    if response is None or response["status"] == "entered-in-error":
+        return None
+    return risk_of(answers_of(response, instrument), instrument, final=own and response["status"] in COUNTED)
+
+
+async def raise_risk_elsewhere(
+    response: Resource, before: Resource | None, patient: str, name: str, record: Record, setting: Setting
+) -> None:
+    """Raise what the answers say about items of other instruments than the one that the response names.
+
+    A clinic's form may ask more than its canonical says, and a client may name the wrong one.
+    """
+    for other, instrument in setting.instruments.items():
+        if other != name:
+            await raise_risk(response, before, patient, instrument, record, setting, own=False)
+
+
+async def raise_risk(
+    response: Resource,
+    before: Resource | None,
+    patient: str,
+    instrument: Instrument,
+    record: Record,
+    setting: Setting,
+    *,
+    own: bool = True,
+) -> AtRisk | None:
+    """Raise the risk that the answers say: Flag, Task with its ladder, safety plan. Return it.
+
+    What was raised for the version before, and closed, opens again where this one says another thing, no less grave.
+    """
+    found = risk_in(response, instrument, own=own)
+    if found is None or instrument.risk is None:
+        return found
+    again = is_graver(found, risk_in(before, instrument, own=own), instrument.risk)
+    now, level = setting.clock(), found.level
+    text = f"{instrument.title}: {_what(found)}. {level.advice}"
+    name = ("risk", response["id"]) if len(instrument.risk.levels) == 1 else ("risk", response["id"], level.name)
+    flagged = flag(name, patient=patient, code=SUICIDE_RISK, text=text, now=now)
+    if level.answer is not None:
+        flagged["code"]["coding"].append(Code(KAP, f"suicide-risk-{level.name}").coding())
+    await raise_once(record, flagged, reopen=again)
+    made = task(
+        name,
+        patient=patient,
+        code=Code(KAP, level.task),
+        description=f"{text} Source: {instrument.risk.source}.",
+        now=now,
+        priority=level.priority,
+        focus=f"QuestionnaireResponse/{response['id']}",
+        due=now + timedelta(hours=level.within_hours),
+    )
+    if level.priority == "stat":
+        made["reasonCode"] = SUICIDE_PRECAUTIONS.concept()
+    if setting.escalation.ladder_of(made) is None:
+        await raise_once(record, made, reopen=again)
+    else:
+        await setting.escalation.raise_task(record, made, now, reopen=again)
+    if level.safety_plan:
+        await _ask_for_safety_plan(response, level, patient, record, setting)
+    return found
+
+
+async def _ask_for_safety_plan(
+    response: Resource, level: Level, patient: str, record: Record, setting: Setting
+) -> None:
+    now = setting.clock()
+    made = task(
+        ("safety-plan", response["id"]),
+        patient=patient,
+        code=SAFETY_PLAN,
+        description="Make the safety plan with the patient, or go through it again; offer it where risk is low.",
+        now=now,
+        priority=level.priority,
+        focus=f"QuestionnaireResponse/{response['id']}",
+        due=now + timedelta(hours=level.within_hours),
+    )
+    made["code"]["coding"].append(CRISIS_PLAN.coding())
+    await raise_once(record, made)
+
+
+def _what(risk: AtRisk) -> str:
+    said = f"positive ({', '.join(risk.signs)})" if risk.signs else ""
+    unread = f"not understood ({', '.join(risk.not_understood)})" if risk.not_understood else ""
+    return f"the answer about suicidal thoughts or behaviour is {' and '.join(one for one in (said, unread) if one)}"
+
+
+async def end_what_asked_for_it(
+    response: Resource, instrument: Instrument, risk: AtRisk | None, patient: str, record: Record, setting: Setting
+) -> None:
+    """Complete the Tasks that asked for the instrument: a clinician has run it now. A patient's own answers do not.
+
+    Where the clinician found no risk, the Flags of the answers that asked for it are taken down, too. One that was run
+    before those answers were given, or nobody knows when, says nothing of them: not when it is amended either.
+    """
+    author = response.get("author")
+    ends = None if instrument.risk is None else instrument.risk.ends_task
+    if ends is None or not any(id_in(author, type_) for type_ in _CLINICIANS):
+        return
+    asked = await record.search("Task", {"patient": f"Patient/{patient}", "code": Code(KAP, ends).token()})
+    answered = {"type": {"text": "answers"}, "valueReference": {"reference": f"QuestionnaireResponse/{response['id']}"}}
+    for one in asked:
+        if (
+            one["status"] in ("completed", "cancelled", "entered-in-error")
+            or id_in(one.get("for"), "Patient") != patient
+            or not await _is_since(response, one, record)
+        ):
+            continue
+        owner = one["owner"] if is_acknowledged(one) and "owner" in one else author
+        done = {
+            **one,
+            "status": "completed",
+            "owner": owner,
+            "output": [answered],
+            "lastModified": zulu(setting.clock()),
+        }
+        with own_work():
+            await record.update(content_of(done))
+        if risk is None:
+            for raised_for in one.get("identifier", []):
+                await close_flag(record, {"system": ID_FLAG, "value": raised_for["value"]}, setting.clock())
+
+
+async def _is_since(response: Resource, asked: Resource, record: Record) -> bool:
+    """Tell whether the screener was run no earlier than the answers that asked for it were given."""
+    if "authored" not in response:
+        return False
+    about = id_in(asked.get("focus"), "QuestionnaireResponse")
+    answers = None if about is None else await record.get("QuestionnaireResponse", about)
+    given = (answers or {}).get("authored") or asked.get("authoredOn")
+    return given is None or moment(response["authored"]) >= moment(given)

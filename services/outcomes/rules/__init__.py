@@ -1,0 +1,1 @@
+"""Outcomes' rules, by subject: facts in, verdict out. Instruments, schedules and limits are policy."""

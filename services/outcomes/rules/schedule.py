@@ -1,0 +1,231 @@
+"""What is expected of a patient when: what a visit calls for, which Task a response fulfils, what is overdue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from services.outcomes.rules.instruments import Instrument
+from services.outcomes.rules.scoring import COUNTED
+from shared.fhir.cited import Cited
+from shared.fhir.codes import ID_TASK, KAP, Code
+from shared.fhir.dates import MAX_INSTANT, interval
+from shared.fhir.json import Resource
+from shared.fhir.kap import codes_of, id_in, moment
+from shared.fhir.raised import identifier
+
+Anchor: TypeAlias = Literal["course", "arrival", "dose", "dosing", "integration", "series"]
+"""What a questionnaire is due after: the course was opened; the patient arrived for a dosing visit; its first dose was
+given; a dosing visit ended; an integration visit ended; the series of doses ended."""
+
+OVERDUE: Final = Code(KAP, "overdue", "Overdue")
+MISSED: Final = Code(KAP, "missed", "Not answered in time")
+
+
+class Expected(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An instrument that is due some time after an anchor.
+
+    Attributes:
+        instrument: its name.
+        or_else: other instruments whose answers serve as well.
+        after: the anchor.
+        minutes, hours, days: added together.
+        unless_within_days: not asked where it was answered, or is asked already, in so many days around the due time;
+            None: as the instrument's `within_days` says.
+        by: who answers it.
+
+    """
+
+    instrument: str
+    or_else: tuple[str, ...] = ()
+    after: Anchor
+    minutes: int = 0
+    hours: int = 0
+    days: int = 0
+    unless_within_days: int | None = None
+    by: Literal["patient", "clinician"] = "patient"
+
+    @property
+    def delay(self) -> timedelta:
+        """How long after the anchor it is due."""
+        return timedelta(days=self.days, hours=self.hours, minutes=self.minutes)
+
+
+class Reminding(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a patient is reminded, in hours after a questionnaire was due, and when it is given up."""
+
+    hours: tuple[int, ...]
+    missed_after_days: int
+
+
+class Sustained(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long after the last dose a response must last to be called sustained."""
+
+    days: int
+
+
+class Baseline(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many days before the first dose a score may be taken for the baseline."""
+
+    days: int
+
+
+class Watch(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A check of long-term use: every so many sessions, so many in a time, or so many days after the last check."""
+
+    title: str
+    task: str
+    advice: str
+    within_hours: int
+    every_sessions: int | None = None
+    every_days: int | None = None
+    more_than: int | None = None
+    in_days: int | None = None
+    closer_than_hours: int | None = None
+
+
+class OutcomesPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `outcomes`."""
+
+    schedule: dict[str, Expected]
+    reminders: Reminding
+    sustained: Sustained
+    baseline: Baseline
+    surveillance: dict[str, Watch] = msgspec.field(default_factory=dict)
+
+
+# -- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def expectation_name(anchor: str, expectation: str) -> dict[str, str]:
+    """Return the identifier of the Task for one expectation after one anchor."""
+    return identifier(ID_TASK, "expect", anchor, expectation)
+
+
+def is_burden(
+    due: datetime, within: timedelta, instrument: Instrument, responses: Iterable[Resource], tasks: Iterable[Resource]
+) -> bool:
+    """Tell whether asking at `due` would ask too often: answered, or asked for, less than `within` away from it."""
+    answered = (
+        moment(one.get("authored"))
+        for one in responses
+        if one["status"] in COUNTED and _canonical(one.get("questionnaire")) in instrument.canonicals
+    )
+    asked = (
+        _due(one)
+        for one in tasks
+        if one.get("status") == "requested" and any(_asks(one, canonical) for canonical in instrument.canonicals)
+    )
+    return any(abs(due - when) < within for when in (*answered, *asked))
+
+
+def _canonical(questionnaire: str | None) -> str:
+    return (questionnaire or "").partition("|")[0]
+
+
+def task_for(tasks: Iterable[Resource], response: Resource, canonicals: Sequence[str]) -> Resource | None:
+    """Return the open Task that a response fulfils.
+
+    The one of the visit that the response names, else the one that was due first; None where nothing is open for the
+    instrument, or where the response fulfilled one already.
+    """
+    about = f"QuestionnaireResponse/{response['id']}"
+    asked = [one for one in tasks if any(_asks(one, canonical) for canonical in canonicals)]
+    if any(
+        output.get("valueReference", {}).get("reference") == about for one in asked for output in one.get("output", [])
+    ):
+        return None
+    waiting = sorted((one for one in asked if is_waiting(one)), key=_due)
+    visit = id_in(response.get("encounter"), "Encounter")
+    same_visit = [one for one in waiting if visit is not None and id_in(one.get("encounter"), "Encounter") == visit]
+    return next(iter(same_visit or waiting), None)
+
+
+def is_waiting(task: Resource) -> bool:
+    """Tell whether a Task can still be fulfilled: it is open, or was given up and the answers come late."""
+    return task.get("status") == "requested" or (task.get("status") == "failed" and is_marked(task, MISSED))
+
+
+def _asks(task: Resource, canonical: str) -> bool:
+    return any(one.get("valueCanonical") == canonical for one in task.get("input", []))
+
+
+def _due(task: Resource) -> datetime:
+    end = task.get("restriction", {}).get("period", {}).get("end")
+    return MAX_INSTANT if end is None else interval(end)[0]
+
+
+# -- what is overdue --------------------------------------------------------------------------------------------------
+
+
+def standing_of(task: Resource, now: datetime, reminding: Reminding) -> Code | None:
+    """Return whether an open expectation is overdue or missed, None while it is neither."""
+    late = now - _due(task)
+    if late > timedelta(days=reminding.missed_after_days):
+        return MISSED
+    return OVERDUE if late > timedelta(0) else None
+
+
+def reminders_due(task: Resource, now: datetime, reminding: Reminding) -> list[int]:
+    """Return the reminders whose time came since the Task was made, by their hours; none for what was charted late."""
+    made = moment(task.get("authoredOn"))
+    return [hours for hours in reminding.hours if made <= _due(task) + timedelta(hours=hours) <= now]
+
+
+def is_marked(task: Resource, code: Code) -> bool:
+    """Tell whether a Task's business status says so."""
+    return code.code in codes_of(task.get("businessStatus"), KAP)
+
+
+def completion(tasks: Iterable[Resource]) -> tuple[int, int]:
+    """Return how many expectations were fulfilled, of those that were fulfilled, overdue or missed."""
+    ended = [one for one in tasks if one["status"] == "completed" or is_marked(one, OVERDUE) or is_marked(one, MISSED)]
+    return sum(one["status"] == "completed" for one in ended), len(ended)
+
+
+# -- long-term use ----------------------------------------------------------------------------------------------------
+
+
+def due_watches(
+    watches: Mapping[str, Watch], sessions: Sequence[datetime], checked: Mapping[str, datetime], now: datetime
+) -> dict[str, str]:
+    """Return which checks of long-term use are due, and why.
+
+    Args:
+        watches: by name.
+        sessions: when each dose visit was, oldest first.
+        checked: by name, when the check was last done.
+        now: the present.
+
+    """
+    found = {}
+    for name, watch in watches.items():
+        last = checked.get(name)
+        since = [one for one in sessions if last is None or one > last]
+        why = _why(watch, sessions, since, last, now)
+        if why is not None and since:
+            found[name] = why
+    return found
+
+
+def _why(
+    watch: Watch, sessions: Sequence[datetime], since: Sequence[datetime], last: datetime | None, now: datetime
+) -> str | None:
+    if watch.every_sessions is not None and len(since) >= watch.every_sessions:
+        return f"{len(since)} sessions since the last check"
+    begun = last or (sessions[0] if sessions else now)
+    if watch.every_days is not None and now - begun >= timedelta(days=watch.every_days):
+        return f"{(now - begun).days} days since the last check"
+    if watch.more_than is not None and watch.in_days is not None:
+        recent = [one for one in sessions if now - one <= timedelta(days=watch.in_days)]
+        if len(recent) > watch.more_than:
+            return f"{len(recent)} sessions in {watch.in_days} days"
+    if watch.closer_than_hours is not None:
+        spacing = timedelta(hours=watch.closer_than_hours)
+        if any(later - earlier < spacing for earlier, later in pairwise(since)):
+            return f"sessions less than {watch.closer_than_hours} h apart"
+    return None
