@@ -28,6 +28,7 @@ from services.delivery.rules import (
     Standing,
     Step,
     choose,
+    is_withheld,
     judge,
     next_step,
     pause,
@@ -93,6 +94,8 @@ class _Parcel:
         key = self.entry.key
         if self.entry.type == "Patient" or not key.startswith("Patient/"):
             return None
+        if self.resource is None and self.entry.server_id is None and not self.entry.uncertain:
+            return None  # nothing is there and nothing will be: it waits for nobody
         return Target("Patient", key.removeprefix("Patient/"))
 
 
@@ -120,6 +123,8 @@ class Courier:
     own_base: str
     patience: Patience = field(default_factory=Patience)
     accepted: Accepted = field(default_factory=Accepted)
+    late: str | None = None
+    """Why nothing may be disclosed now, for the Tasks that show what waits; None: it may."""
 
     async def turn(self, key: str) -> Turn:
         """Send what is queued of one key (``Patient/<id>``); return when to come back.
@@ -364,7 +369,7 @@ class Courier:
                     await self._write_task(record, ledger, entry)
 
     async def _write_task(self, record: Record, ledger: Ledger, entry: Entry) -> None:
-        task = task_of(entry, address=self.destination.address, now=datetime.now(UTC))
+        task = task_of(entry, address=self.destination.address, now=datetime.now(UTC), late=self.late)
         with own_work():
             written = await (record.create(task) if entry.task_id is None else record.update(task))
         await ledger.show(entry, written.stored.id, status_of(entry.state, entry.attempts))
@@ -393,8 +398,10 @@ async def _parcel(entry: Entry, transaction: Transaction) -> _Parcel:
     held = await transaction.find(Access.unrestricted(entry.tenant), entry.type, entry.id)
     if held is None:
         raise LookupError(f"The ledger has a {entry.type} that is not held.")
-    newest = replace(entry, wanted_version=held.version, wanted_at=held.last_updated, deleted=held.deleted)
     resource = None if held.deleted else parse(held.body)
+    if resource is not None and is_withheld(resource):
+        resource = None  # as if deleted: what is there of an earlier version is withdrawn
+    newest = replace(entry, wanted_version=held.version, wanted_at=held.last_updated, deleted=resource is None)
     return _Parcel(newest, resource, frozenset() if resource is None else targets_of(resource))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -21,12 +21,15 @@ import structlog
 from services.delivery.courier import Courier, Patience, Turn
 from services.delivery.destination import DestinationServer, NoAnswer
 from services.delivery.rules import pause
+from shared.fhir.freshness import Freshness, as_words
 from shared.fhir.outcome import Unavailable
 from shared.runtime.app import Beat, Parts
 from shared.runtime.logging import fault
 from shared.store.access import DEFAULT_TENANT
+from shared.store.knowledge import ages
 from shared.store.ledger import Lease, Ledger, lease
 from shared.store.ledger_types import Destination
+from shared.store.store import Transaction
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -48,6 +51,8 @@ class LaneState:
     problem: str | None = None
     software: str = ""
     not_accepted: tuple[str, ...] = ()
+    late: str | None = None
+    """Why patients' queues wait although the destination is there; None: none does."""
 
 
 @dataclass(slots=True)
@@ -58,11 +63,13 @@ class Lane:
     destination: Destination
     courier: Courier
     state: LaneState
+    news: Freshness
     _due: dict[str, float] = field(default_factory=dict)
     _running: dict[str, asyncio.Task[Turn]] = field(default_factory=dict)
     _failures: int = 0
     _tidied: float = 0.0
     _held_since: float = 0.0
+    _late: str | None = None
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -117,8 +124,8 @@ class Lane:
     async def _work(self, held: Lease) -> None:
         """Send as long as the destination goes along."""
         while held.held:
-            await self._tidy()
             started = await self._start_turns()
+            await self._tidy()  # after it: what is shown says why it waits
             if not self._running:
                 await asyncio.sleep(0 if started else POLL)
                 continue
@@ -136,9 +143,29 @@ class Lane:
             return 0
         async with self.parts.store.transaction(keys=(), tenant=self.destination.tenant) as transaction:
             keys = await Ledger(transaction).keys(self.destination.id, busy=[*self._due, *self._running], limit=room)
-        for key in keys:
+            sent = await self._disclosable(transaction, keys)
+        for key in sent:
             self._running[key] = asyncio.create_task(self.courier.turn(key), name=f"turn {self.destination.id}")
-        return len(keys)
+        return len(sent)
+
+    async def _disclosable(self, transaction: Transaction, keys: Sequence[str]) -> list[str]:
+        """Return the keys whose consent is known as it is now; the others stay queued, and are looked at again."""
+        service, sources = self.parts.service.name, self.news.of
+        sent, late = [], ""
+        for key in keys:
+            told = await ages(transaction.connection, service, sources, transaction.tenant, [key])
+            unheard = self.news.too_old(told)
+            if unheard:
+                late = as_words(unheard)
+                self._due[key] = monotonic() + OTHER_HOLDER
+            else:
+                sent.append(key)
+        if late:
+            self._late = f"Waits: what is known of consent may be too old ({late})."
+        elif sent:
+            self._late = None
+        self.courier.late = self.state.late = self._late
+        return sent
 
     def _ended(self, task: asyncio.Task[Turn]) -> Turn | None:
         """Take note of a turn; return it where the destination was away."""
@@ -196,8 +223,12 @@ class Lane:
 
 @dataclass(slots=True)
 class Lanes:
-    """All lanes of the service: opened and closed as destinations come and go."""
+    """All lanes of the service: opened and closed as destinations come and go.
 
+    `news` says how old what is known of consent may be where something is disclosed.
+    """
+
+    news: Freshness
     patience: Patience = field(default_factory=Patience)
     states: dict[str, LaneState] = field(default_factory=dict)
     transport: Callable[[], httpx.AsyncBaseTransport | None] = lambda: None
@@ -235,5 +266,5 @@ class Lanes:
             state = self.states.setdefault(destination.id, LaneState())
             server = DestinationServer(client, destination.address)
             courier = Courier(parts.service, parts.store, destination, server, parts.settings.base_url, self.patience)
-            lane = Lane(parts, destination, courier, state)
+            lane = Lane(parts, destination, courier, state, self.news)
             self._tasks[destination] = asyncio.create_task(lane.run(), name=f"lane {destination.id}")

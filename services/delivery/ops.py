@@ -62,7 +62,7 @@ def describe(destination: Destination, state: LaneState, entries: Sequence[Entry
         "address": destination.address,
         "active": destination.active,
         "connected": state.connected,
-        "problem": state.problem,
+        "problem": state.problem or state.late,
         "software": state.software,
         "not_accepted": list(state.not_accepted),
         "counts": dict(counts),

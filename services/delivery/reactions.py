@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from services.delivery.rules import is_withheld
 from shared.events.envelope import Event
 from shared.fhir.json import Resource
 from shared.runtime.record import Record
 from shared.store.ledger import Ledger
 
 
-async def queue(event: Event, _resource: Resource, record: Record) -> None:
-    """Queue this version, in the transaction that takes the event in. The newest version alone has to arrive."""
-    await Ledger(record.transaction).want(
+async def queue(event: Event, resource: Resource, record: Record) -> None:
+    """Queue this version, in the transaction that takes the event in. The newest version alone has to arrive.
+
+    What is never pushed has its line in the ledger too, and is sent nowhere.
+    """
+    ledger = Ledger(record.transaction)
+    await ledger.want(
         tenant=event.tenant,
         type_=event.type,
         id_=event.resource_id,
@@ -19,3 +24,5 @@ async def queue(event: Event, _resource: Resource, record: Record) -> None:
         committed_at=event.time,
         deleted=event.interaction == "delete",
     )
+    if event.interaction != "delete" and is_withheld(resource):
+        await ledger.withhold(tenant=event.tenant, type_=event.type, id_=event.resource_id, version=event.version)

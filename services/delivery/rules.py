@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from services.delivery.capability import PUSHED_TYPES, Accepted
 from services.delivery.mapping import Target
+from shared.fhir.json import Resource
 
 MOST_ATTEMPTS = 10
 """So often is a resource sent that the destination fails on (500, 409, 412, 423), before it counts as refused."""
@@ -20,6 +21,18 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 LONGEST_REQUESTED_PAUSE = 300.0
 """Seconds between attempts: doubling from the first to the longest; what `Retry-After` asks for, up to the last."""
+
+
+# --- What is never pushed -------------------------------------------------------------------------------------------
+
+
+def is_withheld(resource: Resource) -> bool:
+    """Tell whether a resource stays here: the feed of a device (SampledData), a minute of a signal each.
+
+    A hospital gets what a person charted; the feed is read here, and alarmed on here.
+    """
+    parts = (resource, *resource.get("component", ())) if resource.get("resourceType") == "Observation" else ()
+    return any("valueSampledData" in part for part in parts)
 
 
 # --- What to do with an entry ---------------------------------------------------------------------------------------

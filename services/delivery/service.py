@@ -9,8 +9,10 @@ from services.delivery.lanes import Lanes
 from services.delivery.operations import OPERATIONS
 from services.delivery.ops import deliveries_route
 from services.delivery.reactions import queue
+from shared.fhir.freshness import KnowledgePolicy
 from shared.runtime.app import App, Background, Beat, Parts
 from shared.runtime.ownership import INTAKE, OUTCOMES, SESSIONS
+from shared.runtime.policy import load_policy
 from shared.runtime.raising import own_work
 from shared.runtime.record import open_record
 from shared.runtime.service import Service
@@ -55,7 +57,7 @@ async def keep_default_destination(parts: Parts) -> None:
 
 def create(settings: Settings) -> App:
     """Return the service with its lanes: one to each destination."""
-    lanes = Lanes()
+    lanes = Lanes(load_policy(settings.policy).section("knowledge", KnowledgePolicy).disclosure)
 
     async def deliver(parts: Parts, beat: Beat) -> None:
         await keep_default_destination(parts)

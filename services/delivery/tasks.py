@@ -22,7 +22,7 @@ _SAID: dict[State, str] = {
     "sending": "Is being sent.",
     "waiting": "Waits for its patient: the destination does not hold the patient.",
     "accepted": "Accepted by the destination.",
-    "withdrawn": "Deleted here, and marked as in error or deleted at the destination if it was there.",
+    "withdrawn": "Deleted here or not to be pushed; marked as in error or deleted at the destination if it was there.",
     "superseded": "The destination holds an older version and takes no updates of this type.",
     "refused": "Refused by the destination. Correct the resource, or ask for another try by $retry.",
     "not-accepted": "Not accepted by destination: it takes no resources of this type.",
@@ -49,10 +49,11 @@ def status_of(state: State, attempts: int) -> TaskStatus:
             return "in-progress" if attempts else "requested"
 
 
-def task_of(entry: Entry, *, address: str, now: datetime) -> Resource:
+def task_of(entry: Entry, *, address: str, now: datetime, late: str | None = None) -> Resource:
     """Return the Task that shows `entry`; with an `id` where there is one already.
 
-    `address` is the destination's FHIR base URL. The destination's last OperationOutcome is contained.
+    `address` is the destination's FHIR base URL, `late` why what is queued is not sent now (None: it has its turn).
+    The destination's last OperationOutcome is contained.
     """
     task: dict[str, Any] = {"resourceType": "Task"}
     if entry.task_id is not None:
@@ -63,7 +64,7 @@ def task_of(entry: Entry, *, address: str, now: datetime) -> Resource:
         "identifier": [{"system": ID_DELIVERY, "value": f"{entry.destination}:{entry.type}:{entry.id}"}],
         "status": status_of(entry.state, entry.attempts),
         "businessStatus": {"text": entry.state},
-        "statusReason": {"text": _SAID[entry.state]},
+        "statusReason": {"text": late if late is not None and entry.state == "queued" else _SAID[entry.state]},
         "intent": "order",
         "code": {"coding": [DELIVER]},
         "focus": {"reference": f"{entry.type}/{entry.id}"},
