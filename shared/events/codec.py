@@ -33,7 +33,7 @@ REQUIRED_HEADERS = (
 )
 OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id")
 
-_SOURCE_PREFIX = "/kap/"
+SOURCE_PREFIX = "/kap/"
 _TYPE = re.compile(r"org\.kap-exchange\.fhir\.(\w+)\.v1")
 _INTERACTIONS: tuple[str, ...] = get_args(Interaction)
 
@@ -59,9 +59,9 @@ def encode(event: Event) -> Record:
         "content-type": CONTENT_TYPE,
         "ce_specversion": SPEC_VERSION,
         "ce_id": event.id,
-        "ce_source": f"{_SOURCE_PREFIX}{event.source}",
+        "ce_source": f"{SOURCE_PREFIX}{event.source}",
         "ce_type": f"org.kap-exchange.fhir.{event.interaction}.v1",
-        "ce_time": _instant(event.time),
+        "ce_time": instant(event.time),
         "ce_subject": f"{event.type}/{event.resource_id}",
         "ce_resourcetype": event.type,
         "ce_resourceversion": str(event.version),
@@ -103,14 +103,14 @@ def _decode(key: str, body: bytes, given: dict[str, str]) -> Event:
     if matched is None or matched.group(1) not in _INTERACTIONS:
         raise UnreadableEvent(f"The event type {given['ce_type']} is not known.")
     interaction: Interaction = matched.group(1)  # type: ignore[assignment] # checked in the line above
-    if not given["ce_source"].startswith(_SOURCE_PREFIX):
+    if not given["ce_source"].startswith(SOURCE_PREFIX):
         raise UnreadableEvent(f"The source {given['ce_source']} is not one of this project.")
     type_, version = given["ce_resourcetype"], int(given["ce_resourceversion"])
     if given["ce_id"] != f"{given['ce_subject']}/{version}" or not given["ce_subject"].startswith(f"{type_}/"):
         raise UnreadableEvent(f"The id {given['ce_id']} does not agree with subject, type and version.")
     return Event(
         id=given["ce_id"],
-        source=given["ce_source"].removeprefix(_SOURCE_PREFIX),
+        source=given["ce_source"].removeprefix(SOURCE_PREFIX),
         interaction=interaction,
         type=type_,
         resource_id=given["ce_subject"].removeprefix(f"{type_}/"),
@@ -150,6 +150,6 @@ def unreadable(key: bytes | None, value: bytes | None, *, topic: str, partition:
     )
 
 
-def _instant(time: datetime) -> str:
+def instant(time: datetime) -> str:
     """Return a FHIR instant in UTC with milliseconds: ``2026-11-22T09:30:00.123Z``."""
     return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

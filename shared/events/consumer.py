@@ -23,6 +23,7 @@ from shared.events.handler import EventHandler
 from shared.events.kafka import MAX_REQUEST_BYTES, KafkaConnection
 from shared.events.lane import Lane, Limits
 from shared.events.topics import PARTITIONS, topic_of
+from shared.events.watermark import Watermark
 from shared.fhir.outcome import Unavailable
 
 __all__ = ["EventConsumer", "EventHandler", "Limits"]
@@ -33,6 +34,7 @@ _POLL_MS = 200
 _POLL_RECORDS = 500
 _COMMIT_SECONDS = 0.5
 _WATCH_SECONDS = 5.0
+_MOMENT_SECONDS = 0.3
 _GRACE_SECONDS = 4.0
 _REBALANCE_MS = 10_000
 """How long the group waits for a member to finish what it has at hand: longer than a release takes, at worst."""
@@ -88,6 +90,7 @@ class EventConsumer:
         self._slots = asyncio.Semaphore(concurrency)
         self._lanes: dict[TopicPartition, Lane] = {}
         self._committed: dict[TopicPartition, int] = {}
+        self._heard: dict[tuple[str, int], Watermark] = {}
         self._progress = time.monotonic()
 
     @property
@@ -192,6 +195,7 @@ class EventConsumer:
                 limits=self.limits,
                 slots=self._slots,
                 beat=self._beat,
+                heard=self._hear,
             )
         log.info("partitions_assigned", service=self.service, partitions=len(assigned))
 
@@ -223,7 +227,25 @@ class EventConsumer:
     async def _commit_often(self, consumer: AIOKafkaConsumer) -> None:
         while True:
             await asyncio.sleep(_COMMIT_SECONDS)
+            await self._note_heard()
             await self._commit(consumer, self._lanes)
+
+    def _hear(self, watermark: Watermark) -> None:
+        place = (watermark.source, watermark.shard)
+        if place not in self._heard or self._heard[place].until < watermark.until:
+            self._heard[place] = watermark
+
+    async def _note_heard(self) -> None:
+        """Note watermarks, many at once; one that is lost with the process is followed by another."""
+        heard, self._heard = self._heard, {}
+        if not heard:
+            return
+        try:
+            await self.handler.hear(list(heard.values()))
+        except (Unavailable, OSError, TimeoutError) as error:
+            log.warning("watermarks_not_noted", service=self.service, error=type(error).__name__)
+            for watermark in heard.values():
+                self._hear(watermark)
 
     async def _commit(self, consumer: AIOKafkaConsumer, lanes: dict[TopicPartition, Lane]) -> None:
         offsets = {
@@ -257,22 +279,28 @@ class EventConsumer:
                 raise Stalled(f"nothing was taken in for {self.progress_age_seconds():.0f} s")
 
     async def _measure(self, consumer: AIOKafkaConsumer) -> None:
-        """Count what is left to do and what is parked; nothing left is as good as something done."""
+        """Count what is left to do and what is parked; nothing left is as good as something done.
+
+        What came only a moment ago is not left: watermarks come all the time.
+        """
         lanes = dict(self._lanes)
         if not lanes:
             return
         ends = await consumer.end_offsets(list(lanes))
+        await asyncio.sleep(_MOMENT_SECONDS)
         left = 0
+        lags: dict[tuple[str, int], int] = {}
         for one, lane in lanes.items():
             if one not in self._lanes:
                 continue
             at = lane.done if lane.done is not None else await consumer.position(one) - lane.waiting
-            lag = max(ends[one] - at, 0)
+            lag = lags[one.topic, one.partition] = max(ends[one] - at, 0)
             metrics.LAG.labels(self.service, one.topic, str(one.partition)).set(lag)
             left += 0 if lane.paused else lag
         if left == 0:
             self._beat()
         try:
+            await self.handler.measured(lags)
             counts = await self.handler.parked()
         except (Unavailable, OSError, TimeoutError) as error:
             log.warning("parked_not_counted", service=self.service, error=type(error).__name__)

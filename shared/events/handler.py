@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from shared.events.envelope import Event
+from shared.events.watermark import Watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +70,22 @@ class EventHandler(Protocol):
 
     async def parked(self) -> Mapping[tuple[str, int], int]:
         """Return how many events of this consumer are parked, waiting ones included, by topic and partition."""
+        ...
+
+    async def hear(self, watermarks: Sequence[Watermark]) -> None:
+        """Note how far sources have told everything; all before was taken in or parked.
+
+        Raises:
+            Unavailable: not now; the consumer gives them again, or later ones.
+
+        """
+        ...
+
+    async def measured(self, lags: Mapping[tuple[str, int], int]) -> None:
+        """Note how many events wait in the partitions that are taken in here, by topic and partition.
+
+        Raises:
+            Unavailable: not now.
+
+        """
         ...

@@ -19,6 +19,8 @@ from shared.events import metrics
 from shared.events.codec import UnreadableEvent, decode, unreadable
 from shared.events.envelope import Event
 from shared.events.handler import EventHandler, Outcome, Position
+from shared.events.watermark import Watermark
+from shared.events.watermark import decode as read_watermark
 from shared.fhir.outcome import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -64,6 +66,7 @@ class Lane:
         limits: how much it tries and holds.
         slots: how many lanes may be in a handler at once, all together.
         beat: called whenever it is seen to be alive: an event done, or an outage waited for.
+        heard: given each watermark that is come to: all before it is done.
 
     """
 
@@ -77,6 +80,7 @@ class Lane:
         limits: Limits,
         slots: asyncio.Semaphore,
         beat: Callable[[], None],
+        heard: Callable[[Watermark], None],
     ) -> None:
         self.topic = topic
         self.partition = partition
@@ -89,6 +93,7 @@ class Lane:
         self._limits = limits
         self._slots = slots
         self._beat = beat
+        self._heard = heard
         self._queue: deque[ConsumerRecord] = deque()
         self._more = asyncio.Event()
         self._alone = 0
@@ -140,6 +145,11 @@ class Lane:
                 self._more.clear()
                 await self._more.wait()
                 continue
+            watermark = _watermark_in(self._queue[0])
+            if watermark is not None:
+                self._heard(watermark)
+                self.done = self._queue.popleft().offset + 1
+                continue
             taken = await self._take_together()
             if not taken:
                 await self._take(self._queue[0])
@@ -187,6 +197,8 @@ class Lane:
         events: list[Event] = []
         size = 0
         for record in islice(self._queue, most):
+            if _watermark_in(record) is not None:
+                break
             event, refused = self._read(record)
             size += len(event.body)
             if refused is not None or size > self._limits.together_bytes:
@@ -280,3 +292,11 @@ class Lane:
             "partition": position.partition,
             "offset": position.offset,
         }
+
+
+def _watermark_in(record: ConsumerRecord) -> Watermark | None:
+    """Return the watermark that a record is; one that cannot be read is parked like any other record."""
+    try:
+        return read_watermark(record.headers)
+    except UnreadableEvent:
+        return None

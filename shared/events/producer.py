@@ -8,19 +8,20 @@ a batch that no broker ever answers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from shared.events import metrics
+from shared.events import metrics, watermark
 from shared.events.admin import ensure_topics
-from shared.events.codec import encode
+from shared.events.codec import Record, encode
 from shared.events.envelope import Event
 from shared.events.kafka import MAX_REQUEST_BYTES, KafkaConnection
 from shared.events.topics import PARTITIONS, topic_of
+from shared.events.watermark import Watermark
 
 log = structlog.get_logger(__name__)
 
@@ -71,20 +72,7 @@ class EventProducer:
         """
         acknowledgements: list[asyncio.Future[object]] = []
         try:
-            producer = await self._running()
-            async with asyncio.timeout(self.stuck_after):
-                partitions = len(await producer.partitions_for(self.topic))
-                for event in events:
-                    record = encode(event)
-                    sent = await producer.send(
-                        self.topic,
-                        key=record.key,
-                        value=record.value,
-                        headers=record.headers,
-                        partition=event.shard % partitions,
-                    )
-                    acknowledgements.append(sent)
-            await self._all_acknowledged(acknowledgements)
+            await self._send(((event.shard, encode(event)) for event in events), acknowledgements)
         except (KafkaError, OSError, TimeoutError) as error:
             acknowledged = self._count(events, acknowledgements)
             await self._give_up()
@@ -93,6 +81,40 @@ class EventProducer:
             _forget(acknowledgements)
             raise
         self._count(events, acknowledgements)
+
+    async def publish_watermarks(self, watermarks: Sequence[Watermark]) -> None:
+        """Publish watermarks, behind all that was published before, and return when Kafka has acknowledged them.
+
+        Raises:
+            PublishError: some were not acknowledged; the producer has been given up, the next call makes another.
+
+        """
+        acknowledgements: list[asyncio.Future[object]] = []
+        try:
+            await self._send(((one.shard, watermark.encode(one)) for one in watermarks), acknowledgements)
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self._give_up()
+            raise PublishError(str(error) or type(error).__name__, []) from error
+        finally:
+            _forget(acknowledgements)
+
+    async def _send(
+        self, records: Iterable[tuple[int, Record]], acknowledgements: list[asyncio.Future[object]]
+    ) -> None:
+        """Send records, each with its shard, in this order, and return when all are acknowledged."""
+        producer = await self._running()
+        async with asyncio.timeout(self.stuck_after):
+            partitions = len(await producer.partitions_for(self.topic))
+            for shard, record in records:
+                sent = await producer.send(
+                    self.topic,
+                    key=record.key,
+                    value=record.value,
+                    headers=record.headers,
+                    partition=shard % partitions,
+                )
+                acknowledgements.append(sent)
+        await self._all_acknowledged(acknowledgements)
 
     async def stop(self) -> None:
         """Close the connection. What was not acknowledged is still unpublished in the outbox."""

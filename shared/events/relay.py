@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime
+from typing import Final, Protocol
 
 import structlog
 
@@ -18,10 +19,14 @@ from shared.events.envelope import Event
 from shared.events.producer import PublishError
 from shared.events.shards import SHARDS
 from shared.events.topics import MAX_EVENT_BODY_BYTES
+from shared.events.watermark import Watermark
 
 log = structlog.get_logger(__name__)
 
 _ACQUIRE_AGAIN_SECONDS = 5.0
+
+WATERMARK_SECONDS: Final = 5.0
+"""How often a relay says of each shard it holds up to when all has been told."""
 
 
 class Outbox(Protocol):
@@ -37,6 +42,10 @@ class Outbox(Protocol):
 
     def held(self) -> set[int]:
         """Return the shards that are held."""
+        ...
+
+    async def now(self) -> datetime:
+        """Return the present by the database's clock: a later call of `unpublished` sees all committed before it."""
         ...
 
     async def unpublished(self, limit: int) -> list[Event]:
@@ -63,6 +72,10 @@ class Publisher(Protocol):
         """Return when all are acknowledged, else raise `PublishError`."""
         ...
 
+    async def publish_watermarks(self, watermarks: Sequence[Watermark]) -> None:
+        """Return when all are acknowledged, else raise `PublishError`."""
+        ...
+
     async def stop(self) -> None:
         """Close the connection."""
         ...
@@ -78,6 +91,7 @@ class Relay:
         batch: events read and published at once.
         idle_seconds: the slow poll behind the outbox's own wake-up.
         longest_pause: seconds the relay waits at most after failures in a row.
+        watermark_seconds: between two watermarks of a shard.
 
     """
 
@@ -91,6 +105,7 @@ class Relay:
         max_shards: int = SHARDS,
         idle_seconds: float = 1.0,
         longest_pause: float = 5.0,
+        watermark_seconds: float = WATERMARK_SECONDS,
     ) -> None:
         self.open_outbox = open_outbox
         self.publisher = publisher
@@ -99,6 +114,7 @@ class Relay:
         self.max_shards = max_shards
         self.idle_seconds = idle_seconds
         self.longest_pause = longest_pause
+        self.watermark_seconds = watermark_seconds
         self._turned = time.monotonic()
         self._failures = 0
 
@@ -126,29 +142,50 @@ class Relay:
             await outbox.close()
 
     async def _relay(self, outbox: Outbox) -> None:
-        acquired = float("-inf")
+        acquired = told = float("-inf")
         while True:
             if len(outbox.held()) < self.max_shards and time.monotonic() - acquired > _ACQUIRE_AGAIN_SECONDS:
                 held = await outbox.acquire(self.max_shards)
                 metrics.HELD_SHARDS.labels(self.service).set(len(held))
                 acquired = time.monotonic()
-            events = self._publishable(await outbox.unpublished(self.batch))
-            if events:
-                await self._publish(outbox, events)
-            else:
+            held, until = outbox.held(), None
+            if time.monotonic() - told >= self.watermark_seconds:
+                until = await outbox.now()
+            read = await outbox.unpublished(self.batch)
+            events = self._publishable(read)
+            published = not events or await self._publish(outbox, events)
+            if until is not None and published and len(read) < self.batch:
+                told = time.monotonic()
+                await self._tell(held - {event.shard for event in read if event not in events}, until)
+            if not events:
                 await outbox.wait(self.idle_seconds)
             self._turned = time.monotonic()
 
-    async def _publish(self, outbox: Outbox, events: list[Event]) -> None:
+    async def _tell(self, shards: Collection[int], until: datetime) -> None:
+        """Say of shards that all that was committed before `until` is in the topic.
+
+        It was: what was read after that time, with the shard held, was all that was not acknowledged yet, and has been
+        since. That stays true, so a relay that has lost a shard meanwhile says nothing wrong.
+        """
+        try:
+            await self.publisher.publish_watermarks([Watermark(self.service, one, until) for one in sorted(shards)])
+        except PublishError as error:
+            await self._pause(error)
+        else:
+            self._failures = 0
+
+    async def _publish(self, outbox: Outbox, events: list[Event]) -> bool:
+        """Publish and mark events; return whether all were acknowledged."""
         try:
             await self.publisher.publish(events)
         except PublishError as error:
             if error.acknowledged:
                 await outbox.mark_published(error.acknowledged)
             await self._pause(error)
-        else:
-            await outbox.mark_published(events)
-            self._failures = 0
+            return False
+        await outbox.mark_published(events)
+        self._failures = 0
+        return True
 
     def _publishable(self, events: list[Event]) -> list[Event]:
         """Leave out what is too large for Kafka, and what comes after it along the same key."""

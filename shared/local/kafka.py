@@ -23,7 +23,8 @@ from pathlib import Path
 
 import psutil
 
-from shared.local.kafka_jars import resolve_jars
+from shared.local.jars import resolve
+from shared.local.kafka_jars import KAFKA
 
 OLDEST_JAVA = 17
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -191,7 +192,7 @@ class ApacheKafka:
         self._reap()
 
     def _command(self) -> list[str]:
-        jars = resolve_jars(self._jars, report=self._report)
+        jars = resolve(KAFKA, self._jars, report=self._report)
         java = self._java or find_java()
         return [
             str(java),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from shared.fhir.kap import comes_from_elsewhere
 from shared.fhir.outcome import Unprocessable
-from shared.runtime.ownership import comes_from_elsewhere, deciding_references, owner_of
+from shared.runtime.ownership import deciding_references, owner_of
 from shared.runtime.raising import is_own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change

@@ -12,6 +12,7 @@ import structlog
 
 from shared.events.envelope import Event
 from shared.events.handler import Outcome, Position
+from shared.events.watermark import Watermark
 from shared.fhir.extraction import extract
 from shared.fhir.ids import subject_uuid
 from shared.fhir.index import IndexRows
@@ -135,6 +136,14 @@ class ServiceEvents:
     async def parked(self) -> Mapping[tuple[str, int], int]:
         """Return how many events are parked, waiting ones included, by topic and partition."""
         return await self.store.parking.counts(self.service.name)
+
+    async def hear(self, watermarks: Sequence[Watermark]) -> None:
+        """Note how far others have told everything."""
+        await self.store.knowledge.hear(self.service.name, watermarks)
+
+    async def measured(self, lags: Mapping[tuple[str, int], int]) -> None:
+        """Note how many events wait in the partitions that this process takes in."""
+        await self.store.knowledge.measured(self.service.name, lags)
 
     async def take_up(self) -> int:
         """Apply the parked events that a person has marked as due; return how many were applied.

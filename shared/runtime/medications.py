@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from shared.fhir.json import Resource
-from shared.runtime.record import Record
 
 
-async def medication_of(record: Record, resource: Resource) -> Resource | None:
+class Reader(Protocol):
+    """Whatever resources can be read from: a `Record`, or the versions that a decision was made on."""
+
+    async def get(self, type_: str, id_: str) -> Resource | None:
+        """Return the resource, None where there is none."""
+        ...
+
+
+async def medication_of(record: Reader, resource: Resource) -> Resource | None:
     """Return the CodeableConcept of the medication a resource is about, None where it is not known."""
     if "medicationCodeableConcept" in resource:
         concept: Resource = resource["medicationCodeableConcept"]

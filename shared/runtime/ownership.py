@@ -7,9 +7,11 @@
     Subscription, Group, Bundle                                gateway
     Endpoint                                                   delivery
     Encounter with `appointment` or `episodeOfCare`            sessions, else intake
-    what names an Encounter (BY_ENCOUNTER)                     the Encounter's owner, else intake
+    MedicationAdministration, a vital sign in a visit          sessions, where gate and alarms are, whatever the visit
+    what else names an Encounter (BY_ENCOUNTER)                the Encounter's owner, else intake
     a score: Observation derived from outcomes' answers        outcomes
-    QuestionnaireResponse                                      by its questionnaire (QUESTIONNAIRES), else intake
+    QuestionnaireResponse                                      by its questionnaire (QUESTIONNAIRES); another that
+                                                               answers about suicide: outcomes, else intake
     what is raised (RAISED)                                    who holds it; new: owner of what it is about, else intake
     every other type                                           intake
 
@@ -26,10 +28,11 @@ from typing import Any, Final, TypeAlias
 
 from shared.fhir.codes import (
     BASE,
-    GAD7_QUESTIONNAIRE,
+    DISCHARGE_QUESTIONNAIRE,
     INTAKE_MEASUREMENT,
     LOINC,
-    PHQ9_QUESTIONNAIRE,
+    PRE_DOSE_QUESTIONNAIRE,
+    REMS_QUESTIONNAIRE,
     SCREENING_QUESTIONNAIRE,
     VITAL_SIGNS,
 )
@@ -115,13 +118,26 @@ WATCHED: Final = frozenset(("MedicationAdministration", "Observation"))
 UNSTORED: Final = frozenset(("CapabilityStatement", "OperationOutcome", "Parameters"))
 """Types that are messages; nobody keeps them."""
 
+INSTRUMENTS: Final = (
+    *("phq-9", "phq-2", "gad-7", "pcl-5", "c-ssrs-screener", "madrs", "qids-sr16", "cadss", "cadss-6"),
+    *("meq-30", "audit-c", "dast-10", "brs", "promis-global-10", "mood", "phq-9m"),
+    "c-ssrs-since-last-contact",
+)
+PANELS: Final = ("44249-1", "55757-9", "69737-5", "101697-1", "93373-9", "72109-2", "82666-9", "89206-7")
+"""The outcome instruments: names of the project's questionnaires, and LOINC panels where they were verified."""
+
+RISK_ITEMS: Final = frozenset(
+    ("44260-8", "93246-7", "93247-5", "93248-3", "93249-1", "93250-9", "93267-3", "93269-9", "qids-12", "madrs-10")
+) | frozenset(("phq9m-9", *(f"cssrs-slc-{number}" for number in range(1, 7))))
+"""linkIds about suicidal thoughts and behaviour: who answers one is outcomes', whatever the questionnaire is called."""
+
 QUESTIONNAIRES: Final[Mapping[str, str]] = {
     SCREENING_QUESTIONNAIRE: INTAKE,
-    PHQ9_QUESTIONNAIRE: OUTCOMES,
-    f"{LOINC}/q/44249-1": OUTCOMES,
-    GAD7_QUESTIONNAIRE: OUTCOMES,
-    f"{LOINC}/q/69737-5": OUTCOMES,
-    f"{BASE}/Questionnaire/kap-rems-pmf": SESSIONS,
+    **{f"{BASE}/Questionnaire/{name}": OUTCOMES for name in INSTRUMENTS},
+    **{f"{LOINC}/q/{panel}": OUTCOMES for panel in PANELS},
+    REMS_QUESTIONNAIRE: SESSIONS,
+    PRE_DOSE_QUESTIONNAIRE: SESSIONS,
+    DISCHARGE_QUESTIONNAIRE: SESSIONS,
 }
 """The registry: by a questionnaire's canonical, without its version, who owns the answers."""
 
@@ -164,7 +180,10 @@ def owner_of(resource: Resource, *, origin_of: OriginOf, from_outside: bool = Fa
     if type_ == "Encounter":
         return SESSIONS if resource.get("appointment") or resource.get("episodeOfCare") else INTAKE
     if type_ == "QuestionnaireResponse":
-        return QUESTIONNAIRES.get(str(resource.get("questionnaire", "")).partition("|")[0], INTAKE)
+        known = QUESTIONNAIRES.get(str(resource.get("questionnaire", "")).partition("|")[0])
+        return known or (OUTCOMES if _asks_about_risk(resource) else INTAKE)
+    if type_ == "MedicationAdministration":
+        return SESSIONS
     if type_ in BY_ENCOUNTER:
         return _of_what_names_an_encounter(resource, origin_of)
     raise Unprocessable(f"No service of this clinic keeps {type_}.", code="not-supported", expression=[type_])
@@ -179,12 +198,6 @@ def deciding_references(resource: Resource) -> list[tuple[str, str]]:
     return found
 
 
-def comes_from_elsewhere(resource: Resource) -> bool:
-    """Tell whether `meta.source` names a system that is not this clinic's: how history is marked."""
-    source = str((resource.get("meta") or {}).get("source", ""))
-    return bool(source) and not source.startswith(BASE.removesuffix("/fhir"))
-
-
 def is_bedside_reading(resource: Resource) -> bool:
     """Tell whether an Observation is a vital sign that is not said to be an intake measurement."""
     parts = (resource, *(resource.get("component") or []))
@@ -195,6 +208,17 @@ def is_bedside_reading(resource: Resource) -> bool:
     return not any(
         tag.get("system") == INTAKE_MEASUREMENT.system and tag.get("code") == INTAKE_MEASUREMENT.code for tag in tags
     )
+
+
+def _asks_about_risk(node: Any) -> bool:
+    """Tell whether an item, at whatever depth, is one about suicidal thoughts or behaviour."""
+    for one in node.get("item") or []:
+        if isinstance(one, dict):
+            link = str(one.get("linkId", "")).rstrip("/").rpartition("/")[-1]
+            answers = [answer for answer in one.get("answer") or [] if isinstance(answer, dict)]
+            if link in RISK_ITEMS or _asks_about_risk(one) or any(_asks_about_risk(answer) for answer in answers):
+                return True
+    return False
 
 
 def _is_watched(resource: Resource, type_: str, origin_of: OriginOf) -> bool:
@@ -222,15 +246,7 @@ def _of_what_names_an_encounter(resource: Resource, origin_of: OriginOf) -> str:
             code="required",
             expression=["Observation.encounter"],
         )
-    known = any(origin_of("Encounter", id_) is not None for id_ in encounters)
-    if type_ == "Observation" and not known and is_bedside_reading(resource):
-        raise Unprocessable(
-            f"Encounter/{encounters[0]}, in which this vital sign was taken, is not known here, so its alarms would "
-            "not sound. Correct it, or try again in a moment.",
-            code="not-found",
-            expression=["Observation.encounter"],
-        )
-    return INTAKE
+    return SESSIONS if type_ == "Observation" and is_bedside_reading(resource) else INTAKE
 
 
 def _of_raised(resource: Resource, origin_of: OriginOf) -> str:

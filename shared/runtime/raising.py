@@ -12,9 +12,12 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Final
 
+from shared.fhir.codes import ID_COMMUNICATION, ID_FLAG, ID_TASK
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
+from shared.fhir.outcome import Unprocessable
 from shared.runtime.record import Record
+from shared.runtime.service import Change
 
 _own_work: ContextVar[bool] = ContextVar("own_work", default=False)
 
@@ -22,6 +25,9 @@ OPEN_TASK: Final = frozenset(("draft", "requested", "received", "accepted", "rea
 
 
 OPEN: Final = OPEN_TASK | {"active"}
+
+OWN_NAMES: Final = frozenset((ID_TASK, ID_FLAG, ID_COMMUNICATION))
+"""Systems of the identifiers by which what was raised is found again."""
 
 
 @contextmanager
@@ -46,6 +52,29 @@ async def find(record: Record, type_: str, identifier: dict[str, str]) -> Resour
         if stored is not None and stored.origin == record.service.name:
             return found
     return None
+
+
+async def keep_names(change: Change, record: Record) -> None:
+    """Guard: a client gives nothing a name that the service finds its own work again by; it may keep one.
+
+    What has such a name counts as raised: a Task that a client named so would stand in the place of an alarm.
+
+    Raises:
+        Unprocessable: the resource has an identifier of the project's that it did not have before.
+
+    """
+    if is_own_work() or change.after is None:
+        return
+    given = {one.get("value") for one in change.after.get("identifier", []) if one.get("system") in OWN_NAMES}
+    held = {one.get("value") for one in (change.before or {}).get("identifier", []) if one.get("system") in OWN_NAMES}
+    if given - held:
+        raise Unprocessable(
+            "Identifiers of this system are the service's own, for what it raises: leave it out, or use your own.",
+            code="business-rule",
+            expression=[f"{change.type}.identifier"],
+            rule="T-NAME",
+            source="KAP Exchange",
+        )
 
 
 async def raise_once(record: Record, resource: Resource, *, reopen: bool = False) -> None:

@@ -8,23 +8,28 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from shared.fhir.extraction import compartment_key, extract, labels_of
+from shared.fhir.freshness import Freshness, Unheard, as_words
 from shared.fhir.ids import new_id, subject_uuid
 from shared.fhir.index import IndexRows
 from shared.fhir.json import Resource, parse
-from shared.fhir.outcome import MethodNotAllowed, NotFound, Unavailable, Unprocessable
+from shared.fhir.outcome import Issue, MethodNotAllowed, NotFound, Unavailable, Unprocessable
 from shared.fhir.query import parse_search
 from shared.fhir.validation import require_valid
 from shared.runtime.service import Change, Service
 from shared.store.access import Access
+from shared.store.knowledge import ages
+from shared.store.terminology import StoredTerminology
 from shared.store.types import Stored, Write, Written
 
 if TYPE_CHECKING:
     from shared.events.envelope import Interaction
     from shared.store.store import Store, Transaction
 
+_RETRY_SECONDS: Final = 1
 _OF_THE_SERVER: Final = frozenset(("versionId", "lastUpdated", "_versionId", "_lastUpdated"))
 
 
@@ -125,20 +130,59 @@ class Record:
         """Guards and reactions judge on everything the service holds, whatever the caller may see."""
         return Access.unrestricted(self.access.tenant)
 
-    def require_current(self) -> None:
-        """Refuse to judge what is about to happen on news that is older than what the caller has seen.
+    @property
+    def terminology(self) -> StoredTerminology:
+        """What codes mean, as far as it is shipped or was loaded here (`shared.terminology.port.Terminology`)."""
+        return StoredTerminology(self.transaction.connection)
+
+    async def unheard(self, limit: Freshness | None = None, *keys: str) -> list[Unheard]:
+        """Return the services whose newest news along `keys` may be missing here.
+
+        Those are the ones whose events the caller has seen the effect of and that have not been taken in here, and of
+        those that `limit` names the ones that were not heard of for longer than it allows.
+        """
+        found = [Unheard(source, None, seen=True) for source in dict.fromkeys(self.behind)]
+        if limit is None:
+            return found
+        told = await ages(
+            self.transaction.connection, self.service.name, limit.of, self.transaction.tenant, sorted(set(keys))
+        )
+        found.extend(one for one in limit.too_old(told) if one.source not in self.behind)
+        return found
+
+    async def require_current(self, limit: Freshness | None = None, *keys: str) -> None:
+        """Refuse to judge what is about to happen on news along `keys` that may be too old.
 
         For guards of intent only. What has happened is recorded whatever is known: a guard of facts does not ask.
 
         Raises:
-            Unavailable: events that the caller has seen the effect of have not been taken in here.
+            Unavailable: see `unheard`; names whom was not heard of, and since when.
 
         """
-        if self.behind:
+        unheard = await self.unheard(limit, *keys)
+        if unheard:
             raise Unavailable(
-                f"{self.service.title} has not heard yet of what you have seen from {', '.join(self.behind)}, and does "
-                "not decide without it. Try again."
+                [
+                    Issue(
+                        f"{self.service.title} does not decide without the latest news. It lacks {as_words(unheard)}. "
+                        "Try again.",
+                        code="transient",
+                        rule="N-NEWS",
+                        source="KAP Exchange" if limit is None else limit.source,
+                    )
+                ],
+                retry_after=_RETRY_SECONDS,
             )
+
+    async def knowledge_age(self, source: str, *keys: str) -> timedelta | None:
+        """Return how long ago this service knew, for certain, all that `source` had committed along `keys`.
+
+        None: it never heard. Without keys it is about everything; events that are parked are not known.
+        """
+        transaction = self.transaction
+        told = await ages(transaction.connection, self.service.name, [source], transaction.tenant, keys)
+        seconds = told[source]
+        return None if seconds is None else timedelta(seconds=seconds)
 
     async def get(self, type_: str, id_: str) -> Resource | None:
         """Return the current resource, own or copied, or None where there is none (never, or deleted)."""

@@ -35,11 +35,15 @@ from shared.http.server import listening
 from shared.runtime.app import App, Background, Parts
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.housekeeping import EVERY, Housekeeping
+from shared.runtime.knowledge import watch
 from shared.runtime.logging import fault
+from shared.runtime.timers import TimerTask
 from shared.security.caller import everybody
 from shared.store.migrate import migrate
 from shared.store.outbox import open_outbox
+from shared.store.reindex import reindex
 from shared.store.store import Store
+from shared.store.timers import TimerLocks
 
 if TYPE_CHECKING:
     from shared.events.handler import EventHandler
@@ -144,6 +148,7 @@ def _tasks(app: App, parts: Parts) -> list[Task]:
             lambda: open_outbox(settings.dsn, service=service.name),
             EventProducer(kafka, service=service.name, partitions=settings.topic_partitions),
             service=service.name,
+            watermark_seconds=settings.watermark_seconds,
         )
         tasks.append(Task("relay", relay.run, Watchdog("relay", _STALLED_AFTER, relay.progress_age_seconds)))
     if service.consumes:
@@ -163,8 +168,11 @@ def _tasks(app: App, parts: Parts) -> list[Task]:
         tasks.append(
             Task("consumer", consumer.run, Watchdog("consumer", _STALLED_AFTER, consumer.progress_age_seconds))
         )
+    if service.consumes:
+        tasks.append(_knowledge(parts))
     if service.publishes or service.consumes:
         tasks.append(_housekeeping(parts))
+    tasks.extend(_timers(parts))
     tasks.extend(_background(one, parts) for one in app.background if one.role in settings.roles)
     return tasks
 
@@ -195,6 +203,32 @@ def _housekeeping(parts: Parts) -> Task:
         inbox=timedelta(days=settings.inbox_days),
     )
     return Task("housekeeping", partial(keeping.run, progress.beat), Watchdog("housekeeping", 2 * EVERY, progress.age))
+
+
+def _knowledge(parts: Parts) -> Task:
+    progress = Progress()
+    return Task(
+        "knowledge",
+        partial(watch, parts.service, parts.store, progress.beat),
+        Watchdog("knowledge", _STALLED_AFTER, progress.age),
+    )
+
+
+def _timers(parts: Parts) -> list[Task]:
+    service = parts.service
+    if not service.timers:
+        return []
+    locks = TimerLocks(parts.settings.dsn, service.name)
+    parts.closing.push_async_callback(locks.close)
+    running = [TimerTask(timer, service, parts.store, locks) for timer in service.timers]
+    return [
+        Task(
+            f"timer {one.timer.name}",
+            one.run,
+            Watchdog(f"timer {one.timer.name}", one.stalled_after, one.progress.age, one.trouble),
+        )
+        for one in running
+    ]
 
 
 async def keep_running(task: Task, service: str) -> None:
@@ -243,8 +277,11 @@ async def _entered(stack: AsyncExitStack, app: App) -> Opened:
 
 
 async def bring_up_to_date(app: App) -> None:
-    """Migrate a service's database."""
+    """Migrate a service's database, and make its index rows anew where an older program made them."""
     await _patiently(lambda: migrate(app.settings.dsn))
+    made = await _patiently(lambda: reindex(app.settings.dsn))
+    if made:
+        _log.info("reindexed", service=app.settings.service, resources=made)
 
 
 async def serve(apps: Sequence[App], stop: asyncio.Event) -> None:

@@ -15,6 +15,7 @@ from shared.fhir.json import Resource
 
 if TYPE_CHECKING:
     from shared.runtime.record import Record
+    from shared.runtime.timers import Timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Service:
         consumes: the services whose events it takes in.
         holds: of those events, the types it keeps a copy of and reacts to; others pass by.
         reactions: by type, called in order on every event of it.
+        timers: what it does because time has passed.
         judges_on_news: the types whose guards may refuse on the ground of what events told; a write of one waits until
             the service has heard all that its caller has seen. Writes of other types never wait for Kafka.
         fixed_ids: whether a client may choose the id of a new resource by PUT (update as create).
@@ -103,6 +105,7 @@ class Service:
     consumes: tuple[str, ...] = ()
     holds: frozenset[str] = frozenset()
     reactions: Mapping[str, Sequence[Reaction]] = field(default_factory=dict)
+    timers: Sequence[Timer] = ()
     judges_on_news: frozenset[str] = frozenset()
     fixed_ids: bool = False
     publishes: bool = True

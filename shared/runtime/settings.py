@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from shared.events.relay import WATERMARK_SECONDS
 from shared.events.topics import RETENTION_MS
 
 Role: TypeAlias = Literal["api", "worker", "migrate"]
@@ -39,7 +40,9 @@ class Settings(BaseSettings):
         roles: what this process does: ``api`` answers FHIR requests, ``worker`` relays and consumes events, ``migrate``
             brings the database's schema up to date before anything else (and alone: then ends).
         topic_partitions: partitions of each topic.
+        watermark_seconds: how often a worker says up to when all that was committed here is published.
         max_body_bytes: a larger request body is answered 413.
+        max_bundle_entries: a batch or transaction with more is answered 413.
         database_connections: connections of the pool, at most.
         outbox_days, inbox_days: how long published events and the memory of applied ones are kept; the latter longer
             than Kafka keeps events (see `shared.runtime.housekeeping`).
@@ -50,6 +53,9 @@ class Settings(BaseSettings):
         intake_url ... delivery_url: FHIR base URLs of the owners, for the gateway.
         hospital_url: FHIR base URL of the destination, for delivery.
         hospital_profile: which EHR the stand-in hospital resembles.
+        smtp_url, smtp_sender: the mail server (`shared.notify.smtp`) and the address that mail comes from.
+        message_url, message_secret: the gateway for text messages and pagers (`shared.notify.webhook`), and what is
+            shared with it to sign calls.
         policy: the clinic's own policy file, laid over the shipped one.
         log_level: least severe level that is logged.
 
@@ -65,7 +71,9 @@ class Settings(BaseSettings):
     public_base: str | None = None
     roles: Annotated[frozenset[Role], NoDecode] = frozenset(("api", "worker", "migrate"))
     topic_partitions: int = Field(default=16, ge=1, le=16)
+    watermark_seconds: float = Field(default=WATERMARK_SECONDS, gt=0)
     max_body_bytes: int = Field(default=50 * MEBIBYTE, ge=1024)
+    max_bundle_entries: int = Field(default=2000, ge=1)
     database_connections: int = Field(default=5, ge=2)
     outbox_days: int = Field(default=7, ge=1)
     inbox_days: int = Field(default=30, gt=RETENTION_MS // _DAY_MS)
@@ -79,6 +87,10 @@ class Settings(BaseSettings):
     delivery_url: str | None = None
     hospital_url: str | None = None
     hospital_profile: str = "open"
+    smtp_url: SecretStr | None = None
+    smtp_sender: str | None = None
+    message_url: str | None = None
+    message_secret: SecretStr | None = None
     policy: Path | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

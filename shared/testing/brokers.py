@@ -20,8 +20,9 @@ import pytest
 
 from shared.events.kafka import KafkaConnection
 from shared.events.topics import TOPICS
+from shared.local.jars import JarsUnavailable, resolve
 from shared.local.kafka import ApacheKafka
-from shared.local.kafka_jars import JarsUnavailable, resolve_jars
+from shared.local.kafka_jars import KAFKA
 from shared.local.memory_broker import MemoryBroker
 
 __all__ = ["Broker", "apache_kafka", "broker", "free_ports", "kafka", "memory_broker", "new_service"]
@@ -68,7 +69,7 @@ def memory_broker() -> Iterator[MemoryBroker]:
 def apache_kafka() -> Iterator[ApacheKafka]:
     """The Apache Kafka of this test session. A test may kill it, and starts it again."""
     try:
-        resolve_jars()
+        resolve(KAFKA)
     except JarsUnavailable as error:
         if os.environ.get("KAP_REQUIRE_KAFKA") or os.environ.get("CI"):
             raise

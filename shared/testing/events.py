@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from shared.events.envelope import Event
 from shared.events.handler import Outcome, Position
 from shared.events.shards import SHARDS, shard_of
+from shared.events.watermark import Watermark
 from shared.fhir.outcome import Unavailable
 
 
@@ -87,6 +88,10 @@ class MemoryOutbox:
         """Return the shards that are held."""
         return set(self._held)
 
+    async def now(self) -> datetime:
+        """Return the present."""
+        return datetime.now(UTC)
+
     async def unpublished(self, limit: int) -> list[Event]:
         """Return what waits, in order."""
         return [event for event in self.pending if event.shard in self._held][:limit]
@@ -135,6 +140,8 @@ class MemoryInbox:
         self.together: list[int] = []
         """How many events were tried together, each time."""
         self.outcomes: Counter[Outcome] = Counter()
+        self.heard: list[Watermark] = []
+        self.lags: dict[tuple[str, int], int] = {}
         self.available = True
         self._poison = poison
         self._before = before
@@ -190,6 +197,16 @@ class MemoryInbox:
         """Count what is set aside."""
         self._require()
         return Counter((position.topic, position.partition) for _, position, _ in self.waiting)
+
+    async def hear(self, watermarks: Sequence[Watermark]) -> None:
+        """Note watermarks, in the order they come in."""
+        self._require()
+        self.heard.extend(watermarks)
+
+    async def measured(self, lags: Mapping[tuple[str, int], int]) -> None:
+        """Note what waits."""
+        self._require()
+        self.lags.update(lags)
 
     def cure(self) -> None:
         """Let nothing be poison any more, and apply what is parked, in order."""

@@ -220,6 +220,7 @@ async def _nowhere(_message: Message) -> None:
 
 async def _cut(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+    await send({"type": "http.response.body", "body": b"{", "more_body": True})  # what packs keeps the start till then
     raise ConnectionCut
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import pytest
 
 from shared.local.kafka import KafkaError, find_java
-from shared.local.kafka_jars import default_cache, kafka_version, read_lock
+from shared.local.kafka_jars import KAFKA
 from shared.local.postgres import PostgresError, binaries
 
 __all__ = ["pytest_collection_modifyitems", "pytest_report_header", "pytest_terminal_summary"]
@@ -68,10 +68,9 @@ def _postgres() -> str:
 
 
 def _kafka() -> str:
-    version = kafka_version(read_lock())
     try:
         java = find_java()
     except KafkaError:
-        return f"no Java for Apache Kafka {version}"
-    fetched = "" if default_cache(version).exists() else ", its jars to be fetched"
-    return f"Apache Kafka {version} ({java}{fetched})"
+        return f"no Java for Apache Kafka {KAFKA.version}"
+    fetched = "" if KAFKA.cache.exists() else ", its jars to be fetched"
+    return f"Apache Kafka {KAFKA.version} ({java}{fetched})"

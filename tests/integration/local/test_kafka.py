@@ -9,29 +9,30 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shared.local.jars import JarSet, JarsUnavailable, fetch_with_jgo, fetch_with_mvn, read_lock, resolve
 from shared.local.kafka import ApacheKafka, KafkaError
-from shared.local.kafka_jars import JarsUnavailable, fetch_with_jgo, fetch_with_mvn, read_lock, resolve_jars
+from shared.local.kafka_jars import LOCK
 from shared.local.memory_broker import MemoryBroker, MemoryBrokerError
 from shared.testing.brokers import free_ports
 
 
 @pytest.fixture
-def smallest_jars(tmp_path: Path) -> Path:
+def smallest_jars(tmp_path: Path) -> JarSet:
     """A lock of two small jars, so that a download is short."""
     wanted = ("jspecify", "kafka-group-coordinator-api")
     lines = [
         f"{jar.group}:{jar.artifact}:{jar.version} sha256:{jar.sha256}\n"
-        for jar in read_lock()
+        for jar in read_lock(LOCK)
         if jar.artifact in wanted
     ]
     path = tmp_path / "jars.lock"
     path.write_text("".join(lines))
-    return path
+    return JarSet(name="two jars", version="1", lock=path, otherwise=".")
 
 
 @pytest.mark.kafka
 def test_jgo_fetches_the_pinned_jars(tmp_path, smallest_jars):
-    paths = resolve_jars(tmp_path / "cache", fetchers=[("jgo", fetch_with_jgo)], lock=smallest_jars)
+    paths = resolve(smallest_jars, tmp_path / "cache", fetchers=[("jgo", fetch_with_jgo)])
     assert [path.stat().st_size > 0 for path in paths] == [True, True]
 
 
@@ -40,9 +41,9 @@ def test_mvn_fetches_the_pinned_jars_where_there_is_one(tmp_path, smallest_jars)
     fetchers = [("mvn", fetch_with_mvn)]
     if shutil.which("mvn") is None:
         with pytest.raises(JarsUnavailable, match="there is no mvn"):
-            resolve_jars(tmp_path / "cache", fetchers=fetchers, lock=smallest_jars)
+            resolve(smallest_jars, tmp_path / "cache", fetchers=fetchers)
     else:
-        paths = resolve_jars(tmp_path / "cache", fetchers=fetchers, lock=smallest_jars)
+        paths = resolve(smallest_jars, tmp_path / "cache", fetchers=fetchers)
         assert [path.stat().st_size > 0 for path in paths] == [True, True]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from shared.events.handler import Outcome, Position
 from shared.fhir.extraction import extract
+from shared.fhir.history import HistoryQuery
 from shared.fhir.ids import subject_uuid
 from shared.fhir.json import parse
 from shared.fhir.outcome import NotFound
@@ -256,5 +257,5 @@ async def test_a_version_that_is_held_already_is_a_repeat_that_counts_as_applied
     assert await sessions.held(patient.tenant, [replace(patient, source="outcomes")]) == set()
     assert await both(events, several) == [Outcome.APPLIED] * 2
     assert (await sessions.read(ALL, "Patient", patient.resource_id)).version == 2
-    page = await sessions.history(ALL, "Patient", patient.resource_id)
+    page = await sessions.history(ALL, HistoryQuery("Patient", patient.resource_id))
     assert [entry.body for entry in page.entries] == [event.body for event in reversed(several)]

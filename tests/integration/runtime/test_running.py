@@ -59,7 +59,7 @@ async def test_without_kafka_a_service_is_ready_alive_and_takes_writes(database)
         assert (await http.post("/fhir/Patient", json=PATIENT)).status_code == 201
         assert (await http.get("/readyz")).json() == {"service": "intake", "status": "ok"}
         alive = (await http.get("/livez")).json()
-        assert set(alive["tasks"]) == {"relay", "consumer", "parked", "housekeeping"}
+        assert set(alive["tasks"]) == {"relay", "consumer", "parked", "housekeeping", "knowledge"}
         flow = (await http.get("/ops/flow")).json()
         assert flow["outbox"]["written"] == flow["outbox"]["pending"] == flow["lag"] == 1
         metrics = (await http.get("/metrics")).text

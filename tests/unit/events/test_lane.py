@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 from prometheus_client import REGISTRY
 
+from shared.events import watermark
 from shared.events.codec import encode
 from shared.events.envelope import Event
 from shared.events.handler import Outcome, Position
 from shared.events.lane import Lane, Limits
+from shared.events.watermark import Watermark
 from shared.fhir.outcome import Unavailable
 from shared.testing.events import MemoryInbox, event_of, events_of, eventually
 
@@ -30,7 +33,14 @@ def records_of(events: list[Event]) -> list[SimpleNamespace]:
 @asynccontextmanager
 async def lane_with(inbox: MemoryInbox, *, service: str = "test", limits: Limits = QUICK) -> AsyncIterator[Lane]:
     lane = Lane(
-        "kap.intake.v1", 0, inbox, service=service, limits=limits, slots=asyncio.Semaphore(2), beat=lambda: None
+        "kap.intake.v1",
+        0,
+        inbox,
+        service=service,
+        limits=limits,
+        slots=asyncio.Semaphore(2),
+        beat=lambda: None,
+        heard=lambda one: inbox.heard.append((len(inbox.applied) + len(inbox.waiting), one)),
     )
     try:
         yield lane
@@ -215,3 +225,32 @@ async def test_an_outage_in_the_midst_of_several_repeats_none_of_them():
     assert [event.sequence for event in inbox.applied] == list(range(1, 7))
     assert inbox.outcomes == {Outcome.APPLIED: 6}
     assert not inbox.waiting
+
+
+def watermark_at(offset: int, until: datetime) -> SimpleNamespace:
+    record = watermark.encode(Watermark("intake", 3, until))
+    return SimpleNamespace(key=record.key, value=record.value, headers=record.headers, offset=offset)
+
+
+async def test_a_watermark_is_heard_when_all_before_it_is_done_or_parked():
+    until = datetime(2026, 11, 22, 9, 30, 0, 5999, UTC)
+    inbox = MemoryInbox(poison=lambda event: event.sequence == 4)
+    records = records_of(events_of(9, source="intake"))
+    async with lane_with(inbox) as lane:
+        lane.add([*records[:6], watermark_at(6, until), *(replace_offset(one, 1) for one in records[6:])])
+        await eventually(lambda: lane.done == 10)
+    assert inbox.heard == [(6, Watermark("intake", 3, until.replace(microsecond=5000)))]
+
+
+async def test_a_watermark_that_cannot_be_read_is_parked_and_not_believed():
+    inbox, record = MemoryInbox(), watermark_at(0, datetime(2026, 11, 22, tzinfo=UTC))
+    record.headers = [(name, b"yesterday" if name == "ce_time" else value) for name, value in record.headers]
+    async with lane_with(inbox) as lane:
+        lane.add([record])
+        await eventually(lambda: lane.done == 1)
+    assert not inbox.heard
+    assert len(inbox.waiting) == 1
+
+
+def replace_offset(record: SimpleNamespace, by: int) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(record), "offset": record.offset + by})

@@ -3,13 +3,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from shared.events.envelope import Event
 from shared.events.producer import PublishError
 from shared.events.relay import Relay
+from shared.events.shards import SHARDS
 from shared.events.topics import MAX_EVENT_BODY_BYTES
+from shared.events.watermark import Watermark
 from shared.fhir.outcome import Unavailable
 from shared.testing.events import MemoryOutbox, event_of, events_of, eventually
 
@@ -19,6 +22,8 @@ class Topic:
 
     def __init__(self) -> None:
         self.records: list[Event] = []
+        self.watermarks: list[tuple[int, Watermark]] = []
+        """Each with how many events stood before it."""
         self.fails: list[PublishError] = []
         self.stopped = False
 
@@ -28,6 +33,9 @@ class Topic:
             self.records.extend(error.acknowledged)
             raise error
         self.records.extend(events)
+
+    async def publish_watermarks(self, watermarks: Sequence[Watermark]) -> None:
+        self.watermarks.extend((len(self.records), one) for one in watermarks)
 
     async def stop(self) -> None:
         self.stopped = True
@@ -120,3 +128,37 @@ async def test_an_idle_relay_makes_progress_too():
     async with relaying(MemoryOutbox(), Topic()) as relay:
         await asyncio.sleep(0.3)
         assert relay.progress_age_seconds() < 0.2
+
+
+async def test_a_watermark_comes_behind_all_that_was_committed_before_it():
+    outbox, topic = MemoryOutbox(events_of(50, source="intake")), Topic()
+    async with relaying(outbox, topic, batch=7, watermark_seconds=0.001):
+        await eventually(lambda: not outbox.pending)
+        outbox.write(*events_of(70, source="intake")[50:])
+        await eventually(lambda: not outbox.pending)
+        count = len(topic.watermarks)
+        await eventually(lambda: len(topic.watermarks) > count + SHARDS)
+    assert {one.shard for _, one in topic.watermarks} == set(range(SHARDS))
+    for before, one in topic.watermarks:
+        told = {event.id for event in topic.records[:before]}
+        assert {event.id for event in outbox.published if event.time < one.until and event.sequence <= 50} <= told
+
+
+async def test_a_shard_with_something_unpublished_has_no_watermark():
+    """What is too large stays, and so nobody may believe that all was told; the other shards go on."""
+    large = replace(event_of(1), body=b"x" * (MAX_EVENT_BODY_BYTES + 1))
+    outbox, topic = MemoryOutbox([large, *events_of(9, source="intake")[1:]]), Topic()
+    async with relaying(outbox, topic, watermark_seconds=0.001):
+        await eventually(lambda: len(topic.watermarks) > 3 * SHARDS)
+    assert {one.shard for _, one in topic.watermarks} == set(range(SHARDS)) - {large.shard}
+
+
+async def test_there_is_no_watermark_while_kafka_does_not_acknowledge():
+    outbox, topic = MemoryOutbox(events_of(1, source="intake")), Topic()
+    topic.fails = [PublishError("no broker", []) for _ in range(10_000)]
+    async with relaying(outbox, topic, watermark_seconds=0.001):
+        await asyncio.sleep(0.2)
+        assert not topic.watermarks
+        topic.fails = []
+        await eventually(lambda: bool(topic.watermarks))
+    assert {before for before, _ in topic.watermarks} == {1}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shared.fhir.codes import INTAKE_MEASUREMENT, LOINC, SCREENING_QUESTIONNAIRE
 from shared.fhir.definitions import TYPES
+from shared.fhir.kap import comes_from_elsewhere
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.ownership import (
     ALONE,
@@ -19,7 +20,6 @@ from shared.runtime.ownership import (
     RAISED,
     UNSTORED,
     WATCHED,
-    comes_from_elsewhere,
     owner_of,
     types_of,
 )
@@ -56,9 +56,10 @@ def variants():
         yield {"resourceType": "Encounter", element: [{"reference": "X/1"}]}, owner, "intake"
     for type_ in BY_ENCOUNTER:
         yield naming(type_, "visit"), "sessions", "sessions" if type_ in WATCHED else "intake"
-        yield naming(type_, "elsewhere"), "intake", "intake"
-        yield naming(type_, "unknown"), "intake", "intake"
-        yield {"resourceType": type_}, "intake", "intake"
+        inside = "sessions" if type_ == "MedicationAdministration" else "intake"
+        yield naming(type_, "elsewhere"), inside, "intake"
+        yield naming(type_, "unknown"), inside, "intake"
+        yield {"resourceType": type_}, inside, "intake"
     score = {"resourceType": "Observation", "derivedFrom": [{"reference": "QuestionnaireResponse/phq"}]}
     yield score, "outcomes", "intake"
     yield {**score, "encounter": {"reference": "Encounter/visit"}}, "outcomes", "outcomes"
@@ -117,9 +118,11 @@ def test_a_clinics_vital_sign_without_an_encounter_is_refused():
         owner_of(VITAL, origin_of=origin_of)
 
 
-def test_a_vital_sign_that_names_an_encounter_nobody_knows_is_refused():
-    with pytest.raises(Unprocessable, match="Encounter/unknown"):
-        owner_of({**VITAL, **naming("Observation", "unknown"), "code": VITAL["code"]}, origin_of=origin_of)
+@pytest.mark.parametrize("encounter", ["elsewhere", "unknown"])
+def test_a_vital_sign_is_where_its_alarms_sound_whatever_encounter_it_names(encounter):
+    reading = {**VITAL, **naming("Observation", encounter), "code": VITAL["code"]}
+    assert owner_of(reading, origin_of=origin_of) == "sessions"
+    assert owner_of(reading, origin_of=origin_of, from_outside=True) == "intake"
 
 
 def test_a_vital_sign_is_known_by_its_components_too():

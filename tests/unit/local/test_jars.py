@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 
 from shared.local import kafka
-from shared.local.kafka_jars import LOCK, Jar, JarsUnavailable, kafka_version, read_lock, resolve_jars
+from shared.local.jars import Jar, JarSet, JarsUnavailable, read_lock, resolve
+from shared.local.kafka_jars import KAFKA
+from shared.testing.hl7_validator import VALIDATOR
 
 CONTENT = {"kafka_2.13": b"the broker", "kafka-clients": b"the clients", "slf4j-api": b"the log"}
 
 
 @pytest.fixture
-def lock(tmp_path: Path) -> Path:
+def three_jars(tmp_path: Path) -> JarSet:
     path = tmp_path / "jars.lock"
     lines = ["# three jars"]
     for artifact, content in CONTENT.items():
         lines.append(f"org.apache.kafka:{artifact}:4.0.0 sha256:{hashlib.sha256(content).hexdigest()}")
     path.write_text("\n".join(lines))
-    return path
+    return JarSet(name="Apache Kafka", version="4.0.0", lock=path, otherwise=KAFKA.otherwise)
 
 
 class Registry:
@@ -46,50 +48,51 @@ class Registry:
             self._one.release()
 
 
-def test_the_lock_pins_each_jar_by_coordinates_and_hash_and_names_no_address():
-    jars = read_lock()
-    assert kafka_version(jars).startswith("4.")
-    assert len({jar.file_name for jar in jars}) == len(jars) > 40
+@pytest.mark.parametrize(("jar_set", "at_least"), [(KAFKA, 40), (VALIDATOR, 30)])
+def test_a_lock_pins_each_jar_by_coordinates_and_hash_and_names_no_address(jar_set, at_least):
+    jars = read_lock(jar_set.lock)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", jar_set.version)
+    assert len({jar.file_name for jar in jars}) == len(jars) > at_least
     assert all(re.fullmatch(r"[0-9a-f]{64}", jar.sha256) for jar in jars)
-    assert "://" not in LOCK.read_text()
+    assert "://" not in jar_set.lock.read_text()
 
 
-def test_jars_are_fetched_once(tmp_path, lock):
+def test_jars_are_fetched_once(tmp_path, three_jars):
     registry = Registry()
-    first = resolve_jars(tmp_path / "cache", fetchers=[("it", registry)], lock=lock)
+    first = resolve(three_jars, tmp_path / "cache", fetchers=[("it", registry)])
     assert [path.read_bytes() for path in first] == list(CONTENT.values())
-    assert resolve_jars(tmp_path / "cache", fetchers=[("it", registry)], lock=lock) == first
+    assert resolve(three_jars, tmp_path / "cache", fetchers=[("it", registry)]) == first
     assert registry.fetched == list(CONTENT)
 
 
-def test_a_damaged_or_half_filled_cache_heals(tmp_path, lock):
+def test_a_damaged_or_half_filled_cache_heals(tmp_path, three_jars):
     registry = Registry()
-    paths = resolve_jars(tmp_path / "cache", fetchers=[("it", registry)], lock=lock)
+    paths = resolve(three_jars, tmp_path / "cache", fetchers=[("it", registry)])
     paths[0].write_bytes(b"half")
     paths[1].unlink()
-    assert resolve_jars(tmp_path / "cache", fetchers=[("it", registry)], lock=lock) == paths
+    assert resolve(three_jars, tmp_path / "cache", fetchers=[("it", registry)]) == paths
     assert registry.fetched[3:] == list(CONTENT)[:2]
     assert paths[0].read_bytes() == CONTENT["kafka_2.13"]
 
 
-def test_a_jar_with_another_hash_is_never_taken(tmp_path, lock):
+def test_a_jar_with_another_hash_is_never_taken(tmp_path, three_jars):
     with pytest.raises(JarsUnavailable, match="does not have the pinned SHA-256"):
-        resolve_jars(tmp_path / "cache", fetchers=[("it", Registry(broken=["slf4j-api"]))], lock=lock)
+        resolve(three_jars, tmp_path / "cache", fetchers=[("it", Registry(broken=["slf4j-api"]))])
     assert not (tmp_path / "cache" / "slf4j-api-4.0.0.jar").exists()
 
 
-def test_the_next_fetcher_gets_what_the_first_could_not(tmp_path, lock):
+def test_the_next_fetcher_gets_what_the_first_could_not(tmp_path, three_jars):
     first, second = Registry(absent=["kafka-clients"]), Registry()
-    resolve_jars(tmp_path / "cache", fetchers=[("first", first), ("second", second)], lock=lock)
+    resolve(three_jars, tmp_path / "cache", fetchers=[("first", first), ("second", second)])
     assert second.fetched == ["kafka-clients"]
 
 
-def test_without_a_repository_the_error_offers_the_memory_broker_and_says_what_it_cannot_promise(tmp_path, lock):
+def test_without_a_repository_the_error_offers_the_memory_broker_and_says_what_it_cannot_promise(tmp_path, three_jars):
     def refuse(_: Sequence[Jar], __: Path) -> None:
         raise OSError("no route to host")
 
     with pytest.raises(JarsUnavailable) as raised:
-        resolve_jars(tmp_path / "cache", fetchers=[("it", refuse)], lock=lock)
+        resolve(three_jars, tmp_path / "cache", fetchers=[("it", refuse)])
     message = str(raised.value)
     assert "`--kafka memory`" in message
     assert "cannot promise that nothing is lost" in message
@@ -97,11 +100,11 @@ def test_without_a_repository_the_error_offers_the_memory_broker_and_says_what_i
     assert "\n" not in message
 
 
-def test_resolvers_at_the_same_time_do_not_disturb_each_other(tmp_path, lock):
+def test_resolvers_at_the_same_time_do_not_disturb_each_other(tmp_path, three_jars):
     registry = Registry()
     with ThreadPoolExecutor(8) as pool:
         results = list(
-            pool.map(lambda _: resolve_jars(tmp_path / "cache", fetchers=[("it", registry)], lock=lock), range(8))
+            pool.map(lambda _: resolve(three_jars, tmp_path / "cache", fetchers=[("it", registry)]), range(8))
         )
     assert all(result == results[0] for result in results)
     assert registry.fetched == list(CONTENT)
