@@ -10,10 +10,14 @@ from typer.core import TyperGroup
 
 from cli.demo.command import demo
 from cli.down import down
+from cli.parked import parked
+from cli.policy import policy
 from cli.stack.problem import StackProblem
 from cli.status import status
 from cli.terminal import problem
+from cli.terminology import terminology
 from cli.test import run_tests
+from cli.timeline.command import timeline
 from cli.token import token
 from cli.up import up
 from cli.verify import verify
@@ -35,8 +39,11 @@ app = typer.Typer(
     epilog="Begin with: ./kap demo",
 )
 
-for command in (up, down, status, demo, verify, token):
+for command in (up, down, status, demo, timeline, verify, token):
     app.command()(command)
+app.add_typer(parked)
+app.add_typer(policy, name="policy")
+app.add_typer(terminology)
 # pytest's own options, and its -h, pass through.
 app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run_tests)
 

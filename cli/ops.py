@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -12,12 +12,15 @@ import httpx
 import msgspec
 
 from cli.compare import Delivery, Digest, Version
-from cli.stack.ports import OWNERS, Ports
+from cli.stack.ports import GATEWAY, OWNERS, Ports
 from cli.stack.problem import StackProblem
 
 DELIVERY = "delivery"
 SOURCES = (*OWNERS, DELIVERY)
 """The services whose events the gateway takes in."""
+
+CONSUMERS = (*OWNERS, GATEWAY, DELIVERY)
+"""The services that take events in."""
 
 PENDING = frozenset(("queued", "sending", "waiting"))
 """States of a delivery that still moves by itself."""
@@ -68,6 +71,23 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """One event that a service could not apply: which, of whom, why, how often it was tried."""
+
+    number: int
+    source: str
+    event_id: str
+    tenant: str
+    key: str
+    topic: str
+    partition: int
+    offset: int
+    error: str
+    attempts: int
+    parked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
     """How events flow through one service."""
 
@@ -90,6 +110,21 @@ class _Version:
     version: int
     origin: str
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ParkedEvents:
+    parked: list[ParkedEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    due: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Dropped:
+    dropped: ParkedEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +227,37 @@ class Ops:
         """Return how events flow through a service."""
         return msgspec.json.decode(await self._get(service, "flow"), type=Flow)
 
+    async def parked(self, service: str) -> list[ParkedEvent]:
+        """Return what a service could not apply, in the order it was parked in."""
+        return msgspec.json.decode(await self._get(service, "parked"), type=_ParkedEvents).parked
+
+    async def retry(self, service: str, number: int) -> int:
+        """Have a parked event and those behind it applied again; return how many."""
+        return msgspec.json.decode(await self._post(service, f"parked/{number}/retry"), type=_Due).due
+
+    async def drop(self, service: str, number: int) -> ParkedEvent:
+        """Have a parked event given up; return it."""
+        return msgspec.json.decode(await self._post(service, f"parked/{number}/drop"), type=_Dropped).dropped
+
     async def deliveries(self, *, lines: bool) -> list[Destination]:
         """Return where delivery pushes to and how far that is, with every line of its ledger or without."""
         query = {} if lines else {"digest": "only"}
         return msgspec.json.decode(await self._get(DELIVERY, "deliveries", **query), type=_Destinations).destinations
 
     async def _get(self, service: str, what: str, **query: str) -> bytes:
+        return await self._ask("GET", service, what, query)
+
+    async def _post(self, service: str, what: str) -> bytes:
+        return await self._ask("POST", service, what, {})
+
+    async def _ask(self, method: str, service: str, what: str, query: Mapping[str, str]) -> bytes:
         url = f"{self.ports.url(service)}/ops/{what}"
         try:
-            answer = await self._http.get(url, params=query)
+            answer = await self._http.request(method, url, params=query)
         except httpx.TransportError:
             raise Silent(f"{service} does not answer at {url}. ./kap status tells how everything is.") from None
+        if answer.status_code == httpx.codes.NOT_FOUND and method == "POST":
+            raise StackProblem(f"{service} has no such parked event. ./kap parked list tells what is parked.")
         if answer.status_code != httpx.codes.OK:
             raise Silent(f"{service} answers {url} with {answer.status_code}: {answer.text[:200]}")
         return answer.content

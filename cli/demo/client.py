@@ -168,6 +168,39 @@ class FhirClient:
             raise DemoError(f"{self.name} answered POST {type_} without naming the resource it made.")
         return Held(type_, str(id_), answer.status_code == httpx.codes.CREATED, body or None)
 
+    async def transact(self, entries: Sequence[tuple[str, Resource, str]]) -> list[Held]:
+        """Create resources together, all or none, each unless one matches its condition; in the given order.
+
+        Args:
+            entries: `fullUrl` (``urn:uuid:...``, by which the others refer to it), resource, `If-None-Exist` search.
+
+        Raises:
+            Refused: one of them is against a rule, or not FHIR; then none is there.
+            Unreachable: see the module's docstring.
+
+        """
+        bundle = {
+            "resourceType": "Bundle",
+            "type": "transaction",
+            "entry": [
+                {
+                    "fullUrl": url,
+                    "resource": resource,
+                    "request": {"method": "POST", "url": resource["resourceType"], "ifNoneExist": unless},
+                }
+                for url, resource, unless in entries
+            ],
+        }
+        answer = self._body(await self._send("POST", "", body=dump(bundle)))
+        made = []
+        for (_, resource, _), entry in zip(entries, answer.get("entry", []), strict=True):
+            type_, said = str(resource["resourceType"]), entry["response"]
+            id_ = _id_of(f"/{said.get('location', '')}", type_)
+            if not id_:
+                raise DemoError(f"{self.name} answered a transaction without naming the {type_} it made.")
+            made.append(Held(type_, id_, str(said["status"]).startswith("201"), entry.get("resource")))
+        return made
+
     async def bring(self, reference: str, change: Callable[[Resource], Resource | None]) -> Resource:
         """Bring ``Type/id`` to where `change` wants it, over the version it was told of; None: it is there already.
 
@@ -245,7 +278,7 @@ class FhirClient:
         headers: Mapping[str, str] | None = None,
         attempts: int | None = None,
     ) -> httpx.Response:
-        url = path if path.startswith(("http://", "https://")) else f"{self.base}/{path}"
+        url = path if path.startswith(("http://", "https://")) else f"{self.base}/{path}".rstrip("/")
         sent = dict(headers or {})
         if body is not None:
             sent["Content-Type"] = FHIR_JSON
@@ -256,7 +289,7 @@ class FhirClient:
             reraise=True,
             before_sleep=self._note,
         )
-        request = f"{method} {path.partition('?')[0]}"
+        request = f"{method} {path.partition('?')[0] or 'a transaction'}"
         try:
             async for attempt in retrying:
                 with attempt:

@@ -28,7 +28,7 @@ def demo(
     *,
     patients: Annotated[
         int | None,
-        typer.Option("--patients", "-n", min=1, max=500, help="How many patients (5 unless told otherwise)."),
+        typer.Option("--patients", "-n", min=1, max=500, help="How many patients (7 unless told otherwise)."),
     ] = None,
     from_: Annotated[
         Path | None,

@@ -7,145 +7,175 @@ started only where none was. So a run that was cut off anywhere is finished by r
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from uuid import uuid4
 
-from cli.demo import resources
-from cli.demo.client import DemoError, FhirClient, Held, Refused, condition
-from cli.demo.patients import Person, staff
-from cli.demo.progress import Bar
-from cli.demo.resources import Calendar, Team, identifier, instant, reference
-from shared.fhir.codes import COURSE, EXPECT_QUESTIONNAIRE, GATE_PASSED_CLOSED, LOINC, PROCEED, RULE
+from cli.demo import after, before, resources
+from cli.demo.acting import Refusal, Told, create, once
+from cli.demo.client import FhirClient
+from cli.demo.patients import staff
+from cli.demo.resources import Team, instant, parameters, reference
+from cli.demo.visits import Visits, with_status
+from shared.fhir.codes import (
+    ASK_CSSRS,
+    COURSE,
+    EXPECT_QUESTIONNAIRE,
+    GROUND_LOST,
+    KAP,
+    LOINC,
+    PROCEED,
+    RULE,
+    SAFETY_PLAN,
+)
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, eligibility_outcome, latest_eligibility, with_stage, with_status
+from shared.fhir.kap import codes_of, eligibility_outcome, latest_eligibility, stages_of, with_stage
+from shared.fhir.kap import with_status as episode_with
 
-PATIENCE = 180.0
-"""Seconds that an event may take to show its effect: long enough for a person to start a killed process again."""
-
+OVER = ("finished", "cancelled")
 PHQ9_SCORE = f"{LOINC}|44261-6"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A refusal by rule that belongs to the course: what was tried, the rules, and the server's own words."""
-
-    tried: str
-    rules: tuple[str, ...]
-    said: str
-
-
-@dataclass(slots=True)
-class Told:
-    """What happened to one patient, in the order in which it happened."""
-
-    person: Person
-    steps: list[str] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
-    scores: list[int] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    patient: str = ""
+PCL5_SCORE = f"{LOINC}|101698-9"
+_AHEAD = timedelta(days=14)
+_LOOKED_AT = timedelta(days=21)
 
 
 async def prepare_team(gateway: FhirClient, name: str) -> Team:
-    """Return a team of the clinic, made where it is not there yet."""
-    clinic = (await _create(gateway, resources.clinic())).reference
-    room = await _create(gateway, resources.room(name, clinic))
-    people = await asyncio.gather(*(_create(gateway, resources.practitioner(name, member)) for member in staff(name)))
-    prescriber, therapist, nurse = (member.reference for member in people)
-    return Team(prescriber, therapist, nurse, room.reference, clinic)
+    """Return a team of the clinic with its room, hours and duty, made where it is not there yet."""
+    clinic, practice = await asyncio.gather(create(gateway, resources.clinic()), create(gateway, resources.practice()))
+    made = await asyncio.gather(
+        create(gateway, resources.room(name, clinic.reference)),
+        create(gateway, resources.partner(name)),
+        *(create(gateway, resources.practitioner(name, member)) for member in staff(name)),
+    )
+    room, partner, prescriber, therapist, nurse = (one.reference for one in made)
+    roles = {"room": room, "prescriber": prescriber, "therapist": therapist, "monitor": nurse}
+    await asyncio.gather(
+        create(gateway, resources.duty(name, "clinician-on-call", therapist, clinic.reference)),
+        create(gateway, resources.duty(name, "prescriber-on-call", prescriber, clinic.reference)),
+        create(gateway, resources.works_at(name, partner, practice.reference)),
+        *(create(gateway, resources.schedule(name, role, actor)) for role, actor in roles.items()),
+    )
+    return Team(prescriber, therapist, nurse, room, clinic.reference, partner)
 
 
-async def _create(gateway: FhirClient, resource: Resource) -> Held:
-    """Create a resource under its business identifier."""
-    named = resource["identifier"]
-    first = named[0] if isinstance(named, list) else named
-    return await gateway.create(resource, unless=condition(identifier=f"{first['system']}|{first['value']}"))
-
-
-class Course:
-    """One patient's course.
-
-    Args:
-        person: the patient.
-        gateway: the FHIR server.
-        team: who treats him.
-        calendar: when.
-        bar: shows how far it is.
-
-    """
-
-    def __init__(self, person: Person, gateway: FhirClient, team: Team, calendar: Calendar, bar: Bar) -> None:
-        self.person = person
-        self.gateway = gateway
-        self.team = team
-        self.calendar = calendar
-        self.told = Told(person)
-        self._bar = bar
-        self._subject = ""
+class Course(Visits):
+    """One patient's course."""
 
     async def play(self) -> Told:
         """Play the course to its end, and tell what happened."""
         await self._admit()
         outcome = await self._screen()
+        answered = 1
         if outcome == "eligible":
             await self._agree()
-            await self._visit("kap-prep", 0)
-            self._step("prepared")
-            for index in range(len(self.person.sessions)):
-                encounter = await self._dosing(index)
-                await self._visit("kap-integration", index)
-                await self._questionnaire(index + 1, encounter)
-            await self._finish()
+            answered = await self._treat()
         else:
-            await self._try_to_book_unscreened()
-        self.told.scores = await self._scores(len(self.person.phq9) if outcome == "eligible" else 1)
-        self._bar.end("done")
+            await self.refused("booking", "S-ELIGIBLE", self.create(self.booking("kap-dosing", 0)))
+        self.told.scores = await self._scores(answered)
+        self.bar.end("done")
         return self.told
+
+    async def _treat(self) -> int:
+        """Go on as the patient's story goes; return how many PHQ-9 are answered by the end."""
+        story = self.person.story
+        if story == "pregnancy":
+            await self._becomes_pregnant()
+            return 1
+        await self.visit("kap-prep", 0)
+        self.step("prepared")
+        sessions = 1 if story == "withdrawn" else len(self.person.sessions)
+        for index in range(sessions):
+            encounter = await self.dosing(index)
+            await self.visit("kap-integration", index)
+            await self._questionnaire(index + 1, encounter)
+        if story == "withdrawn":
+            await self._withdraws()
+            return sessions + 1
+        if self.person.pcl5:
+            await self._pcl5(1)
+        await self._judged()
+        await self._end("finished")
+        return sessions + 1
 
     # -- Intake -----------------------------------------------------------------------------------------------------
 
     async def _admit(self) -> None:
-        """Register the patient, his record and the referral."""
-        person, at = self.person, self.calendar.at
-        held = await self._create(resources.patient(person, self.team.clinic))
-        self._subject = self.told.patient = held.reference
-        subject = self._subject
-        reasons = resources.reasons(person)
-        await self._all(
-            *resources.conditions(person, subject),
-            *resources.medications(person, subject, at(0)),
-            resources.weight(person, subject, at(0)),
-            resources.referral(person.key, subject, at(0), reasons),
-            resources.screening_answers(person, subject, at(0)),
-        )
-        self._step("referred")
-        await self._create(resources.phq9(person, 0, subject, at(0)))
+        """Register the patient, his record and the referral in one transaction, as a partner sends it."""
+        person, on, urn = self.person, self.calendar.at(0), f"urn:uuid:{uuid4()}"
+        partner = self.team.referrer if person.story == "home" else ""
+        made = [
+            *before.conditions(person, urn),
+            *before.medications(person, urn, on),
+            before.weight(person, urn, on),
+            before.referral(person.key, urn, on, before.reasons(person), partner),
+            before.screening_answers(person, urn, on),
+            before.escort(person, urn),
+        ]
+        entries = [(urn, before.patient(person, self.team.clinic))]
+        entries.extend((f"urn:uuid:{uuid4()}", one) for one in made)
+        held = await self.gateway.transact([(url, one, once(one)) for url, one in entries])
+        self.bar.advance(len(held))
+        self.subject = self.told.patient = held[0].reference
+        self.escort = held[-1].reference
+        self.step("referred by a partner physician" if partner else "referred")
+        await self.create(after.phq9(person, 0, self.subject, on))
+        if person.pcl5:
+            await self._pcl5(0)
+        if person.story == "home":
+            await self._suicidality()
+            await self.visit("kap-consult", 0)
+            self.step("seen in person")
+
+    async def _suicidality(self) -> None:
+        """The answer about suicidal thoughts was raised with itself; the clinician on call takes it and asks."""
+        therapist = self.team.therapist
+        query = {"patient": self.subject, "code": ASK_CSSRS.token()}
+        task = await self.until(f"the call after item 9 of {self.person.name}", lambda: self.first("Task", query))
+
+        def taken(current: Resource) -> Resource | None:
+            if current["status"] != "requested":
+                return None
+            return {**current, "status": "accepted", "owner": reference(therapist)}
+
+        await self.gateway.bring(f"Task/{task['id']}", taken)
+        self.step("item 9 raised, taken by the clinician on call")
+        on = self.calendar.at(0, 10)
+        await self.create(after.cssrs(self.person, self.subject, therapist, on))
+        planned = {"patient": self.subject, "code": SAFETY_PLAN.token()}
+        made = self.done_by(therapist, "Safety plan made with the patient; 988 named.")
+        for one in await self.gateway.search("Task", planned):
+            await self.gateway.bring(f"Task/{one['id']}", made)
+
+        async def over() -> Resource | None:
+            held = await self.gateway.read(f"Task/{task['id']}")
+            return held if held["status"] == "completed" else None
+
+        await self.until(f"the end of the call after item 9 of {self.person.name}", over)
+        self.step("C-SSRS no risk, safety plan")
 
     async def _screen(self) -> str:
         """Screen by rule; where a prescriber has to decide, he decides, and it is screened again."""
-        drug = resources.screening_drug(self.person)
-        assessment = await screened(self.gateway, self._subject, drug)
+        drug = self.person.drug
+        assessment = await screened(self.gateway, self.subject, drug)
         outcome, found = verdict(assessment)
         if outcome == "needs-decision":
             self.told.refusals.append(Refusal("screening", tuple(found), "A prescriber has to decide."))
             await self._decide()
-            self._step(f"prescriber decided on {', '.join(found)}")
-            outcome, found = verdict(await screened(self.gateway, self._subject, drug, again=True))
-        if outcome == "eligible":
-            self._step("eligible")
-        else:
-            self._step(f"{outcome.replace('-', ' ')} ({', '.join(found) or 'no rule named'})")
+            self.step(f"prescriber decided on {', '.join(found)}")
+            outcome, found = verdict(await screened(self.gateway, self.subject, drug, again=True))
         expected = "not-eligible" if self.person.story == "aneurysm" else "eligible"
+        if self.person.story == "pregnancy" and outcome == "not-eligible" and found == ["E12"]:
+            outcome = "eligible"  # An earlier run has come to the pregnancy.
+        if outcome == "eligible":
+            self.step("eligible")
+        else:
+            self.step(f"{outcome.replace('-', ' ')} ({', '.join(found) or 'no rule named'})")
         if outcome != expected:
             self.told.faults.append(f"screened {outcome}, expected {expected}")
         return outcome
 
     async def _decide(self) -> None:
         """The prescriber decides to proceed, on each finding that leaves it to him."""
-        issues = await self.gateway.search("DetectedIssue", {"patient": self._subject})
+        issues = await self.gateway.search("DetectedIssue", {"patient": self.subject})
         decided = {
             "action": PROCEED.concept(text="Reviewed with the patient; early signs are watched for."),
             "date": instant(self.calendar.at(1)),
@@ -159,203 +189,189 @@ class Course:
                 lambda current: None if current.get("mitigation") else {**current, "mitigation": [decided]},
             )
 
-    async def _try_to_book_unscreened(self) -> None:
-        """Show that nobody can book a dosing visit for him."""
-        await self._refused("booking", "S-ELIGIBLE", self._create(self._booking("kap-dosing", 0)))
-
-    # -- Consent, plan, order ---------------------------------------------------------------------------------------
+    # -- Consent, plan ----------------------------------------------------------------------------------------------
 
     async def _agree(self) -> None:
-        person, at, subject = self.person, self.calendar.at, self._subject
-        consent = resources.consent(person, subject, at(1), self.team.clinic)
-        if person.story == "forgetful" and not await self._is_there(consent):
-            await self._refused("booking", "S-CONSENT", self._create(self._booking("kap-dosing", 0)))
-        await self._create(consent)
-        self._step("consented")
-        await self._create(resources.plan(person, subject, at(2)))
+        person, at, subject = self.person, self.calendar.at, self.subject
+        consent = before.consent(person, subject, at(1, 11), self.team.clinic)
+        if person.story == "iv" and not await self.is_there(consent):
+            await self.refused("booking", "S-CONSENT", self.create(self.booking("kap-dosing", 0)))
+        await self.create(consent)
+        self.step("consented")
+        await self.create(before.plan(person, subject, at(2, 8)))
 
-    def _order(self, index: int) -> Resource:
-        day = resources.DAYS["kap-dosing"][index] - 5
-        return resources.order(self.person, self._subject, self.calendar.at(day), self.team, index)
+    # -- What stops a course ----------------------------------------------------------------------------------------
 
-    def _booking(self, kind: str, index: int, order: str | None = None) -> Resource:
-        start = self.calendar.visit(kind, index)
-        return resources.appointment(self.person, kind, index, self._subject, start, self.team, order)
-
-    # -- Visits -----------------------------------------------------------------------------------------------------
-
-    async def _visit(self, kind: str, index: int) -> None:
-        """Book a visit without a dose, hold it, and close it."""
-        booked, encounter = await self._book(kind, index)
-        start = self.calendar.visit(kind, index)
-        await self._begin(encounter, start)
-        await self._close(booked, encounter, start + timedelta(minutes=resources.VISIT_MINUTES[kind]))
-
-    async def _dosing(self, index: int) -> str:
-        """One dosing session: booked, planned by the event, gated, given, watched, closed, documented."""
-        person, team, subject = self.person, self.team, self._subject
-        order = (await self._create(self._order(index))).reference
-        booked, encounter = await self._book("kap-dosing", index, order)
-        arrival = self.calendar.visit("kap-dosing", index)
-        await self._begin(encounter, arrival)
-        start = arrival + timedelta(minutes=15)
-        session = person.sessions[index]
-        key = f"{person.key}-dose-{index + 1}"
-
-        given = await self._given(encounter)
-        if given is None and person.story == "forgetful" and index == 0:
-            baseline = await self.gateway.search("Observation", {"encounter": encounter, "_count": "1"})
-            if not baseline:
-                await self._refused("start without blood pressure", "G-BP", self._start(encounter, order, index, start))
-        before = start + timedelta(minutes=session.baseline.minute)
-        await self._all(*resources.vitals(key, subject, encounter, session.baseline, before, team.nurse))
-
-        if person.story == "past-gate" and index == 0:
-            given = await self._past_the_gate(encounter, order, start, given)
-        else:
-            given = await self._start(encounter, order, index, start)
-        for reading in session.readings:
-            at = start + timedelta(minutes=reading.minute)
-            await self._all(*resources.vitals(key, subject, encounter, reading, at, team.nurse))
-        end = start + timedelta(minutes=session.readings[-1].minute)
-        await self.gateway.bring(f"MedicationAdministration/{given['id']}", lambda current: _completed(current, end))
-        await self._create(resources.session_note(person, index, subject, encounter, team.therapist, end))
-        await self._close(booked, encounter, arrival + timedelta(minutes=resources.VISIT_MINUTES["kap-dosing"]))
-        self._step(f"{session.dose_mg} mg {person.route.key.upper()}")
-        return encounter
-
-    async def _start(self, encounter: str, order: str, index: int, start: datetime) -> Resource:
-        """Start the dose, unless an earlier run did."""
-        session = self.person.sessions[index]
-        parameters = resources.start_parameters(order, session, self.team.nurse, start)
-        return await self.gateway.call_once(f"{encounter}/$start-dose", parameters, lambda: self._given(encounter))
-
-    async def _given(self, encounter: str) -> Resource | None:
-        """Return the dose of ketamine that this visit has, if it has one."""
-        found = await self.gateway.search("MedicationAdministration", {"context": encounter})
-        return found[0] if found else None
-
-    async def _past_the_gate(self, encounter: str, order: str, start: datetime, given: Resource | None) -> Resource:
-        """The gate refuses; the dose was given all the same, is recorded, and the alarm is there at once."""
-        person = self.person
-        if given is None:
-            await self._refused("start at high pressure", "G-BP-STOP", self._start(encounter, order, 0, start))
-        dose = resources.given_dose(person, 0, self._subject, encounter, order, self.team.nurse, start)
-        held = await self._create(dose)
-        alarm = await self._until(
-            f"the alarm after the dose past the gate of {person.name}",
-            lambda: self._first("DetectedIssue", {"patient": self._subject, "code": GATE_PASSED_CLOSED.token()}),
+    async def _becomes_pregnant(self) -> None:
+        """The course is laid; then a pregnancy is found, and what is booked is suspended."""
+        order = (await self.create(self.order(0))).reference
+        ahead = datetime.now(UTC) + _AHEAD
+        series = parameters(
+            patient_valueReference=reference(self.subject),
+            order_valueReference=reference(order),
+            start_valueDateTime=instant(ahead),
+            sessions_valuePositiveInt=2,
+            practitioner_valueReference=reference(self.team.therapist),
+            location_valueReference=reference(self.team.room),
         )
-        self._step(f"dose past the gate recorded, alarm raised ({alarm.get('severity', 'no')} severity)")
-        return await self.gateway.read(held.reference)
+        await self.gateway.call_once("Appointment/$book-series", series, self._any_ahead)
+        laid = await self._ahead()
+        self.step(f"course laid, {len(laid)} visits")
+        await self.create(before.pregnancy(self.person, self.subject, self.calendar.at(resources.COURSE_DAYS - 1)))
+        await self._suspended("found pregnant (E12)")
+        await self.refused("booking while pregnant", "S-ELIGIBLE", self.create(self.booking("kap-dosing", 1, order)))
+        await self._call_off("pat-preg")
+        await self._end("stopped")
 
-    async def _book(self, kind: str, index: int, order: str | None = None) -> tuple[str, str]:
-        """Book, and wait until the event has made sessions plan the visit."""
-        booked = (await self._create(self._booking(kind, index, order))).reference
-        encounter = await self._until(
-            f"the planned {kind} visit of {self.person.name}",
-            lambda: self._first("Encounter", {"appointment": booked}),
-        )
-        return booked, f"Encounter/{encounter['id']}"
+    async def _withdraws(self) -> None:
+        """The next dose is booked; then the consent is withdrawn, and the booking is flagged."""
+        order = (await self.create(self.order(1))).reference
+        await self._book_next(order)
+        query = {"patient": self.subject, "category": f"{KAP}|kap-treatment-consent"}
+        consent = await self.until(f"the consent of {self.person.name}", lambda: self.first("Consent", query))
+        await self.gateway.bring(f"Consent/{consent['id']}", lambda current: with_status(current, "inactive"))
+        await self._suspended("consent withdrawn")
+        attempt = self.create(self.booking("kap-dosing", 1, order))
+        await self.refused("booking after the withdrawal", "S-CONSENT", attempt)
+        await self._call_off("pat")
+        await self._end("stopped")
 
-    async def _begin(self, encounter: str, start: datetime) -> None:
-        await self.gateway.bring(encounter, _arrived)
-        await self.gateway.bring(encounter, lambda current: _in_progress(current, start))
+    async def _book_next(self, order: str) -> None:
+        """Find a time for the next dose, hold it and book it."""
+        if await self._any_ahead() is None:
+            begin = datetime.now(UTC) + _AHEAD
+            wanted = parameters(
+                start_valueDateTime=instant(begin),
+                end_valueDateTime=instant(begin + _LOOKED_AT),
+                visit_type_valueCode="kap-dosing",
+                patient_valueReference=reference(self.subject),
+                order_valueReference=reference(order),
+                practitioner_valueReference=reference(self.team.therapist),
+            )
+            found = await self.gateway.call("Appointment/$find", wanted)
+            proposed = [one["resource"] for one in found["entry"] if one["search"]["mode"] == "match"]
+            hold = parameters(patient_valueReference=reference(self.subject))
+            hold["parameter"].append({"name": "appointment-resource", "resource": proposed[0]})
+            held = (await self.gateway.call("Appointment/$hold", hold))["entry"][0]["resource"]
+            named = parameters(appointment_reference_valueReference=reference(f"Appointment/{held['id']}"))
+            await self.gateway.call_once("Appointment/$book", named, self._any_ahead)
+        self.step("next dose found, held and booked")
 
-    async def _close(self, booked: str, encounter: str, end: datetime) -> None:
-        await self.gateway.bring(encounter, lambda current: _finished(current, end))
-        await self.gateway.bring(booked, lambda current: _with_status(current, "fulfilled"))
+    async def _ahead(self) -> list[Resource]:
+        """Return what is, or was, booked after the course's last charted day."""
+        last = self.calendar.at(resources.COURSE_DAYS)
+        found = await self.gateway.search("Appointment", {"patient": self.subject, "date": f"gt{instant(last)}"})
+        return [one for one in found if one["status"] in {"booked", "cancelled"}]
+
+    async def _any_ahead(self) -> Resource | None:
+        """Return one of them, if there is any."""
+        return next(iter(await self._ahead()), None)
+
+    async def _suspended(self, why: str) -> None:
+        """Wait until the course is on hold and the booked dose is flagged."""
+        name = self.person.name
+        if await self._is_over():
+            self.step(why)
+            return
+
+        async def held() -> Resource | None:
+            episode = await self._episode()
+            return episode if episode["status"] == "onhold" else None
+
+        await self.until(f"the hold of the course of {name}", held)
+
+        async def flagged() -> Resource | None:
+            flags = await self.gateway.search("Flag", {"patient": self.subject})
+            return next((one for one in flags if GROUND_LOST.code in codes_of(one["code"], KAP)), None)
+
+        await self.until(f"the flag on the booked dose of {name}", flagged)
+        self.step(f"{why}: course on hold, booked dose suspended")
+
+    async def _call_off(self, reason: str) -> None:
+        """Cancel what is booked ahead."""
+        for one in await self._ahead():
+            if one["status"] != "cancelled":
+                visit = f"Appointment/{one['id']}"
+
+                async def done(visit: str = visit) -> Resource | None:
+                    held = await self.gateway.read(visit)
+                    return held if held["status"] == "cancelled" else None
+
+                await self.gateway.call_once(f"{visit}/$cancel", parameters(reason_valueCode=reason), done)
 
     # -- Outcomes ---------------------------------------------------------------------------------------------------
 
     async def _questionnaire(self, index: int, encounter: str) -> None:
         """Answer the PHQ-9 that the finished visit made outcomes expect."""
         expected = {"encounter": encounter, "code": EXPECT_QUESTIONNAIRE.token()}
-        await self._until(
+        await self.until(
             f"the questionnaires expected after dosing session {index} of {self.person.name}",
-            lambda: self._first("Task", expected),
+            lambda: self.first("Task", expected),
         )
         day = resources.PHQ9_DAYS[index]
         at = self.calendar.at(day, 18)
-        answered = resources.phq9(self.person, index, self._subject, at)
-        await self._create({**answered, "encounter": reference(encounter)})
-        self._step(f"PHQ-9 {sum(self.person.phq9[index])}")
+        answered = after.phq9(self.person, index, self.subject, at)
+        await self.create({**answered, "encounter": reference(encounter)})
+        self.step(f"PHQ-9 {sum(self.person.phq9[index])}")
 
-    async def _finish(self) -> None:
-        """Close the course once its stage has followed the last visit."""
-        query = {"patient": self._subject, "type": COURSE.token()}
-        episode = await self._until(f"the course of {self.person.name}", lambda: self._first("EpisodeOfCare", query))
-        await self.gateway.bring(f"EpisodeOfCare/{episode['id']}", _finished_course)
-        self._step("finished")
+    async def _pcl5(self, index: int) -> None:
+        at = self.calendar.at(resources.PCL5_DAYS[index], 18)
+        await self.create(after.pcl5(self.person, index, self.subject, at))
+        self.step(f"PCL-5 {sum(self.person.pcl5[index])}")
+
+    async def _judged(self) -> None:
+        """Tell what the last PHQ-9 is against the one before treatment: response or not."""
+        last = self.calendar.at(resources.PHQ9_DAYS[len(self.person.sessions)], 18)
+        query = {"patient": self.subject, "code": PHQ9_SCORE, "date": f"ge{instant(last)}"}
+
+        async def compared() -> Resource | None:
+            score = await self.first("Observation", query)
+            return score if score is not None and score.get("component") else None
+
+        score = await self.until(f"the last PHQ-9 of {self.person.name} against the first", compared)
+        is_response = "response" in _meanings(score)
+        if is_response == (self.person.story == "esketamine"):
+            self.told.faults.append(f"the last PHQ-9 says {', '.join(_meanings(score)) or 'nothing'}")
+        self.step("response" if is_response else "no response")
+
+    async def _episode(self) -> Resource:
+        query = {"patient": self.subject, "type": COURSE.token()}
+        return await self.until(f"the course of {self.person.name}", lambda: self.first("EpisodeOfCare", query))
+
+    async def _is_over(self) -> bool:
+        return bool((await self._episode())["status"] in OVER)
+
+    async def _end(self, stage: str) -> None:
+        """Close the course once its stage has followed the last visit; what is asked of him later is then set."""
+        episode = await self._episode()
+        await self.gateway.bring(f"EpisodeOfCare/{episode['id']}", lambda current: _ended(current, stage))
+        self.step(stage)
+        if stage != "finished":
+            return
+        later = f"expect:{episode['id']}:series"
+        query = {"patient": self.subject, "code": EXPECT_QUESTIONNAIRE.token()}
+
+        async def asked() -> Resource | None:
+            tasks = await self.gateway.search("Task", query)
+            return next((one for one in tasks if one["identifier"][0]["value"].startswith(later)), None)
+
+        await self.until(f"what is asked of {self.person.name} after the series", asked)
 
     async def _scores(self, count: int) -> list[int]:
         """Return the PHQ-9 totals as outcomes computed them, oldest first, once all `count` are there."""
-        query = {"patient": self._subject, "code": PHQ9_SCORE}
+        query = {"patient": self.subject, "code": PHQ9_SCORE}
 
         async def all_there() -> Resource | None:
             found = await self.gateway.search("Observation", query)
             return {"found": found} if len(found) >= count else None
 
-        found = (await self._until(f"the PHQ-9 totals of {self.person.name}", all_there))["found"]
+        found = (await self.until(f"the PHQ-9 totals of {self.person.name}", all_there))["found"]
         dated = sorted((str(one.get("effectiveDateTime", "")), int(one["valueQuantity"]["value"])) for one in found)
         scores = [value for _, value in dated]
         expected = [sum(answers) for answers in self.person.phq9[:count]]
         if scores != expected:
             self.told.faults.append(f"PHQ-9 totals are {scores}, expected {expected}")
         return scores
-
-    # -- Tools ------------------------------------------------------------------------------------------------------
-
-    async def _create(self, resource: Resource) -> Held:
-        held = await _create(self.gateway, resource)
-        self._bar.advance()
-        return held
-
-    async def _all(self, *created: Resource) -> None:
-        await asyncio.gather(*(self._create(resource) for resource in created))
-
-    async def _is_there(self, resource: Resource) -> bool:
-        named = identifier(resource["identifier"][0]["value"])
-        query = {"identifier": f"{named['system']}|{named['value']}"}
-        return bool(await self.gateway.search(resource["resourceType"], query))
-
-    async def _first(self, type_: str, query: dict[str, str]) -> Resource | None:
-        found = await self.gateway.search(type_, query)
-        return found[0] if found else None
-
-    async def _until(self, what: str, look: Callable[[], Awaitable[Resource | None]]) -> Resource:
-        """Look again and again until an event has had its effect."""
-        deadline = time.monotonic() + PATIENCE
-        pause = 0.02
-        while True:
-            found = await look()
-            if found is not None:
-                return found
-            if time.monotonic() > deadline:
-                raise DemoError(
-                    f"{what[0].upper()}{what[1:]} did not come within {PATIENCE:.0f} s: events do not flow. "
-                    "./kap status shows what is down, ./kap up starts it again, then the same ./kap demo goes on."
-                )
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.5)
-
-    async def _refused(self, tried: str, rule: str, attempt: Awaitable[Any]) -> None:
-        """Do what must be refused, and keep the refusal to show it."""
-        try:
-            await attempt
-        except Refused as refusal:
-            if refusal.status != 422:
-                raise
-            self.told.refusals.append(Refusal(tried, refusal.rules, refusal.first))
-            self._step(f"{tried} refused ({', '.join(refusal.rules)})")
-            if rule not in refusal.rules:
-                self.told.faults.append(f"{tried} was refused by {', '.join(refusal.rules)}, expected {rule}")
-        else:
-            self.told.faults.append(f"{tried} was not refused, expected {rule}")
-
-    def _step(self, what: str) -> None:
-        self.told.steps.append(what)
-        self._bar.show(self._bar.done, note=what)
 
 
 # -- What is read from, and done to, resources: pure ----------------------------------------------------------------
@@ -367,8 +383,8 @@ async def screened(gateway: FhirClient, patient: str, drug: str | None = None, *
     if held is not None and not again:
         return held
     named = [{"name": "drug", "valueCode": drug}] if drug else []
-    parameters = {"resourceType": "Parameters", **({"parameter": named} if named else {})}
-    return await gateway.call(f"{patient}/$screen", parameters)
+    parameters_ = {"resourceType": "Parameters", **({"parameter": named} if named else {})}
+    return await gateway.call(f"{patient}/$screen", parameters_)
 
 
 def verdict(assessment: Resource) -> tuple[str, list[str]]:
@@ -386,35 +402,13 @@ def rules_hit(assessment: Resource) -> list[str]:
     return hit
 
 
-def _finished_course(episode: Resource) -> Resource | None:
+def _meanings(score: Resource) -> list[str]:
+    return [code for one in score.get("interpretation", []) for code in codes_of(one, KAP)]
+
+
+def _ended(episode: Resource, stage: str) -> Resource | None:
     now = datetime.now(UTC)
-    return (
-        None if episode["status"] == "finished" else with_status(with_stage(episode, "finished", now), "finished", now)
-    )
-
-
-def _arrived(encounter: Resource) -> Resource | None:
-    return {**encounter, "status": "arrived"} if encounter["status"] == "planned" else None
-
-
-def _in_progress(encounter: Resource, start: datetime) -> Resource | None:
-    if encounter["status"] != "arrived":
+    if episode["status"] in OVER:
         return None
-    return {**encounter, "status": "in-progress", "period": {"start": instant(start)}}
-
-
-def _finished(encounter: Resource, end: datetime) -> Resource | None:
-    if encounter["status"] == "finished":
-        return None
-    return {**encounter, "status": "finished", "period": {**encounter.get("period", {}), "end": instant(end)}}
-
-
-def _completed(administration: Resource, end: datetime) -> Resource | None:
-    if administration["status"] == "completed":
-        return None
-    period = {**administration.get("effectivePeriod", {}), "end": instant(end)}
-    return {**administration, "status": "completed", "effectivePeriod": period}
-
-
-def _with_status(resource: Resource, status: str) -> Resource | None:
-    return None if resource["status"] == status else {**resource, "status": status}
+    status = "finished" if "dosing" in stages_of(episode) else "cancelled"
+    return episode_with(with_stage(episode, stage, now), status, now)

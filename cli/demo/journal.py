@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from cli.demo.patients import STORIES
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -46,7 +48,7 @@ class Journal:
             run = Run(known.seed, patients or known.patients, known.day)
         else:
             chosen = max((one.seed for one in runs), default=0) + 1 if seed is None else seed
-            run = Run(chosen, patients or 5, today)
+            run = Run(chosen, patients or len(STORIES), today)
         self._write([one for one in runs if one.seed != run.seed] + [run])
         return run, known is not None
 

@@ -26,27 +26,33 @@ from shared.fhir.codes import (
     SNOMED,
     Code,
 )
+from shared.fhir.kap import Drug
 
-Story = Literal["forgetful", "aneurysm", "past-gate", "straight", "slow"]
+Story = Literal["iv", "aneurysm", "im", "home", "esketamine", "pregnancy", "withdrawn"]
 """What the patient's course shows.
 
-forgetful: the desk books before consent is signed and the nurse starts before the baseline blood pressure; both are
-    refused, put right, and the course goes on.
+iv: infusions for treatment-resistant depression. The desk books before consent is signed, the nurse starts before the
+    baseline blood pressure: both are refused. The pressure is too high, is repeated, and the dose proceeds. A reading
+    beyond the limit is missed and charted late, which asks for a review. A response.
 aneurysm: referred for esketamine, refused by rule at screening.
-past-gate: the pressure is above the limit, the start is refused, the dose was given all the same and is recorded, which
-    raises the alarm.
-straight: nothing in the way.
-slow: a relative with psychosis, so that the prescriber has to decide; little benefit.
+im: injections for PTSD. The pressure is far too high, the start is refused, the dose was given all the same and is
+    recorded, which raises the alarm. In the second session nausea, treated.
+home: lozenges at home, referred by a partner physician; a chaperone by video, what Schedule III asks for, and an answer
+    about suicidal thoughts, taken up by a clinician.
+esketamine: under its REMS, in two devices; a relative with psychosis, on whom the prescriber decides; no response.
+pregnancy: found after the course was booked.
+withdrawn: consent, after the first session.
 """
-STORIES: tuple[Story, ...] = ("forgetful", "aneurysm", "past-gate", "straight", "slow")
+STORIES: tuple[Story, ...] = ("iv", "aneurysm", "im", "home", "esketamine", "pregnancy", "withdrawn")
+"""In the order of the patients: the first three show most."""
 
 MINUTES: dict[str, tuple[int, ...]] = {
-    "iv": (10, 20, 30, 40, 60, 90, 120),
+    "iv": (10, 20, 30, 40, 55, 70, 85, 100, 115),
     "im": (15, 30, 45, 60, 90, 120),
-    "sl": (40, 80, 120),
+    "sl": (40, 120),
     "nasal": (40, 80, 120),
 }
-"""Minutes after the start of the dose at which vital signs are taken, by route."""
+"""Minutes after the start of the dose at which vital signs are taken, by route, as the policy's cadence says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +86,22 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One dosing session: the dose in mg, the readings before and under it, and the CADSS-6 total at its peak."""
+    """One dosing session: the dose in mg, the readings before and under it, and the CADSS-6 total at its peak.
+
+    `held` are readings before the baseline at which the dose had to wait; `late` is the minute of a reading that was
+    charted only after the session; `nauseous` tells of an adverse event, `past_gate` that the dose was given though the
+    gate was closed; `devices` are the mg of each device of a nasal spray.
+    """
 
     dose_mg: int
     baseline: Reading
     readings: tuple[Reading, ...]
     dissociation: int
+    held: tuple[Reading, ...] = ()
+    late: int | None = None
+    nauseous: bool = False
+    past_gate: bool = False
+    devices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +122,8 @@ class Person:
     `key` is stable for (seed, number) and names him in every business identifier. `failed` are antidepressants of the
     current episode that did not help, `current` what he takes now, `others` further diagnoses, `hits` the items of the
     screening questionnaire that he answers against the treatment. `phq9` holds the nine answers (0 to 3) at intake and
-    after each dosing session.
+    after each dosing session, `pcl5` the twenty (0 to 4) at intake and at the end, where it is asked. `escort` is who
+    takes him home, and is with him where the dose is taken at home.
     """
 
     key: str
@@ -129,6 +146,13 @@ class Person:
     route: Route
     sessions: tuple[Session, ...]
     phq9: tuple[tuple[int, ...], ...]
+    pcl5: tuple[tuple[int, ...], ...] = ()
+    escort: str = ""
+
+    @property
+    def drug(self) -> Drug:
+        """The drug: ``ketamine`` or ``esketamine``."""
+        return "esketamine" if self.route is ESKETAMINE else "ketamine"
 
     @property
     def name(self) -> str:
@@ -186,6 +210,11 @@ ANTIDEPRESSANTS: tuple[Code, ...] = (
     Code(RXNORM, "15996", "mirtazapine"),
 )
 
+ADEQUATE_MG = {
+    "36437": 150, "4493": 40, "321988": 20, "39786": 225, "72625": 60, "42347": 300, "15996": 45,
+}  # fmt: skip
+"""mg a day at which each of them was tried, by its code: an adequate dose."""
+
 _FAMILIES = (
     "Abara", "Bergman", "Castellanos", "Dubois", "Eklund", "Fontaine", "Gallagher", "Haddad", "Ibarra", "Jansen",
     "Kowalczyk", "Lindqvist", "Marchetti", "Nakamura", "Okonkwo", "Petrov", "Quigley", "Ramirez", "Sorensen", "Tanaka",
@@ -209,13 +238,36 @@ _STAFF = (
 )
 _CITIES = ("Portland", "Asheville", "Santa Fe", "Boulder", "Ann Arbor", "Burlington", "Madison", "Eugene")
 
-_HITS: dict[Story, frozenset[str]] = {"aneurysm": frozenset({"E01"}), "slow": frozenset({"E08"})}
+_HITS: dict[Story, frozenset[str]] = {"aneurysm": frozenset({"E01"}), "esketamine": frozenset({"E08"})}
+_ROUTES: dict[Story, Route] = {
+    "iv": ROUTES[0],
+    "aneurysm": ESKETAMINE,
+    "im": ROUTES[1],
+    "home": ROUTES[2],
+    "esketamine": ESKETAMINE,
+    "pregnancy": ROUTES[0],
+    "withdrawn": ROUTES[1],
+}
+_INDICATIONS: dict[Story, tuple[Indication, ...]] = {
+    "iv": INDICATIONS[:2],
+    "aneurysm": INDICATIONS[:2],
+    "im": INDICATIONS[2:3],
+    "home": INDICATIONS[1:2],
+    "esketamine": INDICATIONS[:2],
+    "pregnancy": INDICATIONS[:2],
+    "withdrawn": INDICATIONS[2:],
+}
 
 _ITEMS = 9
 _SUICIDE_ITEM = 8
 _TOP = 3
 _LATEST_BIRTH = date(2004, 12, 31)
+_PEAK = 40
+_DEVICE_MG = 28
 _EARLIEST_BIRTH = date(1957, 1, 1)
+_FERTILE_BIRTH = date(1986, 1, 1)
+_PCL5_ITEMS = 20
+_PCL5_TOP = 4
 
 
 def generate(seed: int, count: int, *, sessions: int = 2) -> list[Person]:
@@ -242,24 +294,29 @@ def answers(total: int, dice: Random) -> tuple[int, ...]:
     """
     if not 0 <= total <= _ITEMS * _TOP:
         raise ValueError(f"A PHQ-9 total is 0 to 27, not {total}.")
-    items = [0] * _ITEMS
+    thoughts = max(0, total - _SUICIDE_ITEM * _TOP)
+    return (*spread(total - thoughts, _SUICIDE_ITEM, _TOP, dice), thoughts)
+
+
+def spread(total: int, items: int, top: int, dice: Random) -> tuple[int, ...]:
+    """Return so many answers, each 0 to `top`, that add up to `total`."""
+    given = [0] * items
     for _ in range(total):
-        open_items = [item for item in range(_ITEMS) if items[item] < _TOP]
-        preferred = [item for item in open_items if item != _SUICIDE_ITEM]
-        items[dice.choice(preferred or open_items)] += 1
-    return tuple(items)
+        given[dice.choice([item for item in range(items) if given[item] < top])] += 1
+    return tuple(given)
 
 
 def _person(seed: int, number: int, sessions: int) -> Person:
     dice = Random(f"kap-demo/{seed}/{number}")  # noqa: S311 - plausible, not secret
     story = STORIES[(number - 1) % len(STORIES)]
-    gender: Literal["female", "male"] = dice.choice(("female", "male"))
-    days = (_LATEST_BIRTH - _EARLIEST_BIRTH).days
-    birth_date = date.fromordinal(_EARLIEST_BIRTH.toordinal() + dice.randrange(days))
+    gender: Literal["female", "male"] = "female" if story == "pregnancy" else dice.choice(("female", "male"))
+    earliest = _FERTILE_BIRTH if story == "pregnancy" else _EARLIEST_BIRTH
+    days = (_LATEST_BIRTH - earliest).days
+    birth_date = date.fromordinal(earliest.toordinal() + dice.randrange(days))
     height = round(dice.gauss(164 if gender == "female" else 177, 6))
     weight = round(min(max(dice.gauss(25.5, 3.5), 18.5), 33.0) * (height / 100) ** 2, 1)
     failed = dice.sample(ANTIDEPRESSANTS, 3)
-    route = ESKETAMINE if story == "aneurysm" else ROUTES[(number - 1) % len(ROUTES)]
+    route = _ROUTES[story]
     resting = (dice.randint(108, 130), dice.randint(66, 82), dice.randint(58, 84))
     start = dice.randint(16, 22)
     return Person(
@@ -274,7 +331,7 @@ def _person(seed: int, number: int, sessions: int) -> Person:
         city=dice.choice(_CITIES),
         weight_kg=weight,
         height_cm=height,
-        indication=dice.choice(INDICATIONS[:2]) if story in {"straight", "slow"} else dice.choice(INDICATIONS),
+        indication=dice.choice(_INDICATIONS[story]),
         onset=date(dice.randint(2015, 2024), dice.randint(1, 12), dice.randint(1, 28)),
         failed=tuple(failed[:2]),
         current=(failed[2],),
@@ -282,13 +339,28 @@ def _person(seed: int, number: int, sessions: int) -> Person:
         hits=_HITS.get(story, frozenset()),
         route=route,
         sessions=tuple(_session(route, weight, resting, story, index, dice) for index in range(sessions)),
-        phq9=tuple(answers(total, dice) for total in _totals(start, story, sessions, dice)),
+        phq9=_phq9(start, story, sessions, dice),
+        pcl5=tuple(spread(total, _PCL5_ITEMS, _PCL5_TOP, dice) for total in _pcl5_totals(story, dice)),
+        escort=f"{dice.choice(_GIVEN[dice.choice(('female', 'male'))])} {dice.choice(_FAMILIES)}",
     )
+
+
+def _phq9(start: int, story: Story, sessions: int, dice: Random) -> tuple[tuple[int, ...], ...]:
+    """Answers at intake and after each session; at home the one about suicidal thoughts is positive at intake."""
+    found = [answers(total, dice) for total in _totals(start, story, sessions, dice)]
+    if story == "home":
+        found[0] = (*found[0][:_SUICIDE_ITEM], 1)
+    return tuple(found)
+
+
+def _pcl5_totals(story: Story, dice: Random) -> Sequence[int]:
+    """PCL-5 totals at intake and at the end: above the cut of 31 to 33, and below it."""
+    return (dice.randint(42, 58), dice.randint(14, 26)) if story == "im" else ()
 
 
 def _totals(start: int, story: Story, sessions: int, dice: Random) -> Sequence[int]:
     """PHQ-9 totals at intake and after each session: in those who respond, most of the fall comes with the first."""
-    share = (0.97, 0.9, 0.86) if story == "slow" else (0.62, 0.42, 0.3)
+    share = (0.97, 0.9, 0.86) if story == "esketamine" else (0.62, 0.42, 0.3)
     later = (
         max(0, round(start * share[min(index, len(share) - 1)]) + dice.randint(-1, 1)) for index in range(sessions)
     )
@@ -301,18 +373,39 @@ def _session(
     dose = _dose(route.key, weight, index)
     systolic, diastolic, rate = (value + dice.randint(-4, 4) for value in resting)
     peak = (dice.randint(11, 20), dice.randint(7, 14), dice.randint(6, 18))
-    if story == "past-gate" and index == 0:
+    first = index == 0
+    held: tuple[Reading, ...] = ()
+    if story == "iv" and first:
+        held = (Reading(-25, dice.randint(162, 168), dice.randint(101, 105), rate + 8, 97),)
+        systolic, diastolic = dice.randint(142, 148), dice.randint(84, 90)
+    past_gate = story == "im" and first
+    if past_gate:
         systolic, diastolic = dice.randint(184, 190), dice.randint(112, 116)
-        peak = (-20, -14, 8)
     baseline = Reading(-10, systolic, diastolic, rate, dice.randint(96, 99))
-    readings = tuple(_reading(baseline, peak, minute, dice) for minute in MINUTES[route.key])
-    return Session(dose, baseline, readings, dissociation=dice.randint(3, 12))
+    along = _settling if past_gate else _reading
+    readings = tuple(along(baseline, peak, minute, dice) for minute in MINUTES[route.key])
+    late = None
+    if held:
+        late = _PEAK
+        beyond = Reading(late, dice.randint(182, 186), dice.randint(96, 102), rate + 16, baseline.saturation - 1)
+        readings = tuple(beyond if one.minute == late else one for one in readings)
+    return Session(
+        dose,
+        baseline,
+        readings,
+        dissociation=dice.randint(3, 12),
+        held=held,
+        late=late,
+        nauseous=story == "im" and not first,
+        past_gate=past_gate,
+        devices=(_DEVICE_MG,) * (dose // _DEVICE_MG) if route.key == "nasal" else (),
+    )
 
 
 def _dose(route: str, weight: float, index: int) -> int:
     """Dose in mg: the second session may go up by a step, as the response allows."""
     if route == "nasal":
-        return (56, 84)[min(index, 1)]
+        return 56
     if route == "sl":
         return (100, 150)[min(index, 1)]
     per_kg = (0.5, 0.6)[min(index, 1)] if route == "iv" else (0.7, 0.9)[min(index, 1)]
@@ -328,4 +421,16 @@ def _reading(baseline: Reading, peak: tuple[int, int, int], minute: int, dice: R
         round(baseline.diastolic + peak[1] * rise) + dice.randint(-2, 2),
         round(baseline.heart_rate + peak[2] * rise) + dice.randint(-2, 2),
         min(100, baseline.saturation - round(rise) + dice.randint(-1, 1)),
+    )
+
+
+def _settling(baseline: Reading, peak: tuple[int, int, int], minute: int, dice: Random) -> Reading:
+    """From a pressure that was too high, by a fifth down to one with which the patient may go home, by 90 min."""
+    share = 1 - min(minute, 90) / 90 * 0.21
+    return Reading(
+        minute,
+        round(baseline.systolic * share) + dice.randint(-2, 2),
+        round(baseline.diastolic * share) + dice.randint(-2, 2),
+        baseline.heart_rate + dice.randint(-2, peak[2]),
+        baseline.saturation - dice.randint(0, 2),
     )

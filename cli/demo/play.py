@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cli.demo import report, resources
+from cli.demo.acting import Told
 from cli.demo.bundles import read_folder
 from cli.demo.client import DemoError, FhirClient, Held, condition
-from cli.demo.course import Course, Told, prepare_team
+from cli.demo.course import Course, prepare_team
 from cli.demo.journal import Journal
 from cli.demo.patients import generate
 from cli.demo.progress import Bar, Bars
@@ -70,7 +71,7 @@ async def play(gateway: FhirClient, journal: Journal, patients: int | None, seed
         problem(fault)
     if not faults:
         journal.finish(run)
-    best = next((one for one in told if one.person.story == "past-gate"), told[0])
+    best = next((one for one in told if one.person.story == "im"), told[0])
     return Played(not faults, best.patient, best.person.given)
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from cli.demo.course import Told
+from cli.demo.acting import Told
 from cli.demo.synthea import Loaded, Screened
 from cli.demo.watch import Picture
 from cli.ops import SOURCES, versions_of

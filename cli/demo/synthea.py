@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cli.demo import resources
+from cli.demo import before
 from cli.demo.bundles import Entry, identifiers, owners_first, references, translate, unless, waves
 from cli.demo.client import FhirClient, Held, Refused, condition
 from cli.demo.course import screened, verdict
@@ -135,7 +135,7 @@ class Screened:
 
 async def refer_and_screen(client: FhirClient, patient: Held, on: datetime) -> Screened:
     """Refer a patient for KAP and screen him by what his record says."""
-    resource = resources.referral(f"loaded-{patient.id}", patient.reference, on, [])
+    resource = before.referral(f"loaded-{patient.id}", patient.reference, on, [])
     named = resource["identifier"][0]
     await client.create(resource, unless=condition(identifier=f"{named['system']}|{named['value']}"))
     try:

@@ -10,8 +10,8 @@ from typing import Protocol
 from cli.stack.ports import Ports, require_free
 from cli.stack.problem import StackProblem
 from cli.stack.state import APACHE, MEMORY
+from shared.local.jars import JarsUnavailable
 from shared.local.kafka import ApacheKafka, KafkaError
-from shared.local.kafka_jars import JarsUnavailable
 from shared.local.memory_broker import LIMITS, MemoryBroker, MemoryBrokerError
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cli.stack.ports import OWNERS
+from cli.stack.stack import ROOT
 from tests.e2e.kap import Kap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -45,8 +46,15 @@ def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
     kap.must("demo", "--patients", "3", "--seed", "1")
     assert {owner: kap.written(owner) for owner in OWNERS} == written
     assert "Nothing is missing" in kap.must("verify")
+    assert kinds(kap.must("timeline", "1-3")) == kinds((ROOT / "docs" / "timeline.md").read_text(encoding="utf-8"))
 
     kap.must("down")
+
+
+def kinds(timeline: str) -> set[str]:
+    """Return the kinds of lines of a timeline: the word in capitals, or the first two."""
+    said = r"VERDICT|DOSE|SCORE|ALARM|TASK|FLAG|EVENT|BP|[A-Z][a-z]+ [a-z]+"
+    return set(re.findall(rf"^  \d\d:\d\d  ({said})", timeline, re.MULTILINE))
 
 
 def bundle(entries: list[dict[str, Any]]) -> bytes:

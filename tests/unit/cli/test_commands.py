@@ -60,13 +60,13 @@ def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:
     [
         ([], False, False, ["-m", "not slow"]),
         ([], False, True, []),
-        ([], True, False, ["-m", "not slow", "tests/unit", "tests/architecture"]),
-        (["-x", "tests/unit/cli"], True, False, ["-m", "not slow", "-x", "tests/unit/cli"]),
+        ([], True, False, ["-m", "not slow", "-n", "auto", "tests/unit", "tests/architecture"]),
+        (["-x", "tests/unit/cli"], True, False, ["-m", "not slow", "-n", "auto", "-x", "tests/unit/cli"]),
         (
             ["tests/unit/cli/test_ports.py::test_x"],
             True,
             False,
-            ["-m", "not slow", "tests/unit/cli/test_ports.py::test_x"],
+            ["-m", "not slow", "-n", "auto", "tests/unit/cli/test_ports.py::test_x"],
         ),
         (["-m", "kafka"], False, False, ["-m", "not slow", "-m", "kafka"]),
     ],

@@ -11,10 +11,10 @@ TODAY = date(2026, 11, 22)
 TOMORROW = date(2026, 11, 23)
 
 
-def test_the_first_run_has_seed_1_and_five_patients(tmp_path: Path) -> None:
+def test_the_first_run_has_seed_1_and_a_patient_of_each_story(tmp_path: Path) -> None:
     run, again = Journal(tmp_path).begin(None, None, TODAY)
 
-    assert (run.seed, run.patients, run.day, again) == (1, 5, TODAY, False)
+    assert (run.seed, run.patients, run.day, again) == (1, 7, TODAY, False)
 
 
 def test_a_run_that_was_cut_off_goes_on_as_of_its_day(tmp_path: Path) -> None:

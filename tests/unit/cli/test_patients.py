@@ -29,8 +29,8 @@ def test_keys_name_each_patient_once_over_all_seeds() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_five_patients_show_every_story() -> None:
-    assert {person.story for person in generate(3, 5)} == set(STORIES)
+def test_seven_patients_show_every_story() -> None:
+    assert {person.story for person in generate(3, 7)} == set(STORIES)
 
 
 @given(st.integers(min_value=0, max_value=10_000), st.integers(min_value=1, max_value=12))
@@ -49,7 +49,7 @@ def test_every_patient_is_plausible(seed: int, count: int) -> None:
 
 
 def test_only_the_first_session_past_the_gate_starts_above_180_over_110() -> None:
-    person = next(person for person in generate(1, 5) if person.story == "past-gate")
+    person = next(person for person in generate(1, 5) if person.story == "im")
 
     pressures = [(session.baseline.systolic, session.baseline.diastolic) for session in person.sessions]
 
@@ -58,15 +58,27 @@ def test_only_the_first_session_past_the_gate_starts_above_180_over_110() -> Non
     assert all(systolic < 140 and diastolic < 90 for systolic, diastolic in pressures[1:])
 
 
+def test_each_story_has_the_route_and_the_trouble_it_is_told_for() -> None:
+    by_story = {person.story: person for person in generate(4, 7)}
+
+    assert by_story["iv"].sessions[0].held[0].systolic >= 160
+    assert by_story["iv"].sessions[0].late in {reading.minute for reading in by_story["iv"].sessions[0].readings}
+    assert [session.nauseous for session in by_story["im"].sessions] == [False, True]
+    assert by_story["home"].phq9[0][8] == 1
+    assert all(sum(session.devices) == session.dose_mg for session in by_story["esketamine"].sessions)
+    assert by_story["esketamine"].drug == by_story["aneurysm"].drug == "esketamine"
+    assert by_story["pregnancy"].gender == "female"
+
+
 def test_who_responds_falls_by_half_and_who_is_slow_does_not() -> None:
-    by_story = {person.story: person for person in generate(1, 5)}
+    by_story = {person.story: person for person in generate(1, 7)}
 
     def share(story: str) -> float:
         totals = [sum(given_answers) for given_answers in by_story[story].phq9]  # type: ignore[index]
         return totals[-1] / totals[0]
 
-    assert share("straight") <= 0.5
-    assert share("slow") > 0.75
+    assert share("iv") <= 0.5
+    assert share("esketamine") > 0.75
 
 
 @given(st.integers(min_value=0, max_value=27), st.integers())

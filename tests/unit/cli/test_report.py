@@ -10,8 +10,9 @@ from rich.console import Console
 
 from cli.compare import Digest
 from cli.demo import report
+from cli.demo.acting import Refusal, Told
 from cli.demo.client import Held
-from cli.demo.course import Refusal, Told, rules_hit, verdict
+from cli.demo.course import rules_hit, verdict
 from cli.demo.patients import generate
 from cli.demo.progress import Bars
 from cli.demo.synthea import Loaded, Screened

@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from cli.demo import resources
+from cli.demo import after, bedside, before, resources
 from cli.demo.patients import Person, generate, staff
 from cli.demo.resources import Calendar, Team
 from shared.fhir.json import Resource, dump, parse
+from shared.fhir.registrations import is_dea
 from shared.fhir.validation import require_valid
 
 TEAM = Team("Practitioner/1", "Practitioner/2", "Practitioner/3", "Location/1", "Organization/1")
@@ -20,25 +21,38 @@ NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 def everything(person: Person) -> Iterator[Resource]:
-    yield resources.patient(person, "Organization/1")
-    yield from resources.conditions(person, SUBJECT)
-    yield from resources.medications(person, SUBJECT, NOON)
-    yield resources.weight(person, SUBJECT, NOON)
-    yield resources.referral(person.key, SUBJECT, NOON, resources.reasons(person))
-    yield resources.screening_answers(person, SUBJECT, NOON)
-    yield resources.consent(person, SUBJECT, NOON, "Organization/1")
-    yield resources.plan(person, SUBJECT, NOON)
+    yield before.patient(person, "Organization/1")
+    yield from before.conditions(person, SUBJECT)
+    yield from before.medications(person, SUBJECT, NOON)
+    yield before.weight(person, SUBJECT, NOON)
+    yield before.referral(person.key, SUBJECT, NOON, before.reasons(person))
+    yield before.screening_answers(person, SUBJECT, NOON)
+    yield before.consent(person, SUBJECT, NOON, "Organization/1")
+    yield before.plan(person, SUBJECT, NOON)
     for kind, days in resources.DAYS.items():
         for index in range(len(days)):
-            yield resources.appointment(person, kind, index, SUBJECT, NOON, TEAM, "MedicationRequest/1")
+            yield before.appointment(person, kind, index, SUBJECT, NOON, TEAM, "MedicationRequest/1")
     for index, session in enumerate(person.sessions):
-        yield resources.order(person, SUBJECT, NOON, TEAM, index)
-        yield resources.given_dose(person, index, SUBJECT, "Encounter/1", "MedicationRequest/1", TEAM.nurse, NOON)
-        yield resources.session_note(person, index, SUBJECT, "Encounter/1", TEAM.therapist, NOON)
-        for reading in (session.baseline, *session.readings):
-            yield from resources.vitals(f"{person.key}-{index}", SUBJECT, "Encounter/1", reading, NOON, TEAM.nurse)
+        yield before.order(person, SUBJECT, NOON, TEAM, index)
+        yield bedside.given_dose(person, index, SUBJECT, "Encounter/1", "MedicationRequest/1", TEAM.nurse, NOON)
+        yield after.session_note(person, index, SUBJECT, "Encounter/1", TEAM.therapist, NOON)
+        key = f"{person.key}-{index}"
+        yield before.pdmp_query(person, index, SUBJECT, TEAM.prescriber, NOON)
+        yield bedside.pre_dose(key, SUBJECT, "Encounter/1", NOON, TEAM.nurse, person.escort)
+        yield bedside.setting(key, SUBJECT, "Encounter/1", TEAM.therapist, NOON)
+        yield bedside.rescue(key, SUBJECT, "Encounter/1", TEAM.nurse, NOON)
+        yield bedside.nausea(key, SUBJECT, "Encounter/1", "MedicationAdministration/1", TEAM.nurse, NOON)
+        yield after.cadss6(key, session.dissociation, SUBJECT, "Encounter/1", TEAM.therapist, NOON)
+        yield after.leaving(key, SUBJECT, "Encounter/1", NOON, TEAM.nurse, person.escort)
+        for reading in (*session.held, session.baseline, *session.readings):
+            yield from bedside.vitals(key, SUBJECT, "Encounter/1", reading, NOON, TEAM.nurse)
+    yield before.escort(person, SUBJECT)
+    yield before.pregnancy(person, SUBJECT, NOON)
+    yield after.cssrs(person, SUBJECT, TEAM.therapist, NOON)
+    for index in range(len(person.pcl5)):
+        yield after.pcl5(person, index, SUBJECT, NOON)
     for index in range(len(person.phq9)):
-        yield resources.phq9(person, index, SUBJECT, NOON)
+        yield after.phq9(person, index, SUBJECT, NOON)
 
 
 def name_of(resource: Resource) -> tuple[str, str]:
@@ -46,9 +60,9 @@ def name_of(resource: Resource) -> tuple[str, str]:
     return resource["resourceType"], (named[0] if isinstance(named, list) else named)["value"]
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(7))
 def test_everything_a_course_sends_is_valid_fhir(number: int) -> None:
-    for resource in everything(generate(1, 5)[number]):
+    for resource in everything(generate(1, 7)[number]):
         require_valid(parse(dump(resource)))
 
 
@@ -56,6 +70,11 @@ def test_the_clinic_is_valid_fhir() -> None:
     for resource in (
         resources.clinic(),
         resources.room("1-1", "Organization/1"),
+        resources.practice(),
+        resources.partner("1-1"),
+        resources.works_at("1-1", "Practitioner/4", "Organization/2"),
+        resources.duty("1-1", "clinician-on-call", "Practitioner/2", "Organization/1"),
+        resources.schedule("1-1", "therapist", "Practitioner/2"),
         *(resources.practitioner("1-1", member) for member in staff("1-1")),
     ):
         require_valid(resource)
@@ -68,9 +87,20 @@ def test_no_two_resources_of_a_run_share_a_name() -> None:
 
 
 def test_the_start_of_a_dose_is_valid_fhir() -> None:
-    session = generate(1, 1)[0].sessions[0]
+    named = bedside.start_parameters("MedicationRequest/1", 28, NOON, "Patient/1", "Practitioner/3")
 
-    require_valid(resources.start_parameters("MedicationRequest/1", session, "Practitioner/3", NOON))
+    require_valid(named)
+    assert [one["name"] for one in named["parameter"]] == [
+        "medicationRequest",
+        "dose",
+        "performer",
+        "witness",
+        "effective",
+    ]
+
+
+def test_every_registration_number_has_its_check_digit() -> None:
+    assert all(is_dea(resources.dea_number(name)) for name in ("Abara", "Bergman", "Four Rivers KAP Clinic"))
 
 
 def test_patients_of_one_team_never_meet_its_practitioners_at_one_time() -> None:
@@ -87,4 +117,4 @@ def test_patients_of_one_team_never_meet_its_practitioners_at_one_time() -> None
 def test_the_course_is_over_before_its_last_day() -> None:
     last_visit = max(day for days in resources.DAYS.values() for day in days)
 
-    assert max(last_visit, *resources.PHQ9_DAYS) < resources.COURSE_DAYS
+    assert max(last_visit, *resources.PHQ9_DAYS, *resources.PCL5_DAYS) < resources.COURSE_DAYS

@@ -1,0 +1,137 @@
+"""The FHIR resources after the dose: leaving, the note, the forms, and the questionnaires with their answers."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+
+from cli.demo.patients import Person
+from cli.demo.resources import answer, identifier, instant, parameters, reference, response
+from shared.fhir.codes import BASE, DISCHARGE_QUESTIONNAIRE, LOINC, PHQ9_QUESTIONNAIRE, Code
+from shared.fhir.json import Resource
+
+PHQ9_ITEMS = ("44250-9", "44255-8", "44259-0", "44254-1", "44251-7", "44258-2", "44252-5", "44253-3", "44260-8")
+PHQ9_ANSWERS = (
+    Code(LOINC, "LA6568-5", "Not at all"),
+    Code(LOINC, "LA6569-3", "Several days"),
+    Code(LOINC, "LA6570-1", "More than half the days"),
+    Code(LOINC, "LA6571-9", "Nearly every day"),
+)
+PCL5_QUESTIONNAIRE = f"{BASE}/Questionnaire/pcl-5"
+CADSS6_QUESTIONNAIRE = f"{BASE}/Questionnaire/cadss-6"
+CSSRS_QUESTIONNAIRE = f"{BASE}/Questionnaire/c-ssrs-screener"
+CADSS6_ITEMS = ("cadss-1", "cadss-2", "cadss-6", "cadss-7", "cadss-15", "cadss-22")
+CSSRS_ITEMS = ("93246-7", "93247-5", "93267-3")
+"""The wish to be dead, thoughts of suicide, behaviour: where the second is no, those between are not asked."""
+REMS_LEFT = ("hypnotic", "psychostimulant", "maoi", "serious-event")
+"""What a person answers on the monitoring form of the REMS, here always no."""
+
+_NO = Code(LOINC, "LA32-8", "No")
+_PROCEDURE_NOTE = Code(LOINC, "78472-8", "Mental health Procedure note")
+
+
+def leaving(key: str, subject: str, encounter: str, on: datetime, nurse: str, escort: str) -> Resource:
+    """Return what is asked before a patient goes home, all in order."""
+    parts = ("activity", "respiration", "circulation", "consciousness", "saturation")
+    items = [answer(f"aldrete-{part}", valueInteger=2) for part in parts]
+    items.append(answer("sedation", valueBoolean=False))
+    items.extend(
+        answer(link, valueBoolean=True)
+        for link in ("oriented", "gait", "fluids", "escort-present", "taught-driving", "taught-alcohol", "safe")
+    )
+    items.append(answer("escort-name", valueString=escort))
+    items.append(answer("escort-identity", valueString="Driving licence seen"))
+    made = response(f"{key}-leaving", DISCHARGE_QUESTIONNAIRE, subject, on, items)
+    return {**made, "encounter": reference(encounter), "author": reference(nurse)}
+
+
+def discharge_parameters(on: datetime) -> Resource:
+    """Return the Parameters of ``Encounter/$discharge``."""
+    return parameters(disposition_valueCode="home", left_valueDateTime=instant(on))
+
+
+def session_note(person: Person, index: int, subject: str, encounter: str, author: str, on: datetime) -> Resource:
+    """Return the note of a dosing session: drug, times, vital signs, course. No process note."""
+    session = person.sessions[index]
+    top = max(session.readings, key=lambda reading: reading.systolic)
+    last = session.readings[-1]
+    text = (
+        f"Dosing session {index + 1} of {len(person.sessions)}, {person.name}.\n"
+        f"{person.drug.capitalize()} {session.dose_mg} mg, {person.route.concept.display.lower()}.\n"
+        f"Blood pressure before {session.baseline.systolic}/{session.baseline.diastolic}, "
+        f"highest {top.systolic}/{top.diastolic} at {top.minute} min, "
+        f"at leaving {last.systolic}/{last.diastolic} mmHg.\n"
+        f"CADSS-6 at the peak {session.dissociation} of 24. Left with escort, no driving until tomorrow.\n"
+    )
+    return {
+        "resourceType": "DocumentReference",
+        "identifier": [identifier(f"{person.key}-note-{index + 1}")],
+        "status": "current",
+        "docStatus": "final",
+        "type": _PROCEDURE_NOTE.concept(),
+        "category": [
+            Code("http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category", "clinical-note").concept()
+        ],
+        "subject": reference(subject),
+        "date": instant(on),
+        "author": [reference(author)],
+        "content": [
+            {
+                "attachment": {
+                    "contentType": "text/plain;charset=utf-8",
+                    "data": base64.b64encode(text.encode()).decode(),
+                    "title": f"Dosing session {index + 1}",
+                }
+            }
+        ],
+        "context": {"encounter": [reference(encounter)]},
+    }
+
+
+def with_what_a_person_answers(form: Resource, lot: str) -> Resource | None:
+    """Return the form of the REMS with what only a person knows; None: it is there already."""
+    there = {item["linkId"] for item in form.get("item", [])}
+    said = [answer(link, valueBoolean=False) for link in REMS_LEFT if link not in there]
+    # Dissociation is expected, was seen, and was gone when the patient left.
+    said.extend(answer(link, valueBoolean=link == "dissociation") for link in _SEEN if link not in there)
+    if "lot" not in there:
+        said.append(answer("lot", valueString=lot))
+    return {**form, "item": [*form.get("item", []), *said]} if said else None
+
+
+_SEEN = ("sedation", "dissociation")
+
+
+# -- Questionnaires -------------------------------------------------------------------------------------------------
+
+
+def phq9(person: Person, index: int, subject: str, on: datetime) -> Resource:
+    """Return the PHQ-9 of one moment of the course."""
+    items = [
+        answer(link, valueCoding=PHQ9_ANSWERS[value].coding())
+        for link, value in zip(PHQ9_ITEMS, person.phq9[index], strict=True)
+    ]
+    return response(f"{person.key}-phq9-{index}", PHQ9_QUESTIONNAIRE, subject, on, items)
+
+
+def pcl5(person: Person, index: int, subject: str, on: datetime) -> Resource:
+    """Return the PCL-5 of one moment of the course."""
+    items = [answer(f"pcl5-{number}", valueInteger=value) for number, value in enumerate(person.pcl5[index], start=1)]
+    return response(f"{person.key}-pcl5-{index}", PCL5_QUESTIONNAIRE, subject, on, items)
+
+
+def cadss6(key: str, total: int, subject: str, encounter: str, by: str, on: datetime) -> Resource:
+    """Return the CADSS-6 that a clinician rates at the peak, adding up to `total` (0 to 24)."""
+    each, rest = divmod(total, len(CADSS6_ITEMS))
+    rated: Mapping[str, int] = {link: each + (number < rest) for number, link in enumerate(CADSS6_ITEMS)}
+    items = [answer(link, valueInteger=value) for link, value in rated.items()]
+    made = response(f"{key}-cadss-6", CADSS6_QUESTIONNAIRE, subject, on, items)
+    return {**made, "encounter": reference(encounter), "author": reference(by)}
+
+
+def cssrs(person: Person, subject: str, by: str, on: datetime) -> Resource:
+    """Return the C-SSRS screener that a clinician ran: nothing now."""
+    items = [answer(link, valueCoding=_NO.coding()) for link in CSSRS_ITEMS]
+    made = response(f"{person.key}-c-ssrs", CSSRS_QUESTIONNAIRE, subject, on, items)
+    return {**made, "author": reference(by)}
