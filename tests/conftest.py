@@ -3,6 +3,7 @@
 from shared.testing.brokers import apache_kafka, broker, kafka, memory_broker
 from shared.testing.databases import database, make_database, postgres, store
 from shared.testing.tiers import pytest_collection_modifyitems, pytest_report_header, pytest_terminal_summary
+from tests.feature_map import pytest_configure
 
 __all__ = [
     "apache_kafka",
@@ -13,6 +14,7 @@ __all__ = [
     "memory_broker",
     "postgres",
     "pytest_collection_modifyitems",
+    "pytest_configure",
     "pytest_report_header",
     "pytest_terminal_summary",
     "store",

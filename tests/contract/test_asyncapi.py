@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from shared.events import admin, codec, topics
+from shared.events import admin, codec, relay, topics, watermark
 from shared.events.envelope import Event, Interaction
 from shared.events.kafka import MAX_REQUEST_BYTES
 from shared.events.shards import SHARDS, shard_of
@@ -21,6 +21,8 @@ from shared.local.kafka import MAX_MESSAGE_BYTES
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
 MESSAGE = DOCUMENT["components"]["messages"]["change"]
 HEADERS = DOCUMENT["components"]["schemas"]["headers"]
+WATERMARK = DOCUMENT["components"]["messages"]["watermark"]
+OF_WATERMARKS = DOCUMENT["components"]["schemas"]["watermarkHeaders"]
 RESOURCE = DOCUMENT["components"]["schemas"]["resource"]
 
 EVENT = Event(
@@ -49,22 +51,22 @@ def resolve(reference: dict[str, str]) -> Any:
     return found
 
 
-def assert_headers_fit(headers: dict[str, str]) -> None:
-    assert set(HEADERS["required"]) <= set(headers) <= set(HEADERS["properties"])
+def assert_headers_fit(headers: dict[str, str], document: dict[str, Any] = HEADERS) -> None:
+    assert set(document["required"]) <= set(headers) <= set(document["properties"])
     for name, value in headers.items():
-        schema = HEADERS["properties"][name]
+        schema = document["properties"][name]
         assert schema["type"] == "string"
         assert value == schema.get("const", value)
         assert value in schema.get("enum", [value])
         assert re.search(schema.get("pattern", ""), value), name
 
 
-def test_each_topic_is_a_channel_with_the_one_message():
+def test_each_topic_is_a_channel_with_changes_and_watermarks():
     assert {name: channel["address"] for name, channel in DOCUMENT["channels"].items()} == {
         source: topics.topic_of(source) for source in topics.SOURCES
     }
     for channel in DOCUMENT["channels"].values():
-        assert [resolve(message) for message in channel["messages"].values()] == [MESSAGE]
+        assert [resolve(message) for message in channel["messages"].values()] == [MESSAGE, WATERMARK]
 
 
 def test_each_channel_is_published_by_one_operation():
@@ -110,6 +112,34 @@ def test_what_is_sent_fits_the_document(event):
     assert_headers_fit({name: value.decode() for name, value in record.headers})
     assert re.search(MESSAGE["bindings"]["kafka"]["key"]["pattern"], record.key.decode())
     assert set(RESOURCE["required"]) <= set(json.loads(record.value))
+
+
+def test_a_watermark_fits_the_document_and_never_says_too_much():
+    until = datetime(2026, 11, 22, 9, 30, 0, 5999, UTC)
+    record = watermark.encode(watermark.Watermark("sessions", 15, until))
+    assert_headers_fit({name: value.decode() for name, value in record.headers}, OF_WATERMARKS)
+    assert tuple(OF_WATERMARKS["properties"]) == watermark.HEADERS == tuple(name for name, _ in record.headers)
+    assert re.search(WATERMARK["bindings"]["kafka"]["key"]["pattern"], record.key.decode())
+    assert json.loads(record.value) == {"shard": 15, "until": "2026-11-22T09:30:00.005Z"}
+    assert watermark.decode(record.headers) == watermark.Watermark("sessions", 15, until.replace(microsecond=5000))
+    assert OF_WATERMARKS["properties"]["ce_source"]["enum"] == HEADERS["properties"]["ce_source"]["enum"]
+    assert f"{relay.WATERMARK_SECONDS:.0f} seconds each shard" in DOCUMENT["info"]["description"]
+
+
+def test_a_change_is_no_watermark():
+    assert watermark.decode(codec.encode(EVENT).headers) is None
+
+
+def test_the_example_of_a_watermark_can_be_read():
+    example = WATERMARK["examples"][0]
+    assert_headers_fit(example["headers"], OF_WATERMARKS)
+    read = watermark.decode([(name, value.encode()) for name, value in example["headers"].items()])
+    assert read is not None
+    record = watermark.encode(read)
+    assert (dict(record.headers), json.loads(record.value)) == (
+        {name: value.encode() for name, value in example["headers"].items()},
+        example["payload"],
+    )
 
 
 def test_the_example_can_be_read():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 import httpx
@@ -21,17 +21,21 @@ from shared.events.envelope import Event
 from shared.events.handler import Position
 from shared.events.shards import shard_of
 from shared.fhir.extraction import compartment_key, labels_of
+from shared.fhir.freshness import KnowledgePolicy
 from shared.fhir.ids import new_id
 from shared.fhir.json import dump, parse
 from shared.http.server import listening
 from shared.runtime.app import App
 from shared.runtime.consume import ServiceEvents
+from shared.runtime.policy import load_policy
 from shared.runtime.running import opened
 from shared.runtime.settings import Settings
 from shared.store.ledger import Ledger
 from shared.testing.hospital import create as create_hospital
+from shared.testing.knowledge import all_is_heard
 
 QUICK = Patience(answer=1.0, reference=0.6, shown=0.4, look_again=0.05, housekeeping=0.2)
+NEWS = load_policy().section("knowledge", KnowledgePolicy).disclosure
 SERVER = httpx.Limits(max_keepalive_connections=0)
 
 
@@ -161,7 +165,7 @@ class Delivery:
         return await self.events.handle(event, Position("kap.sessions.v1", 0, event.sequence))
 
     def start(self, patience=QUICK, transport=lambda: httpx.AsyncHTTPTransport(limits=SERVER)):
-        lanes = Lanes(patience=patience, transport=transport)
+        lanes = Lanes(NEWS, patience=patience, transport=transport)
         task = asyncio.create_task(lanes.run(self.parts, lambda: None))
         self.running.append(task)
         return lanes
@@ -208,12 +212,14 @@ class Delivery:
 
 
 @asynccontextmanager
-async def delivery_at(database, hospital_url):
+async def delivery_at(database, hospital_url, *, heard=-timedelta(days=1)):
+    """Delivery, to which the others have told everything up to so long ago; by default to tomorrow."""
     app = App(SERVICE, settings("delivery", database, hospital_url=hospital_url))
     async with opened(app) as one:
         transport = httpx.ASGITransport(one.asgi)
         async with httpx.AsyncClient(transport=transport, base_url="http://delivery.example") as http:
             await keep_default_destination(one.parts)
+            await all_is_heard(one.parts.store, SERVICE, ago=heard)
             delivery = Delivery(one.parts, ServiceEvents(SERVICE, one.parts.store), http)
             try:
                 yield delivery

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import pytest_asyncio
 
+from services.sessions.service import sessions as sessions_service
 from shared.runtime.policy import load_policy
+from tests.integration.services.bedside import Bedside
 from tests.integration.services.course import START, Bench, Clock
 
 
@@ -22,3 +24,11 @@ async def bench(make_database, clock):
         yield opened
     finally:
         await opened.close()
+
+
+@pytest_asyncio.fixture
+async def bedside(bench, clock):
+    """A dosing visit in progress, on sessions alone."""
+    at = Bedside(await bench.open(sessions_service), clock)
+    await at.begin()
+    return at

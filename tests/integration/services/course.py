@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,11 +13,12 @@ from shared.fhir.dates import zulu
 from shared.fhir.extraction import compartment_key
 from shared.fhir.json import Resource, parse
 from shared.runtime.consume import ServiceEvents
-from shared.runtime.policy import Policy
+from shared.runtime.policy import Policy, load_policy
 from shared.runtime.record import Record, open_record
 from shared.runtime.service import OperationCall, Service
 from shared.store.access import Access
 from shared.store.store import Store
+from shared.testing.knowledge import all_is_heard
 
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 ACCESS = Access.unrestricted()
@@ -64,10 +65,21 @@ class Opened:
 
     async def call(self, name: str, on: Resource, *parameters: dict[str, Any]) -> Resource:
         type_ = on["resourceType"]
-        operation = next(one for one in self.service.operations if one.name == name and one.type == type_)
+        operation = next(
+            one for one in self.service.operations if (one.name, one.type, one.level) == (name, type_, "instance")
+        )
         body = {"resourceType": "Parameters", **({"parameter": list(parameters)} if parameters else {})}
         async with self.record(compartment_key(on, type_, on["id"])) as record:
             return await operation.handler(OperationCall(name, type_, on["id"], body), record)
+
+    async def ask(self, name: str, type_: str, *parameters: dict[str, Any]) -> Resource:
+        """Call an operation at type level."""
+        operation = next(
+            one for one in self.service.operations if (one.name, one.type, one.level) == (name, type_, "type")
+        )
+        body = {"resourceType": "Parameters", **({"parameter": list(parameters)} if parameters else {})}
+        async with self.record("none") as record:
+            return await operation.handler(OperationCall(name, type_, None, body), record)
 
     async def search(self, type_: str, **criteria: str) -> list[Resource]:
         async with self.record("none") as record:
@@ -95,10 +107,16 @@ class Bench:
     clock: Clock
     policy: Policy
     opened: list[Opened] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
 
-    async def open(self, factory: Callable[[Policy, Clock], Service]) -> Opened:
+    async def open(
+        self, factory: Callable[[Policy, Clock], Service], *, heard: timedelta = -timedelta(days=1)
+    ) -> Opened:
+        """Open a service to which the others have told everything, up to so long ago; by default to tomorrow."""
         service = factory(self.policy, self.clock)
-        store = await Store.connect(self.make_database(service.name), service=service.name)
+        self.addresses.append(self.make_database(service.name))
+        store = await Store.connect(self.addresses[-1], service=service.name)
+        await all_is_heard(store, service, ago=heard)
         self.opened.append(Opened(service, store))
         return self.opened[-1]
 
@@ -177,9 +195,32 @@ def screening(of: Resource, authored: datetime = START, **answers: bool | int | 
     }
 
 
+ELEMENTS = load_policy().sections["consent"]["elements"]
+
+
+def consent_elements(
+    signer: dict[str, str], at: str = "2026-11-20", names: Iterable[str] = tuple(ELEMENTS)
+) -> list[dict[str, Any]]:
+    """Return the elements of an informed consent, each signed."""
+    return [
+        {
+            "url": codes.EXT_CONSENT_ELEMENT,
+            "extension": [
+                {"url": "element", "valueCode": name},
+                {"url": "at", "valueDateTime": at},
+                {"url": "version", "valueString": ELEMENTS[name]["version"]},
+                {"url": "language", "valueCode": "en"},
+                {"url": "signer", "valueReference": signer},
+            ],
+        }
+        for name in names
+    ]
+
+
 def consent(of: Resource, *routes: codes.Code, **more: Any) -> Resource:
     return {
         "resourceType": "Consent",
+        "extension": consent_elements(about(of)),
         "status": "active",
         "scope": codes.CONSENT_TREATMENT.concept(),
         "category": [
@@ -213,7 +254,7 @@ def care_plan(of: Resource, **more: Any) -> Resource:
         "text": {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml">KAP</div>'},
         "status": "active",
         "intent": "plan",
-        "category": [codes.Code(CORE_CATEGORY, "assess-plan").concept()],
+        "category": [codes.Code(CORE_CATEGORY, "assess-plan").concept(), codes.PLAN.concept()],
         "subject": about(of),
         **more,
     }

@@ -49,7 +49,8 @@ def phq9(*scores, **more):
 MODERATE = (1, 1, 1, 2, 1, 1, 2, 1, 0)
 
 
-def visit(status="in-progress", kind=codes.VISIT_DOSING):
+def visit(status="in-progress", kind=codes.VISIT_DOSING, day=0):
+    start = START + timedelta(days=day)
     return {
         "resourceType": "Encounter",
         "status": status,
@@ -57,15 +58,19 @@ def visit(status="in-progress", kind=codes.VISIT_DOSING):
         "type": [kind.concept()],
         "subject": about(WHO),
         "episodeOfCare": [{"reference": "EpisodeOfCare/course"}],
-        "period": {"start": zulu(START), "end": zulu(START + timedelta(hours=3))},
+        "period": {"start": zulu(start), "end": zulu(start + timedelta(hours=3))},
     }
 
 
-async def finished(bench, sessions, outcomes, kind=codes.VISIT_DOSING):
-    begun = await sessions.create(visit(kind=kind))
+async def finished(bench, sessions, outcomes, kind=codes.VISIT_DOSING, day=0):
+    begun = await sessions.create(visit(kind=kind, day=day))
     done = await sessions.update({**begun, "status": "finished"})
     await bench.deliver(sessions, outcomes)
     return done
+
+
+def due_of(task):
+    return interval(task["restriction"]["period"]["end"])[0]
 
 
 async def score(outcomes):
@@ -76,14 +81,22 @@ async def score(outcomes):
 async def test_a_finished_dosing_session_expects_its_questionnaires_once(bench, sessions, outcomes):
     done = await finished(bench, sessions, outcomes)
     tasks = await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token())
-    assert sorted(one["input"][0]["valueCanonical"] for one in tasks) == [
-        codes.GAD7_QUESTIONNAIRE,
-        codes.PHQ9_QUESTIONNAIRE,
+    assert {one["encounter"]["reference"] for one in tasks} == {about(done)["reference"]}
+    end = START + timedelta(hours=3)
+    asked = sorted((one["input"][0]["valueCanonical"].rpartition("/")[2], due_of(one) - START) for one in tasks)
+    week, fortnight, hours = timedelta(days=7, hours=3), timedelta(days=14, hours=3), end - START
+    assert asked == [
+        ("c-ssrs-screener", week),
+        ("c-ssrs-since-last-contact", timedelta(0)),
+        ("c-ssrs-since-last-contact", hours + timedelta(days=1)),
+        ("gad-7", fortnight),
+        ("meq-30", hours + timedelta(days=1)),
+        ("mood", timedelta(0)),
+        ("mood", hours + timedelta(days=1)),
+        ("phq-9", timedelta(0)),
+        ("phq-9", fortnight),
+        ("qids-sr16", week),
     ]
-    for one in tasks:
-        assert one["encounter"] == about(done)
-        due = interval(one["restriction"]["period"]["end"])[0]
-        assert due == START + timedelta(hours=3, days=14)
     before = await outcomes.count()
     await bench.deliver(sessions, outcomes, again=True)
     await bench.react_again(sessions, outcomes)
@@ -174,8 +187,8 @@ async def test_a_positive_item_9_is_raised_with_the_answer_even_when_others_are_
 
 
 async def test_a_response_fulfils_the_task_that_was_due_first_and_one_only(bench, sessions, outcomes):
-    for _ in range(2):
-        await finished(bench, sessions, outcomes)
+    for day in (0, 40):
+        await finished(bench, sessions, outcomes, day=day)
     answered = await outcomes.create(phq9(*MODERATE))
     await outcomes.update({**answered, "status": "amended"})
     tasks = await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token())
@@ -187,7 +200,7 @@ async def test_a_response_fulfils_the_task_that_was_due_first_and_one_only(bench
 
 async def test_a_response_that_names_its_visit_fulfils_that_visits_task(bench, sessions, outcomes):
     await finished(bench, sessions, outcomes)
-    second = await finished(bench, sessions, outcomes)
+    second = await finished(bench, sessions, outcomes, day=40)
     await outcomes.create(phq9(*MODERATE, encounter=about(second)))
     tasks = await outcomes.search("Task", patient="ada", status="completed")
     assert [one["encounter"] for one in tasks] == [about(second)]
@@ -248,7 +261,7 @@ async def test_an_item_answered_twice_is_not_understood_and_its_graver_answer_is
 async def test_answers_that_got_graver_are_raised_again(outcomes):
     made = await outcomes.create(phq9(*MODERATE[:8], 1))
     (first,) = await outcomes.search("Task", patient="ada")
-    await outcomes.update({**first, "status": "completed"})
+    await outcomes.update({**first, "status": "completed", "owner": {"reference": "Practitioner/anna"}})
     await outcomes.update({**phq9(*MODERATE[:8], 3), "id": made["id"], "status": "amended"})
     (again,) = await outcomes.search("Task", patient="ada")
     assert again["status"] == "requested"

@@ -23,7 +23,7 @@ from tests.integration.services.course import (
     weight,
 )
 
-NEXT_DAY = START + timedelta(days=1)
+NEXT_DAY = START + timedelta(days=5)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from services.sessions.service import sessions as sessions_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from tests.integration.services.bedside import pre_dose
 from tests.integration.services.course import (
     about,
     appointment,
@@ -59,11 +60,12 @@ async def at_bedside(bench, clock, intake, scheduling, sessions):
     visit = await sessions.update({**visit, "status": "arrived"})
     visit = await sessions.update({**visit, "status": "in-progress", "period": {"start": zulu(clock.now)}})
     clock.forward(minutes=10)
+    await sessions.create(pre_dose(who, visit, zulu(clock.now)))
     return who, signed, ordered, visit
 
 
 def pressure(who, visit, when, systolic=120, diastolic=80, unit="mm[Hg]"):
-    def component(code, value):
+    def component(code, value, unit=unit):
         quantity = {"value": value, "unit": unit, "system": codes.UCUM, "code": unit}
         return {"code": code.concept(), "valueQuantity": quantity}
 
@@ -75,7 +77,12 @@ def pressure(who, visit, when, systolic=120, diastolic=80, unit="mm[Hg]"):
         "subject": about(who),
         "encounter": about(visit),
         "effectiveDateTime": zulu(when),
-        "component": [component(codes.SYSTOLIC, systolic), component(codes.DIASTOLIC, diastolic)],
+        "component": [
+            component(codes.SYSTOLIC, systolic),
+            component(codes.DIASTOLIC, diastolic),
+            component(codes.HEART_RATE, 72, "/min"),
+            component(codes.OXYGEN_SATURATION, 98, "%"),
+        ],
     }
 
 
@@ -109,8 +116,10 @@ def dose(who, visit, status, start, **more):
 
 
 async def raised(sessions, who):
-    """Return how many DetectedIssues, Flags and Tasks stand for the patient."""
-    return [len(await sessions.search(type_, patient=who["id"])) for type_ in ("DetectedIssue", "Flag", "Task")]
+    """Return how many DetectedIssues, Flags and Tasks stand for the patient, besides the vital signs that are due."""
+    found = {type_: await sessions.search(type_, patient=who["id"]) for type_ in ("DetectedIssue", "Flag", "Task")}
+    due = [one for one in found["Task"] if one["code"]["coding"][0]["code"] == codes.VITALS_DUE.code]
+    return [len(found["DetectedIssue"]), len(found["Flag"]), len(found["Task"]) - len(due)]
 
 
 # -- visits -----------------------------------------------------------------------------------------------------------
@@ -204,11 +213,9 @@ async def test_a_finished_visit_is_not_begun_again(at_bedside, sessions):
     await sessions.update({**done, "status": "entered-in-error"})
 
 
-async def test_what_names_no_visit_of_this_clinic_is_not_kept_here(at_bedside, clock, sessions):
+async def test_a_vital_sign_that_names_no_visit_is_not_kept_here(at_bedside, clock, sessions):
     who, *_ = at_bedside
     reading = pressure(who, {"resourceType": "Encounter", "id": "elsewhere"}, clock.now)
-    with pytest.raises(Unprocessable):
-        await sessions.create(reading)
     del reading["encounter"]
     with pytest.raises(Unprocessable, match="Encounter"):
         await sessions.create(reading)
@@ -241,7 +248,7 @@ async def test_a_dose_charted_afterwards_by_the_operation_is_judged_by_its_time(
     assert await raised(sessions, who) == [0, 0, 0]
     with pytest.raises(Unprocessable) as error:
         await sessions.call("start-dose", visit, *start_parameters(ordered, effective=zulu(clock.now)))
-    assert rules_of(error) == {"G-BP"}
+    assert rules_of(error) == {"G-BP", "G-SPO2", "G-HR", "G-DOSE-ORDER"}
     later = zulu(clock.now + timedelta(minutes=2))
     with pytest.raises(Unprocessable) as error:
         await sessions.call("start-dose", visit, *start_parameters(ordered, effective=later))
@@ -301,7 +308,7 @@ async def test_no_path_starts_ketamine_without_a_baseline_pressure(at_bedside, c
     who, _, ordered, visit = at_bedside
     with pytest.raises(Unprocessable) as error:
         await start(sessions, who, ordered, visit, clock)
-    assert rules_of(error) == {"G-BP"}
+    assert rules_of(error) - {"G-DRUG"} == {"G-BP", "G-SPO2", "G-HR"}
     await sessions.create(pressure(who, visit, clock.now))
     await start(sessions, who, ordered, visit, clock)
 
@@ -420,7 +427,10 @@ async def test_in_a_visit_that_has_finished_nothing_starts(at_bedside, clock, se
     assert rules_of(error) == {"G-VISIT"}
 
 
-@pytest.mark.parametrize("no_order", [{"doNotPerform": True}, {"intent": "proposal"}, {"reportedBoolean": True}])
+@pytest.mark.parametrize(
+    "no_order",
+    [{"doNotPerform": True}, {"intent": "proposal"}, {"reportedBoolean": True}, {"meta": {"source": "urn:hospital"}}],
+)
 async def test_what_is_no_order_opens_no_gate(bench, at_bedside, clock, intake, sessions, no_order):
     who, _, ordered, visit = at_bedside
     await sessions.create(pressure(who, visit, clock.now))
@@ -507,7 +517,7 @@ async def test_a_rescue_drug_is_never_gated(at_bedside, clock, sessions):
 
 async def test_a_drug_the_record_cannot_name_is_recorded_and_asked_about(at_bedside, clock, sessions):
     who, _, _, visit = at_bedside
-    unknown = dose(who, visit, "in-progress", clock.now, medicationReference={"reference": "Medication/unknown"})
+    unknown = dose(who, visit, "completed", clock.now, medicationReference={"reference": "Medication/unknown"})
     del unknown["medicationCodeableConcept"]
     await sessions.create(unknown)
     assert await raised(sessions, who) == [1, 0, 1]
@@ -580,13 +590,13 @@ async def test_an_alarm_tells_every_value_beyond_its_limit_and_sounds_again_when
     (alarm,) = await sessions.search("Task", patient=who["id"])
     assert "185" in alarm["description"]
     assert "125" in alarm["description"]
-    await sessions.update({**alarm, "status": "completed"})
+    await sessions.update({**alarm, "status": "completed", "owner": {"reference": "Practitioner/prescriber"}})
     amended = pressure(who, visit, clock.now, 230, 125)
     await sessions.update({**amended, "id": reading["id"], "status": "corrected"})
     (alarm,) = await sessions.search("Task", patient=who["id"])
     assert alarm["status"] == "requested"
     assert "230" in alarm["description"]
-    await sessions.update({**alarm, "status": "completed"})
+    await sessions.update({**alarm, "status": "completed", "owner": {"reference": "Practitioner/prescriber"}})
     await sessions.update({**amended, "id": reading["id"], "status": "corrected", "note": [{"text": "left arm"}]})
     (alarm,) = await sessions.search("Task", patient=who["id"])
     assert alarm["status"] == "completed"

@@ -12,7 +12,7 @@ from services.intake.rules.course import RUNNING, Ground, course_after, may_move
 from services.intake.rules.orders import Weight, check_consent, check_order
 from services.intake.setting import Setting
 from shared.fhir import codes
-from shared.fhir.kap import STAGES, drug_of
+from shared.fhir.kap import STAGES, drug_of, kilograms_in
 from shared.runtime.policy import load_policy
 
 SETTING = Setting.of(load_policy())
@@ -179,3 +179,26 @@ def test_a_visit_moves_the_course(stage, visit, after):
 )
 def test_the_two_drugs_are_told_from_others(concept, drug):
     assert drug_of(concept, SETTING.sets) == drug
+
+
+def test_the_newest_weight_counts_though_it_is_not_understood():
+    strange = (Weight(Decimal(70), 9, "Observation/old"), Weight(None, 1, "Observation/stone"))
+    (issue,) = check_order(order(70), "ketamine", strange, POLICY, ("p",))
+    assert issue.rule == "RX-WEIGHT"
+    assert "Observation/stone" in issue.diagnostics
+
+
+@pytest.mark.parametrize(
+    ("quantity", "kilograms"),
+    [
+        ({"value": Decimal(150), "system": codes.UCUM, "code": "[lb_av]"}, Decimal("68.0388555")),
+        ({"value": Decimal(150), "unit": "lbs"}, Decimal("68.0388555")),
+        ({"value": Decimal(68), "system": codes.UCUM, "code": "kg"}, Decimal(68)),
+        ({"value": Decimal(68000), "system": codes.UCUM, "code": "g"}, Decimal(68)),
+        ({"value": Decimal(11), "unit": "stone"}, None),
+        ({"value": Decimal(11), "system": "urn:local", "code": "kg"}, None),
+        (None, None),
+    ],
+)
+def test_a_weight_is_read_in_pounds_too(quantity, kilograms):
+    assert kilograms_in(quantity) == kilograms

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.intake.rules.eligibility import Chart, Entry, is_aged, screen, severity_for
+from services.intake.rules.eligibility import Chart, Decision, is_aged, screen
+from services.intake.rules.forms import deciders, severity_for
+from services.intake.rules.trials import Entry
 from services.intake.setting import Setting
-from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED
+from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED, UCUM
 from shared.runtime.policy import load_policy
 
 SETTING = Setting.of(load_policy())
-RULES = SETTING.eligibility.rules
-ASKED = {name: rule.question for name, rule in RULES.items() if rule.question is not None}
+RULES = SETTING.rules.eligibility.rules
+ON_THE_DAY = {name: rule.question for name, rule in RULES.items() if rule.asked == "dose"}
+ASKED = {name: rule.question for name, rule in RULES.items() if rule.question is not None and name not in ON_THE_DAY}
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 HEALTHY = {question.link: not question.hit for question in ASKED.values()} | {"MED": True}
 CLINICAL = "http://terminology.hl7.org/CodeSystem/condition-clinical"
@@ -49,11 +53,13 @@ CHART = Chart(
     drug="ketamine",
     decisions={},
     now=NOW,
+    route="37839007",
+    answered=NOW,
 )
 
 
 def judge(**more):
-    return screen(replace(CHART, **more), SETTING.eligibility, SETTING.interactions, SETTING.sets)
+    return screen(replace(CHART, **more), SETTING.rules)
 
 
 def finding(result, rule):
@@ -122,14 +128,39 @@ def test_a_refuted_or_erroneous_entry_does_not_count(doubt):
     assert judge(conditions=(refuted,)).outcome == "eligible"
 
 
-@pytest.mark.parametrize(("drug", "severity"), [("esketamine", "A"), ("ketamine", "R"), (None, "A")])
-def test_an_aneurysm_is_as_grave_as_the_drug_makes_it_the_gravest_when_it_is_not_said(drug, severity):
-    assert finding(judge(drug=drug, conditions=(condition("67362008"),)), "E01").severity == severity
+@pytest.mark.parametrize("rule", ["E01", "E02", "E03"])
+@pytest.mark.parametrize(
+    ("drug", "route", "severity"),
+    [
+        ("esketamine", "46713006", "A"),
+        ("esketamine", None, "A"),
+        ("ketamine", "47625008", "A"),
+        ("ketamine", "78421000", "A"),
+        ("ketamine", "37839007", "R"),
+        ("ketamine", "26643006", "R"),
+        ("ketamine", None, "A"),
+        (None, None, "A"),
+        (None, "37839007", "A"),
+    ],
+)
+def test_a_vessel_at_risk_is_as_grave_as_drug_and_route_make_it_the_gravest_when_it_is_not_said(
+    rule, drug, route, severity
+):
+    answers = {**HEALTHY, rule: True}
+    assert finding(judge(drug=drug, route=route, answers=answers), rule).severity == severity
 
 
 def test_a_severity_that_does_not_depend_on_the_drug_stays():
     assert severity_for("R", None) == "R"
     assert severity_for({"ketamine": "I"}, "esketamine") == "I"
+
+
+def test_how_many_prescribers_decide_past_an_absolute_finding_is_policy_and_nobody_where_it_says_nothing():
+    assert deciders({}, "ketamine", None) == 0
+    assert deciders({"ketamine": 2}, "ketamine", "47625008") == 2
+    assert deciders({"ketamine": 2}, "esketamine", None) == 0
+    assert deciders({"ketamine": 2}, None, None) == 0
+    assert deciders({"ketamine": 2, "ketamine/47625008": 3}, "ketamine", None) == 3
 
 
 def test_e04_is_hit_by_an_allergy_on_record():
@@ -207,24 +238,93 @@ def test_who_was_born_on_29_february_is_of_age_on_1_march():
     assert is_aged(born, 18, datetime(2026, 3, 1, tzinfo=UTC).date()) is True
 
 
-TRD = condition("1153570009")
+TRD = condition("1153570009", onsetDateTime="2025-01-01")
+
+
+def trial(code="36437", milligrams=100, start="2025-02-01", end="2025-05-01", status="completed", text=None):
+    amount = {"value": milligrams, "unit": "mg", "system": UCUM, "code": "mg"}
+    daily = {"repeat": {"frequency": 1, "period": 1, "periodUnit": "d"}}
+    dosage = [{"timing": daily, "doseAndRate": [{"doseQuantity": amount}]}] if milligrams else [{"text": "as told"}]
+    period = {name: value for name, value in (("start", start), ("end", end)) if value}
+    made = entry("MedicationStatement", code, RXNORM, text, status=status, dosage=dosage)
+    return replace(made, resource={**made.resource, **({"effectivePeriod": period} if period else {})})
+
+
+SERTRALINE, VENLAFAXINE = trial(), trial("39786", 150, "2025-06-01", "2025-09-01")
 
 
 @pytest.mark.parametrize(
-    ("drug", "count", "verdict", "outcome"),
+    ("past", "said", "verdict"),
     [
-        ("esketamine", 2, "clear", "eligible"),
-        ("esketamine", 1, "hit", "not-eligible"),
-        ("ketamine", 1, "hit", "needs-decision"),
-        ("esketamine", None, "not-known", "needs-answers"),
-        ("esketamine", True, "not-known", "needs-answers"),
+        ((SERTRALINE, VENLAFAXINE), None, "clear"),
+        ((SERTRALINE, VENLAFAXINE), 0, "clear"),
+        ((SERTRALINE,), 1, "hit"),
+        ((SERTRALINE,), 2, "not-known"),
+        ((), 2, "not-known"),
+        ((), 1, "hit"),
+        ((), None, "not-known"),
+        ((SERTRALINE,), None, "not-known"),
+        ((SERTRALINE, trial()), 1, "hit"),  # twice the same medicine is one
+        ((SERTRALINE, trial("39786", 149)), 1, "hit"),
+        ((SERTRALINE, trial("39786", 150, "2025-06-01", "2025-07-14")), 1, "clear"),  # 42 days after the day it began
+        ((SERTRALINE, trial("39786", 150, "2025-06-01", "2025-07-13")), 1, "hit"),
+        ((SERTRALINE, trial("39786", None)), 1, "not-known"),
+        ((SERTRALINE, trial("39786", 150, None, None)), 1, "not-known"),
+        ((SERTRALINE, trial("39786", 150, "2024-02-01", "2024-12-01")), 1, "hit"),  # before this episode
+        ((SERTRALINE, trial("39786", 150, status="not-taken")), 1, "hit"),
+        ((SERTRALINE, trial("39786", 150, "2026-11-01", None, status="active")), 1, "hit"),  # three weeks so far
+        ((SERTRALINE, trial("39786", 150, "2026-09-01", None, status="active")), 1, "clear"),
+        ((trial(None, 10, text="Escitalopram 10 mg"),), 1, "hit"),  # is not citalopram, too
     ],
 )
-def test_e24_counts_trials_for_treatment_resistant_depression(drug, count, verdict, outcome):
-    answers = {**HEALTHY, "E24": count} if count is not None else HEALTHY
-    result = judge(drug=drug, conditions=(TRD,), answers=answers)
-    assert finding(result, "E24").verdict == verdict
+def test_e24_counts_the_adequate_trials_on_record(past, said, verdict):
+    answers = HEALTHY if said is None else {**HEALTHY, "E24": said}
+    result = judge(drug="esketamine", conditions=(TRD,), past_medications=past, answers=answers)
+    found = finding(result, "E24")
+    assert found.verdict == verdict, found.why
+    assert {one.reference for one in past if one.resource["status"] != "not-taken"} <= {*found.evidence}
+    expected = {"clear": "eligible", "hit": "not-eligible", "not-known": "needs-answers"}
+    assert result.outcome == expected[verdict]
+
+
+def test_e24_shows_its_working():
+    past = (SERTRALINE, trial("39786", 75), trial("72625", None))
+    why = finding(judge(conditions=(TRD,), past_medications=past), "E24").why
+    assert "1 adequate on record, 2 needed" in why
+    assert "sertraline 100 mg/day for 12.6 weeks: adequate" in why
+    assert "venlafaxine 75 mg/day: too low; at least 150 mg/day for 6 weeks" in why
+    assert "duloxetine dose not recorded" in why
+
+
+@pytest.mark.parametrize("drug", ["ketamine", "esketamine"])
+def test_e24_is_required_for_esketamine_and_a_decision_for_ketamine(drug):
+    result = judge(drug=drug, conditions=(TRD,), answers={**HEALTHY, "E24": 1})
+    assert result.outcome == ("not-eligible" if drug == "esketamine" else "needs-decision")
+
+
+@pytest.mark.parametrize("rule", sorted(ON_THE_DAY))
+def test_what_belongs_to_the_day_of_the_dose_is_asked_on_that_day_only(rule):
+    question = ON_THE_DAY[rule]
+    assert finding(judge(), rule) is None
+    assert finding(judge(answers={**HEALTHY, "DAY": True}), rule).verdict == "not-known"
+    fine = {**HEALTHY, "DAY": True, "E11": False, "E25": True}
+    assert judge(answers=fine).outcome == "eligible"
+    hit = judge(answers={**fine, question.link: question.hit})
+    assert (finding(hit, rule).verdict, hit.outcome) == ("hit", "not-eligible")
+    earlier = judge(answers={**fine, question.link: question.hit}, answered=NOW - timedelta(days=1))
+    assert finding(earlier, rule) is None
+
+
+@pytest.mark.parametrize(("days", "outcome"), [(0, "eligible"), (179, "eligible"), (180, "needs-answers")])
+def test_answers_grow_too_old(days, outcome):
+    result = judge(answered=NOW - timedelta(days=days))
     assert result.outcome == outcome
+    assert result.valid_until == NOW + timedelta(days=180 - days)
+
+
+def test_an_old_yes_still_counts():
+    result = judge(answers={**HEALTHY, "E12": True}, answered=NOW - timedelta(days=999))
+    assert result.outcome == "not-eligible"
 
 
 def test_e24_is_only_asked_for_its_indication():
@@ -250,7 +350,7 @@ def medication(code=None, text=None):
 
 
 def interacting():
-    for name, rule in SETTING.interactions.items():
+    for name, rule in SETTING.rules.interactions.items():
         for set_ in rule.medications:
             for term in SETTING.sets[set_].codes:
                 yield name, medication(term.code)
@@ -264,11 +364,39 @@ def test_each_interaction_is_found_by_code_and_by_word(rule, taken):
     assert (found.verdict, found.evidence) == ("hit", (taken.reference,))
 
 
-def test_theophylline_blocks_and_a_benzodiazepine_informs():
+def test_theophylline_blocks():
     assert judge(medications=(medication("10438"),)).outcome == "not-eligible"
-    result = judge(medications=(medication("6470"),))
-    assert finding(result, "I-BENZODIAZEPINE").severity == "I"
-    assert result.outcome == "eligible"
+
+
+def daily(code, milligrams, times=1, **more):
+    amount = {"value": Decimal(str(milligrams)), "unit": "mg", "system": UCUM, "code": "mg"}
+    timing = {"repeat": {"frequency": times, "period": 1, "periodUnit": "d"}}
+    dosage = [{"timing": timing, "doseAndRate": [{"doseQuantity": amount}], **more}]
+    return entry("MedicationStatement", code, RXNORM, dosage=dosage)
+
+
+@pytest.mark.parametrize(
+    ("taken", "severity"),
+    [
+        ((daily("6470", 1, 3),), "I"),
+        ((daily("6470", 1.01, 3),), "R"),
+        ((daily("3322", 30),), "I"),
+        ((daily("3322", 31),), "R"),
+        ((daily("596", 0.5, 3),), "I"),
+        ((daily("6470", 2), daily("3322", 20)), "R"),
+        ((daily("6470", 2, asNeededBoolean=True), daily("3322", 20)), "R"),
+        ((medication("6470"),), "R"),
+    ],
+)
+def test_a_benzodiazepine_informs_up_to_its_daily_limit_and_beyond_or_unknown_a_prescriber_decides(taken, severity):
+    result = judge(medications=taken)
+    assert finding(result, "I-BENZODIAZEPINE").severity == severity
+    assert result.outcome == ("eligible" if severity == "I" else "needs-decision")
+
+
+def test_the_drug_itself_is_no_interaction():
+    own = (medication(text="Esketamine nasal spray"), medication("6130"))
+    assert finding(judge(medications=own), "I-NASAL") is None
 
 
 def test_another_medicine_is_no_interaction():
@@ -283,16 +411,34 @@ def test_an_incomplete_list_of_medicines_is_not_known(answer):
     assert result.outcome == "needs-answers"
 
 
+def decided(*references, by=("Practitioner/a",)):
+    return {"E01": Decision(frozenset(references), frozenset(by))}
+
+
 def test_a_decision_counts_for_the_evidence_that_was_seen():
     aneurysm = condition("67362008")
-    seen = {"E01": frozenset({aneurysm.reference})}
+    seen = decided(aneurysm.reference)
     assert judge(conditions=(aneurysm,), decisions=seen).outcome == "eligible"
     assert judge(conditions=(aneurysm, condition("432119003")), decisions=seen).outcome == "needs-decision"
 
 
+@pytest.mark.parametrize(
+    ("by", "outcome"),
+    [
+        (("Practitioner/a", "Practitioner/b"), "eligible"),
+        (("Practitioner/a",), "not-eligible"),
+        ((), "not-eligible"),
+    ],
+)
+def test_past_some_absolute_findings_two_prescribers_decide_together(by, outcome):
+    aneurysm = condition("67362008")
+    result = judge(route="47625008", conditions=(aneurysm,), decisions=decided(aneurysm.reference, by=by))
+    assert result.outcome == outcome
+
+
 def test_what_blocks_cannot_be_decided_away():
     aneurysm = condition("67362008")
-    seen = {"E01": frozenset({aneurysm.reference})}
+    seen = decided(aneurysm.reference, by=("Practitioner/a", "Practitioner/b", "Practitioner/c"))
     assert judge(drug="esketamine", conditions=(aneurysm,), decisions=seen).outcome == "not-eligible"
 
 
@@ -300,7 +446,7 @@ codes = st.sampled_from([(code, system) for _, _, system, code in coded()])
 answers = st.fixed_dictionaries({}, optional={link: st.sampled_from([True, False, None]) for link in HEALTHY})
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(answers=answers, found=st.lists(codes, max_size=3), drug=st.sampled_from(["ketamine", "esketamine", None]))
 def test_eligible_means_that_everything_was_answered_and_nothing_stands_against_it(answers, found, drug):
     result = judge(answers=answers, conditions=tuple(condition(*one) for one in found), drug=drug)
@@ -336,4 +482,19 @@ def test_the_questionnaire_asks_what_the_rules_need():
 
     items = json.loads((FOLDER / "questionnaires" / "kap-screening.json").read_text(encoding="utf-8"))["item"]
     needed = {rule.needed.link for rule in RULES.values() if rule.needed is not None}
-    assert {item["linkId"] for item in items} == {*HEALTHY, *needed}
+    asked = {item["linkId"]: item for item in items}
+    assert {link for link, item in asked.items() if item["type"] != "text"} == {
+        *HEALTHY,
+        *needed,
+        *(question.link for question in ON_THE_DAY.values()),
+        "DAY",
+        "TRD",
+    }
+    only_when = {
+        link: [one["question"] for one in item["enableWhen"]] for link, item in asked.items() if "enableWhen" in item
+    }
+    assert only_when.pop("E24") == ["TRD"]
+    assert [only_when.pop(link) for link in ("E11", "E25")] == [["DAY"], ["DAY"]]
+    assert only_when == {f"{one[0]}-DETAIL": one for one in only_when.values()}, "what a yes is about"
+    assert not any(item["required"] for link, item in asked.items() if link.endswith("-DETAIL"))
+    assert not any(item["text"].isupper() or len(item["text"]) > 200 for item in items)

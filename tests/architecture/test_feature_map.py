@@ -1,0 +1,89 @@
+"""The feature map: every capability, rule, interaction and instrument has its row, and every named test exists."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from shared.runtime.policy import load_policy
+from tests.feature_map import MAP, NODE, ROOT, MapInRun, functions, named, rows
+
+TEXT = MAP.read_text(encoding="utf-8")
+ROWS = rows(TEXT)
+POLICY = load_policy()
+NO_SOFTWARE = frozenset(("1", "45", "46", "47", "48"))
+"""Capabilities that are education or context: nothing to call."""
+RULES = frozenset(f"E{number:02}" for number in range(1, 27))
+
+
+@pytest.mark.parametrize("number", [str(number) for number in range(1, 50)])
+def test_every_capability_of_the_clinics_has_its_row(number):
+    row = ROWS[number]
+    if number in NO_SOFTWARE:
+        assert "education" in row or "context" in row
+    else:
+        assert NODE.search(row) or "part 6" in row
+
+
+@pytest.mark.parametrize("rule", sorted(RULES | set(POLICY.sections["eligibility"]["rules"])))
+def test_every_rule_of_eligibility_has_its_row_and_test(rule):
+    assert NODE.search(ROWS[rule])
+
+
+@pytest.mark.parametrize("rule", sorted(POLICY.sections["interactions"]))
+def test_every_interaction_has_its_row_and_test(rule):
+    assert NODE.search(ROWS[rule])
+
+
+@pytest.mark.parametrize(
+    "instrument", sorted(name.split("/")[1] for name in POLICY.sections if name.startswith("instruments/"))
+)
+def test_every_instrument_has_its_row_and_test(instrument):
+    assert NODE.search(ROWS[instrument])
+
+
+@pytest.mark.parametrize("path", sorted({path for path, _ in named(TEXT)}))
+def test_every_named_test_exists(path):
+    assert {name for file, name in named(TEXT) if file == path} - functions(ROOT / path) == set()
+
+
+def test_a_row_names_its_tests_in_full():
+    mentions = [part for row in ROWS.values() for part in row.split("`") if part.startswith("tests/")]
+    assert [part for part in mentions if not NODE.fullmatch(f"`{part}`")] == []
+
+
+def test_a_run_is_complete_only_when_nothing_was_left_out():
+    option = SimpleNamespace(markexpr="not slow", keyword="", collectonly=False)
+    config = SimpleNamespace(option=option, args_source=pytest.Config.ArgsSource.TESTPATHS)
+    session = SimpleNamespace(shouldstop=False, shouldfail=False)
+    assert MapInRun(config).is_complete(session)
+    option.keyword = "dose"
+    assert not MapInRun(config).is_complete(session)
+    option.keyword = ""
+    session.shouldfail = "stopping after 1 failure"
+    assert not MapInRun(config).is_complete(session)
+    session.shouldfail = False
+    config.args_source = pytest.Config.ArgsSource.ARGS
+    assert not MapInRun(config).is_complete(session)
+
+
+def test_a_complete_run_in_which_a_named_test_did_not_run_fails():
+    option = SimpleNamespace(markexpr="", keyword="", collectonly=False)
+    said = []
+    reporter = SimpleNamespace(write_line=lambda line, **_: said.append(line))
+    plugins = SimpleNamespace(get_plugin=lambda _: reporter)
+    config = SimpleNamespace(option=option, args_source=pytest.Config.ArgsSource.TESTPATHS, pluginmanager=plugins)
+    run = MapInRun(config)
+    everything = sorted(named(TEXT))
+    for path, name in everything[1:]:
+        run.pytest_runtest_logreport(SimpleNamespace(when="call", passed=True, nodeid=f"{path}::{name}[case]"))
+    session = SimpleNamespace(shouldstop=False, shouldfail=False, exitstatus=pytest.ExitCode.OK)
+    run.pytest_sessionfinish(session)
+    assert session.exitstatus == pytest.ExitCode.TESTS_FAILED
+    assert "::".join(everything[0]) in said[0]
+    path, name = everything[0]
+    run.pytest_runtest_logreport(SimpleNamespace(when="call", passed=True, nodeid=f"{path}::{name}"))
+    session.exitstatus = pytest.ExitCode.OK
+    run.pytest_sessionfinish(session)
+    assert session.exitstatus == pytest.ExitCode.OK

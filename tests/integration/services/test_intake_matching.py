@@ -1,0 +1,204 @@
+"""Nobody is entered twice: `Patient/$match`, `$merge`, and `$unmerge`, which is exact."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.intake.service import intake as intake_service
+from shared.fhir.kap import eligibility_outcome, latest_eligibility
+from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from shared.runtime.raising import content_of
+from tests.integration.services.course import about, eligible, patient, screening
+
+JANE = {
+    "resourceType": "Patient",
+    "identifier": [{"system": "urn:mrn", "value": "1"}],
+    "active": True,
+    "name": [{"family": "Müller", "given": ["Jane"]}],
+    "birthDate": "1984-03-09",
+    "gender": "female",
+    "telecom": [{"system": "phone", "value": "+15550100"}],
+}
+
+
+@pytest.fixture
+async def intake(bench):
+    return await bench.open(intake_service)
+
+
+def twin(**more):
+    return {**{name: value for name, value in JANE.items() if name != "identifier"}, **more}
+
+
+async def ask(intake, resource, **more):
+    given = [{"name": "resource", "resource": resource}]
+    given += [{"name": name, **value} for name, value in more.items()]
+    return await intake.ask("match", "Patient", *given)
+
+
+def grades(bundle):
+    return [
+        (
+            one["resource"]["id"],
+            next(e["valueCode"] for e in one["search"]["extension"] if e["url"].endswith("/match-grade")),
+        )
+        for one in bundle.get("entry", [])
+    ]
+
+
+def pair(source, target, **more):
+    named = (("source-patient", source), ("target-patient", target))
+    return [{"name": name, "valueReference": about(one)} for name, one in named] + list(more.values())
+
+
+async def merge(intake, source, target, **more):
+    return await intake.ask("merge", "Patient", *pair(source, target, **more))
+
+
+async def unmerge(intake, source, target):
+    return await intake.ask("unmerge", "Patient", *pair(source, target))
+
+
+def rules_of(error):
+    return {issue.rule for issue in error.value.issues}
+
+
+async def outcome(intake, who):
+    return eligibility_outcome(
+        latest_eligibility(await intake.search("RiskAssessment", patient=f"Patient/{who['id']}"))
+    )
+
+
+async def test_a_match_finds_who_is_held_best_first_and_creates_nothing(intake):
+    jane = await intake.create(JANE)
+    joan = await intake.create(twin(name=[{"family": "Müller", "given": ["Joan"]}]))
+    await intake.create({"resourceType": "Patient", "name": [{"family": "Smith"}], "birthDate": "1950-01-01"})
+    before = await intake.count()
+    found = await ask(intake, twin(birthDate="1984-03-09"))
+    assert grades(found) == [(jane["id"], "certain"), (joan["id"], "possible")]
+    assert found["entry"][0]["search"]["score"] == 1
+    assert "birthDate same (+5)" in found["entry"][0]["search"]["extension"][1]["valueString"]
+    assert grades(await ask(intake, twin(), count={"valueInteger": 1})) == [(jane["id"], "certain")]
+    assert await intake.count() == before
+
+
+async def test_only_certain_matches_names_one_or_nobody(intake):
+    jane = await intake.create(JANE)
+    await intake.create(twin(name=[{"family": "Müller", "given": ["Joan"]}]))
+    only = {"onlyCertainMatches": {"valueBoolean": True}}
+    assert grades(await ask(intake, JANE, **only)) == [(jane["id"], "certain")]
+    await intake.create(twin())
+    assert (await ask(intake, twin(), **only))["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        [{"name": "resource", "resource": {"resourceType": "Practitioner"}}],
+        [{"name": "resource", "resource": {"resourceType": "Patient", "birthDate": "yesterday"}}],
+        [{"name": "resource", "resource": JANE}, {"name": "count", "valueInteger": 0}],
+        [{"name": "resource", "resource": JANE}, {"name": "onlyCertainMatches", "valueString": "maybe"}],
+        [{"name": "resource", "resource": JANE}, {"name": "guess", "valueBoolean": True}],
+    ],
+)
+async def test_a_match_that_is_asked_wrongly_is_refused(intake, given):
+    with pytest.raises(BadRequest):
+        await intake.ask("match", "Patient", *given)
+
+
+async def test_a_merge_links_both_ways_and_its_undo_is_exact(intake):
+    one, other = await intake.create(twin()), await intake.create(JANE)
+    held = await intake.create(allergy(one))
+    await merge(intake, one, other)
+    source, target = await intake.get("Patient", one["id"]), await intake.get("Patient", other["id"])
+    assert source["active"] is False
+    assert source["link"] == [{"other": about(other), "type": "replaced-by"}]
+    assert target["link"] == [{"other": about(one), "type": "replaces"}]
+    assert await intake.get("AllergyIntolerance", held["id"]) == held
+    assert grades(await ask(intake, twin())) == [(other["id"], "certain")]
+    await unmerge(intake, one, other)
+    for before in (one, other):
+        assert content_of(await intake.get("Patient", before["id"])) == content_of(before)
+    with pytest.raises(Unprocessable) as refused:
+        await unmerge(intake, one, other)
+    assert rules_of(refused) == {"M-JOINED"}
+    assert [one["code"]["coding"][0]["code"] for one in await intake.search("Task")] == [
+        "merge-records",
+        "unmerge-records",
+    ]
+
+
+def allergy(who):
+    return {
+        "resourceType": "AllergyIntolerance",
+        "clinicalStatus": {
+            "coding": [
+                {"system": "http://terminology.hl7.org/CodeSystem/allergyintolerance-clinical", "code": "active"}
+            ]
+        },
+        "code": {"coding": [{"system": "http://snomed.info/sct", "code": "373464007"}]},
+        "patient": about(who),
+    }
+
+
+async def test_what_either_record_holds_counts_for_the_one_that_stands_also_later(intake, clock):
+    who = await eligible(intake, clock)
+    other = await intake.create({**patient(), "active": True})
+    await merge(intake, other, who)
+    assert await outcome(intake, who) == "eligible"
+    held = await intake.create(allergy(other))
+    assert await outcome(intake, who) == "not-eligible"
+    await unmerge(intake, other, who)
+    assert await outcome(intake, who) == "eligible"
+    assert held["patient"] == about(other)
+
+
+async def test_a_replaced_record_is_eligible_for_nothing(intake):
+    who = await intake.create(patient())
+    await intake.create(screening(who))
+    await intake.call("screen", who)
+    assert await outcome(intake, who) == "eligible"
+    other = await intake.create(patient())
+    await merge(intake, who, other)
+    assert await outcome(intake, who) == "not-eligible"
+    await unmerge(intake, who, other)
+    assert await outcome(intake, who) == "eligible"
+
+
+async def test_a_record_in_which_something_goes_on_is_not_given_up(intake, clock):
+    who = await eligible(intake, clock)
+    other = await intake.create(patient())
+    with pytest.raises(Unprocessable) as refused:
+        await merge(intake, who, other)
+    assert rules_of(refused) == {"M-COURSE"}
+    preview = {"preview": {"name": "preview", "valueBoolean": True}}
+    before = await intake.count()
+    await merge(intake, other, who, **preview)
+    assert await intake.count() == before
+
+
+async def test_two_people_who_are_not_alike_and_one_record_are_not_joined(intake):
+    jane = await intake.create(JANE)
+    john = await intake.create({"resourceType": "Patient", "name": [{"family": "Doe"}], "birthDate": "1950-01-01"})
+    for source, target, rule in ((jane, john, "M-ALIKE"), (jane, jane, "M-SAME")):
+        with pytest.raises(Unprocessable) as refused:
+            await merge(intake, source, target)
+        assert rules_of(refused) == {rule}
+    with pytest.raises(NotFound):
+        await merge(intake, jane, {"resourceType": "Patient", "id": "nobody"})
+    with pytest.raises(BadRequest):
+        await intake.ask("merge", "Patient")
+
+
+async def test_records_are_not_joined_or_parted_by_hand(intake):
+    one, other = await intake.create(twin()), await intake.create(JANE)
+    with pytest.raises(Unprocessable) as refused:
+        await intake.update({**one, "link": [{"other": about(other), "type": "replaced-by"}]})
+    assert rules_of(refused) == {"M-LINK"}
+    await merge(intake, one, other)
+    source = await intake.get("Patient", one["id"])
+    with pytest.raises(Unprocessable) as refused:
+        await intake.update({name: value for name, value in source.items() if name != "link"})
+    assert rules_of(refused) == {"M-LINK"}
+    await intake.update({**source, "gender": "other"})

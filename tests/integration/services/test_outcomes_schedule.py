@@ -1,0 +1,324 @@
+"""The schedule of measurement on the record: due by visits, overdue by the clock; changes against the baseline."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from services.outcomes.service import outcomes as outcomes_service
+from services.sessions.service import sessions as sessions_service
+from shared.events.envelope import Event
+from shared.events.handler import Position
+from shared.fhir import codes
+from shared.fhir.codes import KAP, Code
+from shared.fhir.dates import interval, zulu
+from shared.fhir.extraction import compartment_key, extract
+from shared.fhir.json import dump
+from shared.runtime.consume import ServiceEvents
+from shared.runtime.timers import run_once
+from tests.integration.services.course import START, about
+
+WHO = {"resourceType": "Patient", "id": "ada"}
+PHQ9 = ["44250-9", "44255-8", "44259-0", "44254-1", "44251-7", "44258-2", "44252-5", "44253-3", "44260-8"]
+
+
+@pytest.fixture
+async def outcomes(bench):
+    return await bench.open(outcomes_service)
+
+
+async def heard(outcomes, source, resource, version=1):
+    """Take in an event of another service, with the reactions to it."""
+    held = {**resource, "meta": {"versionId": str(version), "lastUpdated": "2026-11-22T09:00:00Z"}}
+    type_, id_ = resource["resourceType"], resource["id"]
+    event = Event(
+        id=f"{type_}/{id_}/{version}", source=source, interaction="create" if version == 1 else "update", type=type_,
+        resource_id=id_, version=version, time=START, tenant="default", key=compartment_key(held, type_, id_), shard=0,
+        sequence=version, body=dump(held), labels=(), request_id=None, traceparent=None,
+    )  # fmt: skip
+    assert extract(held) is not None
+    await ServiceEvents(outcomes.service, outcomes.store).handle(event, Position("t", 0, version))
+
+
+def patient():
+    return {**WHO, "gender": "female", "telecom": [{"system": "sms", "value": "+1555"}]}
+
+
+def visit(id_, status, day=0, kind=codes.VISIT_DOSING):
+    start = START + timedelta(days=day)
+    period = {"start": zulu(start)} | ({"end": zulu(start + timedelta(hours=3))} if status == "finished" else {})
+    return {
+        "resourceType": "Encounter",
+        "id": id_,
+        "status": status,
+        "class": codes.Code(codes.ACT_CODE, "AMB").coding(),
+        "type": [kind.concept()],
+        "subject": about(WHO),
+        "episodeOfCare": [{"reference": "EpisodeOfCare/course"}],
+        "period": period,
+    }
+
+
+def dose(id_, of, minutes, drug=codes.KETAMINE):
+    return {
+        "resourceType": "MedicationAdministration",
+        "id": id_,
+        "status": "in-progress",
+        "medicationCodeableConcept": drug.concept(),
+        "subject": about(WHO),
+        "context": {"reference": f"Encounter/{of}"},
+        "effectivePeriod": {"start": zulu(START + timedelta(minutes=minutes))},
+    }
+
+
+def course(stage, status="active"):
+    inner = [{"url": "stage", "valueCode": stage}, {"url": "period", "valuePeriod": {"start": zulu(START)}}]
+    return {
+        "resourceType": "EpisodeOfCare",
+        "id": "course",
+        "extension": [{"url": codes.EXT_STAGE, "extension": inner}],
+        "status": status,
+        "type": [codes.COURSE.concept()],
+        "patient": about(WHO),
+        "managingOrganization": {"reference": "Organization/clinic"},
+    }
+
+
+def phq9(day, total, **more):
+    values = [min(3, max(0, total - 3 * number)) for number in range(9)]
+    return {
+        "resourceType": "QuestionnaireResponse",
+        "questionnaire": codes.PHQ9_QUESTIONNAIRE,
+        "status": "completed",
+        "subject": about(WHO),
+        "authored": zulu(START + timedelta(days=day)),
+        "author": about(WHO),
+        "item": [
+            {"linkId": link, "answer": [{"valueInteger": value}]} for link, value in zip(PHQ9, values, strict=True)
+        ],
+        **more,
+    }
+
+
+async def asked(outcomes, **criteria):
+    found = await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token(), **criteria)
+    return sorted(
+        (one["input"][0]["valueCanonical"].rpartition("/")[2], interval(one["restriction"]["period"]["end"])[0] - START)
+        for one in found
+    )
+
+
+async def scores(outcomes):
+    found = await outcomes.search("Observation", patient="ada", code="http://loinc.org|44261-6")
+    return {one["effectiveDateTime"]: one for one in found}
+
+
+def said(observation):
+    return {one["coding"][0]["code"] for one in observation["interpretation"]}
+
+
+async def tick(bench, outcomes, name):
+    (timer,) = [one for one in outcomes.service.timers if one.name == name]
+    await run_once(timer, outcomes.service, outcomes.store, bench.clock(), lambda: None)
+
+
+async def test_an_opened_course_expects_the_intake_set_once(outcomes):
+    await heard(outcomes, "intake", course("eligible", "planned"))
+    await heard(outcomes, "intake", course("consented", "planned"), 2)
+    names = [name for name, _ in await asked(outcomes)]
+    assert names == [
+        "audit-c", "brs", "c-ssrs-screener", "dast-10", "gad-7", "pcl-5", "phq-9", "promis-global-10", "qids-sr16",
+    ]  # fmt: skip
+
+
+async def test_arriving_for_a_dose_expects_the_screener_and_mood_and_a_phq9_only_where_the_last_is_a_week_old(outcomes):
+    await outcomes.create(phq9(-6, 10))
+    await heard(outcomes, "sessions", visit("v1", "planned"))
+    assert await asked(outcomes) == []
+    await heard(outcomes, "sessions", visit("v1", "arrived"), 2)
+    assert [name for name, _ in await asked(outcomes)] == ["c-ssrs-since-last-contact", "mood"]
+    await heard(outcomes, "sessions", visit("v2", "arrived", day=1))
+    assert [name for name, _ in await asked(outcomes)].count("phq-9") == 1
+
+
+async def test_the_first_dose_of_a_visit_expects_the_cadss6_an_hour_later_and_a_rescue_drug_does_not(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    before = await asked(outcomes)
+    ondansetron = codes.Code(codes.RXNORM, "26225", "ondansetron")
+    await heard(outcomes, "sessions", dose("m0", "v1", 5, ondansetron))
+    assert await asked(outcomes) == before
+    await heard(outcomes, "sessions", dose("m1", "v1", 10))
+    await heard(outcomes, "sessions", dose("m2", "v1", 40))
+    assert [one for one in await asked(outcomes) if one not in before] == [("cadss-6", timedelta(minutes=70))]
+
+
+async def test_an_integration_expects_the_screener_and_a_cancelled_visit_nothing(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "finished", kind=codes.VISIT_INTEGRATION))
+    assert [name for name, _ in await asked(outcomes)] == ["c-ssrs-screener"]
+    await heard(outcomes, "sessions", visit("v2", "arrived", day=3))
+    await heard(outcomes, "sessions", visit("v2", "cancelled", day=3), 2)
+    assert len(await asked(outcomes, status="requested")) == 1
+
+
+async def test_the_end_of_the_series_expects_the_sets_after_four_twelve_and_twenty_six_weeks_of_the_last_dose(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "finished", day=1))
+    await heard(outcomes, "sessions", dose("m1", "v1", 24 * 60 + 10))
+    before = await asked(outcomes)
+    await heard(outcomes, "intake", course("follow-up"))
+    await heard(outcomes, "intake", course("finished", "finished"), 2)
+    last = timedelta(days=1, hours=3)
+    gad = [due - last for name, due in await asked(outcomes) if name == "gad-7" and (name, due) not in before]
+    assert gad[-3:] == [timedelta(days=28), timedelta(days=84), timedelta(days=182)]
+
+
+async def test_what_is_late_is_marked_reminded_and_given_up_and_late_answers_still_count(bench, outcomes):
+    await heard(outcomes, "intake", patient())
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", visit("v1", "finished"), 2)
+    bench.clock.forward(days=14, hours=5)
+    await tick(bench, outcomes, "expectations")
+    await tick(bench, outcomes, "expectations")
+    overdue = await outcomes.search("Task", patient="ada", business_status=f"{KAP}|overdue")
+    assert {one["status"] for one in overdue} == {"requested"}
+    reminded = {one["about"][0]["reference"] for one in await outcomes.search("Communication", subject="Patient/ada")}
+    (phq,) = [one for one in overdue if one["input"][0]["valueCanonical"] == codes.PHQ9_QUESTIONNAIRE]
+    assert f"Task/{phq['id']}" in reminded
+    (told,) = [
+        one for one in await outcomes.search("Communication", subject="Patient/ada") if one["about"] == [about(phq)]
+    ]
+    assert "988" in told["payload"][0]["contentString"]
+    bench.clock.forward(days=8)
+    await tick(bench, outcomes, "expectations")
+    held = await outcomes.get("Task", phq["id"])
+    assert (held["status"], held["businessStatus"]["coding"][0]["code"]) == ("failed", "missed")
+    answered = await outcomes.create(phq9(22, 10, encounter={"reference": "Encounter/v1"}))
+    ended = await outcomes.search("Task", patient="ada", status="completed")
+    assert [one["output"][0]["valueReference"] for one in ended] == [about(answered)]
+
+
+async def test_what_a_visit_charted_weeks_later_called_for_is_late_from_the_beginning_and_reminds_nobody(
+    bench, outcomes
+):
+    await heard(outcomes, "intake", patient())
+    bench.clock.forward(days=16)
+    await heard(outcomes, "sessions", visit("v1", "finished"))
+    before = await outcomes.count()
+    await tick(bench, outcomes, "expectations")
+    assert await outcomes.count() == before
+    tasks = await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token())
+    assert {(one["status"], one["businessStatus"]["coding"][0]["code"]) for one in tasks} == {
+        ("failed", "missed"),
+        ("requested", "overdue"),
+    }
+    answered = await outcomes.create(phq9(16, 10, encounter={"reference": "Encounter/v1"}))
+    (done,) = await outcomes.search("Task", patient="ada", status="completed")
+    assert done["output"][0]["valueReference"] == about(answered)
+
+
+async def test_a_score_is_judged_against_the_one_before_the_first_dose_whichever_is_heard_first(outcomes):
+    await outcomes.create(phq9(-3, 20))
+    await outcomes.create(phq9(14, 9))
+    after = zulu(START + timedelta(days=14))
+    assert said((await scores(outcomes))[after]) == {"phq-9-mild"}
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", dose("m1", "v1", 10))
+    found = await scores(outcomes)
+    baseline, judged = found[zulu(START - timedelta(days=3))], found[after]
+    assert said(judged) == {"phq-9-mild", "response", "reliable-improvement"}
+    assert about(baseline) in judged["derivedFrom"]
+    assert said(baseline) == {"phq-9-severe"}
+    assert judged["status"] == "final"
+
+
+async def test_an_amended_baseline_changes_what_later_scores_are(outcomes):
+    first = await outcomes.create(phq9(-3, 20))
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await outcomes.create(phq9(14, 9))
+    await outcomes.update({**phq9(-3, 12), "id": first["id"], "status": "amended"})
+    found = await scores(outcomes)
+    assert said(found[zulu(START + timedelta(days=14))]) == {"phq-9-mild"}
+    assert found[zulu(START - timedelta(days=3))]["status"] == "amended"
+    await outcomes.update({**phq9(-3, 12), "id": first["id"], "status": "entered-in-error"})
+    judged = (await scores(outcomes))[zulu(START + timedelta(days=14))]
+    assert len(judged["derivedFrom"]) == 1
+    assert "component" not in judged
+
+
+async def test_an_unchanged_put_makes_no_new_version_of_the_score(outcomes):
+    made = await outcomes.create(phq9(0, 10))
+    await outcomes.update({**phq9(0, 10), "id": made["id"]})
+    await outcomes.update({**phq9(0, 10), "id": made["id"], "status": "amended"})
+    (score,) = (await scores(outcomes)).values()
+    assert (score["status"], score["meta"]["versionId"]) == ("final", "1")
+
+
+async def test_answers_moved_to_another_questionnaire_leave_no_old_score(outcomes):
+    made = await outcomes.create(phq9(0, 10))
+    gad = [
+        {"linkId": link, "answer": [{"valueInteger": 1}]}
+        for link in ("69725-0", "68509-9", "69733-4", "69734-2", "69735-9", "69689-8", "69736-7")
+    ]
+    await outcomes.update({**made, "questionnaire": codes.GAD7_QUESTIONNAIRE, "item": gad})
+    (old,) = (await scores(outcomes)).values()
+    assert old["status"] == "entered-in-error"
+    (new,) = await outcomes.search("Observation", patient="ada", code="http://loinc.org|70274-6")
+    assert new["valueQuantity"]["value"] == 7
+
+
+async def test_a_score_that_is_worse_by_five_calls_for_a_prescriber_once(outcomes):
+    await outcomes.create(phq9(0, 8))
+    await outcomes.create(phq9(14, 13))
+    (task,) = await outcomes.search("Task", patient="ada", code=codes.PRESCRIBER_REVIEW.token())
+    assert interval(task["restriction"]["period"]["end"])[0] == START + timedelta(hours=48)
+    await outcomes.create(phq9(28, 13))
+    assert len(await outcomes.search("Task", patient="ada", code=codes.PRESCRIBER_REVIEW.token())) == 1
+
+
+@pytest.mark.parametrize("author", ["Patient/ada", "RelatedPerson/mother", "Practitioner/anna"])
+async def test_a_patient_a_proxy_and_a_clinician_may_answer(outcomes, author):
+    await outcomes.create(phq9(0, 8, author={"reference": author}))
+    (score,) = (await scores(outcomes)).values()
+    assert score["performer"] == [{"reference": author}]
+
+
+async def test_partial_answers_are_kept_without_a_score_until_they_are_finished(outcomes):
+    begun = phq9(0, 8, status="in-progress")
+    begun["item"] = begun["item"][:4]
+    made = await outcomes.create(begun)
+    assert await scores(outcomes) == {}
+    assert await outcomes.search("Task", patient="ada") == []
+    await outcomes.update({**phq9(0, 8), "id": made["id"]})
+    (score,) = (await scores(outcomes)).values()
+    assert score["valueQuantity"]["value"] == 8
+
+
+async def test_sessions_that_add_up_raise_the_checks_of_long_term_use_once_until_they_are_done(bench, outcomes):
+    await heard(outcomes, "intake", patient())
+    for number in range(6):
+        await heard(outcomes, "sessions", visit(f"v{number}", "finished", day=-7 * (number + 1)))
+    for _ in range(2):
+        await tick(bench, outcomes, "surveillance")
+    raised = {
+        name: await outcomes.search("Task", patient="ada", code=Code(KAP, name).token())
+        for name in ("review-bladder", "review-cognition", "review-craving", "reevaluate-need")
+    }
+    assert {name: len(found) for name, found in raised.items()} == {
+        "review-bladder": 1,
+        "review-cognition": 1,
+        "review-craving": 1,
+        "reevaluate-need": 0,
+    }
+    done = {**raised["review-craving"][0], "status": "completed", "lastModified": zulu(bench.clock())}
+    await outcomes.update(done)
+    bench.clock.forward(days=1)
+    await tick(bench, outcomes, "surveillance")
+    assert len(await outcomes.search("Task", patient="ada", code=f"{KAP}|review-craving")) == 1
+
+
+async def test_sessions_owns_the_visits_that_outcomes_hears_of(bench, outcomes):
+    sessions = await bench.open(sessions_service)
+    held = {key: value for key, value in visit("x", "in-progress").items() if key != "id"}
+    await sessions.create(held)
+    await bench.deliver(sessions, outcomes)
+    assert [name for name, _ in await asked(outcomes)] == ["c-ssrs-since-last-contact", "mood", "phq-9"]

@@ -1,0 +1,250 @@
+"""Suicidality: Flag, Communication, Task with its ladder and safety plan are written with the answer itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.outcomes.service import outcomes as outcomes_service
+from shared.events.envelope import Event
+from shared.fhir.codes import KAP, LOINC, Code
+from shared.fhir.extraction import extract
+from shared.fhir.json import dump
+from shared.fhir.outcome import Unprocessable
+from shared.fhir.validation import validate
+from shared.runtime.ownership import INTAKE, OUTCOMES, owner_of
+from shared.runtime.timers import run_once
+from tests.integration.services.course import START, about
+
+WHO = {"resourceType": "Patient", "id": "ada"}
+ANNA = {"reference": "Practitioner/anna"}
+PHQ9 = ["44250-9", "44255-8", "44259-0", "44254-1", "44251-7", "44258-2", "44252-5", "44253-3", "44260-8"]
+CSSRS = ["93246-7", "93247-5", "93248-3", "93249-1", "93250-9", "93267-3", "93269-9"]
+
+
+@pytest.fixture
+async def outcomes(bench):
+    return await bench.open(outcomes_service)
+
+
+def response(name, answers, **more):
+    return {
+        "resourceType": "QuestionnaireResponse",
+        "questionnaire": f"https://kap-exchange.org/fhir/Questionnaire/{name}",
+        "status": "completed",
+        "subject": about(WHO),
+        "authored": "2026-11-22T09:00:00Z",
+        "author": about(WHO),
+        "item": [{"linkId": link, "answer": [answer]} for link, answer in answers.items()],
+        **more,
+    }
+
+
+def phq9(last, **more):
+    return response("phq-9", {**{link: {"valueInteger": 0} for link in PHQ9[:8]}, PHQ9[8]: last}, **more)
+
+
+def cssrs(*positive, **more):
+    code = {True: "LA33-6", False: "LA32-8"}
+    answers = {
+        link: {"valueCoding": {"system": LOINC, "code": code[number in positive]}}
+        for number, link in enumerate(CSSRS, 1)
+    }
+    return response("c-ssrs-screener", answers, **more)
+
+
+async def raised(outcomes, code):
+    return await outcomes.search("Task", patient="ada", code=Code(KAP, code).token())
+
+
+@pytest.mark.parametrize(
+    ("positive", "level", "task", "priority", "told"),
+    [
+        ((1, 2, 4), "LA9193-9", "evaluate-suicide-risk", "stat", True),
+        ((5,), "LA9193-9", "evaluate-suicide-risk", "stat", True),
+        ((6, 7), "LA9193-9", "evaluate-suicide-risk", "stat", True),
+        ((6,), "LA6751-7", "review-suicide-risk", "urgent", True),
+        ((1, 2, 3), "LA6751-7", "review-suicide-risk", "urgent", True),
+        ((1,), "LA9194-7", "refer-behavioral-health", "asap", False),
+    ],
+)
+async def test_each_level_of_the_screener_raises_what_it_calls_for(outcomes, positive, level, task, priority, told):
+    answered = await outcomes.create(cssrs(*positive))
+    (one,) = await raised(outcomes, task)
+    assert (one["priority"], one["focus"]) == (priority, about(answered))
+    assert len(await outcomes.search("Flag", patient="ada")) == 1
+    assert len(await raised(outcomes, "safety-plan")) == 1
+    assert len(await outcomes.search("Communication", subject="Patient/ada")) == (1 if told else 0)
+    (observed,) = await outcomes.search("Observation", patient="ada", code=f"{LOINC}|93374-7")
+    assert observed["valueCodeableConcept"]["coding"][0]["code"] == level
+    for made in (one, observed, *await outcomes.search("Flag"), *await outcomes.search("Communication")):
+        assert validate(made) == []
+
+
+async def test_a_negative_screener_raises_nothing_and_says_so(outcomes):
+    await outcomes.create(cssrs())
+    assert (
+        await outcomes.search("Flag") == await outcomes.search("Task") == await outcomes.search("Communication") == []
+    )
+    (observed,) = await outcomes.search("Observation", patient="ada")
+    assert observed["valueCodeableConcept"]["coding"][0]["code"] == "no-suicide-risk-identified"
+
+
+async def test_a_screener_with_answers_missing_and_no_sign_says_nothing_of_the_risk(outcomes):
+    partial = cssrs()
+    del partial["item"][1]
+    await outcomes.create(partial)
+    assert await outcomes.search("Observation") == []
+    (task,) = await outcomes.search("Task")
+    assert task["priority"] == "urgent"
+    assert CSSRS[1] in task["description"]
+
+
+async def test_a_risk_that_is_not_known_any_more_is_not_said_any_more(outcomes):
+    made = await outcomes.create(cssrs(4))
+    partial = cssrs()
+    del partial["item"][0]
+    await outcomes.update({**partial, "id": made["id"], "status": "amended"})
+    (observed,) = await outcomes.search("Observation", patient="ada")
+    assert observed["status"] == "cancelled"
+    assert "valueCodeableConcept" not in observed
+    assert validate(observed) == []
+
+
+@pytest.mark.parametrize("status", ["in-progress", "completed", "amended", "stopped"])
+async def test_a_positive_answer_counts_at_every_status_with_whatever_else_is_missing(outcomes, status):
+    one = cssrs(4, status=status)
+    one["item"] = [item for item in one["item"] if item["linkId"] == CSSRS[3]]
+    await outcomes.create(one)
+    (task,) = await raised(outcomes, "evaluate-suicide-risk")
+    (told,) = await outcomes.search("Communication", subject="Patient/ada")
+    assert told["about"] == [about(task)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"valueString": "Nearly every day"},
+        {"valueInteger": 9},
+        {"valueCoding": {"system": "urn:clinic", "code": "x"}},
+        {"valueCoding": {"display": "Several days"}},
+        {"valueBoolean": True},
+    ],
+)
+async def test_an_item_9_of_an_odd_form_is_never_only_a_routine_task(outcomes, answer):
+    await outcomes.create(phq9(answer))
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    assert task["priority"] == "stat"
+    assert "not understood" in task["description"]
+    assert len(await outcomes.search("Communication")) == 1
+    assert {one["priority"] for one in await outcomes.search("Task", patient="ada")} == {"stat", "urgent"}
+
+
+async def test_an_item_9_in_nested_groups_is_raised(outcomes):
+    flat = phq9({"valueInteger": 2})
+    await outcomes.create({**flat, "item": [{"linkId": "a", "item": [{"linkId": "b", "item": flat["item"]}]}]})
+    assert len(await raised(outcomes, "run-c-ssrs")) == 1
+
+
+@pytest.mark.parametrize("questionnaire", ["https://clinic.example/Questionnaire/our-phq", None])
+async def test_an_answer_about_suicide_to_a_questionnaire_that_nobody_knows_is_raised_all_the_same(
+    outcomes, questionnaire
+):
+    one = phq9({"valueInteger": 1})
+    one = {key: value for key, value in {**one, "questionnaire": questionnaire}.items() if value}
+    assert owner_of(one, origin_of=lambda *_: None) == OUTCOMES
+    await outcomes.create(one)
+    assert len(await raised(outcomes, "run-c-ssrs")) == 1
+    other = {**one, "item": one["item"][:8]}
+    assert owner_of(other, origin_of=lambda *_: None) == INTAKE
+
+
+async def test_nothing_is_raised_twice_by_the_same_answers(outcomes):
+    made = await outcomes.create(cssrs(4))
+    before = await outcomes.count()
+    await outcomes.update({**cssrs(4), "id": made["id"], "status": "amended"})
+    assert await outcomes.count() == before + 1
+
+
+async def test_answers_that_show_a_graver_level_raise_that_too(outcomes):
+    made = await outcomes.create(cssrs(1))
+    await outcomes.update({**cssrs(1, 2, 4), "id": made["id"], "status": "amended"})
+    assert len(await raised(outcomes, "evaluate-suicide-risk")) == 1
+    (observed,) = await outcomes.search("Observation", patient="ada")
+    assert (observed["status"], observed["valueCodeableConcept"]["coding"][0]["code"]) == ("amended", "LA9193-9")
+
+
+async def test_what_was_raised_stays_open_when_the_answers_are_taken_back(outcomes):
+    made = await outcomes.create(phq9({"valueInteger": 3}))
+    await outcomes.update({**phq9({"valueInteger": 3}), "id": made["id"], "status": "entered-in-error"})
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    (flag,) = await outcomes.search("Flag", patient="ada")
+    assert (task["status"], flag["status"]) == ("requested", "active")
+
+
+@pytest.mark.parametrize(("author", "ended"), [(ANNA, True), (about(WHO), False)])
+async def test_a_clinician_who_runs_the_screener_has_done_what_item_9_asked_for_and_a_patient_has_not(
+    outcomes, author, ended
+):
+    await outcomes.create(phq9({"valueInteger": 1}))
+    run = await outcomes.create(cssrs(author=author))
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    assert task["status"] == ("completed" if ended else "requested")
+    (flag,) = await outcomes.search("Flag", patient="ada")
+    assert flag["status"] == ("inactive" if ended else "active")
+    if ended:
+        assert (task["owner"], task["output"][0]["valueReference"]) == (ANNA, about(run))
+
+
+async def test_a_clinician_who_finds_risk_leaves_the_flag_of_item_9_up(outcomes):
+    await outcomes.create(phq9({"valueInteger": 1}))
+    await outcomes.create(cssrs(3, author=ANNA))
+    flags = [one for one in await outcomes.search("Flag", patient="ada") if one["status"] == "active"]
+    said = [{coding["code"] for coding in one["code"]["coding"]} for one in flags]
+    assert said == [{"suicidality-item-positive"}, {"suicidality-item-positive", "suicide-risk-moderate"}]
+
+
+async def test_an_unfinished_screener_does_not_end_what_asked_for_it(outcomes):
+    await outcomes.create(phq9({"valueInteger": 1}))
+    partial = cssrs(author=ANNA)
+    del partial["item"][0]
+    await outcomes.create(partial)
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    assert task["status"] == "requested"
+
+
+async def test_the_ladder_of_item_9_climbs_until_a_person_takes_it(bench, outcomes):
+    for role in ("clinician-on-call", "prescriber-on-call"):
+        async with outcomes.record("none") as record:
+            copy = {
+                "resourceType": "PractitionerRole",
+                "code": [Code(KAP, role).concept()],
+                "telecom": [{"system": "sms", "value": "+1555"}],
+            }
+            await _copied(record, copy, role)
+    await outcomes.create(phq9({"valueInteger": 1}))
+    climb = outcomes.service.timers[0]
+    bench.clock.forward(minutes=5)
+    await run_once(climb, outcomes.service, outcomes.store, bench.clock(), lambda: None)
+    told = await outcomes.search("Communication", subject="Patient/ada")
+    assert [one["recipient"][0]["reference"] for one in told] == [
+        "PractitionerRole/clinician-on-call",
+        "PractitionerRole/prescriber-on-call",
+    ]
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    with pytest.raises(Unprocessable, match="Say who"):
+        await outcomes.update({**task, "status": "accepted"})
+    await outcomes.update({**task, "status": "accepted", "owner": ANNA})
+    bench.clock.forward(days=1)
+    await run_once(climb, outcomes.service, outcomes.store, bench.clock(), lambda: None)
+    assert len(await outcomes.search("Communication", subject="Patient/ada")) == 2
+
+
+async def _copied(record, resource, id_):
+    """Hold a copy, as an event from intake leaves it."""
+    held = {**resource, "id": id_, "meta": {"versionId": "1", "lastUpdated": "2026-11-22T09:00:00Z"}}
+    event = Event(
+        id=f"PractitionerRole/{id_}/1", source="intake", interaction="create", type="PractitionerRole", resource_id=id_,
+        version=1, time=START, tenant="default", key=f"PractitionerRole/{id_}", shard=0, sequence=1, body=dump(held),
+        labels=(), request_id=None, traceparent=None,
+    )  # fmt: skip
+    await record.transaction.apply_copy(event, extract(held), None)

@@ -1,0 +1,113 @@
+"""A calendar is read by who has its secret link, until that is revoked; it names no patient."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import httpx
+import icalendar
+import pytest
+from pydantic import SecretStr
+
+from services.scheduling.calendars import calendar_route
+from services.scheduling.service import scheduling as scheduling_service
+from services.scheduling.setting import Setting
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import BadRequest
+from shared.http.app import create_fhir_app
+from shared.runtime.app import Parts
+from shared.runtime.policy import load_policy
+from shared.runtime.settings import Settings
+from tests.integration.services.course import START, appointment
+from tests.integration.services.test_scheduling_operations import code, ref
+
+SOON = START + timedelta(days=2)
+
+
+@pytest.fixture
+async def scheduling(bench):
+    return await bench.open(scheduling_service)
+
+
+@pytest.fixture
+async def client(scheduling, clock):
+    settings = Settings(service="scheduling", database_url=SecretStr("postgresql://none"), no_auth=True)
+    async with AsyncExitStack() as closing:
+        parts = Parts(scheduling.service, settings, scheduling.store, closing)
+        route = calendar_route(parts, Setting.of(load_policy(), clock, "https://clinic.example"))
+        app = create_fhir_app(scheduling.service, None, settings, before=[route])
+        transport = httpx.ASGITransport(app)
+        yield await closing.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test"))
+
+
+async def link(scheduling, actor):
+    answer = await scheduling.ask("calendar-link", "Appointment", ref("actor", actor))
+    url = answer["parameter"][0]["valueUrl"]
+    assert url.endswith(".ics")
+    return url
+
+
+def events(answer):
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/calendar")
+    return icalendar.Calendar.from_ical(answer.text).walk("VEVENT")
+
+
+@pytest.mark.parametrize(
+    ("actor", "summary"),
+    [
+        ("Practitioner/therapist", "Preparation session"),
+        ("Location/room", "Preparation session"),
+        ("Patient/ada", "Your visit"),
+    ],
+)
+async def test_each_reads_his_own_calendar_and_no_patients_name(scheduling, client, actor, summary):
+    ada, other = ({"resourceType": "Patient", "id": name} for name in ("ada", "other"))
+    booked = await scheduling.create(appointment(ada, None, SOON, visit=codes.VISIT_PREP))
+    elsewhere = appointment(other, None, SOON, visit=codes.VISIT_PREP)
+    elsewhere["participant"] = elsewhere["participant"][:1]
+    await scheduling.create(elsewhere)
+    answer = await client.get(await link(scheduling, actor))
+    (event,) = events(answer)
+    assert (event["SUMMARY"], event["STATUS"]) == (summary, "CONFIRMED")
+    assert (zulu(event.start), zulu(event.end)) == (booked["start"], booked["end"])
+    assert "Patient" not in answer.text
+    assert "ada" not in answer.text
+
+
+async def test_a_cancelled_visit_is_shown_as_cancelled_under_the_same_uid(scheduling, client):
+    booked = await scheduling.create(
+        appointment({"resourceType": "Patient", "id": "p"}, None, SOON, visit=codes.VISIT_PREP)
+    )
+    url = await link(scheduling, "Patient/p")
+    (before,) = events(await client.get(url))
+    await scheduling.call("cancel", booked, code("reason", "pat"))
+    (after,) = events(await client.get(url))
+    assert after["UID"] == before["UID"]
+    assert (after["STATUS"], after["SEQUENCE"]) == ("CANCELLED", before["SEQUENCE"] + 1)
+
+
+async def test_a_link_that_was_revoked_or_never_made_shows_nothing(scheduling, client):
+    first, second = await link(scheduling, "Location/room"), await link(scheduling, "Location/room")
+    other = await link(scheduling, "Location/hall")
+    assert first != second
+    answer = await scheduling.ask("revoke-calendar-links", "Appointment", ref("actor", "Location/room"))
+    assert answer["parameter"][0]["valueInteger"] == 2
+    assert [(await client.get(url)).status_code for url in (first, second, other)] == [404, 404, 200]
+    assert (await client.get("/calendar/guess.ics")).status_code == 404
+
+
+async def test_only_the_hash_of_a_secret_is_kept(scheduling, bench):
+    url = await link(scheduling, "Patient/p")
+    secret = url.rpartition("/")[2].removesuffix(".ics")
+    async with scheduling.store.transaction(keys=(), tenant="default") as transaction:
+        rows = await transaction.connection.fetch("SELECT encode(digest, 'escape') || actor AS row FROM calendar_link")
+    assert len(secret) >= 43
+    assert not any(secret in row["row"] for row in rows)
+
+
+async def test_a_calendar_is_of_somebody(scheduling):
+    with pytest.raises(BadRequest):
+        await scheduling.ask("calendar-link", "Appointment", ref("actor", "Organization/1"))

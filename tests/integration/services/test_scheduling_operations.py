@@ -1,0 +1,436 @@
+"""A time is found for all a visit needs, held, booked, moved, cancelled; a whole course is laid in one call."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from services.intake.service import intake as intake_service
+from services.scheduling.service import scheduling as scheduling_service
+from shared.fhir import codes
+from shared.fhir.dates import interval, zulu
+from shared.fhir.kap import visit_of
+from shared.fhir.outcome import BadRequest, Unprocessable
+from shared.store.connection import retry_conflicts
+from tests.integration.services.course import START, about, consent, eligible, planned
+
+HOURS = (("08:00:00", "12:00:00"), ("13:00:00", "18:00:00"))
+WORKDAYS = ("mon", "tue", "wed", "thu", "fri")
+ROLES = {one: codes.ROLES[one] for one in ("therapist", "monitor", "prescriber", "room")}
+
+
+@pytest.fixture
+async def intake(bench):
+    return await bench.open(intake_service)
+
+
+@pytest.fixture
+async def scheduling(bench):
+    return await bench.open(scheduling_service)
+
+
+def schedule(actor, *roles, days=WORKDAYS, hours=HOURS, **more):
+    windows = [
+        {
+            "url": codes.EXT_AVAILABLE_TIME,
+            "extension": [
+                *({"url": "daysOfWeek", "valueCode": day} for day in days),
+                {"url": "availableStartTime", "valueTime": low},
+                {"url": "availableEndTime", "valueTime": high},
+            ],
+        }
+        for low, high in hours
+    ]
+    return {
+        "resourceType": "Schedule",
+        "active": True,
+        "extension": windows,
+        "specialty": [ROLES[role].concept() for role in roles],
+        "actor": [{"reference": actor}],
+        **more,
+    }
+
+
+@pytest.fixture
+async def clinic(scheduling):
+    long = {"hours": (("08:00:00", "18:00:00"),)}
+    for name in ("t1", "t2"):
+        await scheduling.create(schedule(f"Practitioner/{name}", "therapist", **long))
+    await scheduling.create(schedule("Practitioner/m", "monitor", **long))
+    await scheduling.create(schedule("Practitioner/d", "prescriber"))
+    for name in ("r1", "r2", "r3"):
+        await scheduling.create(schedule(f"Location/{name}", "room", **long))
+    return scheduling
+
+
+def time(name, value):
+    return {"name": name, "valueDateTime": zulu(value)}
+
+
+def ref(name, value):
+    return {"name": name, "valueReference": {"reference": value}}
+
+
+def code(name, value):
+    return {"name": name, "valueCode": value}
+
+
+def span(days_from, days_to):
+    return time("start", START + timedelta(days=days_from)), time("end", START + timedelta(days=days_to))
+
+
+def found(bundle):
+    return [one["resource"] for one in bundle["entry"] if one["search"]["mode"] == "match"]
+
+
+def actors_of(appointment):
+    return {one["actor"]["reference"] for one in appointment["participant"]}
+
+
+def rules_of(error):
+    return {issue.rule for issue in error.value.issues}
+
+
+async def test_a_time_is_found_for_all_that_a_visit_needs_at_once_best_first(clinic):
+    options = found(await clinic.ask("find", "Appointment", *span(0, 7), code("visit-type", "kap-dosing")))
+    first = options[0]
+    assert first["status"] == "proposed"
+    assert first["start"] == "2026-11-23T08:00:00.000Z", "Monday, when they begin to work"
+    assert interval(first["end"])[0] - interval(first["start"])[0] == timedelta(hours=3)
+    roles = [one["type"][0]["coding"][0]["code"] for one in first["participant"]]
+    assert roles == ["therapist", "monitor", "room"]
+    ranks = [one["extension"][0]["valuePositiveInt"] for one in options]
+    assert ranks == list(range(1, 21))
+
+
+async def test_every_time_that_is_found_can_be_booked(clinic):
+    for _ in range(5):
+        options = found(await clinic.ask("find", "Appointment", *span(0, 3), code("service-type", "kap-prep")))
+        await clinic.ask(
+            "book", "Appointment", {"name": "appt-resource", "resource": options[0]}, ref("patient", f"Patient/p{_}")
+        )
+    starts = [(one["start"], *sorted(actors_of(one))) for one in await clinic.search("Appointment", status="booked")]
+    assert len(set(starts)) == 5
+
+
+async def test_what_is_booked_or_closed_or_cleaned_is_not_offered(clinic):
+    one_room = (*span(0, 2), code("visit-type", "kap-dosing"), ref("location", "Location/r1"))
+    first = found(await clinic.ask("find", "Appointment", *one_room))[0]
+    taken = {**first, "status": "arrived"}
+    await clinic.create({**taken, "participant": [{**one, "status": "accepted"} for one in taken["participant"]]})
+    next_ = found(await clinic.ask("find", "Appointment", *one_room))[0]
+    assert next_["start"] == "2026-11-23T11:30:00.000Z", "three hours, and half an hour to clean the room"
+
+
+async def test_a_shared_monitor_is_offered_for_as_many_rooms_as_policy_says(clinic):
+    names = set()
+    for number in range(2):
+        options = found(await clinic.ask("find", "Appointment", *span(0, 2), code("visit-type", "kap-dosing")))
+        assert options[0]["start"] == "2026-11-23T08:00:00.000Z"
+        names |= actors_of(options[0])
+        made = {**options[0], "status": "arrived"}
+        made["participant"] = [{**one, "status": "accepted"} for one in made["participant"]]
+        made["participant"].append({"actor": {"reference": f"Patient/p{number}"}, "status": "accepted"})
+        await clinic.create(made)
+    assert names == {"Practitioner/t1", "Practitioner/t2", "Practitioner/m", "Location/r1", "Location/r2"}
+    options = found(await clinic.ask("find", "Appointment", *span(0, 2), code("visit-type", "kap-dosing")))
+    assert options[0]["start"] == "2026-11-23T11:00:00.000Z"
+
+
+async def test_the_patients_own_time_counts_and_who_knows_him_goes_first(clinic):
+    prep = (*span(0, 3), code("visit-type", "kap-prep"), ref("patient", "Patient/p"))
+    mine = [one for one in found(await clinic.ask("find", "Appointment", *prep)) if "Practitioner/t2" in actors_of(one)]
+    later = mine[0] if mine else None
+    assert later is None, "t1 is offered wherever he is free, too"
+    only = found(await clinic.ask("find", "Appointment", *prep, ref("practitioner", "Practitioner/t2")))[0]
+    await clinic.ask("book", "Appointment", {"name": "appointment-resource", "resource": only})
+    again = found(await clinic.ask("find", "Appointment", *prep))[0]
+    assert "Practitioner/t2" in actors_of(again)
+    assert again["start"] >= only["end"]
+
+
+async def test_a_visit_by_video_needs_no_room(clinic):
+    options = found(
+        await clinic.ask(
+            "find",
+            "Appointment",
+            *span(0, 2),
+            code("visit-type", "kap-dosing"),
+            {"name": "virtual", "valueBoolean": True},
+        )
+    )
+    assert actors_of(options[0]) == {"Practitioner/t1"}
+
+
+async def test_where_nothing_is_free_it_says_who_is_missing(scheduling):
+    await scheduling.create(schedule("Practitioner/t1", "therapist"))
+    answer = await scheduling.ask("find", "Appointment", *span(0, 5), code("visit-type", "kap-dosing"))
+    assert answer["total"] == 0
+    assert "monitor, room" in answer["entry"][0]["resource"]["issue"][0]["diagnostics"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        (),
+        (*span(0, 1),),
+        (*span(1, 0), code("visit-type", "kap-prep")),
+        (*span(0, 400), code("visit-type", "kap-prep")),
+        (*span(0, 1), code("visit-type", "kap-magic")),
+        (*span(0, 1), code("visit-type", "kap-prep"), {"name": "max", "valueInteger": 0}),
+        (*span(0, 1), code("visit-type", "kap-prep"), {"name": "nothing", "valueString": "x"}),
+        (*span(0, 1), code("visit-type", "kap-prep"), {"name": "patient", "valueString": "p"}),
+        ({"name": "start", "valueDateTime": "soon"}, code("visit-type", "kap-prep")),
+        ({"name": "start"}, code("visit-type", "kap-prep")),
+    ],
+)
+async def test_what_cannot_be_understood_is_refused_and_named(clinic, parameters):
+    with pytest.raises((BadRequest, Unprocessable)):
+        await clinic.ask("find", "Appointment", *parameters)
+
+
+async def prep_time(clinic, patient="Patient/p"):
+    options = await clinic.ask(
+        "find", "Appointment", *span(0, 3), code("visit-type", "kap-prep"), ref("patient", patient)
+    )
+    return found(options)[0]
+
+
+async def test_a_held_time_is_kept_and_can_be_booked_once(clinic, clock):
+    (held,) = found(await clinic.ask("hold", "Appointment", {"name": "resource", "resource": await prep_time(clinic)}))
+    assert held["status"] == "pending"
+    (booked,) = found(await clinic.ask("book", "Appointment", ref("appt-id", f"Appointment/{held['id']}")))
+    assert (booked["id"], booked["status"]) == (held["id"], "booked")
+    assert "extension" not in booked
+    assert {one["status"] for one in booked["participant"]} == {"accepted"}
+    with pytest.raises(Unprocessable) as error:
+        await clinic.ask("book", "Appointment", ref("appointment-reference", f"Appointment/{held['id']}"))
+    assert rules_of(error) == {"S-STATUS"}
+
+
+async def test_a_hold_that_is_over_cannot_be_booked(clinic, clock):
+    (held,) = found(await clinic.ask("hold", "Appointment", {"name": "resource", "resource": await prep_time(clinic)}))
+    clock.forward(minutes=10)
+    with pytest.raises(Unprocessable) as error:
+        await clinic.ask("book", "Appointment", ref("appointment-reference", f"Appointment/{held['id']}"))
+    assert rules_of(error) == {"S-HOLD"}
+
+
+async def test_of_many_who_hold_one_time_one_gets_it(clinic):
+    wanted = await prep_time(clinic, "Patient/none")
+    wanted["participant"] = [one for one in wanted["participant"] if "Patient" not in one["actor"]["reference"]]
+
+    async def hold(number):
+        parameters = ({"name": "resource", "resource": wanted}, ref("patient", f"Patient/p{number}"))
+        try:
+            await retry_conflicts(lambda: clinic.ask("hold", "Appointment", *parameters), attempts=20)
+        except Unprocessable:
+            return 0
+        return 1
+
+    assert sum(await asyncio.gather(*(hold(number) for number in range(12)))) == 1
+
+
+async def booked_prep(clinic):
+    resource = await prep_time(clinic)
+    (made,) = found(await clinic.ask("book", "Appointment", {"name": "resource", "resource": resource}))
+    return made
+
+
+async def test_a_visit_is_moved_and_its_old_time_is_free(clinic):
+    made = await booked_prep(clinic)
+    later = interval(made["start"])[0] + timedelta(hours=2)
+    moved = await clinic.call("reschedule", made, time("start", later), ref("practitioner", "Practitioner/t2"))
+    assert moved["start"] == zulu(later)
+    assert interval(moved["end"])[0] - later == timedelta(hours=1)
+    assert actors_of(moved) == {"Patient/p", "Practitioner/t2"}
+    assert (await prep_time(clinic, "Patient/other"))["start"] == made["start"]
+
+
+async def test_a_visit_is_not_moved_to_where_somebody_is_taken(clinic):
+    made = await booked_prep(clinic)
+    other = await prep_time(clinic, "Patient/other")
+    (second,) = found(await clinic.ask("book", "Appointment", {"name": "resource", "resource": other}))
+    (name,) = {one for one in actors_of(second) if one.startswith("Practitioner")}
+    with pytest.raises(Unprocessable) as error:
+        await clinic.call("reschedule", made, time("start", interval(second["start"])[0]), ref("practitioner", name))
+    assert rules_of(error) == {"S-DOUBLE"}
+    assert (await clinic.get("Appointment", made["id"]))["meta"]["versionId"] == "1"
+
+
+async def test_a_visit_is_cancelled_with_a_reason_of_the_value_set(clinic):
+    made = await booked_prep(clinic)
+    with pytest.raises(BadRequest):
+        await clinic.call("cancel", made, code("reason", "tired"))
+    cancelled = await clinic.call("cancel", made, code("reason", "pat-lt"))
+    assert cancelled["cancelationReason"]["coding"][0]["code"] == "pat-lt"
+    with pytest.raises(Unprocessable) as error:
+        await clinic.call("cancel", made, code("reason", "pat"))
+    assert rules_of(error) == {"S-STATUS"}
+
+
+async def test_who_came_is_checked_in_and_who_did_not_is_known_afterwards(clinic, clock):
+    made = await booked_prep(clinic)
+    with pytest.raises(Unprocessable):
+        await clinic.call("no-show", made)
+    clock.now = interval(made["start"])[0] + timedelta(minutes=20)
+    assert (await clinic.call("check-in", made))["status"] == "checked-in"
+    with pytest.raises(Unprocessable):
+        await clinic.call("no-show", made)
+
+
+async def test_slots_are_made_of_a_schedules_hours_once_and_follow_what_is_booked(clinic):
+    (own,) = await clinic.search("Schedule", actor="Practitioner/t1")
+    monday = (time("start", START + timedelta(hours=15)), time("end", START + timedelta(hours=39)))
+    made = found(await clinic.call("generate", own, *monday))
+    assert len(made) == 10
+    assert found(await clinic.call("generate", own, *monday)) == []
+    held = await booked_prep(clinic)
+    busy = await clinic.search("Slot", schedule=f"Schedule/{own['id']}", status="busy")
+    assert [one["start"] for one in busy] == [held["start"]]
+
+
+# -- a whole course ---------------------------------------------------------------------------------------------------
+
+
+async def ready(bench, clock, intake, clinic):
+    who, signed, ordered = await planned(intake, clock)
+    await bench.deliver(intake, clinic)
+    return who, signed, (ref("patient", f"Patient/{who['id']}"), ref("order", f"MedicationRequest/{ordered['id']}"))
+
+
+async def test_a_whole_course_is_laid_and_booked_in_one_call(bench, clock, intake, clinic):
+    who, _, parameters = await ready(bench, clock, intake, clinic)
+    made = found(await clinic.ask("book-series", "Appointment", *parameters))
+    kinds = [visit_of(one) for one in made]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "kap-prep": 3,
+        "kap-dosing": 3,
+        "kap-integration": 3,
+        "kap-followup": 2,
+    }
+    by_kind = {
+        kind: [interval(one["start"])[0] for one in made if visit_of(one) == kind] for kind in dict.fromkeys(kinds)
+    }
+    ends = [interval(one["end"])[0] for one in made if visit_of(one) == "kap-dosing"]
+    assert max(by_kind["kap-prep"]) < min(by_kind["kap-dosing"])
+    for end, after in zip(ends, by_kind["kap-integration"], strict=True):
+        assert timedelta(hours=24) <= after - end <= timedelta(hours=72)
+    for first, second in zip(by_kind["kap-dosing"], by_kind["kap-dosing"][1:], strict=False):
+        assert second - first >= timedelta(hours=120)
+    assert all(one["status"] == "booked" for one in await clinic.search("Appointment", patient=who["id"]))
+    therapists = {
+        one["actor"]["reference"]
+        for made_one in made
+        for one in made_one["participant"]
+        if one.get("type", [{}])[0].get("coding", [{}])[0].get("code") == "therapist"
+    }
+    assert len(therapists) == 1, "one therapist all the way"
+
+
+async def test_a_course_without_ground_is_not_laid_and_says_all_that_is_missing(bench, clock, intake, clinic):
+    who, signed, parameters = await ready(bench, clock, intake, clinic)
+    await intake.update({**signed, "status": "inactive"})
+    await bench.deliver(intake, clinic)
+    with pytest.raises(Unprocessable) as error:
+        await clinic.ask("book-series", "Appointment", *parameters)
+    assert rules_of(error) == {"S-CONSENT", "S-EPISODE"}
+    assert await clinic.search("Appointment", patient=who["id"]) == []
+
+
+async def test_a_course_that_has_no_place_books_nothing_and_says_what_and_why(bench, clock, intake, scheduling):
+    await scheduling.create(schedule("Practitioner/t1", "therapist", hours=(("08:00:00", "18:00:00"),)))
+    await scheduling.create(schedule("Practitioner/m", "monitor", hours=(("08:00:00", "18:00:00"),)))
+    await scheduling.create(schedule("Location/r", "room", hours=(("08:00:00", "18:00:00"),)))
+    who, _, parameters = await ready(bench, clock, intake, scheduling)
+    with pytest.raises(Unprocessable) as error:
+        await scheduling.ask("book-series", "Appointment", *parameters)
+    assert rules_of(error) == {"S-SERIES"}
+    said = " ".join(issue.diagnostics for issue in error.value.issues)
+    assert "followup 1 (kap-followup) has no place: no time for prescriber" in said
+    assert "3 preparation, 3 dosing, 3 integration" in said
+    assert await scheduling.search("Appointment", patient=who["id"]) == []
+
+    answer = await scheduling.ask("book-series", "Appointment", *parameters, {"name": "partial", "valueBoolean": True})
+    assert len(found(answer)) == 9
+    assert answer["entry"][-1]["resource"]["issue"][0]["severity"] == "warning"
+
+
+async def test_a_dosing_session_is_laid_only_where_integration_can_follow(bench, clock, intake, scheduling):
+    long = {"hours": (("08:00:00", "18:00:00"),)}
+    await scheduling.create(schedule("Practitioner/t1", "therapist", days=("mon", "tue"), **long))
+    for actor, role in (("Practitioner/m", "monitor"), ("Location/r", "room"), ("Practitioner/d", "prescriber")):
+        await scheduling.create(schedule(actor, role, **long))
+    _, _, parameters = await ready(bench, clock, intake, scheduling)
+    answer = await scheduling.ask("book-series", "Appointment", *parameters, {"name": "partial", "valueBoolean": True})
+    dosing = [one for one in found(answer) if visit_of(one) == "kap-dosing"]
+    assert dosing
+    assert {interval(one["start"])[0].strftime("%a") for one in dosing} == {"Mon"}
+
+
+async def test_a_dry_run_shows_the_course_and_books_nothing(bench, clock, intake, clinic):
+    who, _, parameters = await ready(bench, clock, intake, clinic)
+    answer = await clinic.ask("book-series", "Appointment", *parameters, {"name": "dry-run", "valueBoolean": True})
+    assert {one["status"] for one in found(answer)} == {"proposed"}
+    assert await clinic.search("Appointment", patient=who["id"]) == []
+
+
+# -- prerequisites ----------------------------------------------------------------------------------------------------
+
+
+def told(parameters):
+    values = {
+        one["name"]: one.get("valueBoolean") for one in parameters["parameter"] if one["name"] in ("bookable", "ready")
+    }
+    found_ = {}
+    for one in parameters["parameter"]:
+        if one["name"] == "prerequisite":
+            parts = {part["name"]: part for part in one["part"]}
+            found_[parts["rule"]["valueCoding"]["code"]] = parts
+    return values, found_
+
+
+async def test_prerequisites_are_shown_each_met_or_not_with_what_to_do(bench, clock, intake, clinic):
+    who = await eligible(intake, clock)
+    await bench.deliver(intake, clinic)
+    values, rules = told(await clinic.ask("prerequisites", "Appointment", ref("patient", f"Patient/{who['id']}")))
+    assert values == {"bookable": False, "ready": False}
+    assert rules["S-ELIGIBLE"]["met"]["valueBoolean"] is True
+    assert rules["S-ELIGIBLE"]["evidence"]["valueReference"]["reference"].startswith("RiskAssessment/")
+    assert rules["S-CONSENT"]["met"]["valueBoolean"] is False
+    assert "Obtain" in rules["S-CONSENT"]["to-do"]["valueString"]
+    assert all(one["source"]["valueString"] for one in rules.values())
+
+
+async def test_the_prerequisites_of_a_booked_visit_come_to_be_met(bench, clock, intake, clinic):
+    _, _, parameters = await ready(bench, clock, intake, clinic)
+    made = found(await clinic.ask("book-series", "Appointment", *parameters))
+    first = next(one for one in made if visit_of(one) == "kap-dosing")
+    values, rules = told(await clinic.call("prerequisites", first))
+    assert values == {"bookable": True, "ready": False}
+    assert {rule for rule, one in rules.items() if not one["met"]["valueBoolean"]} == {"S-PREPARED", "S-ESCORT"}
+    for one in made:
+        if visit_of(one) == "kap-prep":
+            await clinic.update({**one, "status": "fulfilled"})
+    escort = {"type": [codes.ESCORT.concept()], "actor": {"display": "his sister"}, "status": "accepted"}
+    await clinic.update({**first, "participant": [*first["participant"], escort]})
+    values, _ = told(await clinic.call("prerequisites", first))
+    assert values == {"bookable": True, "ready": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"dateTime": "2026-11-30"}, "S-CONSENT"),
+        ({"meta": {"source": "urn:hospital"}}, "S-CONSENT"),
+    ],
+)
+async def test_a_consent_from_elsewhere_or_of_tomorrow_is_no_ground(bench, clock, intake, clinic, change, rule):
+    who = await eligible(intake, clock)
+    await intake.create(consent(who, **change))
+    await bench.deliver(intake, clinic)
+    _, rules = told(await clinic.ask("prerequisites", "Appointment", ref("patient", f"Patient/{who['id']}")))
+    assert rules[rule]["met"]["valueBoolean"] is False
+    assert about(who)

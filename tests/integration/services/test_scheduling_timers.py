@@ -1,0 +1,258 @@
+"""Time passes: holds end, who waits is offered what is free, patients are told, missing things are seen in time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from services.intake.service import intake as intake_service
+from services.scheduling.service import scheduling as scheduling_service
+from shared.fhir import codes
+from shared.fhir.dates import interval, zulu
+from shared.fhir.outcome import Unprocessable
+from shared.notify.sending import Sending
+from shared.runtime.timers import run_once
+from tests.integration.services.course import START, appointment, consent, planned
+from tests.integration.services.test_scheduling_operations import code, found, ref, schedule, span
+
+DAY = timedelta(days=1)
+TELECOM = [{"system": "email", "value": "ada@example.org"}]
+
+
+@pytest.fixture
+async def intake(bench):
+    return await bench.open(intake_service)
+
+
+@pytest.fixture
+async def scheduling(bench):
+    return await bench.open(scheduling_service)
+
+
+async def pass_time(scheduling, clock, name, **by):
+    clock.forward(**by)
+    timer = next(one for one in scheduling.service.timers if one.name == name)
+    await run_once(timer, scheduling.service, scheduling.store, clock.now, lambda: None)
+
+
+async def patient(bench, intake, scheduling):
+    who = await intake.create({"resourceType": "Patient", "name": [{"family": "Moss"}], "telecom": TELECOM})
+    await bench.deliver(intake, scheduling)
+    return who
+
+
+def prep(who, start, **more):
+    made = appointment(who, None, start, visit=codes.VISIT_PREP, **more)
+    return {**made, "end": zulu(start + timedelta(hours=1))}
+
+
+async def therapist(scheduling):
+    await scheduling.create(schedule("Practitioner/therapist", "therapist", hours=(("09:00:00", "11:00:00"),)))
+
+
+async def test_a_hold_ends_after_its_time_and_is_free_again(scheduling, clock):
+    await therapist(scheduling)
+    find = (*span(0, 3), code("visit-type", "kap-prep"))
+    first = found(await scheduling.ask("find", "Appointment", *find))[0]
+    (held,) = found(
+        await scheduling.ask(
+            "hold", "Appointment", {"name": "resource", "resource": first}, ref("patient", "Patient/p")
+        )
+    )
+    await pass_time(scheduling, clock, "holds", minutes=9)
+    assert (await scheduling.get("Appointment", held["id"]))["status"] == "pending"
+    assert found(await scheduling.ask("find", "Appointment", *find))[0]["start"] > first["start"]
+    await pass_time(scheduling, clock, "holds", minutes=1)
+    assert (await scheduling.get("Appointment", held["id"]))["status"] == "cancelled"
+    assert found(await scheduling.ask("find", "Appointment", *find))[0]["start"] == first["start"]
+
+
+async def test_a_time_that_is_freed_is_offered_to_who_waits_kept_for_him_and_booked(bench, intake, scheduling, clock):
+    await therapist(scheduling)
+    monday = interval("2026-11-23")[0] + timedelta(hours=9)
+    taken = await scheduling.create(prep({"resourceType": "Patient", "id": "other"}, monday))
+    later = await scheduling.create(prep({"resourceType": "Patient", "id": "third"}, monday + timedelta(hours=1)))
+    who = await patient(bench, intake, scheduling)
+    waiting = await scheduling.create(
+        {
+            "resourceType": "Appointment",
+            "status": "waitlist",
+            "serviceType": [codes.VISIT_PREP.concept()],
+            "requestedPeriod": [{"start": "2026-11-23", "end": "2026-11-23"}],
+            "participant": [{"actor": {"reference": f"Patient/{who['id']}"}, "status": "accepted"}],
+        }
+    )
+    await pass_time(scheduling, clock, "waiting-list", minutes=1)
+    assert (await scheduling.get("Appointment", waiting["id"]))["status"] == "waitlist", "nothing is free on that day"
+
+    await scheduling.call("cancel", taken, code("reason", "pat"))
+    await pass_time(scheduling, clock, "waiting-list", minutes=1)
+    offered = await scheduling.get("Appointment", waiting["id"])
+    assert (offered["status"], offered["start"]) == ("pending", zulu(monday))
+    (told,) = await scheduling.search("Communication", patient=who["id"])
+    assert "Monday, 23 November 2026 at 09:00 (UTC) is free" in told["payload"][0]["contentString"]
+
+    (booked,) = found(await scheduling.ask("book", "Appointment", ref("appt-id", f"Appointment/{waiting['id']}")))
+    assert booked["status"] == "booked"
+    assert later["status"] == "booked"
+
+
+async def test_an_offer_that_is_not_taken_goes_to_the_next_who_waits(bench, intake, scheduling, clock):
+    await therapist(scheduling)
+    first, second = [await patient(bench, intake, scheduling) for _ in range(2)]
+    waiting = [
+        await scheduling.create(
+            {
+                "resourceType": "Appointment",
+                "status": "waitlist",
+                "priority": priority,
+                "serviceType": [codes.VISIT_PREP.concept()],
+                "requestedPeriod": [{"start": "2026-11-23T10:00:00Z", "end": "2026-11-23T11:00:00Z"}],
+                "participant": [{"actor": {"reference": f"Patient/{who['id']}"}, "status": "accepted"}],
+            }
+        )
+        for priority, who in ((5, first), (1, second))
+    ]
+
+    async def statuses():
+        return [(await scheduling.get("Appointment", one["id"]))["status"] for one in waiting]
+
+    await pass_time(scheduling, clock, "waiting-list", minutes=1)
+    assert await statuses() == ["waitlist", "pending"], "the higher priority goes first"
+    await pass_time(scheduling, clock, "holds", hours=4)
+    assert await statuses() == ["waitlist", "waitlist"]
+    await pass_time(scheduling, clock, "waiting-list", minutes=1)
+    assert await statuses() == ["pending", "waitlist"]
+
+
+async def messages(scheduling, who):
+    return [
+        one["category"][0]["coding"][0]["code"] for one in await scheduling.search("Communication", patient=who["id"])
+    ]
+
+
+async def test_a_patient_is_reminded_a_week_and_a_day_before_each_once(bench, intake, scheduling, clock):
+    who = await patient(bench, intake, scheduling)
+    booked = await scheduling.create(prep(who, START + 10 * DAY))
+    await pass_time(scheduling, clock, "messages", days=2)
+    assert await messages(scheduling, who) == []
+    await pass_time(scheduling, clock, "messages", days=1)
+    await pass_time(scheduling, clock, "messages", hours=1)
+    assert await messages(scheduling, who) == ["reminder"]
+    await pass_time(scheduling, clock, "messages", days=6)
+    assert await messages(scheduling, who) == ["reminder", "reminder"]
+    sent = (await scheduling.search("Communication", patient=who["id"]))[-1]
+    assert sent["about"] == [{"reference": f"Appointment/{booked['id']}"}]
+    assert sent["payload"][0]["contentString"] == "Your visit is on Wednesday, 2 December 2026 at 09:00 (UTC)."
+
+
+async def test_a_visit_booked_for_tomorrow_is_told_once_and_a_cancelled_one_not_at_all(
+    bench, intake, scheduling, clock
+):
+    who = await patient(bench, intake, scheduling)
+    booked = await scheduling.create(prep(who, START + DAY))
+    off = await scheduling.create(prep(who, START + 2 * DAY))
+    await scheduling.call("cancel", off, code("reason", "pat"))
+    await pass_time(scheduling, clock, "messages", hours=1)
+    assert await messages(scheduling, who) == ["reminder"]
+    assert booked["status"] == "booked"
+
+
+async def test_a_failed_message_shows_in_the_record(bench, intake, scheduling, clock):
+    who = await patient(bench, intake, scheduling)
+    await scheduling.create(prep(who, START + DAY))
+    await pass_time(scheduling, clock, "messages", hours=1)
+    await Sending(scheduling.service, scheduling.store, [], clock).once()
+    (told,) = await scheduling.search("Communication", patient=who["id"])
+    assert told["status"] == "not-done"
+    assert "No server for the channel email" in told["statusReason"]["text"]
+
+
+async def dosing(bench, intake, scheduling, clock, after):
+    who, signed, ordered = await planned(intake, clock)
+    await intake.update({**who, "telecom": TELECOM})
+    therapist_ = await intake.create(
+        {
+            "resourceType": "Practitioner",
+            "name": [{"family": "Reed"}],
+            "telecom": [{"system": "email", "value": "t@x.org"}],
+        }
+    )
+    await bench.deliver(intake, scheduling)
+    made = appointment(who, ordered, START + after)
+    made["participant"][1]["actor"]["reference"] = f"Practitioner/{therapist_['id']}"
+    return who, signed, await scheduling.create(made)
+
+
+async def test_before_a_dosing_session_instructions_are_told_too(bench, intake, scheduling, clock):
+    who, _, _ = await dosing(bench, intake, scheduling, clock, 3 * DAY)
+    await pass_time(scheduling, clock, "messages", hours=1)
+    assert sorted(await messages(scheduling, who)) == ["instruction", "reminder"]
+
+
+async def test_what_a_visit_needs_by_then_is_flagged_two_days_before_and_cleared(bench, intake, scheduling, clock):
+    who, _, booked = await dosing(bench, intake, scheduling, clock, 10 * DAY)
+    await pass_time(scheduling, clock, "coming-visits", days=7)
+    assert await scheduling.search("Flag", patient=who["id"]) == []
+    await pass_time(scheduling, clock, "coming-visits", days=1, minutes=1)
+    (flag,) = await scheduling.search("Flag", patient=who["id"])
+    assert "S-PREPARED" in flag["code"]["text"]
+    assert "S-ESCORT" in flag["code"]["text"]
+    held = await scheduling.create(prep(who, START + 5 * DAY, status="fulfilled"))
+    escort = {"type": [codes.ESCORT.concept()], "actor": {"display": "his sister"}, "status": "accepted"}
+    await scheduling.update({**booked, "participant": [*booked["participant"], escort]})
+    await pass_time(scheduling, clock, "coming-visits", minutes=5)
+    assert (await scheduling.get("Flag", flag["id"]))["status"] == "inactive"
+    assert held["status"] == "fulfilled"
+
+
+async def test_when_the_ground_is_lost_patient_and_staff_are_told_once(bench, intake, scheduling, clock):
+    who, signed, booked = await dosing(bench, intake, scheduling, clock, 10 * DAY)
+    await intake.update({**signed, "status": "inactive"})
+    await bench.deliver(intake, scheduling)
+    told = await scheduling.search("Communication", patient=who["id"])
+    assert sorted(one["recipient"][0]["reference"].partition("/")[0] for one in told) == ["Patient", "Practitioner"]
+    assert not any("consent" in one["payload"][0]["contentString"].lower() for one in told)
+    await bench.react_again(intake, scheduling)
+    assert len(await scheduling.search("Communication", patient=who["id"])) == 2
+
+    await intake.create(consent(who))
+    await scheduling.call("cancel", booked, code("reason", "prov"))
+    assert [one["status"] for one in await scheduling.search("Flag", patient=who["id"])] == ["inactive"]
+    assert [one["status"] for one in await scheduling.search("Task", patient=who["id"])] == ["completed"]
+
+
+@pytest.mark.parametrize(("hours", "asked"), [(0.9, 0), (1.1, 1), (30, 0)])
+async def test_a_visit_that_nobody_came_to_is_asked_about_in_time(bench, intake, scheduling, clock, hours, asked):
+    who = await patient(bench, intake, scheduling)
+    booked = await scheduling.create(prep(who, START))
+    await pass_time(scheduling, clock, "missed-visits", hours=hours)
+    tasks = await scheduling.search("Task", patient=who["id"], code="nobody-came")
+    assert len(tasks) == asked
+    if asked:
+        await scheduling.call("no-show", booked)
+        assert (await scheduling.get("Task", tasks[0]["id"]))["status"] == "completed"
+
+
+async def test_a_visit_booked_before_bookings_were_kept_holds_its_people_after_the_timer(scheduling, clock):
+    first = await scheduling.create(prep({"resourceType": "Patient", "id": "a"}, START + DAY))
+    async with scheduling.store.transaction(keys=(), tenant="default") as transaction:
+        await transaction.connection.execute("DELETE FROM booking")
+    twice = await scheduling.create(prep({"resourceType": "Patient", "id": "b"}, START + DAY))
+    await pass_time(scheduling, clock, "bookings", minutes=1)
+    (task,) = await scheduling.search("Task", code="double-booked")
+    assert task["focus"]["reference"] == f"Appointment/{first['id']}"
+    assert twice["status"] == "booked"
+    await scheduling.call("cancel", twice, code("reason", "prov"))
+    await pass_time(scheduling, clock, "bookings", minutes=1)
+    found_ = await attempt(scheduling, prep({"resourceType": "Patient", "id": "c"}, START + DAY))
+    assert found_ == {"S-DOUBLE"}
+
+
+async def attempt(scheduling, resource):
+    try:
+        await scheduling.create(resource)
+    except Unprocessable as error:
+        return {issue.rule for issue in error.issues}
+    return set()

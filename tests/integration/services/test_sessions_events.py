@@ -1,0 +1,61 @@
+"""Adverse events: a serious one calls a person at once and once; one that says too little is asked about."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from tests.integration.services.course import about
+
+SERIOUSNESS = "http://terminology.hl7.org/CodeSystem/adverse-event-seriousness"
+SEVERITY = "http://terminology.hl7.org/CodeSystem/adverse-event-severity"
+OUTCOME = "http://terminology.hl7.org/CodeSystem/adverse-event-outcome"
+CAUSALITY = "http://terminology.hl7.org/CodeSystem/adverse-event-causality-assess"
+
+
+def event(bedside, seriousness="serious", **more):
+    cause = {"assessment": codes.Code(CAUSALITY, "probably-likely").concept()}
+    return {
+        "resourceType": "AdverseEvent",
+        "actuality": "actual",
+        "event": codes.Code(codes.SNOMED, "389087006", "Hypoxemia").concept(),
+        "subject": about(bedside.who),
+        "encounter": about(bedside.visit),
+        "date": zulu(bedside.clock.now),
+        "seriousness": codes.Code(SERIOUSNESS, seriousness).concept(),
+        "severity": codes.Code(SEVERITY, "severe").concept(),
+        "outcome": codes.Code(OUTCOME, "resolved").concept(),
+        "suspectEntity": [{"instance": {"reference": "Medication/m"}, "causality": [cause]}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("as_written", ["serious", "Serious"])
+async def test_a_serious_event_calls_a_person_once(bedside, as_written):
+    kept = await bedside.sessions.create(event(bedside, as_written))
+    assert await bedside.raised() == [1, 1, 1]
+    assert await bedside.rules() == {"A-EVENT"}
+    await bedside.sessions.update({**kept, "date": zulu(bedside.clock.now)})
+    assert await bedside.raised() == [1, 1, 1]
+
+
+async def test_an_event_that_becomes_serious_calls_then(bedside):
+    kept = await bedside.sessions.create(event(bedside, "non-serious"))
+    assert await bedside.raised() == [0, 0, 0]
+    await bedside.sessions.update({**event(bedside), "id": kept["id"]})
+    assert await bedside.raised() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("left_out", ["severity", "outcome", "suspectEntity"])
+async def test_an_event_that_says_too_little_is_kept_and_asked_about(bedside, left_out):
+    said = event(bedside, "non-serious")
+    del said[left_out]
+    await bedside.sessions.create(said)
+    (task,) = await bedside.sessions.search("Task", patient=bedside.who["id"])
+    assert {"suspectEntity": "causality"}.get(left_out, left_out) in task["description"]
+
+
+async def test_what_did_not_happen_calls_nobody(bedside):
+    await bedside.sessions.create(event(bedside, actuality="potential"))
+    assert await bedside.raised() == [0, 0, 0]

@@ -1,0 +1,161 @@
+"""The gate before a dose as an operation: every check told, decisions documented, and no path past it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from services.sessions.service import sessions as sessions_service
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from tests.integration.services.bedside import Bedside, rules_of
+from tests.integration.services.course import about, milligrams
+
+ESKETAMINE = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray")
+
+
+async def look(bedside, **more):
+    """Return whether the gate is open, and its checks by rule."""
+    given = [{"name": "medicationRequest", "valueReference": about(bedside.ordered)}]
+    if "dose" in more:
+        given.append({"name": "dose", "valueQuantity": milligrams(more["dose"])})
+    answer = await bedside.sessions.call("pre-dose-gate", bedside.visit, *given)
+    checks = {}
+    for one in answer["parameter"]:
+        if one["name"] == "check":
+            parts = {
+                part["name"]: next(value for name, value in part.items() if name != "name") for part in one["part"]
+            }
+            if parts["closes"] or parts["rule"] not in checks:
+                checks[parts["rule"]] = parts
+    return answer["parameter"][0]["valueBoolean"], checks
+
+
+async def decide(bedside, reference, **more):
+    issue = await bedside.sessions.get("DetectedIssue", reference["reference"].partition("/")[2])
+    made = {
+        "action": codes.PROCEED.concept(text="Weighed with the patient."),
+        "date": zulu(bedside.clock.now),
+        "author": {"reference": "Practitioner/prescriber"},
+        **more,
+    }
+    return await bedside.sessions.update({**issue, "mitigation": [made]})
+
+
+async def test_the_gate_tells_every_check_with_value_limit_source_and_verdict(bedside):
+    opens, checks = await look(bedside)
+    assert opens is False
+    assert checks["G-BP"]["verdict"] == "not-known"
+    await bedside.chart(118, 76)
+    opens, checks = await look(bedside, dose=70)
+    assert opens is True
+    assert {check["closes"] for check in checks.values()} == {False}
+    assert checks["G-BP-STOP"]["limit"] == "below 180 mm[Hg]"
+    assert checks["G-BP-STOP"]["value"] == "118 mm[Hg]"
+    assert checks["G-BP-STOP"]["source"]
+    assert checks["G-BP-STOP"]["evidence"]["reference"].startswith("Observation/")
+    assert checks["G-DOSE-ORDER"]["limit"] == "at most 70 mg"
+    assert {"G-VISIT", "G-COURSE", "G-CONSENT", "G-ORDER", "E11", "E12", "E25", "G-SUICIDE"} <= set(checks)
+    assert (await bedside.start())["status"] == "in-progress"
+
+
+async def test_a_hold_opens_after_two_repeats_by_a_prescriber_s_documented_decision_only(bedside):
+    for _ in range(3):
+        _, checks = await look(bedside)
+        assert "decision" not in checks.get("G-BP-HOLD", {})
+        bedside.clock.forward(minutes=10)
+        await bedside.chart(165)
+    opens, checks = await look(bedside)
+    assert opens is False
+    issue = checks["G-BP-HOLD"]["decision"]
+    await decide(bedside, issue, author={"display": "somebody"})
+    assert (await look(bedside))[0] is False
+    await decide(bedside, issue)
+    opens, checks = await look(bedside)
+    assert (opens, checks["G-BP-HOLD"]["verdict"]) == (True, "decided")
+    bedside.clock.forward(minutes=11)
+    await bedside.chart(168)
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert rules_of(error) == {"G-BP-HOLD"}
+
+
+async def test_a_decision_ahead_of_its_time_does_not_cover_what_is_measured_later(bedside):
+    for _ in range(3):
+        bedside.clock.forward(minutes=10)
+        await bedside.chart(165)
+    _, checks = await look(bedside)
+    await decide(bedside, checks["G-BP-HOLD"]["decision"], date=zulu(bedside.clock.now + timedelta(days=9)))
+    assert (await look(bedside))[0] is True
+    bedside.clock.forward(minutes=10)
+    await bedside.chart(190)
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert "G-BP-STOP" in rules_of(error)
+
+
+@pytest.mark.parametrize(
+    ("answers", "rule"),
+    [({"escort": False}, "E25"), ({"intoxicated": True}, "E11"), ({"pregnant": None}, "E12")],
+)
+async def test_the_newest_answers_of_this_visit_count(bedside, answers, rule):
+    await bedside.chart()
+    bedside.clock.forward(minutes=1)
+    await bedside.ask(**answers)
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert rules_of(error) == {rule}
+    bedside.clock.forward(minutes=1)
+    await bedside.ask()
+    await bedside.start()
+
+
+async def test_a_flag_for_suicidality_keeps_the_gate_closed_until_it_is_settled(bedside):
+    await bedside.chart()
+    flag = {
+        "resourceType": "Flag",
+        "status": "active",
+        "code": codes.SUICIDE_RISK.concept(),
+        "subject": about(bedside.who),
+        "period": {"start": zulu(bedside.clock.now)},
+    }
+    told = await bedside.tell("outcomes", flag)
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert rules_of(error) == {"G-SUICIDE"}
+    await bedside.tell("outcomes", {**told, "status": "inactive"})
+    await bedside.start()
+
+
+@pytest.fixture
+async def nasal(bench, clock):
+    at = Bedside(await bench.open(sessions_service), clock)
+    await at.begin(codes.ROUTE_NASAL, 56, medicationCodeableConcept=ESKETAMINE.concept())
+    await at.chart()
+    return at
+
+
+async def test_esketamine_needs_a_certified_place_an_enrolled_patient_and_a_witness(nasal):
+    with pytest.raises(Unprocessable) as error:
+        await nasal.start(56)
+    assert rules_of(error) == {"G-REMS-SITE", "G-REMS-PATIENT", "G-REMS-WITNESS"}
+    room = {"resourceType": "Location", "id": "room", "managingOrganization": {"reference": "Organization/clinic"}}
+    await nasal.tell("intake", room)
+    certified = {"identifier": [{"system": codes.ID_REMS_SITE, "value": "S-1"}]}
+    await nasal.tell("intake", {"resourceType": "Organization", "id": "clinic", **certified})
+    enrolled = [*nasal.who["identifier"], {"system": codes.ID_REMS_PATIENT, "value": "P-1"}]
+    await nasal.tell("intake", {**nasal.who, "identifier": enrolled})
+    with pytest.raises(Unprocessable) as error:
+        await nasal.start(56)
+    assert rules_of(error) == {"G-REMS-WITNESS"}
+    given = await nasal.start(56, witness="Practitioner/nurse")
+    assert [one["function"]["coding"][0]["code"] for one in given["performer"]] == ["performer", "witness"]
+
+
+async def test_the_operation_says_what_it_needs(bedside):
+    with pytest.raises(BadRequest, match="medicationRequest"):
+        await bedside.sessions.call("pre-dose-gate", bedside.visit)
+    with pytest.raises(NotFound):
+        await bedside.sessions.call("pre-dose-gate", {"resourceType": "Encounter", "id": "none"})

@@ -1,0 +1,93 @@
+"""Infusions and devices: steps by partOf share their infusion's amount, only more of the drug is judged."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.sessions.service import sessions as sessions_service
+from shared.fhir import codes
+from shared.fhir.outcome import Unprocessable
+from tests.integration.services.bedside import Bedside, rules_of
+from tests.integration.services.course import about, milligrams
+
+
+@pytest.fixture
+async def infusion(bench, clock):
+    """Return a bedside with an infusion of 35 mg at 52.5 mg/h in progress."""
+    at = Bedside(await bench.open(sessions_service), clock)
+    await at.begin(codes.ROUTE_IV, 35)
+    await at.chart()
+    dose = at.dose(35)
+    dose["dosage"]["rateQuantity"] = milligrams(52.5, "mg/h")
+    return at, await at.sessions.create(dose)
+
+
+def step(at, parent, status="in-progress", rate=52.5, **more):
+    made = at.dose(35, status, partOf=[about(parent)])
+    made["dosage"] = {"route": made["dosage"]["route"], "rateQuantity": milligrams(rate, "mg/h"), **more}
+    return made
+
+
+@pytest.mark.parametrize(("status", "rate"), [("in-progress", 40), ("on-hold", 0), ("stopped", 0), ("completed", 52.5)])
+async def test_less_of_the_drug_is_recorded_whatever_the_readings_say(infusion, status, rate):
+    at, parent = infusion
+    at.clock.forward(minutes=15)
+    await at.sessions.create(at.vitals(190, 100))
+    before = await at.raised()
+    kept = await at.sessions.create(step(at, parent, status, rate))
+    assert kept["partOf"] == [about(parent)]
+    assert await at.raised() == before
+
+
+async def test_a_higher_rate_goes_through_the_gate(infusion):
+    at, parent = infusion
+    at.clock.forward(minutes=15)
+    await at.chart(165)
+    with pytest.raises(Unprocessable) as error:
+        await at.sessions.create(step(at, parent, rate=60))
+    assert rules_of(error) == {"G-BP-HOLD"}
+    at.clock.forward(minutes=1)
+    await at.chart()
+    await at.sessions.create(step(at, parent, rate=60))
+
+
+async def test_steps_are_no_doses_and_hide_none(infusion):
+    at, parent = infusion
+    await at.sessions.create(step(at, parent, "completed", dose=milligrams(35)))
+    assert await at.raised() == [0, 0, 0]
+    await at.sessions.create(step(at, parent, "completed", dose=milligrams(500)))
+    assert "G-DOSE-ORDER" in await at.rules()
+
+
+async def test_an_infusion_goes_on_after_a_pause_only_through_an_open_gate(infusion):
+    at, parent = infusion
+    paused = await at.sessions.update({**parent, "status": "on-hold"})
+    at.clock.forward(minutes=10)
+    await at.chart(185)
+    for going_on in (step(at, paused), {**paused, "status": "in-progress"}):
+        change = at.sessions.update if "id" in going_on else at.sessions.create
+        with pytest.raises(Unprocessable) as error:
+            await change(going_on)
+        assert "G-BP-STOP" in rules_of(error)
+
+
+async def test_devices_of_esketamine_are_five_minutes_apart(bench, clock):
+    at = Bedside(await bench.open(sessions_service), clock)
+    spray = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray").concept()
+    await at.begin(codes.ROUTE_NASAL, 56, medicationCodeableConcept=spray)
+    await at.tell("intake", {"resourceType": "Location", "id": "room", "identifier": [certified()]})
+    who = [*at.who["identifier"], {"system": codes.ID_REMS_PATIENT, "value": "P-1"}]
+    await at.tell("intake", {**at.who, "identifier": who})
+    await at.chart()
+    first = await at.start(28, witness="Practitioner/nurse")
+    await at.sessions.update({**first, "status": "completed"})
+    at.clock.forward(minutes=4)
+    with pytest.raises(Unprocessable) as error:
+        await at.start(28, witness="Practitioner/nurse")
+    assert rules_of(error) == {"G-DEVICE"}
+    at.clock.forward(minutes=1)
+    await at.start(28, witness="Practitioner/nurse")
+
+
+def certified():
+    return {"system": codes.ID_REMS_SITE, "value": "S-1"}

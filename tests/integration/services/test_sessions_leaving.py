@@ -1,0 +1,272 @@
+"""Leaving after a dose: home only when its conditions hold, by any path; against advice always recorded."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from tests.integration.services.bedside import rules_of
+from tests.integration.services.course import about, milligrams
+
+READY = {
+    **{f"aldrete-{part}": 2 for part in ("activity", "respiration", "circulation", "consciousness", "saturation")},
+    "sedation": False,
+    **dict.fromkeys(("oriented", "gait", "fluids", "escort-present", "taught-driving", "taught-alcohol", "safe"), True),
+    "escort-name": "Her brother",
+    "escort-identity": "Passport seen",
+}
+DISPOSITION = "http://terminology.hl7.org/CodeSystem/discharge-disposition"
+
+
+async def ready(bedside, **answers):
+    kinds = {bool: "valueBoolean", int: "valueInteger", str: "valueString"}
+    given = {**READY, **{name.replace("_", "-"): value for name, value in answers.items()}}
+    return await bedside.sessions.create(
+        {
+            "resourceType": "QuestionnaireResponse",
+            "questionnaire": codes.DISCHARGE_QUESTIONNAIRE,
+            "status": "completed",
+            "subject": about(bedside.who),
+            "encounter": about(bedside.visit),
+            "authored": zulu(bedside.clock.now),
+            "item": [
+                {"linkId": link, "answer": [{kinds[type(value)]: value}]}
+                for link, value in given.items()
+                if value is not None
+            ],
+        }
+    )
+
+
+async def leave(bedside, **given):
+    forms = {"disposition": "valueCode", "left": "valueDateTime", "attempt": "valueString"}
+    parameters = [{"name": name, forms[name]: value} for name, value in given.items() if name in forms]
+    if "witness" in given:
+        parameters.append({"name": "witness", "valueReference": {"reference": given["witness"]}})
+    return await bedside.sessions.call("discharge", bedside.visit, *parameters)
+
+
+def with_disposition(visit, code, end):
+    return {
+        **visit,
+        "status": "finished",
+        "period": {**visit["period"], "end": zulu(end)},
+        "hospitalization": {"dischargeDisposition": {"coding": [{"system": DISPOSITION, "code": code}]}},
+    }
+
+
+@pytest.fixture
+async def dosed(bedside):
+    await bedside.chart()
+    given = await bedside.start(70)
+    end = {**given["effectivePeriod"], "end": zulu(bedside.clock.now)}
+    await bedside.sessions.update({**given, "status": "completed", "effectivePeriod": end})
+    return bedside
+
+
+async def test_home_after_the_least_stay_with_checklist_pressure_and_escort(dosed):
+    dosed.clock.forward(minutes=120)
+    await dosed.chart()
+    await ready(dosed)
+    visit = await leave(dosed)
+    assert visit["status"] == "finished"
+    assert visit["hospitalization"]["dischargeDisposition"]["coding"][0]["code"] == "home"
+    escorts = [one for one in visit["participant"] if one["type"][0]["coding"][0]["code"] == "ESC"]
+    assert [one["individual"]["display"] for one in escorts] == ["Her brother"]
+    assert await dosed.rules() == set()
+
+
+async def test_nobody_goes_home_before_the_least_stay_by_any_path(dosed):
+    dosed.clock.forward(minutes=119)
+    await dosed.chart()
+    await ready(dosed)
+    later = dosed.clock.now + timedelta(minutes=60)
+    paths = [
+        leave(dosed),
+        leave(dosed, left=zulu(later)),
+        dosed.sessions.update(with_disposition(dosed.visit, "home", dosed.clock.now)),
+        dosed.sessions.update(with_disposition(dosed.visit, "home", later)),
+    ]
+    for path in paths:
+        with pytest.raises(Unprocessable) as error:
+            await path
+        assert rules_of(error) & {"L-STAY", "L-TIME"}
+
+
+async def test_a_disposition_is_not_moved_to_an_earlier_time(dosed):
+    dosed.clock.forward(minutes=121)
+    await dosed.chart()
+    await ready(dosed)
+    visit = await leave(dosed)
+    with pytest.raises(Unprocessable) as error:
+        await dosed.sessions.update(with_disposition(visit, "home", dosed.clock.now - timedelta(minutes=60)))
+    assert "L-STAY" in rules_of(error)
+
+
+@pytest.mark.parametrize(
+    ("answers", "rule"),
+    [
+        ({"aldrete_activity": 0}, "L-ALDRETE"),
+        ({"aldrete_activity": None}, "L-ALDRETE"),
+        ({"aldrete_activity": 3}, "L-ALDRETE"),
+        ({"sedation": True}, "L-STATE"),
+        ({"gait": None}, "L-STATE"),
+        ({"escort_present": False}, "L-ESCORT"),
+        ({"escort_name": None}, "L-ESCORT"),
+        ({"escort_identity": ""}, None),
+        ({"taught_driving": False}, "L-TAUGHT"),
+        ({"safe": None}, "L-RISK"),
+    ],
+)
+async def test_what_is_lacking_is_named(dosed, answers, rule):
+    dosed.clock.forward(minutes=130)
+    await dosed.chart()
+    if rule is None:
+        with pytest.raises(BadRequest):
+            await ready(dosed, **answers)
+        return
+    await ready(dosed, **answers)
+    with pytest.raises(Unprocessable) as error:
+        await leave(dosed)
+    assert rules_of(error) == {rule}
+
+
+async def test_a_low_score_that_is_the_patient_s_own_baseline_is_enough(dosed):
+    dosed.clock.forward(minutes=130)
+    await dosed.chart()
+    await ready(dosed, aldrete_activity=0, aldrete_baseline=8)
+    assert (await leave(dosed))["status"] == "finished"
+
+
+@pytest.mark.parametrize(("systolic", "allowed"), [(159, True), (160, False), (144, True)])
+async def test_the_pressure_is_safe_or_near_its_baseline(dosed, systolic, allowed):
+    dosed.clock.forward(minutes=130)
+    await ready(dosed)
+    with pytest.raises(Unprocessable) as error:
+        await leave(dosed)
+    assert rules_of(error) == {"L-BP"}
+    await dosed.chart(systolic, 80)
+    if allowed:
+        await leave(dosed)
+        return
+    with pytest.raises(Unprocessable) as error:
+        await leave(dosed)
+    assert rules_of(error) == {"L-BP"}
+
+
+async def test_while_a_dose_of_an_infusion_goes_on_nobody_goes_home(bench, clock, bedside):
+    await bedside.chart()
+    route = {"coding": [codes.ROUTE_IV.coding()]}
+    dose = bedside.dose(35, minutes=6)
+    await bedside.sessions.create({**dose, "dosage": {**dose["dosage"], "route": route}})
+    bedside.clock.forward(hours=5)
+    await bedside.chart()
+    await ready(bedside)
+    with pytest.raises(Unprocessable) as error:
+        await leave(bedside)
+    assert rules_of(error) == {"L-STAY"}
+
+
+async def test_a_dose_recorded_after_the_visit_said_home_too_early_is_recorded_and_calls_a_person(bedside):
+    await leave(bedside)
+    await bedside.sessions.create(bedside.dose(70, "completed", minutes=30))
+    assert "L-STAY" in await bedside.rules()
+    (call,) = await bedside.sessions.search("Task", patient=bedside.who["id"], code=codes.LEFT_TOO_EARLY.token())
+    assert (call["priority"], call["focus"]) == ("stat", about(bedside.visit))
+    assert "least stay is over" in call["description"]
+
+
+async def test_a_dose_that_is_moved_into_a_visit_left_too_early_is_found(bedside):
+    elsewhere = {"reference": "Encounter/of-another-day"}
+    dose = await bedside.sessions.create(bedside.dose(70, "completed", minutes=130, context=elsewhere))
+    await leave(bedside)
+    assert "L-STAY" not in await bedside.rules()
+    period = {"start": zulu(bedside.clock.now - timedelta(minutes=119)), "end": zulu(bedside.clock.now)}
+    await bedside.sessions.update({**dose, "context": about(bedside.visit), "effectivePeriod": period})
+    assert "L-STAY" in await bedside.rules()
+
+
+async def test_a_dose_whose_stay_was_over_calls_nobody_when_it_is_recorded_late(bedside):
+    await leave(bedside)
+    await bedside.sessions.create(bedside.dose(70, "completed", minutes=125))
+    assert "L-STAY" not in await bedside.rules()
+
+
+async def test_home_said_beside_another_disposition_is_home(dosed):
+    visit = with_disposition(dosed.visit, "oth", dosed.clock.now)
+    visit["hospitalization"]["dischargeDisposition"]["coding"].append({"system": DISPOSITION, "code": "home"})
+    with pytest.raises(Unprocessable) as error:
+        await dosed.sessions.update(visit)
+    assert "L-STAY" in rules_of(error)
+
+
+async def test_a_dose_that_says_it_is_part_of_something_else_counts_for_the_stay(bedside):
+    await bedside.chart()
+    part = [{"reference": "Procedure/session"}]
+    await bedside.sessions.create(bedside.dose(70, "completed", partOf=part))
+    bedside.clock.forward(minutes=30)
+    await bedside.chart()
+    await ready(bedside)
+    with pytest.raises(Unprocessable) as error:
+        await leave(bedside)
+    assert rules_of(error) == {"L-STAY"}
+
+
+async def test_a_step_recorded_after_the_end_of_an_infusion_moves_the_stay(bedside):
+    route = {"coding": [codes.ROUTE_IV.coding()]}
+    dose = bedside.dose(35, "completed", minutes=5)
+    dose["effectivePeriod"]["end"] = zulu(bedside.clock.now)
+    parent = await bedside.sessions.create({**dose, "dosage": {**dose["dosage"], "route": route}})
+    bedside.clock.forward(minutes=130)
+    step = {
+        **bedside.dose(35, "completed"),
+        "partOf": [about(parent)],
+        "dosage": {"route": route, "dose": milligrams(1)},
+    }
+    await bedside.sessions.create(step)
+    await bedside.chart()
+    await ready(bedside)
+    with pytest.raises(Unprocessable) as error:
+        await leave(bedside)
+    assert rules_of(error) == {"L-STAY"}
+
+
+async def test_leaving_against_advice_is_always_recorded_with_attempt_witness_and_escalation(dosed):
+    tried = "Asked to stay twice; called the escort."
+    visit = await leave(dosed, disposition="aadvice", attempt=tried, witness="Practitioner/nurse")
+    assert visit["hospitalization"]["dischargeDisposition"]["text"] == tried
+    assert [one["individual"]["reference"] for one in visit["participant"]][-1] == "Practitioner/nurse"
+    assert await dosed.rules() == {"L-AGAINST"}
+    found = await dosed.sessions.search("Task", patient=dosed.who["id"], code=codes.LEFT_AGAINST_ADVICE.token())
+    assert [(one["priority"], one["status"]) for one in found] == [("stat", "requested")]
+    assert "witness" not in found[0]["description"]
+
+
+async def test_leaving_against_advice_without_a_witness_is_recorded_and_asked_for(dosed):
+    await dosed.sessions.update(with_disposition(dosed.visit, "aadvice", dosed.clock.now))
+    found = await dosed.sessions.search("Task", patient=dosed.who["id"], code=codes.LEFT_AGAINST_ADVICE.token())
+    assert "witness" in found[0]["description"]
+
+
+async def test_a_visit_that_ends_after_a_dose_without_a_word_is_reviewed_and_one_without_a_dose_is_not(dosed):
+    await dosed.sessions.update({**dosed.visit, "status": "finished"})
+    assert await dosed.rules() == {"L-UNKNOWN"}
+
+
+async def test_without_a_dose_everybody_goes_home(bedside):
+    assert (await leave(bedside))["status"] == "finished"
+    assert await bedside.raised() == [0, 0, 0]
+
+
+async def test_the_operation_says_what_it_needs(bedside):
+    for given in ({"disposition": "moon"}, {"left": "soon"}):
+        with pytest.raises(BadRequest):
+            await leave(bedside, **given)
+    with pytest.raises(NotFound):
+        await bedside.sessions.call("discharge", {"resourceType": "Encounter", "id": "none"})
+    with pytest.raises(BadRequest, match="home"):
+        await bedside.sessions.call("discharge", bedside.visit, {"name": "home", "valueBoolean": True})

@@ -1,0 +1,107 @@
+"""The REMS form: filled from the session, what is missing named, due seven days after, kept when filled again."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.sessions.rules.rems import REQUIRED
+from services.sessions.service import sessions as sessions_service
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import NotFound, Unprocessable
+from tests.integration.services.bedside import Bedside, rules_of
+from tests.integration.services.course import about
+
+SPRAY = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray").concept()
+FUNCTION = "http://terminology.hl7.org/CodeSystem/med-admin-perform-function"
+LEFT_TO_A_PERSON = {"hypnotic", "psychostimulant", "maoi", "sedation", "dissociation", "serious-event"}
+
+
+@pytest.fixture
+async def session(bench, clock):
+    """Return a session of esketamine with a dose of a known lot and readings before, at 40 minutes and at the end."""
+    at = Bedside(await bench.open(sessions_service), clock)
+    await at.begin(codes.ROUTE_NASAL, 56, medicationCodeableConcept=SPRAY)
+    room = {"resourceType": "Location", "id": "room", "identifier": [{"system": codes.ID_REMS_SITE, "value": "S-1"}]}
+    await at.tell("intake", room)
+    who = [*at.who["identifier"], {"system": codes.ID_REMS_PATIENT, "value": "P-1"}]
+    await at.tell("intake", {**at.who, "identifier": who})
+    await at.chart(118, 76)
+    product = {"resourceType": "Medication", "id": "m", "code": SPRAY, "batch": {"lotNumber": "LOT-9"}}
+    witness = {
+        "coding": [{"system": "http://terminology.hl7.org/CodeSystem/med-admin-perform-function", "code": "witness"}]
+    }
+    dose = at.dose(56, contained=[product], medicationReference={"reference": "#m"})
+    del dose["medicationCodeableConcept"]
+    dose["performer"] = [{"function": witness, "actor": {"reference": "Practitioner/nurse"}}]
+    given = await at.sessions.create(dose)
+    await at.sessions.update({**given, "status": "completed"})
+    clock.forward(minutes=42)
+    await at.chart(131, 84)
+    clock.forward(minutes=83)
+    await at.chart(121, 79)
+    return at
+
+
+async def fill(at):
+    """Return the form's answers, its status, what is missing, and its Task."""
+    answer = await at.sessions.call("rems-form", at.visit)
+    said = {one["name"]: one for one in answer["parameter"]}
+    form = await at.sessions.get("QuestionnaireResponse", said["form"]["valueReference"]["reference"].partition("/")[2])
+    task = await at.sessions.get("Task", said["task"]["valueReference"]["reference"].partition("/")[2])
+    answers = {one["linkId"]: next(iter(one["answer"][0].values())) for one in form["item"]}
+    return form, answers, {one["valueCode"] for one in answer["parameter"] if one["name"] == "missing"}, task
+
+
+async def test_the_form_is_filled_from_the_session_and_what_is_missing_is_named(session):
+    form, answers, lacking, task = await fill(session)
+    assert form["status"] == "in-progress"
+    assert lacking == LEFT_TO_A_PERSON | {"monitoring-minutes"}
+    assert answers["patient-name"] == "Ada Moss"
+    assert (answers["dose-mg"], answers["lot"], answers["first-treatment"]) == (56, "LOT-9", True)
+    assert (answers["systolic-before"], answers["systolic-40"], answers["systolic-end"]) == (118, 131, 121)
+    assert task["restriction"]["period"]["end"] == "2026-11-29T09:10:00.000Z"
+
+
+async def test_what_a_person_answered_stays_and_the_form_is_completed_once(session):
+    form, _, _, first = await fill(session)
+    told = [{"linkId": link, "answer": [{"valueBoolean": False}]} for link in sorted(LEFT_TO_A_PERSON)]
+    await session.sessions.update({**form, "item": [*form["item"], *told]})
+    end = {**session.visit["period"], "end": zulu(session.clock.now)}
+    await session.sessions.update({**session.visit, "status": "finished", "period": end})
+    form, answers, lacking, task = await fill(session)
+    assert (form["status"], lacking) == ("completed", set())
+    assert answers["monitoring-minutes"] == 125
+    assert set(answers) == set(REQUIRED)
+    assert task["id"] == first["id"]
+    sent = await session.sessions.update({**task, "status": "completed", "note": [{"text": "By web, number 77"}]})
+    assert sent["status"] == "completed"
+
+
+async def test_a_serious_event_is_on_the_form(session):
+    serious = "http://terminology.hl7.org/CodeSystem/adverse-event-seriousness"
+    event = {
+        "resourceType": "AdverseEvent",
+        "actuality": "actual",
+        "subject": about(session.who),
+        "encounter": about(session.visit),
+        "date": zulu(session.clock.now),
+        "seriousness": {"coding": [{"system": serious, "code": "serious"}]},
+    }
+    await session.sessions.create(event)
+    _, answers, lacking, _ = await fill(session)
+    assert answers["serious-event"] is True
+    assert "serious-event" not in lacking
+
+
+async def test_without_esketamine_and_for_inpatients_there_is_no_form(bedside, session):
+    with pytest.raises(Unprocessable) as error:
+        await bedside.sessions.call("rems-form", bedside.visit)
+    assert rules_of(error) == {"G-REMS-FORM"}
+    with pytest.raises(NotFound):
+        await bedside.sessions.call("rems-form", {"resourceType": "Encounter", "id": "none"})
+    inpatient = {**session.visit, "class": {**session.visit["class"], "code": "IMP"}}
+    await session.sessions.update(inpatient)
+    with pytest.raises(Unprocessable) as error:
+        await session.sessions.call("rems-form", session.visit)
+    assert rules_of(error) == {"G-REMS-FORM"}

@@ -1,0 +1,157 @@
+"""Watching after a dose: due times by route, what is missed, what makes up a time point, what is plausible, feeds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from services.sessions.rules.alarms import alarms_of
+from services.sessions.rules.monitoring import cadence_of, covers, due_times, implausible, is_missed, stays_until
+from services.sessions.rules.readings import Reading, readings_of
+from services.sessions.setting import Setting
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.runtime.policy import load_policy
+
+SETTING = Setting.of(load_policy())
+POLICY = SETTING.monitoring
+NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
+
+
+def minutes(count):
+    return timedelta(minutes=count)
+
+
+@pytest.mark.parametrize(
+    ("drug", "route", "first", "last"),
+    [
+        ("esketamine", codes.ROUTE_NASAL, 40, 120),
+        ("ketamine", codes.ROUTE_NASAL, 15, 120),
+        ("ketamine", codes.ROUTE_IV, 10, 115),
+        ("ketamine", codes.ROUTE_IM, 15, 120),
+        ("ketamine", codes.ROUTE_SUBLINGUAL, 40, 120),
+    ],
+)
+def test_vital_signs_are_due_by_the_route_s_cadence(drug, route, first, last):
+    due = due_times(NOW, cadence_of(drug, route.code, POLICY), NOW, POLICY)
+    assert (due[0].minute, due[-1].minute) == (first, last)
+    assert all(one.when == NOW + minutes(one.minute) for one in due)
+
+
+def test_an_unknown_route_is_watched_as_the_closest_and_what_is_past_is_not_due():
+    assert len(cadence_of("ketamine", None, POLICY).at) == max(len(one.at) for one in POLICY.cadences.values())
+    cadence = cadence_of("ketamine", codes.ROUTE_IM.code, POLICY)
+    assert [one.minute for one in due_times(NOW - minutes(50), cadence, NOW, POLICY)] == [45, 60, 90, 120]
+    assert due_times(NOW - minutes(300), cadence, NOW, POLICY) == []
+
+
+@pytest.mark.parametrize(("after", "missed"), [(0, False), (5, False), (5.1, True)])
+def test_a_reading_is_missed_after_its_grace(after, missed):
+    assert is_missed(NOW, NOW + minutes(after), POLICY) is missed
+
+
+def set_of(offset, *left_out):
+    named = {"8480-6": 120, "8462-4": 80, "8867-4": 70, "59408-5": 98}
+    when = NOW + minutes(offset)
+    return [
+        Reading(f"Observation/{code}", (code,), {"value": value}, when)
+        for code, value in named.items()
+        if code not in left_out
+    ]
+
+
+@pytest.mark.parametrize(
+    ("readings", "covered"),
+    [
+        (set_of(0), True),
+        (set_of(-5), True),
+        (set_of(-6), False),
+        (set_of(10), True),
+        (set_of(11), False),
+        (set_of(0, "59408-5"), False),
+        ([*set_of(0, "59408-5"), Reading("Observation/2", ("2708-6",), {"value": 98}, NOW)], True),
+        ([Reading("Observation/x", one.codes, one.quantity, one.when, timed=False) for one in set_of(0)], False),
+        ([], False),
+    ],
+)
+def test_a_time_point_is_made_up_by_readings_near_it(readings, covered):
+    assert (covers(readings, NOW, POLICY) is not None) is covered
+
+
+def vitals(**values):
+    known = {"systolic": ("8480-6", "mm[Hg]"), "diastolic": ("8462-4", "mm[Hg]"), "saturation": ("59408-5", "%")}
+    return {
+        "resourceType": "Observation",
+        "id": "o",
+        "status": "final",
+        "effectiveDateTime": zulu(NOW),
+        "component": [
+            {
+                "code": {"coding": [{"system": codes.LOINC, "code": known[name][0]}]},
+                "valueQuantity": {"value": value, "code": known[name][1], "system": codes.UCUM},
+            }
+            for name, value in values.items()
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [
+        ({"systolic": 120, "diastolic": 80}, 0),
+        ({"systolic": 1200}, 1),
+        ({"systolic": 80, "diastolic": 120}, 1),
+        ({"systolic": 80, "diastolic": 80}, 1),
+        ({"saturation": 101}, 1),
+        ({"saturation": 100}, 0),
+        ({"saturation": 9}, 1),
+    ],
+)
+def test_a_value_that_can_hardly_be_is_asked_about(values, asked):
+    assert len(implausible(vitals(**values), POLICY)) == asked
+
+
+def test_the_least_stay_counts_from_the_first_dose_and_after_the_end_of_an_infusion():
+    intramuscular = cadence_of("ketamine", codes.ROUTE_IM.code, POLICY)
+    assert stays_until(NOW, [None], intramuscular) == NOW + minutes(120)
+    infusion = cadence_of("ketamine", codes.ROUTE_IV.code, POLICY)
+    assert stays_until(NOW, [None], infusion) is None
+    assert stays_until(NOW, [NOW + minutes(40)], infusion) == NOW + minutes(120)
+    assert stays_until(NOW, [NOW + minutes(40), NOW + minutes(90)], infusion) == NOW + minutes(150)
+
+
+def feed(data, **more):
+    return {
+        "resourceType": "Observation",
+        "id": "f",
+        "status": "final",
+        "code": {"coding": [{"system": codes.LOINC, "code": "59408-5"}]},
+        "effectiveDateTime": zulu(NOW),
+        "valueSampledData": {
+            "origin": {"value": 0, "unit": "%", "system": codes.UCUM, "code": "%"},
+            "period": 1000,
+            "dimensions": 1,
+            "data": data,
+            **more,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "alarms"),
+    [
+        ("98 97 96", {}, 0),
+        ("98 89 96", {}, 1),
+        ("98 E E", {}, 0),
+        ("E E", {}, 0),
+        ("980 890", {"factor": Decimal("0.1")}, 1),
+        ("980 910", {"factor": Decimal("0.1")}, 0),
+        ("98 L", {"lowerLimit": 70}, 1),
+        ("98 U", {"upperLimit": 100}, 0),
+    ],
+)
+def test_a_device_s_feed_alarms_by_its_extremes(data, more, alarms):
+    assert len(alarms_of(feed(data, **more), SETTING.alarms)) == alarms
+    assert all(one.sampled for one in readings_of(feed(data, **more)))
