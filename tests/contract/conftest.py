@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 
 from cli.stack.ports import Ports
 from shared.fhir.json import parse
-from shared.http.conformance import Conformance
+from shared.http.conformance import TYPES_OF, Conformance
 from shared.local.jars import JarsUnavailable, resolve
 from shared.testing.hl7_validator import VALIDATOR, Hl7Validator
 from tests.contract.ips_guide import GuideUnavailable, ips_package
@@ -23,14 +24,50 @@ from tests.e2e.kap import Kap, free_base
 US_CORE = "hl7.fhir.us.core-7.0.0-no-examples.tgz"
 
 
+def held_types(gateway: httpx.Client) -> list[str]:
+    """Return the types of the record; HL7's own code systems and value sets, which are served too, are HL7's."""
+    rows = gateway.get("metadata").raise_for_status().json()["rest"][0]["resource"]
+    return [
+        row["type"]
+        for row in rows
+        if row["type"] not in TYPES_OF
+        and any(interaction["code"] == "search-type" for interaction in row["interaction"])
+    ]
+
+
+def pages(gateway: httpx.Client, type_: str) -> Iterator[str]:
+    """Yield every page of a search for all of a type, as it was answered."""
+    url: str | None = f"{type_}?_count=100"
+    while url is not None:
+        page = gateway.get(url).raise_for_status()
+        yield page.text
+        url = next((link["url"] for link in page.json()["link"] if link["relation"] == "next"), None)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A running stack, and the pages in which it served what `./kap demo` had left, by type."""
+
+    kap: Kap
+    pages: Mapping[str, Sequence[str]]
+
+
 @pytest.fixture(scope="session")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kap]:
-    """A stack in which `./kap demo` has played; what a test adds to it stays for the next."""
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """A stack in which `./kap demo` has played, read before any test adds to it."""
     kap = Kap(tmp_path_factory.mktemp("kap"), Ports(free_base()))
     kap.must("up", "--detach", "--port-base", str(kap.ports.base), "--kafka", "memory", "--single")
     kap.must("demo", "--patients", "3")
-    yield kap
+    with httpx.Client(base_url=f"{kap.ports.url('gateway')}/fhir", trust_env=False, timeout=30) as client:
+        served = {type_: list(pages(client, type_)) for type_ in held_types(client)}
+    yield Played(kap, served)
     kap.run("down")
+
+
+@pytest.fixture(scope="session")
+def played(demo_run: Played) -> Kap:
+    """The same stack; what a test adds to it stays for the next."""
+    return demo_run.kap
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ import httpx
 import pytest
 
 from shared.fhir.codes import BASE
-from shared.http.conformance import TYPES_OF
 from shared.testing.hl7_validator import Hl7Validator
+from tests.contract.conftest import Played
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -91,26 +90,6 @@ def us_core_profiles(resource: dict[str, Any]) -> list[str]:
     return [US_CORE + BY_TYPE[type_]] if type_ in BY_TYPE else []
 
 
-def pages(gateway: httpx.Client, type_: str) -> Iterator[str]:
-    """Yield every page of a search for all of a type, as it was answered."""
-    url: str | None = f"{type_}?_count=100"
-    while url is not None:
-        page = gateway.get(url).raise_for_status()
-        yield page.text
-        url = next((link["url"] for link in page.json()["link"] if link["relation"] == "next"), None)
-
-
-def held_types(gateway: httpx.Client) -> list[str]:
-    """Return the types of the record; HL7's own code systems and value sets, which are served too, are HL7's."""
-    rows = gateway.get("metadata").raise_for_status().json()["rest"][0]["resource"]
-    return [
-        row["type"]
-        for row in rows
-        if row["type"] not in TYPES_OF
-        and any(interaction["code"] == "search-type" for interaction in row["interaction"])
-    ]
-
-
 def unclaim(resource: dict[str, Any]) -> None:
     """Take the project's own profiles out of what a resource claims: here it is held to R4 and to US Core."""
     meta = resource.get("meta", {})
@@ -130,12 +109,12 @@ def test_the_engine_finds_planted_faults(hl7_validator: Hl7Validator) -> None:
 
 
 def test_every_resource_and_page_of_a_demo_run_is_valid_r4_and_holds_its_us_core_profile(
-    gateway: httpx.Client, hl7_validator: Hl7Validator
+    demo_run: Played, hl7_validator: Hl7Validator
 ) -> None:
     found: dict[str, list[str]] = {}
     seen: dict[str, int] = {}
-    for type_ in held_types(gateway):
-        for page in pages(gateway, type_):
+    for type_, pages in demo_run.pages.items():
+        for page in pages:
             bundle = json.loads(page)
             for entry in bundle.get("entry", []):
                 unclaim(entry["resource"])
