@@ -333,8 +333,9 @@ class PostgresCluster:
             return []
         prefix = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         if not all(_anyone_reaches(path) for path in (binaries(), self.data_dir.parent)):
-            # Installed or kept where only root may look (/root): the server may look past those directories.
-            prefix += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+            # Installed or kept where only root may look (/root, a folder of mode 0700): the server may look past those
+            # directories, also by access(2), which initdb asks and which drops capabilities without that secure bit.
+            prefix += ["--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
         return prefix
 
     def _run(self, program: str, arguments: Sequence[str], *, as_server: bool = True) -> str:
