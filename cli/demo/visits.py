@@ -111,7 +111,7 @@ class Visits(Acting):
         """Ask which checks are closed."""
         named = parameters(medicationRequest_valueReference=reference(order), effective_valueDateTime=instant(at))
         told = await self.gateway.call(f"{encounter}/$pre-dose-gate", named)
-        checks = [_parts(one) for one in told.get("parameter", []) if one["name"] == "check"]
+        checks = [parts_of(one) for one in told.get("parameter", []) if one["name"] == "check"]
         closed = {str(one["rule"]): str(one["text"]) for one in checks if one["closes"]}
         if list(closed) != expected:
             self.told.faults.append(f"the gate at {pressure} is closed by {', '.join(closed) or 'nothing'}")
@@ -261,7 +261,7 @@ class Visits(Acting):
 
         async def done() -> Resource | None:
             log = await self.gateway.call("SupplyDelivery/$substance-log")
-            entries = [_parts(one) for one in log.get("parameter", [])]
+            entries = [parts_of(one) for one in log.get("parameter", [])]
             return log if any(one.get("kind") == kind and one.get("vial") == vial for one in entries) else None
 
         return done
@@ -323,7 +323,7 @@ class Visits(Acting):
 # -- What is read from, and done to, resources: pure ----------------------------------------------------------------
 
 
-def _parts(parameter: dict[str, Any]) -> dict[str, Any]:
+def parts_of(parameter: dict[str, Any]) -> dict[str, Any]:
     """Return the parts of a parameter by their names."""
     return {
         part["name"]: next((value for name, value in part.items() if name.startswith("value")), None)
