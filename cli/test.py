@@ -16,6 +16,9 @@ FAST = ["tests/unit", "tests/architecture"]
 EVERY_CORE = ["-n", "auto"]
 """Unit tests share nothing, so each core takes a part of them."""
 
+FEWER_EXAMPLES = ["--hypothesis-profile=fast"]
+"""Of each property a quarter of the examples that are tried at a merge (`tests/conftest.py`)."""
+
 
 def run_tests(
     context: typer.Context,
@@ -39,4 +42,4 @@ def arguments(given: Sequence[str], *, fast: bool, full: bool) -> list[str]:
     """Return pytest's arguments: the choice of the options, then what was given, which so has the last word."""
     chosen = [] if full else ["-m", "not slow"]
     named = any(not argument.startswith("-") and (ROOT / argument.partition("::")[0]).exists() for argument in given)
-    return [*chosen, *(EVERY_CORE if fast else []), *given, *([] if named or not fast else FAST)]
+    return [*chosen, *([*EVERY_CORE, *FEWER_EXAMPLES] if fast else []), *given, *([] if named or not fast else FAST)]

@@ -1,5 +1,7 @@
 """Fixtures of every test; they live in `shared/testing`, which ships with the library."""
 
+from hypothesis import settings
+
 from shared.testing.brokers import apache_kafka, broker, kafka, memory_broker
 from shared.testing.databases import database, make_database, postgres, store
 from shared.testing.tiers import pytest_collection_modifyitems, pytest_report_header, pytest_terminal_summary
@@ -19,3 +21,6 @@ __all__ = [
     "pytest_terminal_summary",
     "store",
 ]
+
+settings.register_profile("fast", settings(), max_examples=settings.default.max_examples // 4)
+"""For `./kap test --fast`, between two thoughts; what is merged is tried with all of them."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -96,19 +96,27 @@ class Policy:
 def load_policy(override: Path | None = None, *, folder: Path = FOLDER) -> Policy:
     """Return the shipped policy, with a clinic's file over it where one is given.
 
+    What is shipped is read once in a process, and shared by all who ask.
+
     Raises:
         PolicyError: a file is missing, is not YAML, names no version, overrides a section that does not exist, or
             weakens an absolute rule without acknowledging it.
 
     """
+    shipped = _shipped(folder)
+    return shipped if override is None else _overridden(shipped, override)
+
+
+@cache
+def _shipped(folder: Path) -> Policy:
     manifest = _read(folder / "policy.yaml")
     version = _text(manifest, "version", folder / "policy.yaml")
-    shipped: dict[str, Any] = {
+    sections: dict[str, Any] = {
         path.relative_to(folder).with_suffix("").as_posix(): _read(path)
         for path in sorted(folder.rglob("*.yaml"))
         if path.name != "policy.yaml"
     }
-    return Policy(version, shipped) if override is None else _overridden(Policy(version, shipped), override)
+    return Policy(version, sections)
 
 
 def _overridden(shipped: Policy, override: Path) -> Policy:

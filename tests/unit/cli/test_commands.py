@@ -11,10 +11,11 @@ from cli.main import app
 from cli.stack.stack import Row
 from cli.table import table
 from cli.terminal import megabytes
-from cli.test import arguments
+from cli.test import EVERY_CORE, FEWER_EXAMPLES, arguments
 from shared.version import VERSION
 
 runner = CliRunner()
+FAST = [*EVERY_CORE, *FEWER_EXAMPLES]
 
 
 def test_the_help_names_every_command() -> None:
@@ -60,13 +61,13 @@ def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:
     [
         ([], False, False, ["-m", "not slow"]),
         ([], False, True, []),
-        ([], True, False, ["-m", "not slow", "-n", "auto", "tests/unit", "tests/architecture"]),
-        (["-x", "tests/unit/cli"], True, False, ["-m", "not slow", "-n", "auto", "-x", "tests/unit/cli"]),
+        ([], True, False, ["-m", "not slow", *FAST, "tests/unit", "tests/architecture"]),
+        (["-x", "tests/unit/cli"], True, False, ["-m", "not slow", *FAST, "-x", "tests/unit/cli"]),
         (
             ["tests/unit/cli/test_ports.py::test_x"],
             True,
             False,
-            ["-m", "not slow", "-n", "auto", "tests/unit/cli/test_ports.py::test_x"],
+            ["-m", "not slow", *FAST, "tests/unit/cli/test_ports.py::test_x"],
         ),
         (["-m", "kafka"], False, False, ["-m", "not slow", "-m", "kafka"]),
     ],

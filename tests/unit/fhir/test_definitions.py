@@ -1,12 +1,8 @@
-"""The definition tables: made from HL7's packages, small, complete, with numbers that never change."""
+"""The definition tables: small, complete, with numbers that never change."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import re
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -24,31 +20,6 @@ from shared.fhir.definitions import (
     value_set,
 )
 from shared.fhir.tree import PRIMITIVES, node
-from tests.data import shared_data
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_definitions", ROOT / "tools" / "generate_definitions.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_tables_are_what_the_generator_makes_of_the_packages() -> None:
-    known = json.loads((FOLDER / "ids.json").read_text("utf-8"))
-    made = generator().generate(shared_data("packages"), known)
-    assert set(made) == {file.name for file in FOLDER.glob("*.json")}
-    for name, text in made.items():
-        assert text == (FOLDER / name).read_text("utf-8"), f"{name} differs: run tools/generate_definitions.py"
-
-
-def test_numbers_once_given_stay_and_new_names_follow() -> None:
-    numbered = generator().numbered
-    assert numbered(["a", "b", "c"], {"z": 7, "b": 2}) == {"z": 7, "b": 2, "a": 8, "c": 9}
 
 
 def test_numbers_are_unique_and_fit_a_smallint() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +15,8 @@ from shared.fhir.profiles.engine import check
 from shared.fhir.profiles.rules import RULES
 from shared.fhir.profiles.table import FOLDER, Profile, profile_of, profiles_of_type
 from shared.fhir.validation import require_valid, validate
-from tests.data import examples, shared_data
+from tests.data import examples
 
-ROOT = Path(__file__).resolve().parents[3]
 US_CORE = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-"
 LOINC = "http://loinc.org"
 
@@ -60,16 +57,6 @@ def patient(**members: Any) -> Resource:
 
 def places(resource: Resource) -> set[str]:
     return {place for issue in validate(resource) for place in issue.expression}
-
-
-def test_the_tables_are_what_the_generator_makes_of_the_packages() -> None:
-    spec = importlib.util.spec_from_file_location("generate_profiles", ROOT / "tools" / "generate_profiles.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for name, text in module.generate(shared_data("packages")).items():
-        assert text == (ROOT / name).read_text("utf-8"), f"{name} differs: run tools/generate_profiles.py"
 
 
 def rules_asked(type_: str, rule: dict[str, Any]) -> Iterator[tuple[str, str]]:

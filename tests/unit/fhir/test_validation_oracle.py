@@ -75,7 +75,12 @@ def mutated(draw: st.DrawFn) -> Resource:
     return resource
 
 
-@settings(max_examples=700, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=7 * settings.default.max_examples,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
 @given(mutated())
 def test_what_fhir_resources_refuses_is_refused(resource: Resource) -> None:
     if refused_by_oracle(resource):
