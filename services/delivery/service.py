@@ -11,7 +11,7 @@ from services.delivery.ops import deliveries_route
 from services.delivery.reactions import queue
 from shared.fhir.freshness import KnowledgePolicy
 from shared.runtime.app import App, Background, Beat, Parts
-from shared.runtime.ownership import INTAKE, OUTCOMES, SESSIONS
+from shared.runtime.ownership import DELIVERY, INTAKE, OUTCOMES, SESSIONS, types_of
 from shared.runtime.policy import load_policy
 from shared.runtime.raising import own_work
 from shared.runtime.record import open_record
@@ -25,7 +25,7 @@ HOSPITAL = "hospital"
 SERVICE = Service(
     name="delivery",
     title="KAP Exchange delivery",
-    types=frozenset(("Endpoint", "Task")),
+    types=types_of(DELIVERY),
     guards={"Endpoint": (keep_destination,), "Task": (only_by_delivery,)},
     operations=OPERATIONS,
     consumes=(INTAKE, SESSIONS, OUTCOMES),

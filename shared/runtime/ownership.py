@@ -12,7 +12,8 @@
     a score: Observation derived from outcomes' answers        outcomes
     QuestionnaireResponse                                      by its questionnaire (QUESTIONNAIRES); another that
                                                                answers about suicide: outcomes, else intake
-    what is raised (RAISED)                                    who holds it; new: owner of what it is about, else intake
+    what is raised (RAISED)                                    who holds it; new: owner of what it is about, if that
+                                                               keeps such, else intake
     every other type                                           intake
 
 What comes from elsewhere (a hospital's or a partner's client, history in a Bundle) is intake's, except the types that
@@ -149,8 +150,10 @@ def types_of(service: str) -> frozenset[str]:
         types.update(BY_ENCOUNTER, ("Encounter", "QuestionnaireResponse"))
     if service == OUTCOMES:
         types.update(("Observation", "QuestionnaireResponse"))
-    if service in CLINICAL or service == DELIVERY:
+    if service in CLINICAL:
         types.update(RAISED)
+    if service == DELIVERY:
+        types.update(("Task", "Provenance"))
     return frozenset(types)
 
 
@@ -261,7 +264,7 @@ def _of_raised(resource: Resource, origin_of: OriginOf) -> str:
             value = [one.get("what") for one in value or []]
         for target, id_ in _references(value):
             held = origin_of(target, id_)
-            if held is not None:
+            if held is not None and type_ in types_of(held):
                 return held
     return INTAKE
 

@@ -31,6 +31,9 @@ HELD = {
     ("QuestionnaireResponse", "screen"): "intake",
     ("Task", "t"): "outcomes",
     ("Appointment", "a"): "scheduling",
+    ("Endpoint", "e"): "delivery",
+    ("Group", "e"): "gateway",
+    ("Bundle", "e"): "gateway",
 }
 SERVICES = {"intake", "scheduling", "sessions", "outcomes", "gateway", "delivery"}
 
@@ -80,6 +83,9 @@ def variants():
         "scheduling",
         "scheduling",
     )
+    for type_, of in (("Endpoint", "delivery"), ("Group", "intake"), ("Bundle", "intake")):
+        yield {"resourceType": "Provenance", "target": [{"reference": f"{type_}/e"}]}, of, of
+        yield {"resourceType": "Communication", "about": [{"reference": f"{type_}/e"}]}, "intake", "intake"
     audit = {"resourceType": "AuditEvent", "entity": [{"what": {"reference": "Appointment/a"}}]}
     yield audit, "scheduling", "scheduling"
 
