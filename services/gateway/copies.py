@@ -24,6 +24,7 @@ from shared.fhir.outcome import FhirError, Unavailable
 from shared.http.backend import Position, WriteResult
 from shared.http.body import LARGE
 from shared.http.negotiation import etag, version_of_etag
+from shared.http.provenance import KEPT_AS
 from shared.store.body import join, parts
 from shared.store.connection import retry_conflicts
 from shared.store.copies import Copy
@@ -91,7 +92,7 @@ class Copies:
         """Put in what a create, update or patch left, also where a condition found what was there already."""
         left = left_of(answer.body, owner)
         await self.apply((left,), answer.positions, context)
-        return WriteResult(left.stored, created=answer.status == 201, positions=answer.positions)
+        return WriteResult(left.stored, answer.status == 201, answer.positions, answer.headers.get(KEPT_AS))
 
     async def gone(
         self, owner: str, answer: Answered, context: RequestContext, type_: str, id_: str
@@ -107,7 +108,17 @@ class Copies:
             await self.taken_in(answer.positions)
         else:
             await self.apply((left,), answer.positions, context)
-        return WriteResult(left.stored, created=False, positions=answer.positions)
+        return WriteResult(
+            left.stored, created=False, positions=answer.positions, provenance=answer.headers.get(KEPT_AS)
+        )
+
+    async def also(self, owner: str, provenance: str, answer: Answered, context: RequestContext) -> None:
+        """Put in the Provenance that was kept with a write, as its owner holds it."""
+        try:
+            held = await self._owners.send(owner, "GET", provenance, context)
+        except FhirError:  # it was kept all the same; the event tells the rest
+            return
+        await self.apply((left_of(held.body, owner),), answer.positions, context)
 
     async def _deleted_at(
         self, owner: str, type_: str, id_: str, version: int, context: RequestContext

@@ -24,13 +24,14 @@ from services.gateway.whose import Whose, key_of
 from shared.fhir.extraction import compartment_key
 from shared.fhir.ids import new_id
 from shared.fhir.json import Resource, dump
-from shared.fhir.outcome import FhirError, NotFound
+from shared.fhir.outcome import FhirError, NotFound, Unprocessable
 from shared.http.backend import OperationResult, Position, Transacted, WriteResult
 from shared.http.body import LARGE
 from shared.http.conditions import as_query
 from shared.http.entries import READS, Answer, Done, refused
 from shared.http.local import LocalBackend, named_keys
 from shared.http.negotiation import etag
+from shared.http.provenance import HEADER, KEPT_AS, in_one_line
 from shared.runtime.ownership import ALONE, GATEWAY
 from shared.runtime.record import valid
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from shared.http.entries import Change, Request
     from shared.runtime.service import Operation, OperationCall, Service
     from shared.store.store import Store
+    from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored
 
 ENTRY_SECONDS: Final = 0.02
@@ -62,6 +64,22 @@ class GatewayBackend:
     @property
     def _local(self) -> LocalBackend:
         return LocalBackend(self.service, self.store)
+
+    def _own(self, context: RequestContext) -> LocalBackend:
+        """Return the store as the owner of what is the gateway's own, beside which no Provenance is kept.
+
+        Raises:
+            Unprocessable: the request brings one.
+
+        """
+        if context.provenance is not None:
+            raise Unprocessable(
+                f"{HEADER} is not taken with {', '.join(sorted(OWN_TYPES))}, which the gateway keeps itself. Create "
+                "the Provenance by itself, with this as its target.",
+                code="not-supported",
+                expression=["http.x-provenance"],
+            )
+        return self._local
 
     @property
     def _whose(self) -> Whose:
@@ -89,6 +107,10 @@ class GatewayBackend:
         """Return a page of what matches."""
         return await self._local.search(context, query, cursor=cursor)
 
+    async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
+        """Return the code systems or value sets that the clinic loaded."""
+        return await self._local.loaded(context, type_)
+
     # Writing: the owner
 
     async def create(
@@ -102,7 +124,7 @@ class GatewayBackend:
 
         """
         if resource["resourceType"] in OWN_TYPES:
-            return await self._local.create(context, resource, if_none_exist=if_none_exist)
+            return await self._own(context).create(context, resource, if_none_exist=if_none_exist)
         key = await _checked(context, resource, new_id())
         owner = None
         headers = dict(_WHOLE)
@@ -126,7 +148,7 @@ class GatewayBackend:
         """
         type_, id_ = str(resource["resourceType"]), str(resource["id"])
         if type_ in OWN_TYPES:
-            return await self._local.update(context, resource, expected=expected)
+            return await self._own(context).update(context, resource, expected=expected)
         key = await _checked(context, resource, id_)
         owner = await self._whose.origin(context.access, type_, id_) or await self._whose.of_new(
             context.access, resource
@@ -148,7 +170,7 @@ class GatewayBackend:
 
         """
         if type_ in OWN_TYPES:
-            return await self._local.patch(context, type_, id_, patch, expected=expected)
+            return await self._own(context).patch(context, type_, id_, patch, expected=expected)
         owner, key = await self._whose.held_by(context.access, type_, id_)
         headers = {**_WHOLE, "Content-Type": patch.media_type}
         if expected is not None:
@@ -169,7 +191,7 @@ class GatewayBackend:
 
         """
         if type_ in OWN_TYPES:
-            return await self._local.delete(context, type_, id_, expected=expected)
+            return await self._own(context).delete(context, type_, id_, expected=expected)
         owner, key = await self._whose.held_by(context.access, type_, id_)
         headers = {} if expected is None else {"If-Match": etag(expected)}
         answer = await self._send(owner, "DELETE", f"{type_}/{id_}", key, context, headers=headers)
@@ -186,7 +208,7 @@ class GatewayBackend:
         """
         type_, condition = change.type, change.condition
         if type_ in OWN_TYPES or condition is None:
-            return await self._local.change(context, change)
+            return await self._own(context).change(context, change)
         key: str | None = None
         if change.resource is not None:
             key = await _checked(context, change.resource, new_id())
@@ -243,8 +265,9 @@ class GatewayBackend:
         routed = await Routing(self.store, context, requests, changes).route()
         done = dict.fromkeys(routed.nothing, Done(None, created=False))
         positions: tuple[Position, ...] = ()
+        provenance: str | None = None
         if routed.owner == GATEWAY:
-            own = await self._local.transact(context, (), changes, read)
+            own = await self._own(context).transact(context, (), changes, read)
             done, positions = {**done, **own.done}, own.positions
         elif routed.owner is not None:
             try:
@@ -263,10 +286,11 @@ class GatewayBackend:
             sent, left = done_of(answer, routed)
             await self._copies.apply(left, answer.positions, context)
             done, positions = {**done, **sent}, answer.positions
+            provenance = answer.headers.get(KEPT_AS)
         answers, errors = await self._answers(reads, read)
         for index, refusal in errors.items():  # what this transaction deleted
             answers[index] = Answer(refusal.status, dump(refusal.as_fhir()))
-        return Transacted(done, answers, positions)
+        return Transacted(done, answers, positions, provenance)
 
     async def _answers(self, reads: Sequence[Request], read: Read) -> tuple[dict[int, Answer], dict[int, FhirError]]:
         answers: dict[int, Answer] = {}
@@ -303,7 +327,7 @@ class GatewayBackend:
         answer = await self._send(owner, "POST", path, key, context, body=body)
         await self._copies.read_back(owner, answer, context, call)
         await self._copies.taken_in(answer.positions)
-        return OperationResult(answer.body, answer.status, answer.positions)
+        return OperationResult(answer.body, answer.status, answer.positions, provenance=answer.headers.get(KEPT_AS))
 
     async def _send(
         self,
@@ -327,8 +351,12 @@ class GatewayBackend:
         sent = dict(headers or {})
         if any(awaited):
             sent["X-Kap-Await"] = ", ".join(filter(None, awaited))
+        if context.provenance is not None:
+            sent[HEADER] = in_one_line(context.provenance)
         answer = await self.owners.send(owner, method, path, context, body=body, headers=sent, seconds=seconds)
         self.seen.note(answer.positions)
+        if KEPT_AS in answer.headers:
+            await self._copies.also(owner, answer.headers[KEPT_AS], answer, context)
         return answer
 
 

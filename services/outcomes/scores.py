@@ -16,6 +16,7 @@ from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import effective_start, patient_of
 from shared.fhir.raised import identifier, task
+from shared.runtime.derived import keep_origin
 from shared.runtime.raising import content_of, find, own_work, raise_once
 from shared.runtime.record import Record
 
@@ -30,7 +31,7 @@ async def keep_score(
     made = score_observation(
         response, name, instrument, scored, setting.version, gender=await _gender(response, record)
     )
-    await _keep(made, held, record)
+    await _keep(made, held, record, setting)
     await judge_changes(str(patient_of(response)), name, instrument, record, setting)
 
 
@@ -57,7 +58,7 @@ async def keep_risk(
             with own_work():
                 await record.update(content_of({**rest, "status": "cancelled", "dataAbsentReason": ABSENT.concept()}))
         return
-    await _keep(risk_observation(response, name, instrument, risk, setting.version), held, record)
+    await _keep(risk_observation(response, name, instrument, risk, setting.version), held, record, setting)
 
 
 async def withdraw(id_: str, record: Record, setting: Setting, *, keep: str | None = None) -> None:
@@ -172,13 +173,17 @@ async def _gender(response: Resource, record: Record) -> str | None:
     return None if held is None else held.get("gender")
 
 
-async def _keep(made: Resource, held: Resource | None, record: Record) -> None:
+async def _keep(made: Resource, held: Resource | None, record: Record, setting: Setting) -> None:
     with own_work():
         if held is None:
-            await record.create(made)
+            written = await record.create(made)
         elif _says(held) != _says(made):
             status = "amended" if made["status"] == "final" else made["status"]
-            await record.update({**made, "id": held["id"], "status": status})
+            written = await record.update({**made, "id": held["id"], "status": status})
+        else:
+            return
+        sources = made.get("derivedFrom", ())
+        await keep_origin(record, written, sources, activity="Scored from the answers", now=setting.clock())
 
 
 def _says(observation: Resource) -> Resource:

@@ -15,9 +15,10 @@ from shared.fhir.outcome import Issue, operation_outcome
 from shared.fhir.subset import View, subset
 from shared.http.body import LARGE
 from shared.http.negotiation import Presentation, etag, http_date, not_modified
+from shared.http.provenance import KEPT_AS
 
 if TYPE_CHECKING:
-    from shared.http.backend import Position, WriteResult
+    from shared.http.backend import OperationResult, Position, Transacted, WriteResult
     from shared.http.call import Call
     from shared.store.types import Stored
 
@@ -71,7 +72,7 @@ async def answer_written(call: Call, result: WriteResult, base_url: str) -> Resp
         "ETag": etag(stored.version),
         "Last-Modified": http_date(stored.last_updated),
         "Location": f"{base_url}/{place}/_history/{stored.version}",
-        **positions_header(result.positions),
+        **told_of(result),
     }
     status = 201 if result.created else 200
     match call.context.returns:
@@ -87,7 +88,7 @@ async def answer_deleted(call: Call, what: str, result: WriteResult | None) -> R
     """Return that `what` is deleted; `result` None: there was nothing left to delete."""
     headers = {}
     if result is not None:
-        headers = {"ETag": etag(result.stored.version), **positions_header(result.positions)}
+        headers = {"ETag": etag(result.stored.version), **told_of(result)}
     if call.context.returns == "OperationOutcome":
         return await answer_done(f"{what} is deleted.", call.presentation, 200, headers)
     return Response(status_code=204, headers=headers)
@@ -97,6 +98,12 @@ async def answer_done(said: str, presentation: Presentation, status: int, header
     """Return an OperationOutcome that says what was done."""
     done = operation_outcome([Issue(said, code="informational", severity="information")])
     return await answer(dump(done), presentation, status, headers)
+
+
+def told_of(result: WriteResult | Transacted | OperationResult) -> dict[str, str]:
+    """Return the headers that tell where in the outboxes a write stands, and which Provenance was kept with it."""
+    provenance = {} if result.provenance is None else {KEPT_AS: result.provenance}
+    return positions_header(result.positions) | provenance
 
 
 def positions_header(positions: tuple[Position, ...]) -> dict[str, str]:

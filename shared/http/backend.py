@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shared.http.paging import PageLinks
     from shared.runtime.service import Operation, OperationCall
     from shared.store.access import Access
+    from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored, Written
 
 TypeInteraction: TypeAlias = Literal[
@@ -96,6 +97,7 @@ class RequestContext:
         lenient: `Prefer: handling=lenient`.
         body_bytes: length of the request's body as it came; a large one is worked on off the event loop.
         awaits: `X-Kap-Await`: positions of other services that must have been taken in before the request is judged.
+        provenance: `X-Provenance`: who made what the request writes; None: the caller does not say.
 
     """
 
@@ -108,18 +110,21 @@ class RequestContext:
     lenient: bool = False
     awaits: tuple[Position, ...] = ()
     body_bytes: int = 0
+    provenance: Resource | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
     """What a create, update or delete left: the version now current, whether the id is new, what was committed where.
 
-    A conditional create that found its resource has `created` False and no positions.
+    A conditional create that found its resource has `created` False and no positions. `provenance` names the
+    Provenance that was kept with it: ``Provenance/<id>``.
     """
 
     stored: Stored
     created: bool
     positions: tuple[Position, ...] = ()
+    provenance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +135,20 @@ class OperationResult:
     status: int = 200
     positions: tuple[Position, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
+    provenance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transacted:
-    """What a transaction left: by entry, what became of a change or what a GET answers; what was committed where."""
+    """What a transaction left: by entry, what became of a change or what a GET answers; what was committed where.
+
+    `provenance` names the Provenance of all that was written.
+    """
 
     done: Mapping[int, Done]
     answers: Mapping[int, Answer]
     positions: tuple[Position, ...] = ()
+    provenance: str | None = None
 
 
 Read: TypeAlias = "Callable[[Backend, Request], Awaitable[Answer]]"
@@ -179,6 +189,10 @@ class Backend(Protocol):
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of the current resources that match."""
+        ...
+
+    async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
+        """Return the code systems or value sets (``CodeSystem``, ``ValueSet``) that the clinic loaded; else nothing."""
         ...
 
     async def create(

@@ -23,7 +23,7 @@ from shared.fhir.ids import new_id
 from shared.fhir.json import Resource, dump, parse
 from shared.fhir.links import links_of
 from shared.fhir.outcome import BadRequest, FhirError, Issue, NotFound, operation_outcome
-from shared.http.answering import answer
+from shared.http.answering import answer, told_of
 from shared.http.backend import parse_positions
 from shared.http.bundle import instant
 from shared.http.entries import (
@@ -154,7 +154,7 @@ class Bundles:
             else:
                 entries.append(_changed(request, done.done[request.index], call.context.returns, call.context.base_url))
         body = _bundle("transaction-response", entries)
-        return await answer(body, call.presentation, headers=_header(done.positions))
+        return await answer(body, call.presentation, headers=told_of(done) | _header(done.positions))
 
 
 def _turn(request: Request | FhirError) -> int:

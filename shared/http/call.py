@@ -20,6 +20,7 @@ from shared.http.body import parse_body, read_body
 from shared.http.conformance import Conformance
 from shared.http.negotiation import GENERAL, preferences, require_json, take_presentation, version_of_etag
 from shared.http.paging import PageLinks
+from shared.http.provenance import HEADER, provenance_in
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
@@ -151,7 +152,26 @@ class Call:
             returns=returns,
             lenient=lenient,
             awaits=() if awaits is None else parse_awaits(awaits, access.tenant),
+            provenance=self._provenance(served),
         )
+
+    def _provenance(self, served: Served) -> Resource | None:
+        """Return the Provenance that comes with a write.
+
+        Raises:
+            BadRequest: it is not valid, or there is none kept here.
+
+        """
+        said = self.headers.get(HEADER)
+        if said is None or self.method in {"GET", "HEAD"}:
+            return None
+        if "create" not in served.offered.get("Provenance", frozenset()):
+            raise BadRequest(
+                f"{served.service.title} keeps no Provenance. Leave {HEADER} out.",
+                code="not-supported",
+                expression=["http.x-provenance"],
+            )
+        return provenance_in(said)
 
     @property
     def id(self) -> str:

@@ -64,8 +64,9 @@ def capability_statement(service: Service, offered: Offered, base_url: str, *, s
                 "documentation": (
                     "An unknown search parameter is answered 400, or ignored and named in the Bundle with "
                     "Prefer: handling=lenient. Paging links are opaque and stay good. _total=estimate is answered "
-                    "exactly, as accurate is. A search does not look into contained resources. A profile that a "
-                    "resource claims is enforced where it is known."
+                    "exactly, as accurate is. A search does not look into contained resources: _contained "
+                    "can only be false. A profile that a resource claims is enforced where it is known. "
+                    "X-Provenance is kept with any write."
                 ),
                 "resource": [_resource(service, type_, offered) for type_ in sorted(offered)],
                 "interaction": [{"code": code} for code in _SYSTEM],

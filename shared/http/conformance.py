@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cached_property
+from datetime import datetime
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.fhir.definitions import TYPES, search_parameters
 from shared.fhir.json import Resource, dump
 from shared.fhir.outcome import BadRequest, NotFound
 from shared.fhir.profiles import own
+from shared.http.describing import MADE, about, by_id
+from shared.http.terminologies import code_system, loaded_set, loaded_system, value_set
 from shared.store.types import Page, Stored
 from shared.terminology import shipped
-from shared.version import VERSION
 
 if TYPE_CHECKING:
     from shared.http.backend import TypeInteraction
     from shared.runtime.service import Operation
+    from shared.store.terminology import Loaded
 
 INTERACTIONS: Final[frozenset[TypeInteraction]] = frozenset(("read", "search-type"))
 PARAMETERS: Final[Mapping[str, str]] = {
@@ -48,9 +50,7 @@ TYPES_OF: Final = frozenset(MORE)
 
 _COUNT: Final = 50
 _MOST: Final = 1000
-_MADE: Final = datetime(2026, 11, 22, tzinfo=UTC)
 _ELEMENTS: Final = {"base": "baseDefinition", "content-mode": "content"}
-_R4: Final = "http://hl7.org/fhir/"
 _HAS_EXTENSION: Final = re.compile(r"\bhasExtension\(('[^']*')\)")
 """A function that is in an expression of R4 and in no FHIRPath: what is published says the same in FHIRPath."""
 
@@ -64,45 +64,62 @@ class Conformance:
         self._operations = operations
         self._origin = origin
 
-    def read(self, type_: str, id_: str) -> Stored:
-        """Return one of them.
+    def read(self, type_: str, id_: str, loaded: Sequence[Loaded] = ()) -> Stored:
+        """Return one of them; of those that were `loaded`, too.
 
         Raises:
             NotFound: there is none of this id.
 
         """
-        found = self._held[type_].get(id_)
+        found = self._all(type_, loaded).get(id_)
         if found is None:
             raise NotFound(f"There is no {type_}/{id_} here; search it by url.")
         return self._stored(found)
 
-    def url_of(self, type_: str, id_: str) -> str:
+    def url_of(self, type_: str, id_: str, loaded: Sequence[Loaded] = ()) -> str:
         """Return the canonical of one of them; raises as `read`."""
-        self.read(type_, id_)
-        return str(self._held[type_][id_]["url"])
+        self.read(type_, id_, loaded)
+        return str(self._all(type_, loaded)[id_]["url"])
 
-    def search(self, type_: str, given: Iterable[tuple[str, str]], cursor: str | None, *, strict: bool) -> Page:
-        """Return a page of those that match. Searched by: `PARAMETERS`, `MORE`, `_count`.
+    def search(
+        self,
+        type_: str,
+        given: Iterable[tuple[str, str]],
+        cursor: str | None,
+        *,
+        strict: bool,
+        loaded: Sequence[Loaded] = (),
+    ) -> Page:
+        """Return a page of those that match, of those that were `loaded`, too.
+
+        Searched by `PARAMETERS` and `MORE`; shown by `_count` and `_sort`. The total is always told.
 
         Raises:
             BadRequest: a parameter is not known here.
 
         """
         tests: list[Callable[[Resource], bool]] = []
+        order: list[str] = []
         count = _COUNT
+        kinds = {**PARAMETERS, **MORE[type_]}
         for name, text in given:
             if name == "_count":
                 count = _number(text)
-            elif name in PARAMETERS or name in MORE[type_]:
-                tests.append(_test(name, {**PARAMETERS, **MORE[type_]}[name], text.split(",")))
-            elif strict and not name.startswith(("_format", "_pretty", "_summary", "_elements", "_total", "_sort")):
-                known = ", ".join(sorted({**PARAMETERS, **MORE[type_]}))
+            elif name in kinds:
+                tests.append(_test(name, kinds[name], text.split(",")))
+            elif name == "_sort" and all(one.removeprefix("-") in kinds for one in text.split(",")):
+                order = text.split(",")
+            elif strict and name != "_total":
                 raise BadRequest(
-                    f"{type_} is searched here by {known}; not by '{name}'.",
+                    f"{type_} is searched and sorted here by {', '.join(sorted(kinds))}; not by '{name}={text[:64]}'.",
                     code="not-supported",
                     expression=[f"http.{name}"],
                 )
-        matches = [one for one in self._held[type_].values() if all(test(one) for test in tests)]
+        matches = [one for one in self._all(type_, loaded).values() if all(test(one) for test in tests)]
+        for name in reversed(order):
+            matches.sort(key=partial(_values, name.removeprefix("-")), reverse=name.startswith("-"))
+        if count == 0:
+            return Page(entries=(), total=len(matches))
         start = int(cursor or 0)
         return Page(
             entries=tuple(self._stored(one) for one in matches[start : start + count]),
@@ -112,16 +129,27 @@ class Conformance:
         )
 
     def _stored(self, resource: Resource) -> Stored:
+        when = datetime.fromisoformat(resource["date"]) if "T" in resource["date"] else MADE  # a time: it was loaded
         return Stored(
             type=str(resource["resourceType"]),
             id=str(resource["id"]),
-            version=1,
-            last_updated=_MADE,
+            version=1 if when is MADE else int(when.timestamp()),
+            last_updated=when,
             deleted=False,
             body=dump(resource),
             origin=self._origin,
             interaction="create",
         )
+
+    def _all(self, type_: str, loaded: Sequence[Loaded]) -> Mapping[str, Resource]:
+        """Return those of a type by id. What was loaded has the place, and the id, of the shipped one."""
+        held = self._held[type_]
+        if not loaded:
+            return held
+        made = loaded_system if type_ == "CodeSystem" else loaded_set
+        ours = {one["url"]: one for one in map(made, loaded)}
+        kept = {id_: ours.pop(one["url"]) | {"id": id_} if one["url"] in ours else one for id_, one in held.items()}
+        return by_id([*kept.values(), *ours.values()])
 
     @cached_property
     def _held(self) -> Mapping[str, Mapping[str, Resource]]:
@@ -129,10 +157,10 @@ class Conformance:
             "StructureDefinition": own.definitions().values(),
             "SearchParameter": self._search_parameters(),
             "OperationDefinition": self._operation_definitions(),
-            "CodeSystem": (_code_system(one) for one in shipped.systems().values()),
-            "ValueSet": (_value_set(one) for one in shipped.value_sets().values()),
+            "CodeSystem": (code_system(one) for one in shipped.systems().values()),
+            "ValueSet": (value_set(one) for one in shipped.value_sets().values()),
         }
-        return {type_: _by_id(resources) for type_, resources in made.items()}
+        return {type_: by_id(resources) for type_, resources in made.items()}
 
     def _search_parameters(self) -> Iterable[Resource]:
         bases: dict[str, dict[str, Any]] = {}
@@ -148,7 +176,7 @@ class Conformance:
         for url, row in bases.items():
             of_all = all(one.startswith("Resource.") for one in row["expression"])
             made = {
-                **_about("SearchParameter", url, "", row["code"]),
+                **about("SearchParameter", url, "", row["code"]),
                 "description": f"Finds {'resources' if of_all else ', '.join(row['base'])} by {row['code']}.",
                 "code": row["code"],
                 "base": ["Resource"] if of_all else row["base"],
@@ -174,7 +202,7 @@ class Conformance:
         for url, several in sorted(by_url.items()):
             first = several[0]
             yield {
-                **_about("OperationDefinition", url, "", first.name),
+                **about("OperationDefinition", url, "", first.name),
                 "kind": "operation",
                 "description": first.documentation or f"${first.name}",
                 "affectsState": first.affects_state,
@@ -186,91 +214,22 @@ class Conformance:
             }
 
 
-def _about(type_: str, url: str, version: str, name: str) -> Resource:
-    made = {
-        "resourceType": type_,
-        "id": _id_of(url),
-        "url": url,
-        "version": version or ("4.0.1" if url.startswith(_R4) and "/us/" not in url else VERSION),
-        "name": re.sub(r"[^A-Za-z0-9_]", "", name.title()) or "Unnamed",
-        "status": "active",
-        "date": _MADE.date().isoformat(),
-    }
-    return {**made, "publisher": "HL7" if "hl7.org" in url else "KAP Exchange"}
-
-
-def _id_of(url: str) -> str:
-    """Return an id for a canonical: its last part, with what tells its project where it is not HL7's core."""
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", re.sub(r"^https?://(terminology\.)?(hl7\.org/fhir/)?", "", url))
-    plain = re.sub(r"^(StructureDefinition|SearchParameter|OperationDefinition|CodeSystem|ValueSet)-", "", plain)
-    plain = plain.replace("kap-exchange.org-fhir-", "").replace("terminology.hl7.org-", "tho-")
-    plain = re.sub(r"(StructureDefinition|SearchParameter|OperationDefinition|CodeSystem|ValueSet)-", "", plain)
-    return plain[-64:].strip("-")
-
-
-def _by_id(resources: Iterable[Resource]) -> Mapping[str, Resource]:
-    found: dict[str, Resource] = {}
-    for one in resources:
-        id_ = str(one["id"])
-        while id_ in found:
-            id_ = f"{id_[:60]}-{len(found) % 1000}"
-        found[id_] = {**one, "id": id_}
-    return found
-
-
-def _code_system(one: shipped.ShippedSystem) -> Resource:
-    concepts = []
-    for concept in one.concepts.values():
-        said: Resource = {"code": concept.code, "display": concept.display}
-        if concept.definition is not None:
-            said["definition"] = concept.definition
-        if concept.parents:
-            said["property"] = [{"code": "parent", "valueCode": parent} for parent in concept.parents]
-        concepts.append(said)
-    made: Resource = {
-        **_about("CodeSystem", one.url, one.version, one.id),
-        "title": one.title or one.id,
-        "content": "complete" if one.complete else "fragment",
-        "caseSensitive": True,
-        "count": len(concepts),
-    }
-    if any(concept.parents for concept in one.concepts.values()):
-        parent = {"code": "parent", "uri": "http://hl7.org/fhir/concept-properties#parent", "type": "code"}
-        made["property"] = [{**parent, "description": "The code directly above."}]
-    return {**made, "concept": concepts}
-
-
-def _value_set(one: shipped.ShippedSet) -> Resource:
-    made: Resource = {**_about("ValueSet", one.url, one.version, one.id), "title": one.title or one.id}
-    if one.members is None:
-        drawn = [{"system": system} for system in one.open]
-        said = "Its codes are another publisher's and are not shipped: load them by 'kap terminology load'."
-        return {**made, "description": said, **({"compose": {"include": drawn}} if drawn else {})}
-    include: list[Resource] = []
-    for system, codes in sorted(one.members.items()):
-        held = shipped.systems()[system]
-        whole = held.complete and len(codes) == len(held.concepts)
-        listed = [{"code": code, "display": held.concepts[code].display} for code in sorted(codes)]
-        include.append({"system": system} if whole else {"system": system, "concept": listed})
-    return {**made, "compose": {"include": include}}
+def _values(name: str, resource: Resource) -> list[str]:
+    """Return what a resource says under a search parameter."""
+    held = resource.get("id" if name == "_id" else _ELEMENTS.get(name, name))
+    listed = held if isinstance(held, list) else [held]
+    return [str(one).lower() if isinstance(one, bool) else str(one) for one in listed if one is not None]
 
 
 def _test(name: str, kind: str, values: list[str]) -> Callable[[Resource], bool]:
-    element = "id" if name == "_id" else _ELEMENTS.get(name, name)
-
-    def said(resource: Resource) -> list[str]:
-        held = resource.get(element)
-        listed = held if isinstance(held, list) else [held]
-        return [str(one).lower() if isinstance(one, bool) else str(one) for one in listed if one is not None]
-
     if kind == "string":
         starts = tuple(value.lower() for value in values)
-        return lambda resource: any(one.lower().startswith(starts) for one in said(resource))
+        return lambda resource: any(one.lower().startswith(starts) for one in _values(name, resource))
     wanted = {value.rpartition("|")[2] if kind == "token" else value for value in values}
-    return lambda resource: any(one in wanted for one in said(resource))
+    return lambda resource: any(one in wanted for one in _values(name, resource))
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= _MOST:
-        raise BadRequest(f"_count is a number from 1 to {_MOST}.", code="value", expression=["http._count"])
+    if not text.isdecimal() or int(text[:9]) > _MOST:
+        raise BadRequest(f"_count is a number from 0 to {_MOST}.", code="value", expression=["http._count"])
     return int(text)

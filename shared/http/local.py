@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -17,18 +17,22 @@ from shared.fhir.outcome import FhirError, NotFound, PreconditionFailed, TooLarg
 from shared.http.backend import OperationResult, Transacted, WriteResult, positions_of
 from shared.http.body import LARGE
 from shared.http.entries import READS, Change, refused
-from shared.http.transactions import Changes, ChangesRefused, Ground
+from shared.http.planning import ChangesRefused, Ground
+from shared.http.provenance import of_versions
+from shared.http.transactions import Changes
 from shared.runtime.record import Prepared, Record, open_record, prepare
 from shared.store.connection import retry_conflicts
+from shared.store.terminology import StoredTerminology
 
 if TYPE_CHECKING:
     from shared.fhir.history import HistoryQuery
     from shared.fhir.patch.apply import Patch
     from shared.fhir.search import SearchQuery
     from shared.http.backend import Read, RequestContext
-    from shared.http.entries import Answer, Request
+    from shared.http.entries import Answer, Done, Request
     from shared.runtime.service import Operation, OperationCall, Service
     from shared.store.store import Store, Transaction
+    from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored, Written
 
 AWAIT_SECONDS: Final = 2.0
@@ -69,6 +73,16 @@ class LocalBackend:
         """Return a page of what matches."""
         return await self._reads.search(context.access, query, cursor=cursor)
 
+    async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
+        """Return the code systems or value sets that the clinic loaded."""
+        if type_ not in {"CodeSystem", "ValueSet"}:
+            return ()
+        if self.within is None:
+            async with self.store.transaction(keys=(), tenant=context.access.tenant) as transaction:
+                return await replace(self, within=transaction).loaded(context, type_)
+        terminology = StoredTerminology(self.within.connection)
+        return await (terminology.systems() if type_ == "CodeSystem" else terminology.value_sets())
+
     async def create(
         self, context: RequestContext, resource: Resource, *, if_none_exist: SearchQuery | None
     ) -> WriteResult:
@@ -76,8 +90,9 @@ class LocalBackend:
 
         A type without guards and a request without a condition cost one round trip.
         """
-        if if_none_exist is not None:
-            return await self._conditionally_created(context, resource, if_none_exist)
+        if if_none_exist is not None or context.provenance is not None:
+            type_ = str(resource["resourceType"])
+            return await self._written(context, Change(0, "POST", type_, None, if_none_exist, resource=resource))
         ready = await self._prepared(context, resource, new_id())
         if not self.service.guards.get(ready.type):
             written = await retry_conflicts(
@@ -97,6 +112,9 @@ class LocalBackend:
 
     async def update(self, context: RequestContext, resource: Resource, *, expected: int | None) -> WriteResult:
         """Validate, guard and commit a new version."""
+        if context.provenance is not None:
+            type_, id_ = str(resource["resourceType"]), str(resource["id"])
+            return await self._written(context, Change(0, "PUT", type_, id_, None, expected, resource))
         ready = await self._prepared(context, resource, str(resource["id"]))
         behind = await self._behind(context, ready.type)
         return await retry_conflicts(lambda: self._update(context, ready, expected, behind))
@@ -112,6 +130,8 @@ class LocalBackend:
         self, context: RequestContext, type_: str, id_: str, patch: Patch, *, expected: int | None
     ) -> WriteResult:
         """Patch the current version, then validate, guard and commit it as an update."""
+        if context.provenance is not None:
+            return await self._written(context, Change(0, "PATCH", type_, id_, None, expected, patch=patch))
         behind = await self._behind(context, type_)
         return await retry_conflicts(lambda: self._patch(context, type_, id_, patch, expected, behind))
 
@@ -148,6 +168,8 @@ class LocalBackend:
         self, context: RequestContext, type_: str, id_: str, *, expected: int | None
     ) -> WriteResult | None:
         """Guard and commit a deletion."""
+        if context.provenance is not None:
+            return await self.change(context, Change(0, "DELETE", type_, id_, None, expected))
         behind = await self._behind(context, type_)
         return await retry_conflicts(lambda: self._delete(context, type_, id_, expected, behind))
 
@@ -159,25 +181,31 @@ class LocalBackend:
             written = await record.delete(type_, id_, expected=expected)
         return None if written is None else _result(written, record.written, context)
 
-    async def _conditionally_created(
-        self, context: RequestContext, resource: Resource, condition: SearchQuery
-    ) -> WriteResult:
-        result = await self.change(context, Change(0, "POST", condition.type, None, condition, resource=resource))
+    async def _written(self, context: RequestContext, change: Change) -> WriteResult:
+        result = await self.change(context, change)
         if result is None:
-            raise AssertionError("a create leaves a resource")
+            raise AssertionError("only a delete leaves nothing")
         return result
 
     async def change(self, context: RequestContext, change: Change) -> WriteResult | None:
-        """Guard and commit one change of what a condition finds; racing ones by the same condition wait in line."""
+        """Guard and commit one change, of what a condition finds or with its Provenance.
+
+        Racing ones by the same condition wait in line.
+        """
         behind = await self._behind(context, change.type)
+        kept: list[str] = []
+
+        async def prove(record: Record, done: Mapping[int, Done]) -> None:
+            kept[:] = await _proved(context, record, done)
+
         try:
-            done, record = await Changes(self._ground(context, behind), (change,)).make(_nothing_more)
+            done, record = await Changes(self._ground(context, behind), (change,)).make(prove)
         except ChangesRefused as refusal:
             raise refusal.errors[change.index] from refusal
         stored, created = done[change.index].stored, done[change.index].created
         if stored is None:
             return None
-        return WriteResult(stored, created, positions_of(record.written, context.access.tenant))
+        return WriteResult(stored, created, positions_of(record.written, context.access.tenant), next(iter(kept), None))
 
     async def transact(
         self, context: RequestContext, requests: Sequence[Request], changes: Sequence[Change], read: Read
@@ -186,8 +214,10 @@ class LocalBackend:
         judged = any(change.type in self.service.judges_on_news for change in changes)
         behind = await self._behind(context) if judged else ()
         answers: dict[int, Answer] = {}
+        kept: list[str] = []
 
-        async def read_all(record: Record) -> None:
+        async def prove_and_read(record: Record, done: Mapping[int, Done]) -> None:
+            kept[:] = await _proved(context, record, done)
             within = replace(self, within=record.transaction)
             errors: dict[int, FhirError] = {}
             for request in requests:
@@ -200,10 +230,11 @@ class LocalBackend:
                 raise ChangesRefused(errors)
 
         try:
-            done, record = await Changes(self._ground(context, behind), changes).make(read_all)
+            done, record = await Changes(self._ground(context, behind), changes).make(prove_and_read)
         except ChangesRefused as refusal:
             raise refused(refusal.errors, {change.index: change.type for change in changes}) from refusal
-        return Transacted(done, answers, positions_of(record.written, context.access.tenant))
+        positions = positions_of(record.written, context.access.tenant)
+        return Transacted(done, answers, positions, next(iter(kept), None))
 
     def _ground(self, context: RequestContext, behind: Sequence[str]) -> Ground:
         def record(keys: Iterable[str]) -> AbstractAsyncContextManager[Record]:
@@ -240,8 +271,10 @@ class LocalBackend:
             keys.update(await self._key_of(context, call.type, call.id))
         async with self._record(context, *keys, behind=behind) as record:
             answer = await operation.handler(call, record)
+            kept = await _proof_of([one.stored for one in record.written], context, record)
         positions = positions_of(record.written, context.access.tenant)
-        return OperationResult(await asyncio.to_thread(dump, answer), positions=positions)
+        body = await asyncio.to_thread(dump, answer)
+        return OperationResult(body, positions=positions, provenance=next(iter(kept), None))
 
     def _record(
         self, context: RequestContext, *keys: str, behind: Sequence[str]
@@ -303,8 +336,18 @@ class LocalBackend:
         )
 
 
-async def _nothing_more(_record: Record) -> None:
-    """Do nothing before the commit."""
+async def _proved(context: RequestContext, record: Record, done: Mapping[int, Done]) -> list[str]:
+    """Keep the Provenance that came with the request for those versions that its changes made; return its name."""
+    made = {(one.stored.type, one.stored.id, one.stored.version) for one in record.written}
+    versions = [one.stored for _, one in sorted(done.items()) if one.stored is not None]
+    return await _proof_of([one for one in versions if (one.type, one.id, one.version) in made], context, record)
+
+
+async def _proof_of(versions: Sequence[Stored], context: RequestContext, record: Record) -> list[str]:
+    if context.provenance is None or not versions:
+        return []
+    written = await record.create(of_versions(context.provenance, versions))
+    return [f"Provenance/{written.stored.id}"]
 
 
 def _result(written: Written, all_written: list[Written], context: RequestContext) -> WriteResult:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from shared.fhir.json import Resource, parse
 from shared.fhir.outcome import BadRequest, NotFound
 from shared.http import conformance
-from shared.http.answering import answer, positions_header
+from shared.http.answering import answer, told_of
 from shared.http.call import NotOffered
 from shared.http.operations.kinds import ReadOperation
 from shared.runtime.everywhere import VALIDATE
@@ -53,13 +53,13 @@ class Operating:
         if id_ is not None and operation.name == VALIDATE:
             operation, parameters, id_ = await self._of_held(call, operation, parameters)
         if id_ is not None and type_ in conformance.TYPES_OF:
-            operation, parameters, id_ = self._of_published(call, operation, parameters)
+            operation, parameters, id_ = await self._of_published(call, operation, parameters)
         asked = OperationCall(operation.name, type_, id_, parameters)
         if isinstance(operation, ReadOperation):
             result = await operation.answer(asked, self._served.backend, call.context)
         else:
             result = await self._served.backend.operation(call.context, operation, asked)
-        headers = {**result.headers, **positions_header(result.positions)}
+        headers = {**result.headers, **told_of(result)}
         return await answer(result.body, call.presentation, result.status, headers)
 
     async def _of_held(
@@ -75,9 +75,12 @@ class Operating:
             raise BadRequest("The id in the body is not the id in the URL.", expression=[f"{operation.type}.id"])
         return self._operations[operation.type, "type", operation.name], {**parameters, "parameter": given}, None
 
-    def _of_published(self, call: Call, operation: Operation, parameters: Resource) -> tuple[Operation, Resource, None]:
+    async def _of_published(
+        self, call: Call, operation: Operation, parameters: Resource
+    ) -> tuple[Operation, Resource, None]:
         """Return an operation on a conformance resource as one of its type, which names it by its canonical."""
-        url = self._served.conformance.url_of(operation.type, call.id)
+        loaded = await self._served.backend.loaded(call.context, operation.type)
+        url = self._served.conformance.url_of(operation.type, call.id, loaded)
         given: list[Resource] = parameters["parameter"]
         if any(one.get("name") == "url" for one in given):
             raise BadRequest(

@@ -44,7 +44,8 @@ class Reading:
         type_ = self._served.type_of(call, "read")
         _require_a_resource(call, type_)
         if type_ in conformance.TYPES_OF:
-            return await answer_version(self._served.conformance.read(type_, call.id), call)
+            loaded = await self._served.backend.loaded(call.context, type_)
+            return await answer_version(self._served.conformance.read(type_, call.id, loaded), call)
         return await answer_version(await self._served.backend.read(call.context, type_, call.id), call)
 
     async def vread(self, call: Call) -> Response:
@@ -89,7 +90,8 @@ class Reading:
 
     async def _searched_conformance(self, call: Call, type_: str) -> Response:
         given, cursor = self._place_of(call, type_)
-        page = self._served.conformance.search(type_, given, cursor, strict=not call.context.lenient)
+        loaded = await self._served.backend.loaded(call.context, type_)
+        page = self._served.conformance.search(type_, given, cursor, strict=not call.context.lenient, loaded=loaded)
         if call.presentation.counting:
             page = replace(page, entries=(), next=None, previous=None)
         body = bundle.searchset(

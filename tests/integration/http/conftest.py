@@ -58,7 +58,7 @@ async def fail(call, record):
 SERVICE = Service(
     name="intake",
     title="KAP intake",
-    types=frozenset(("Patient", "Observation", "Goal", "Flag", "Organization")),
+    types=frozenset(("Patient", "Observation", "Goal", "Flag", "Organization", "Provenance")),
     guards={"Goal": (no_goal_without_words,)},
     operations=(
         Operation("complete", "Goal", "instance", complete),

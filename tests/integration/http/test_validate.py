@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shared.fhir.validation import validate
 from shared.store.terminology import Loading
 from shared.terminology.release import CodeSystemRelease, LoadedCode, ValueSetRelease
 
@@ -194,3 +195,49 @@ async def test_a_search_finds_by_value_sets_and_from_above_what_was_loaded(fhir,
     ):
         page = (await fhir.http.get("/fhir/Observation", params={name: value})).json()
         assert [entry["resource"]["id"] for entry in page.get("entry", ())] == [held["id"]] * found, name
+
+
+async def test_what_the_clinic_loaded_is_listed_and_read_beside_what_is_shipped(fhir, database):
+    conditions = "http://hl7.org/fhir/us/core/ValueSet/us-core-condition-code"
+    before = {
+        type_: (await fhir.http.get(f"/fhir/{type_}?_summary=count")).json()["total"]
+        for type_ in ("CodeSystem", "ValueSet")
+    }
+    loading = await Loading.open(database)
+    made_up = {"1": LoadedCode("One"), "2": LoadedCode("Two")}
+    await loading.load_system(CodeSystemRelease(SNOMED, "2026", "SNOMED CT", "x", made_up, frozenset()))
+    await loading.load_value_set(ValueSetRelease("urn:twos", "3", "Twos", "x"), [(SNOMED, "2", "Two")])
+    await loading.load_value_set(ValueSetRelease(conditions, "9.9", "Conditions", "x"), [(SNOMED, "1", "One")])
+    await loading.close()
+
+    async def told(query):
+        page = (await fhir.http.get(f"/fhir/{query}")).json()
+        return [entry["resource"] for entry in page.get("entry", ())]
+
+    [system] = await told(f"CodeSystem?url={SNOMED}")
+    assert (system["version"], system["title"]) == ("2026", "SNOMED CT")
+    assert (system["count"], system["content"]) == (2, "not-present")
+    [twos] = await told("ValueSet?url=urn:twos")
+    assert (twos["version"], twos["title"]) == ("3", "Twos")
+    [replaced] = await told(f"ValueSet?url={conditions}")
+    assert replaced["version"] == "9.9", "the loaded one has the place of the shipped one"
+    for one in (system, twos, replaced):
+        read = await fhir.http.get(f"/fhir/{one['resourceType']}/{one['id']}")
+        assert read.json() == one
+        assert validate(one) == []
+    expanded = (await fhir.http.get(f"/fhir/ValueSet/{twos['id']}/$expand")).json()
+    assert [each["code"] for each in expanded["expansion"]["contains"]] == ["2"]
+    after = {type_: (await fhir.http.get(f"/fhir/{type_}?_count=0")).json()["total"] for type_ in before}
+    assert after == {"CodeSystem": before["CodeSystem"] + 1, "ValueSet": before["ValueSet"] + 1}
+
+
+async def test_definitions_are_sorted_as_asked_and_nothing_is_ignored(fhir, issues):
+    def urls(answer):
+        return [entry["resource"]["url"] for entry in answer.json()["entry"]]
+
+    up = urls(await fhir.http.get("/fhir/CodeSystem?_sort=url&_count=1000"))
+    down = urls(await fhir.http.get("/fhir/CodeSystem?_sort=-url&_count=1000"))
+    assert up == sorted(up)
+    assert down == up[::-1]
+    issues(await fhir.http.get("/fhir/CodeSystem?_sort=colour"), 400)
+    issues(await fhir.http.get("/fhir/CodeSystem?_sorted=url"), 400)

@@ -152,6 +152,17 @@ async def test_amended_answers_are_scored_again_as_a_new_version(outcomes):
     assert "valueQuantity" not in third
 
 
+async def test_each_version_of_a_score_says_from_which_answers_it_was_made(outcomes):
+    response = await outcomes.create(phq9(*MODERATE))
+    await outcomes.update({**response, "status": "amended", "item": phq9(*(3,) * 8, 0)["item"]})
+    made = await score(outcomes)
+    origins = await outcomes.search("Provenance", target=f"Observation/{made['id']}")
+    targets = {one["target"][0]["reference"] for one in origins}
+    assert targets == {f"Observation/{made['id']}/_history/{version}" for version in (1, 2)}
+    answers = {"reference": f"QuestionnaireResponse/{response['id']}"}
+    assert [one["entity"] for one in origins] == [[{"role": "derivation", "what": answers}]] * 2
+
+
 async def test_answers_entered_in_error_take_their_score_with_them(outcomes):
     answered = await outcomes.create(phq9(*MODERATE))
     await outcomes.update({**answered, "status": "entered-in-error"})

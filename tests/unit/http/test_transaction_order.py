@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.http.entries import Change
-from shared.http.transactions import _in_order, _Step
+from shared.http.planning import Step
+from shared.http.transactions import _in_order
 
 TURN = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2}
 
 
 def step(index, method, needs=()):
-    return _Step(Change(index, method, "Patient"), str(index), exists=False, needs=set(needs))
+    return Step(Change(index, method, "Patient"), str(index), exists=False, needs=set(needs))
 
 
 @st.composite
