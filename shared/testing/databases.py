@@ -2,7 +2,8 @@
 
     from shared.testing.databases import *   # in conftest.py: the fixtures `postgres`, `database`, `store`
 
-A fresh database is a copy of a migrated template, so it costs a few hundredths of a second.
+A fresh database is a copy of a migrated template, so it costs a few hundredths of a second. It is dropped when its test
+ends, and the cluster lies in memory where there is room: a thousand databases on a disk take minutes to remove.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import hashlib
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -28,25 +30,45 @@ SERVICE = "intake"
 """The service that the fixture `store` belongs to."""
 
 
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it, mode 0700
+_ROOM = 2 * 2**30
+"""Bytes that must be free in memory: a test's databases take some ten megabytes each."""
+
+
 class MigratedCluster:
     """A cluster with a migrated template."""
 
     def __init__(self, cluster: PostgresCluster) -> None:
         self.cluster = cluster
         self._numbers = itertools.count(1)
+        self._made: list[str] = []
         digest = hashlib.sha256("".join(migration.checksum for migration in migrations()).encode()).hexdigest()
         self._template = f"template_{digest[:12]}"
         asyncio.run(migrate(cluster.create_database(self._template)))
 
     def make_database(self, name: str = "test") -> str:
         """Create a fresh, migrated database, and return its address."""
-        return self.cluster.create_database(f"{name}_{os.getpid()}_{next(self._numbers)}", template=self._template)
+        fresh = f"{name}_{os.getpid()}_{next(self._numbers)}"
+        self._made.append(fresh)
+        return self.cluster.create_database(fresh, template=self._template)
+
+    def drop_databases(self) -> None:
+        """Drop what `make_database` made, whoever is still connected."""
+        while self._made:
+            self.cluster.execute(f"DROP DATABASE IF EXISTS {self._made.pop()} WITH (FORCE)")
+
+
+def _folder() -> Path | None:
+    """Return where the cluster lies: in memory, where that is writable and has room; None: where temporary files do."""
+    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM:
+        return _MEMORY
+    return None
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[MigratedCluster]:
     """A PostgreSQL server of this test session."""
-    with tempfile.TemporaryDirectory(prefix="kap-test-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="kap-test-", dir=_folder(), ignore_cleanup_errors=True) as folder:
         cluster = PostgresCluster(Path(folder) / "postgres", durable=False)
         cluster.start()
         try:
@@ -56,15 +78,16 @@ def postgres() -> Iterator[MigratedCluster]:
 
 
 @pytest.fixture
-def make_database(postgres: MigratedCluster) -> Callable[[str], str]:
+def make_database(postgres: MigratedCluster) -> Iterator[Callable[[str], str]]:
     """Make further databases: ``make_database("gateway")`` returns the address of a fresh one."""
-    return postgres.make_database
+    yield postgres.make_database
+    postgres.drop_databases()
 
 
 @pytest.fixture
-def database(postgres: MigratedCluster) -> str:
+def database(make_database: Callable[[str], str]) -> str:
     """The address of a fresh, migrated database."""
-    return postgres.make_database()
+    return make_database("test")
 
 
 @pytest_asyncio.fixture
