@@ -1,4 +1,4 @@
-"""Each example of HL7 is right; changed in one place it is refused, and the place is named.
+"""Each example of HL7 is right; changed in one place it is refused, and the place is named. So for every held type.
 
 One mutation of each kind per example, chosen by the example's name: the choice is the same in each run.
 """
@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from services.gateway.catalog import TYPES as HELD
 from shared.fhir.definitions import value_set
 from shared.fhir.json import Resource, dump, parse
 from shared.fhir.outcome import BadRequest
 from shared.fhir.tree import Element, Node, node
 from shared.fhir.validation import validate
 from tests.data import examples
+from tests.unit.fhir.more_examples import MORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,15 @@ def add_an_unknown_element(found: list[Place], choose: random.Random) -> str | N
     return f"{place.where}.colourOfHair"
 
 
+def every_example() -> dict[str, Resource]:
+    return {**examples(), **{f"a {one['resourceType']} of ours": one for one in MORE}}
+
+
+def has_enumerated_codes(type_: str) -> bool:
+    """Tell whether a type has, at its top, a code that is bound to a value set whose codes are known."""
+    return any(one.type == "code" and one.binding and value_set(one.binding) for one in node(type_).members.values())
+
+
 MUTATIONS = (remove_a_required_element, write_a_wrong_code, write_a_wrong_type, add_an_unknown_element)
 
 
@@ -115,8 +126,8 @@ MUTATIONS = (remove_a_required_element, write_a_wrong_code, write_a_wrong_type, 
 def test_a_mutated_example_is_refused_at_the_place(
     mutate: Callable[[list[Place], random.Random], str | None],
 ) -> None:
-    mutated = 0
-    for name, resource in examples().items():
+    mutated: dict[str, int] = {}
+    for name, resource in every_example().items():
         changed = copy.deepcopy(resource)
         where = mutate(list(places(changed, str(changed["resourceType"]))), random.Random(name))
         if where is None:
@@ -127,13 +138,19 @@ def test_a_mutated_example_is_refused_at_the_place(
             where,
             sorted(told),
         )
-        mutated += 1
-    assert mutated > 250, "so few examples could be changed so"
+        mutated[resource["resourceType"]] = mutated.get(resource["resourceType"], 0) + 1
+    assert sum(mutated.values()) > 250, "so few examples could be changed so"
+    without = {type_ for type_ in HELD if not has_enumerated_codes(type_)} if mutate is write_a_wrong_code else set()
+    assert set(mutated) >= HELD - without, HELD - without - set(mutated)
+
+
+def test_what_is_mutated_is_right_before() -> None:
+    assert {name: validate(one) for name, one in every_example().items() if validate(one)} == {}
 
 
 def test_a_doubled_key_is_refused_and_named() -> None:
-    doubled = 0
-    for name, resource in examples().items():
+    doubled = set()
+    for name, resource in every_example().items():
         choose = random.Random(name)
         key = choose.choice([key for key in resource if key != "resourceType"])
         text = dump(resource)
@@ -141,5 +158,5 @@ def test_a_doubled_key_is_refused_and_named() -> None:
         with pytest.raises(BadRequest) as refused:
             parse(text[:-1] + b"," + member + b"}")
         assert key in str(refused.value), name
-        doubled += 1
-    assert doubled > 300
+        doubled.add(resource["resourceType"])
+    assert doubled >= HELD
