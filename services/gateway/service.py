@@ -34,6 +34,6 @@ def create(settings: Settings) -> App:
     def backend(parts: Parts) -> GatewayBackend:
         client = open_client()
         parts.closing.push_async_callback(client.aclose)
-        return GatewayBackend(SERVICE, parts.store, Owners(client, urls))
+        return GatewayBackend(parts.service, parts.store, Owners(client, urls))
 
     return App(SERVICE, settings, backend=backend, shows_copies=True)

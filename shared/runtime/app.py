@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from shared.http.backend import Backend, TypeInteraction
@@ -67,7 +67,7 @@ class App:
     """A service, its settings, and what it does otherwise than a plain one.
 
     Attributes:
-        service: what it is.
+        service: what it is; whether clients choose ids is the settings' to say.
         settings: of this process.
         backend: makes what answers the FHIR interactions; None: its own store.
         handler: makes what takes its events in; None: copies, reactions and parking as every service has them.
@@ -88,3 +88,7 @@ class App:
     middleware: Sequence[Middleware] = ()
     interactions: Mapping[str, frozenset[TypeInteraction]] | None = None
     shows_copies: bool = False
+
+    def __post_init__(self) -> None:
+        if self.settings.client_ids:
+            object.__setattr__(self, "service", replace(self.service, fixed_ids=True))

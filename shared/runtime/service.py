@@ -92,7 +92,7 @@ class Service:
         timers: what it does because time has passed.
         judges_on_news: the types whose guards may refuse on the ground of what events told; a write of one waits until
             the service has heard all that its caller has seen. Writes of other types never wait for Kafka.
-        fixed_ids: whether a client may choose the id of a new resource by PUT (update as create).
+        fixed_ids: whether a client may choose the id of a new resource by PUT (update as create): `KAP_CLIENT_IDS`.
         publishes: whether what it commits becomes events; the stand-in hospital does not.
 
     """

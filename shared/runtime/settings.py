@@ -41,6 +41,8 @@ class Settings(BaseSettings):
             brings the database's schema up to date before anything else (and alone: then ends).
         topic_partitions: partitions of each topic.
         watermark_seconds: how often a worker says up to when all that was committed here is published.
+        client_ids: whether a client may choose the id of a new resource, by PUT. Of one installation all services and
+            the gateway have the same.
         max_body_bytes: a larger request body is answered 413.
         max_bundle_entries: a batch or transaction with more is answered 413.
         database_connections: connections of the pool, at most.
@@ -72,6 +74,7 @@ class Settings(BaseSettings):
     roles: Annotated[frozenset[Role], NoDecode] = frozenset(("api", "worker", "migrate"))
     topic_partitions: int = Field(default=16, ge=1, le=16)
     watermark_seconds: float = Field(default=WATERMARK_SECONDS, gt=0)
+    client_ids: bool = False
     max_body_bytes: int = Field(default=50 * MEBIBYTE, ge=1024)
     max_bundle_entries: int = Field(default=2000, ge=1)
     database_connections: int = Field(default=5, ge=2)

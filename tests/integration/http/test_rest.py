@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from decimal import Decimal
 
+import httpx
 import pytest
 
 from shared.fhir.json import parse
+from shared.http.app import create_fhir_app
 from shared.http.backend import parse_positions
+from shared.http.local import LocalBackend
+from tests.integration.http.conftest import SERVICE, make_settings
 
 PATIENT = {"resourceType": "Patient", "active": True, "name": [{"family": "Kerr", "given": ["Ann"]}]}
 OBSERVATION = (
@@ -266,3 +271,27 @@ async def test_a_reference_under_our_own_base_is_the_same_as_a_relative_one(fhir
     for asked in (about, f"Patient/{patient['id']}", patient["id"]):
         found = (await fhir.http.get("/fhir/Observation", params={"patient": asked})).json()
         assert [entry["resource"]["id"] for entry in found["entry"]] == [made["id"]]
+
+
+@pytest.fixture
+async def open_to_ids(store):
+    service = replace(SERVICE, fixed_ids=True)
+    app = create_fhir_app(service, LocalBackend(service, store), make_settings())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://kap.example") as http:
+        yield http
+
+
+async def test_a_client_chooses_an_id_where_the_setting_lets_it(open_to_ids, fhir, issues):
+    chosen = {"resourceType": "Patient", "id": "from-the-old-system.17", "active": True}
+    issues(await fhir.http.put("/fhir/Patient/from-the-old-system.17", json=chosen), 404)
+    made = await open_to_ids.put("/fhir/Patient/from-the-old-system.17", json=chosen)
+    assert made.status_code == 201, made.text
+    assert made.headers["location"].endswith("/Patient/from-the-old-system.17/_history/1")
+    again = await open_to_ids.put("/fhir/Patient/from-the-old-system.17", json={**chosen, "active": False})
+    assert (again.status_code, again.json()["meta"]["versionId"]) == (200, "2")
+    by_condition = {"resourceType": "Patient", "id": "by-condition", "identifier": [{"system": "urn:c", "value": "9"}]}
+    made = await open_to_ids.put("/fhir/Patient?identifier=urn:c|9", json=by_condition)
+    assert (made.status_code, made.json()["id"]) == (201, "by-condition")
+    for http, offered in ((open_to_ids, True), (fhir.http, False)):
+        rest = (await http.get("/fhir/metadata")).json()["rest"][0]
+        assert {one["updateCreate"] for one in rest["resource"] if one["type"] == "Patient"} == {offered}

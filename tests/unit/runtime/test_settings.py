@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 
 import pytest
@@ -76,3 +77,14 @@ def test_the_key_of_the_links_is_the_services_own_and_stays(environment):
     before = Settings.load("intake").link_key
     environment.setenv("KAP_LINK_SECRET", "x")
     assert Settings.load("intake").link_key != before
+
+
+@pytest.mark.parametrize("name", ["intake", "scheduling", "sessions", "outcomes", "delivery", "gateway"])
+def test_whether_clients_choose_ids_is_said_once_for_every_service(monkeypatch, name):
+    monkeypatch.setenv("KAP_DATABASE_URL", "postgresql://none")
+    monkeypatch.setenv("KAP_NO_AUTH", "true")
+    create = importlib.import_module(f"services.{name}.service").create
+    monkeypatch.setenv("KAP_ROLES", "worker")
+    assert create(Settings.load(name)).service.fixed_ids is False
+    monkeypatch.setenv("KAP_CLIENT_IDS", "true")
+    assert create(Settings.load(name)).service.fixed_ids is True
