@@ -78,6 +78,16 @@ class Server:
         return ids
 
 
+def token() -> str:
+    """Return a word that nobody else has used."""
+    return uuid.uuid4().hex[:16]
+
+
+def person(**members: Any) -> dict[str, Any]:
+    """Return a Patient that comes from elsewhere."""
+    return {"resourceType": "Patient", "meta": {"source": SOURCE}, **members}
+
+
 Row: TypeAlias = Callable[[Server], None]
 ROWS: dict[str, Row] = {}
 
@@ -91,3 +101,8 @@ def row(cell: str) -> Callable[[Row], Row]:
         return function
 
     return register
+
+
+def rows_of(module: str) -> list[str]:
+    """Return the cells whose proofs are in a module."""
+    return [cell for cell, function in ROWS.items() if function.__module__ == module]

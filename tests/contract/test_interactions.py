@@ -1,9 +1,10 @@
-"""What other vendors' clients rely on, a row per cell, at the gateway and at a service."""
+"""Instance, type and system: the interactions that other vendors' clients rely on, a row per cell.
+
+At the gateway and at a service; which row proves which cell of the floor is in `tests.contract.floor`.
+"""
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import uuid
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.server import ROWS, SOURCE, Server, row
+from tests.contract.server import ROWS, SOURCE, Server, person, row, rows_of, token
 from tests.e2e.kap import Kap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -35,14 +36,6 @@ def entry(method: str, url: str, resource: Any = None, full_url: str | None = No
 
 def bundle(type_: str, *entries: dict[str, Any]) -> dict[str, Any]:
     return {"resourceType": "Bundle", "type": type_, "entry": list(entries)}
-
-
-def person(**members: Any) -> dict[str, Any]:
-    return {"resourceType": "Patient", "meta": {"source": SOURCE}, **members}
-
-
-def token() -> str:
-    return uuid.uuid4().hex[:16]
 
 
 # -- instance
@@ -331,180 +324,6 @@ def _(server: Server) -> None:
     assert server.found(f"Patient?family={family}") == []
 
 
-# -- headers and formats
-
-
-@row("headers: Prefer return=minimal, representation, OperationOutcome")
-def _(server: Server) -> None:
-    assert server.send("POST", "Patient", person(), status=201, Prefer="return=minimal").content == b""
-    whole = server.send("POST", "Patient", person(), status=201, Prefer="return=representation").json()
-    assert whole["resourceType"] == "Patient"
-    told = server.send("POST", "Patient", person(), status=201, Prefer="return=OperationOutcome").json()
-    assert told["resourceType"] == "OperationOutcome"
-
-
-@row("headers: an unknown search parameter is refused, or with handling=lenient ignored and named")
-def _(server: Server) -> None:
-    refused = server.send("GET", "Patient?nosuch=1", status=400)
-    assert "nosuch" in refused.text
-    server.send("GET", "Patient?nosuch=1", status=400, Prefer="handling=strict")
-    told = server.send("GET", "Patient?nosuch=1&_count=1", Prefer="handling=lenient").json()
-    outcome = [one for one in told["entry"] if one["search"]["mode"] == "outcome"]
-    assert "nosuch" in json.dumps(outcome)
-    assert "nosuch" not in next(link["url"] for link in told["link"] if link["relation"] == "self")
-
-
-@row("headers: X-Request-Id comes back")
-def _(server: Server) -> None:
-    assert server.send("GET", "metadata", X_Request_Id="contract-17").headers["X-Request-Id"] == "contract-17"
-    assert server.send("GET", "metadata").headers["X-Request-Id"]
-
-
-@row("formats: application/fhir+json, application/json, _format; everything else 406 and 415")
-def _(server: Server) -> None:
-    path = f"Patient/{server.patient()['id']}"
-    for accept in ("application/fhir+json", "application/json", "*/*", "application/fhir+json; fhirVersion=4.0"):
-        server.send("GET", path, Accept=accept)
-    for wanted in ("json", "application/json", "application/fhir%2Bjson"):
-        server.send("GET", f"{path}?_format={wanted}", Accept="text/html")
-    server.send("GET", path, status=406, Accept="text/turtle")
-    server.send("GET", f"{path}?_format=ttl", status=406)
-    server.send("POST", "Patient", person(), status=201, Content_Type="application/json")
-    server.send("POST", "Patient", "<Patient/>", status=415, Content_Type="application/fhir+xml")
-
-
-@row("formats: _pretty")
-def _(server: Server) -> None:
-    path = f"Patient/{server.patient()['id']}"
-    pretty, plain = server.send("GET", f"{path}?_pretty=true"), server.send("GET", path)
-    assert pretty.json() == plain.json()
-    assert pretty.text.count("\n") > 3
-    assert "\n" not in plain.text.strip()
-
-
-@row("formats: gzip, both ways")
-def _(server: Server) -> None:
-    packed = gzip.compress(json.dumps(person(name=[{"text": "x" * 5000}])).encode())
-    made = server.send("POST", "Patient", packed, status=201, Content_Encoding="gzip").json()
-    answer = server.send("GET", f"Patient/{made['id']}", Accept_Encoding="gzip")
-    assert answer.headers.get("Content-Encoding") == "gzip"
-    assert answer.json()["name"] == [{"text": "x" * 5000}]
-
-
-@row("exactness: decimals, times, extensions of primitives, contained and unknown extensions come back")
-def _(server: Server) -> None:
-    patient = server.patient()
-    text = json.dumps(
-        {
-            "resourceType": "Observation",
-            "meta": {"source": SOURCE},
-            "contained": [{"resourceType": "Organization", "id": "lab", "name": "Lab"}],
-            "extension": [{"url": "urn:unheard-of", "valueString": "kept"}],
-            "status": "final",
-            "_status": {"extension": [{"url": "urn:why", "valueCode": "x"}]},
-            "code": {"text": "weight"},
-            "subject": {"reference": f"Patient/{patient['id']}"},
-            "effectiveDateTime": "2026-03-04T05:06:07.8900+05:30",
-            "performer": [{"reference": "#lab"}],
-            "valueQuantity": {"value": "DECIMAL"},
-        }
-    ).replace('"DECIMAL"', "70.100")
-    made = server.send("POST", "Observation", text, status=201)
-    read = server.send("GET", f"Observation/{made.json()['id']}")
-    assert '"value":70.100' in read.text.replace(" ", "")
-    assert "2026-03-04T05:06:07.8900+05:30" in read.text
-    sent = json.loads(text)
-    assert {key: read.json()[key] for key in sent if key != "meta"} == {
-        key: value for key, value in sent.items() if key != "meta"
-    }
-    assert [key for key in read.json() if key != "id"] == list(sent)
-
-
-# -- validation and operations
-
-
-@row("validation: every issue at once, each with its place")
-def _(server: Server) -> None:
-    wrong = {"resourceType": "Patient", "gender": "nope", "birthDate": "1980-13-01", "unheardOf": 1, "name": {}}
-    issues = server.send("POST", "Patient", wrong, status=400).json()["issue"]
-    places = {place for issue in issues for place in issue.get("expression", [])}
-    assert {"Patient.gender", "Patient.birthDate", "Patient.unheardOf", "Patient.name"} <= places
-
-
-@row("validation: a doubled key, a wrong reference target, two values of a choice, an invariant")
-def _(server: Server) -> None:
-    server.send("POST", "Patient", '{"resourceType":"Patient","active":true,"active":false}', status=400)
-    observation = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "meta": {"source": SOURCE}}
-    server.send("POST", "Observation", {**observation, "subject": {"reference": "Encounter/1"}}, status=400)
-    server.send("POST", "Observation", {**observation, "valueString": "a", "valueInteger": 1}, status=400)
-    server.send("POST", "Observation", {**observation, "referenceRange": [{"text": "x"}, {"age": {}}]}, status=400)
-    contact = [{"relationship": [{"text": "friend"}]}]
-    server.send("POST", "Patient", person(contact=contact), status=400)
-
-
-@row("operations: $validate with mode and profile")
-def _(server: Server) -> None:
-    good = server.send("POST", "Patient/$validate", person(active=True)).json()
-    assert not [issue for issue in good["issue"] if issue["severity"] in ("error", "fatal")]
-    bad = server.send("POST", "Patient/$validate", person(gender="nope")).json()
-    assert [issue for issue in bad["issue"] if issue["severity"] == "error"]
-    profile = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-patient"
-    less = server.send("POST", f"Patient/$validate?profile={profile}&mode=create", person(gender="male")).json()
-    assert {place for issue in less["issue"] for place in issue.get("expression", [])} >= {"Patient.name"}
-
-
-@row("operations: $meta, $meta-add, $meta-delete")
-def _(server: Server) -> None:
-    path = f"Patient/{server.patient()['id']}"
-    label = {"system": "urn:t", "code": token()}
-    change = {"resourceType": "Parameters", "parameter": [{"name": "meta", "valueMeta": {"tag": [label]}}]}
-    server.send("POST", f"{path}/$meta-add", change)
-    told = server.send("GET", f"{path}/$meta").json()
-    assert label in told["parameter"][0]["valueMeta"]["tag"]
-    server.send("POST", f"{path}/$meta-delete", change)
-    assert label["code"] not in server.send("GET", path).text
-
-
-@row("operations: $expand, $validate-code, $lookup of what is held")
-def _(server: Server) -> None:
-    url = "http://hl7.org/fhir/ValueSet/administrative-gender"
-    codes = server.send("GET", f"ValueSet/$expand?url={url}").json()["expansion"]["contains"]
-    assert {each["code"] for each in codes} == {"male", "female", "other", "unknown"}
-
-    def value(told: dict[str, Any], name: str) -> Any:
-        parameter = next(each for each in told["parameter"] if each["name"] == name)
-        return next(found for key, found in parameter.items() if key.startswith("value"))
-
-    system = "http://hl7.org/fhir/administrative-gender"
-    for code, right in (("male", True), ("nope", False)):
-        told = server.send("GET", f"ValueSet/$validate-code?url={url}&system={system}&code={code}").json()
-        assert value(told, "result") is right
-    assert value(server.send("GET", f"CodeSystem/$lookup?system={system}&code=male").json(), "display") == "Male"
-    server.send("GET", "ValueSet/$expand?url=urn:nothing", status=(404, 422))
-
-
-@row("conformance: SearchParameter, StructureDefinition and OperationDefinition can be read")
-def _(server: Server) -> None:
-    for type_ in ("SearchParameter", "StructureDefinition", "OperationDefinition"):
-        page = server.send("GET", f"{type_}?_count=5").json()
-        assert page["entry"], type_
-        one = page["entry"][0]["resource"]
-        assert server.send("GET", f"{type_}?url={one['url']}").json()["entry"][0]["resource"]["url"] == one["url"]
-
-
-@row("limits: methods that are not offered, types that are not held, bodies that are too large or too deep")
-def _(server: Server) -> None:
-    server.send("DELETE", "metadata", status=405)
-    server.send("GET", "Nothing/1", status=404)
-    server.send("POST", "Patient", "{", status=400)
-    server.send("POST", "Patient", {"resourceType": "Observation"}, status=400)
-    deep = '{"resourceType":"Patient","extension":' + '[{"url":"x","extension":' * 2000 + "[]" + "}]" * 2000 + "}"
-    server.send("POST", "Patient", deep, status=400)
-    picture = {"contentType": "image/png", "data": base64.b64encode(bytes(3_000_000)).decode()}
-    made = server.patient(photo=[picture])
-    assert made["photo"] == [picture]
-
-
-@pytest.mark.parametrize("cell", list(ROWS))
+@pytest.mark.parametrize("cell", rows_of(__name__))
 def test_the_contract_of_interactions_holds(server: Server, cell: str) -> None:
     ROWS[cell](server)

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.contract.server import ROWS, Server, row
-from tests.contract.test_interactions import server, token
+from tests.contract.server import ROWS, Server, row, rows_of, token
+from tests.contract.test_interactions import server
 from tests.e2e.kap import Kap
 
 __all__ = ["server"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
-BEFORE = frozenset(ROWS)
 
 
 def only(server: Server, query: str, *expected: dict[str, Any]) -> None:
@@ -338,6 +337,6 @@ def _(server: Server) -> None:
     assert [one["resource"]["id"] for one in told["entry"]] == [made["id"]]
 
 
-@pytest.mark.parametrize("cell", [cell for cell in ROWS if cell not in BEFORE])
+@pytest.mark.parametrize("cell", rows_of(__name__))
 def test_the_contract_of_search_holds(server: Server, played: Kap, cell: str) -> None:
     ROWS[cell](server)

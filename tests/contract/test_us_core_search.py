@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.server import Server
-from tests.contract.test_interactions import token
+from tests.contract.server import Server, token
 from tests.e2e.kap import Kap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

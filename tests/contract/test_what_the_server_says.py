@@ -110,10 +110,13 @@ def test_a_resource_that_claims_a_profile_of_the_project_is_held_to_it(hl7_valid
         "subject": {"reference": "Patient/1"},
     }
     assert errors(hl7_validator, visit) == []
+    visit["type"][0]["coding"].append({"system": "http://snomed.info/sct", "code": "75516001"})
+    assert errors(hl7_validator, visit) == [], "another code beside the one that is bound"
     for fault in (
         {"type": [{"coding": [{"system": f"{PROJECT}fhir/CodeSystem/kap", "code": "kap-prep"}]}]},
         {"subject": None},
         {"type": [{"text": "dosing"}]},
+        {"type": [{"coding": [{"system": "http://snomed.info/sct", "code": "75516001"}]}]},
     ):
         planted = {name: value for name, value in {**visit, **fault}.items() if value is not None}
         assert errors(hl7_validator, planted), fault
