@@ -2,12 +2,15 @@
 
 FHIR forbids changing the precision of a decimal (https://hl7.org/fhir/R4/datatypes.html#decimal), so `1.00` is parsed
 to `Decimal("1.00")` and written as `1.00` again. Member order is kept. Times are strings and are never touched.
-A doubled key is refused: two readers of one document could each believe another value of it.
+A doubled key is refused: two readers of one document could each believe another value of it. So is half of a surrogate
+pair: no UTF-8 can be written of it again.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -21,6 +24,8 @@ Resource: TypeAlias = dict[str, Any]
 MAX_DEPTH: Final = 100
 """Objects and arrays within each other."""
 
+_MAYBE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -44,12 +49,15 @@ def parse(raw: bytes | str) -> Json:
     """Return the JSON value in `raw`, with numbers that have a fraction or exponent as `Decimal`.
 
     Raises:
-        BadRequest: not UTF-8, not JSON, a doubled key, or nested too deeply.
+        BadRequest: not UTF-8, not JSON, a doubled key, half of a surrogate pair, or nested too deeply.
 
     """
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
-        return _decoder.decode(text)
+        value = _decoder.decode(text)
+        if _MAYBE_HALF.search(text):
+            _require_characters(value)
+        return value
     except UnicodeDecodeError as error:
         raise BadRequest(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
     except json.JSONDecodeError as error:
@@ -59,6 +67,31 @@ def parse(raw: bytes | str) -> Json:
         raise BadRequest("The JSON is nested too deeply.", code="too-costly") from None
     except ValueError as error:  # an integer of more digits than Python converts
         raise BadRequest(f"The body holds a number that cannot be read: {error}.") from None
+
+
+def _require_characters(value: Json) -> None:
+    place = next(_halves(value, value.get("resourceType") if isinstance(value, dict) else None), None)
+    if place is not None:
+        raise BadRequest(
+            "A text holds half of a surrogate pair, which is no character. Send the pair, or neither.",
+            expression=[place],
+        )
+
+
+def _halves(value: Json, place: object) -> Iterator[str]:
+    """Yield where a text holds half of a surrogate pair, from `place` on."""
+    here = place if isinstance(place, str) and not _HALF.search(place) else "http.body"
+    if isinstance(value, str):
+        if _HALF.search(value):
+            yield here
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            if _HALF.search(name):
+                yield here
+            yield from _halves(member, f"{here}.{name}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _halves(item, f"{here}[{number}]")
 
 
 def dump(value: Json) -> bytes:

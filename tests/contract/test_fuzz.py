@@ -67,6 +67,10 @@ STRANGE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+MOST_NESTED = 140
+"""Far deeper than what is taken, and still written by Python's json where one lies within another."""
+
+
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the path of every member and item below."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -95,7 +99,7 @@ def damaged(resource: dict[str, Any], dice: random.Random) -> dict[str, Any]:
                 lambda holder=holder, key=key: (
                     holder.__setitem__("_" + key, holder.pop(key)) if isinstance(holder, dict) else holder.append(key)
                 ),
-                lambda holder=holder, key=key: holder.__setitem__(key, nested(dice.randint(10, 300))),
+                lambda holder=holder, key=key: holder.__setitem__(key, nested(dice.randint(10, MOST_NESTED))),
             ]
         )
         what()

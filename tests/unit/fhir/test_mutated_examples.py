@@ -160,3 +160,24 @@ def test_a_doubled_key_is_refused_and_named() -> None:
         assert key in str(refused.value), name
         doubled.add(resource["resourceType"])
     assert doubled >= HELD
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (r'{"resourceType":"Patient","id":"\ud800"}', "Patient.id"),
+        (r'{"resourceType":"Patient","meta":{"versionId":"a\udfff"}}', "Patient.meta.versionId"),
+        (r'{"resourceType":"Patient","name":[{"family":"A"},{"given":["\uDE00\uD83D"]}]}', "Patient.name[1].given[0]"),
+        (r'{"resourceType":"Patient","name":[{"\ud800":1}]}', "Patient.name[0]"),
+        (r'{"resourceType":"\ud800"}', "http.body.resourceType"),
+        (r'[{"op":"remove","path":"/\uD800"}]', "http.body[0].path"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_where_it_stands(text: str, place: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        parse(text.encode())
+    assert refused.value.issues[0].expression == (place,)
+
+
+def test_a_whole_surrogate_pair_is_the_character_it_stands_for() -> None:
+    assert parse(rb'{"text":"\ud83d\ude00 \\ud800"}') == {"text": "\U0001f600 \\ud800"}
