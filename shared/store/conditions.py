@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from shared.fhir.definitions import parameter_id, type_id
 from shared.fhir.search import AnyOf, Chain, Condition, Criterion, Has
 from shared.store.access import Access
+from shared.store.comparisons import Binder
 from shared.store.predicates import (
     ON_THE_RESOURCE,
     SINGLE_SUBJECT,
     SUBJECT_PARAMETERS,
-    Binder,
     Row,
     any_of,
     condition,

@@ -17,8 +17,9 @@ from shared.fhir.definitions import TYPE_IDS, TYPES, parameter_id, search_parame
 from shared.fhir.search import Include
 from shared.fhir.values import targets_of
 from shared.store.access import Access
+from shared.store.comparisons import Binder
 from shared.store.connection import Connection, translated
-from shared.store.predicates import Binder, has_canonical, visible
+from shared.store.predicates import has_canonical, visible
 from shared.store.types import Stored
 
 MOST: Final = 1000

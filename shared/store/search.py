@@ -15,10 +15,11 @@ from uuid import UUID
 from shared.fhir.definitions import parameter_id
 from shared.fhir.search import Condition, Criterion, Kind, SearchQuery, SortKey
 from shared.store.access import Access
+from shared.store.comparisons import Binder
 from shared.store.conditions import Conditions, index_rows_tell
 from shared.store.connection import PlanMode
 from shared.store.cursor import Cursor, SortValue
-from shared.store.predicates import Binder, Row, index_rows, led_by_patient, of_types, scope_of, visible
+from shared.store.predicates import Row, index_rows, led_by_patient, of_types, scope_of, visible
 from shared.store.rows import HIGHEST, LOWEST
 
 _SORT_COLUMNS: Final[dict[Kind, tuple[str, str]]] = {

@@ -10,7 +10,7 @@ import pytest
 from shared.events.envelope import Event
 from shared.fhir.extraction import extract
 from shared.fhir.json import parse
-from shared.fhir.outcome import PreconditionFailed
+from shared.fhir.outcome import Gone, NotFound, PreconditionFailed
 from shared.fhir.query import parse_search
 from shared.store.access import Access
 from shared.store.connection import open_connection, retry_conflicts
@@ -198,7 +198,16 @@ async def test_crossing_transactions_both_commit_in_the_end(wide: Store):
     assert [(await wide.read(ALL, "Patient", id_)).version for id_ in ("p1", "p2")] == [3, 3]
 
 
-async def test_transactions_that_name_their_keys_never_deadlock(wide: Store):
+async def deadlocks(database: str) -> int:
+    """Return how many deadlocks PostgreSQL has ended in this database, retried ones too."""
+    connection = await open_connection(database, application="test")
+    try:
+        return await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    finally:
+        await connection.close()
+
+
+async def test_transactions_that_name_their_keys_never_deadlock(wide: Store, database: str):
     async def several(number: int) -> None:
         patients = random.sample([f"p{n}" for n in range(6)], 4)
         async with wide.transaction(keys=[f"Patient/{p}" for p in patients], tenant="default") as transaction:
@@ -207,6 +216,57 @@ async def test_transactions_that_name_their_keys_never_deadlock(wide: Store):
 
     await asyncio.gather(*(several(number) for number in range(40)))
     assert (await wide.verify.outbox()).written == 160
+    assert await deadlocks(database) == 0
+
+
+async def test_a_random_mix_of_all_kinds_of_changes_meets_no_deadlock_and_loses_nothing(wide: Store, database: str):
+    """Single changes, transactions over several patients in any order, conditional creates: all on a few records."""
+    chance = random.Random(20261122)
+    patients = [f"p{number}" for number in range(5)]
+    written = 0
+
+    async def single(number: int) -> int:
+        kind = chance.choice(("update", "update", "delete"))
+        try:
+            await wide.write(ALL, write_of(observation(f"o{number % 9}", patients[number % 9 % 5], number), kind))
+        except (Gone, NotFound):
+            return 0
+        return 1
+
+    async def across(number: int) -> int:
+        some = chance.sample(patients, chance.randint(2, 4))
+        async with wide.transaction(keys=[f"Patient/{one}" for one in some], tenant="default") as transaction:
+            for one in some:
+                kept = await transaction.find(ALL, "Patient", one, lock=True)
+                person = {"resourceType": "Patient", "id": one, "active": kept is None}
+                await transaction.write(ALL, write_of(person, "update"))
+        return len(some)
+
+    async def conditional(number: int) -> int:
+        mrns = [str(mrn) for mrn in chance.sample(range(4), 2)]
+        made = 0
+        key = f"Patient/c{number}"
+        async with wide.transaction(keys=[key], tenant="default") as transaction:
+            await transaction.claim("default", *(f"Patient?identifier=urn:mrn|{mrn}" for mrn in mrns))
+            for mrn in mrns:
+                query = parse_search("Patient", [("identifier", f"urn:mrn|{mrn}")], strict=True)
+                if not (await transaction.search(ALL, query)).entries:
+                    identifier = [{"system": "urn:mrn", "value": mrn}]
+                    person = {"resourceType": "Patient", "id": f"c{number}-{mrn}", "identifier": identifier}
+                    await transaction.write(ALL, write_of(person))
+                    made += 1
+        return made
+
+    for _ in range(4):
+        kinds = [chance.choice((single, across, conditional)) for _ in range(60)]
+        done = await asyncio.gather(*(kind(number) for number, kind in enumerate(kinds)))
+        written += sum(done)
+    assert await deadlocks(database) == 0
+    assert (await wide.verify.outbox()).written == written
+    for mrn in range(4):
+        query = parse_search("Patient", [("identifier", f"urn:mrn|{mrn}")], strict=True)
+        assert len((await wide.search(ALL, query)).entries) == 1
+    await assert_index_matches_bodies(wide, database)
 
 
 async def test_a_locked_read_sees_what_was_committed_while_it_waited(wide: Store):

@@ -264,3 +264,58 @@ async def test_texts_too_long_for_an_index_are_stored_and_found(store: Store):
     ):
         page = await store.search(ALL, parse_search("Patient", pairs, strict=True))
         assert len(page.entries) == count, pairs[0][0]
+
+
+KINDS = ("token", "string", "reference", "date", "number", "quantity", "uri")
+
+
+async def rows_of(store: Store, id_: str) -> dict[tuple[str, str], str]:
+    """Return every index row of a resource, as its content, with the transaction that wrote it."""
+    found: dict[tuple[str, str], str] = {}
+    async with store._connection() as connection:
+        for kind in KINDS:
+            rows = await connection.fetch(
+                f"SELECT t::text AS content, t.xmin::text AS writer FROM idx_{kind} t JOIN resource r USING (rid) "
+                "WHERE r.id = $1",
+                id_,
+            )
+            found |= {(kind, row["content"]): row["writer"] for row in rows}
+    return found
+
+
+async def test_an_update_touches_the_index_rows_that_changed_and_no_other(store: Store):
+    first = weight("o1", "p1", "80.5", effectiveDateTime="2026-11-01", meta={"profile": ["urn:profile"]})
+    await store.write(ALL, write_of(first))
+    before = await rows_of(store, "o1")
+    assert {kind for kind, _ in before} == {"token", "reference", "date", "quantity", "uri"}
+
+    await store.write(ALL, write_of({**first, "note": [{"text": "cannot be searched for"}]}, "update"))
+    assert await rows_of(store, "o1") == before
+
+    await store.write(ALL, write_of({**first, "status": "amended"}, "update"))
+    after = await rows_of(store, "o1")
+    assert {kind for kind, _ in after.keys() ^ before.keys()} == {"token"}
+    assert len(after.keys() - before.keys()) == len(before.keys() - after.keys()) == 1
+    assert {row: after[row] for row in after.keys() & before.keys()} == {
+        row: before[row] for row in after.keys() & before.keys()
+    }
+
+
+async def test_the_index_rows_of_a_resource_follow_it_to_another_patient(store: Store):
+    await store.write(ALL, write_of(weight("o1", "p1")))
+    before = await rows_of(store, "o1")
+    await store.write(ALL, write_of(weight("o1", "p2"), "update"))
+    after = await rows_of(store, "o1")
+    assert not before.keys() & after.keys(), "every row bears the patient"
+    assert len(after) == len(before)
+
+
+async def test_a_change_leaves_the_last_update_out_of_every_index_row(store: Store):
+    """ADR 3: what changes with every version stands on the resource's own row only."""
+    async with store._connection() as connection:
+        columns = await connection.fetch(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_name LIKE 'idx\\_%'"
+        )
+    assert {row["table_name"] for row in columns} == {f"idx_{kind}" for kind in KINDS}
+    assert all(column in {row["column_name"] for row in columns} for column in ("tenant", "type", "param", "patient"))
+    assert not {"last_updated", "version"} & {row["column_name"] for row in columns}
