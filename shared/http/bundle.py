@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from uuid import uuid4
 
 from shared.fhir.ids import new_id
 from shared.fhir.json import Resource, dump
@@ -56,7 +57,8 @@ def searchset(
     joined = [_found(base_url, stored, b"match") for stored in entries]
     joined.extend(_found(base_url, stored, b"include") for stored in included)
     if outcome is not None:
-        joined.append(b'{"resource":' + dump(outcome) + b',"search":{"mode":"outcome"}}')
+        url = f"urn:uuid:{uuid4()}".encode()  # it is kept nowhere, and each entry of a searchset has a fullUrl
+        joined.append(b'{"fullUrl":"' + url + b'","resource":' + dump(outcome) + b',"search":{"mode":"outcome"}}')
     return _close(_head("searchset", links, total), joined)
 
 

@@ -163,7 +163,7 @@ class Reading:
 
     def _links(self, call: Call, path: str, given: tuple[tuple[str, str], ...], page: Page) -> list[bundle.Link]:
         def url(pairs: Pairs) -> str:
-            query = urlencode([*pairs, *call.kept])
+            query = urlencode([*pairs, *call.kept], safe=",:/$*")
             return f"{self._served.base_url}/{path}".rstrip("/") + (f"?{query}" if query else "")
 
         def page_url(cursor: str) -> str:
