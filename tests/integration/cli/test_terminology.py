@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from shared.store.terminology import Loading
+from tests.integration.store.test_terminology import SNOMED, snomed
 
 SYSTEM = {
     "resourceType": "CodeSystem",
@@ -17,6 +18,13 @@ SYSTEM = {
     "title": "The clinic's own",
     "content": "complete",
     "concept": [{"code": "a", "display": "A", "concept": [{"code": "b", "display": "B"}]}],
+}
+
+PROBLEMS = {
+    "resourceType": "ValueSet",
+    "url": "urn:clinic:problems",
+    "status": "active",
+    "compose": {"include": [{"system": SNOMED, "filter": [{"property": "concept", "op": "is-a", "value": "2"}]}]},
 }
 
 
@@ -48,6 +56,26 @@ async def test_what_was_loaded_answers(tmp_path, make_database):
         done = await asyncio.to_thread(run, "load", str(file), f"--database={database}")
         assert done.exit_code == 0, done.output
         assert await loading.terminology.subsumes("urn:clinic:own", "a", "b")
+    finally:
+        await loading.close()
+
+
+async def test_a_release_of_snomed_ct_is_loaded_by_one_command_and_then_codes_are_below_each_other(
+    tmp_path, make_database
+):
+    """The content is made up; its form is that of an RF2 snapshot, as licensees get it."""
+    database = make_database("intake")
+    archive = snomed(tmp_path)
+    problems = tmp_path / "problems.json"
+    problems.write_text(json.dumps(PROBLEMS), "utf-8")
+    done = await asyncio.to_thread(run, "load", str(archive), str(problems), f"--database={database}")
+    assert done.exit_code == 0, done.output
+    assert "4 codes" in done.output
+    loading = await Loading.open(database)
+    try:
+        assert await loading.terminology.subsumes(SNOMED, "1", "3")
+        assert not await loading.terminology.subsumes(SNOMED, "3", "1")
+        assert await loading.terminology.members("urn:clinic:problems") == {SNOMED: frozenset(("2", "3"))}
     finally:
         await loading.close()
 
