@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.fhir.definitions import TYPES
 from shared.fhir.outcome import BadRequest
-from shared.fhir.query import parse_search, split_escaped, unescape
+from shared.fhir.query import parse_search
 from shared.fhir.search import (
     Chain,
     Criterion,
@@ -27,6 +27,7 @@ from shared.fhir.search import (
     TokenValue,
     UriValue,
 )
+from shared.fhir.values import split_escaped, unescape
 
 
 def one(type_: str, name: str, value: str) -> Criterion:
