@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import httpx
@@ -93,8 +94,8 @@ def damaged(resource: dict[str, Any], dice: random.Random) -> dict[str, Any]:
         what: Callable[[], Any] = dice.choice(
             [
                 lambda holder=holder, key=key: holder.__delitem__(key),
-                lambda holder=holder, key=key: holder.__setitem__(key, dice.choice(STRANGE)),
-                lambda holder=holder, key=key: holder.__setitem__(key, [holder[key], holder[key]]),
+                lambda holder=holder, key=key: holder.__setitem__(key, deepcopy(dice.choice(STRANGE))),
+                lambda holder=holder, key=key: holder.__setitem__(key, [holder[key], deepcopy(holder[key])]),
                 lambda holder=holder, key=key: holder.__setitem__(key, {"value": holder[key]}),
                 lambda holder=holder, key=key: (
                     holder.__setitem__("_" + key, holder.pop(key)) if isinstance(holder, dict) else holder.append(key)
