@@ -54,6 +54,23 @@ async def test_what_was_sent_comes_back_to_the_digit(fhir):
     assert answer.headers["etag"] == 'W/"1"'
 
 
+async def test_the_entries_of_a_bundle_are_the_very_bytes_of_a_read(fhir):
+    patient = await fhir.create(PATIENT)
+    created = await observation(fhir, patient["id"], "120.500")
+    read = (await fhir.http.get(f"/fhir/Observation/{created['id']}")).content
+    assert b'"value":120.500' in read
+    for query in (
+        "Observation",
+        "Observation?_sort=-date&_total=accurate",
+        "Patient?_revinclude=Observation:patient",
+        "Observation/_history",
+        f"Observation/{created['id']}/_history",
+        "_history",
+    ):
+        answer = await fhir.http.get(f"/fhir/{query}")
+        assert b'"resource":' + read in answer.content, query
+
+
 async def test_a_create_answers_with_the_place_of_what_it_made(fhir):
     answer = await fhir.http.post("/fhir/Patient", json={**PATIENT, "id": "mine", "meta": {"versionId": "7"}})
     assert answer.status_code == 201
