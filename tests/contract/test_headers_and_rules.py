@@ -201,9 +201,11 @@ def _(server: Server) -> None:
     asked = person(name=[{"family": family, "given": ["Ada"]}], birthDate="1980-02-03", gender="female")
     parameters = {"resourceType": "Parameters", "parameter": [{"name": "resource", "resource": asked}]}
     found = server.send("POST", "Patient/$match", parameters).json()
-    assert [one["resource"]["id"] for one in found["entry"]] == [known["id"]]
-    grades = [one["valueCode"] for one in found["entry"][0]["search"]["extension"] if "valueCode" in one]
-    assert set(grades) <= {"certain", "probable", "possible"}
+    assert found["entry"][0]["resource"]["id"] == known["id"], "the best comes first"
+    grades = [each["valueCode"] for one in found["entry"] for each in one["search"]["extension"] if "valueCode" in each]
+    assert set(grades) <= {"certain", "probable", "possible", "certainly-not"}
+    scores = [one["search"]["score"] for one in found["entry"]]
+    assert scores == sorted(scores, reverse=True)
     assert len(server.found(f"Patient?family={family}")) == 1
 
 
