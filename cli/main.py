@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from cli.clients import clients
 from cli.demo.command import demo
 from cli.down import down
 from cli.parked import parked
@@ -41,6 +42,7 @@ app = typer.Typer(
 
 for command in (up, down, status, demo, timeline, verify, token):
     app.command()(command)
+app.add_typer(clients)
 app.add_typer(parked)
 app.add_typer(policy, name="policy")
 app.add_typer(terminology)

@@ -201,9 +201,11 @@ class _Destinations:
 class Ops:
     """Asks the services of one local stack."""
 
-    def __init__(self, ports: Ports, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, ports: Ports, *, auth: httpx.Auth | None = None, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self.ports = ports
-        self._http = httpx.AsyncClient(timeout=60.0, trust_env=False, transport=transport)
+        self._http = httpx.AsyncClient(timeout=60.0, trust_env=False, auth=auth, transport=transport)
 
     async def __aenter__(self) -> Self:
         return self

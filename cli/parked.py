@@ -101,7 +101,8 @@ def _known(service: str) -> str:
 
 def _ask(data: DataOption, question: Callable[[Ops], Awaitable[Found]]) -> Found:
     async def run() -> Found:
-        async with Ops(Stack(data).ports()) as ops:
+        stack = Stack(data)
+        async with Ops(stack.ports(), auth=stack.auth()) as ops:
             return await question(ops)
 
     return asyncio.run(run())

@@ -43,26 +43,26 @@ def up(
         str | None,
         typer.Option(metavar="embedded|DSN", help="A PostgreSQL of the stack's own (default), or yours."),
     ] = None,
-    no_auth: Annotated[
-        bool,
+    auth: Annotated[
+        bool | None,
         typer.Option(
-            "--no-auth",
-            help="Everybody who reaches the ports may do everything. The only mode there is until tokens exist, "
-            "and so the default; the ports are open to this machine only (127.0.0.1).",
+            "--auth/--no-auth",
+            help="Every request needs a token (./kap token), or (default) everybody who reaches the ports may do "
+            "everything; they are open to this machine only (127.0.0.1).",
         ),
-    ] = True,
+    ] = None,
 ) -> None:
     """Start PostgreSQL, Apache Kafka and every service; wait until all is ready; tell what runs where.
 
     Runs in the foreground until Ctrl-C stops all of it, unless --detach is given. What is not said is as it was the
     last time. Where the stack is up already, dead processes are started again and living ones left alone.
     """
-    del no_auth  # nothing else can be chosen yet
     with _interruptible():
         begun = time.monotonic()
         with telling() as report:
             brought = Stack(data, report=report).up(
-                Options(port_base=port_base, kafka=kafka, postgres=postgres, single=single), foreground=not detach
+                Options(port_base=port_base, kafka=kafka, postgres=postgres, single=single, auth=auth),
+                foreground=not detach,
             )
         stack = Stack(data, report=lambda sentence: err.print(sentence, markup=False, soft_wrap=True))
         out.print(table(stack.status()))
@@ -92,7 +92,11 @@ def _summary(brought: Brought, seconds: float, stack: Stack) -> str:
         head = "It was up already, and every service is ready."
     return (
         f"{head}\nThe record, as one FHIR server: {ports.fhir(GATEWAY)}   a hospital's EHR: {ports.fhir(HOSPITAL)}\n"
-        "There are no tokens yet: everybody who reaches these ports may do everything."
+        + (
+            "Every request needs a token: ./kap token ROLE prints one."
+            if stack.state().options.auth
+            else "It runs without tokens: everybody who reaches these ports may do everything (./kap up --auth)."
+        )
     )
 
 

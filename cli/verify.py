@@ -105,7 +105,7 @@ def verify(
 
 async def _verify(stack: Stack, wait: float, tell: Callable[[str], None]) -> Finding:
     """Compare until all is equal, or until nothing has moved for `wait` seconds."""
-    async with Ops(stack.ports()) as ops:
+    async with Ops(stack.ports(), auth=stack.auth()) as ops:
         moved = time.monotonic()
         before: object = None
         while True:

@@ -26,7 +26,7 @@ from shared.store.migrate import SchemaMismatch
 MODULES: Final = {
     **{
         name: f"services.{name}.service"
-        for name in ("intake", "scheduling", "sessions", "outcomes", "delivery", "gateway")
+        for name in ("identity", "intake", "scheduling", "sessions", "outcomes", "delivery", "gateway")
     },
     "hospital": "shared.testing.hospital",
 }

@@ -113,6 +113,7 @@ class FhirClient:
         patience: seconds for which one request is sent again and again before the client gives up.
         concurrency: how many requests may be under way at once.
         name: how error sentences call the other side.
+        auth: sends a token with each request; None: none is needed.
         transport: instead of the network, for tests.
 
     """
@@ -124,6 +125,7 @@ class FhirClient:
         patience: float = 120.0,
         concurrency: int = 16,
         name: str = "The gateway",
+        auth: httpx.Auth | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.base = base.rstrip("/")
@@ -137,6 +139,7 @@ class FhirClient:
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             headers={"Accept": FHIR_JSON},
             trust_env=False,
+            auth=auth,
             transport=transport,
         )
 

@@ -38,6 +38,9 @@ def demo(
         int | None,
         typer.Option(min=0, help="Which patients: the same seed makes the same (new ones unless told otherwise)."),
     ] = None,
+    auth: Annotated[
+        bool | None, typer.Option("--auth/--no-auth", help="Start the stack with tokens, and use one; or without.")
+    ] = None,
     data: DataOption = DATA,
 ) -> None:
     """Take patients through a whole KAP course by the FHIR API; watch their record flow into the hospital.
@@ -47,7 +50,7 @@ def demo(
     stack = Stack(data)
     if not stack.is_up():
         with telling() as tell:
-            Stack(data, report=tell).up(Options())
+            Stack(data, report=tell).up(Options(auth=auth))
     begun = time.monotonic()
     whole = asyncio.run(_demo(stack, patients, from_, seed))
     if not whole:
@@ -60,7 +63,8 @@ def demo(
 async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: int | None) -> bool:
     ports = stack.ports()
     since = datetime.now(UTC)
-    async with FhirClient(ports.fhir(GATEWAY)) as gateway, Ops(ports) as ops:
+    auth = stack.auth()
+    async with FhirClient(ports.fhir(GATEWAY), auth=auth) as gateway, Ops(ports, auth=auth) as ops:
         played = await load(gateway, folder) if folder else await play(gateway, Journal(stack.data), patients, seed)
         if not played.whole:
             return False

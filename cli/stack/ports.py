@@ -13,6 +13,7 @@ DEFAULT_BASE = 8000
 
 GATEWAY = "gateway"
 HOSPITAL = "hospital"
+IDENTITY = "identity"
 OFFSETS = {
     GATEWAY: 0,
     "intake": 1,
@@ -22,6 +23,7 @@ OFFSETS = {
     "delivery": 5,
     "console": 6,
     HOSPITAL: 7,
+    IDENTITY: 8,
     "postgres": 10,
     "kafka": 11,
     "kafka-controller": 12,
@@ -31,7 +33,10 @@ OWNERS = ("intake", "scheduling", "sessions", "outcomes")
 """The services that own clinical resources; the gateway routes writes to them."""
 
 SERVICES = (*OWNERS, GATEWAY, "delivery", HOSPITAL)
-"""What runs by `python -m services.run`: the services, and the hospital that stands in for a real one."""
+"""What runs by `python -m services.run`: the services, and the hospital that stands in for a real one.
+
+With tokens, their issuer (`IDENTITY`) runs, too.
+"""
 
 
 @dataclass(frozen=True, slots=True)

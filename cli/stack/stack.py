@@ -21,7 +21,8 @@ import psutil
 from cli.stack import processes
 from cli.stack.brokers import Broker, broker
 from cli.stack.databases import Databases, databases
-from cli.stack.ports import HOSPITAL, HOST, OWNERS, SERVICES, Ports, require_free
+from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
+from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OWNERS, SERVICES, Ports, require_free
 from cli.stack.problem import StackProblem
 from cli.stack.processes import Plan
 from cli.stack.state import DEFAULTS, MEMORY, Options, State, StateFile
@@ -123,7 +124,9 @@ class Stack:
         """Return whether every process lives (which does not mean that it is ready)."""
         state = self.state()
         served = {name for process in state.processes.values() if processes.alive(process) for name in process.serves}
-        return served >= set(self._services) and all(row.health != "down" for row in self._infrastructure(state))
+        return served >= set(self._served(state.options)) and all(
+            row.health != "down" for row in self._infrastructure(state)
+        )
 
     def any_lives(self) -> bool:
         """Return whether anything of the stack runs."""
@@ -135,13 +138,27 @@ class Stack:
     def status(self) -> list[Row]:
         """Ask everything how it is."""
         state = self.state()
-        with _client() as client:
-            services = [self._service_row(client, state, name) for name in self._ordered()]
+        with _client(self.auth()) as client:
+            services = [self._service_row(client, state, name) for name in self._ordered(state.options)]
         return [*self._infrastructure(state), *services]
 
-    def _ordered(self) -> list[str]:
+    def _ordered(self, options: Options) -> list[str]:
         ports = Ports()
-        return sorted(self._services, key=ports.of)
+        return sorted(self._served(options), key=ports.of)
+
+    def _served(self, options: Options) -> tuple[str, ...]:
+        return (IDENTITY, *self._services) if options.auth else self._services
+
+    def auth(self, wanted: Wanted | None = None) -> OperatorAuth | None:
+        """Return what sends a token with every request, of who runs the stack; None where it needs none.
+
+        Without `wanted` it is one that may do everything.
+        """
+        options = self.state().options
+        if not options.auth:
+            return None
+        whole = Wanted(role="clinic-admin")
+        return OperatorAuth(_ports(options).url(IDENTITY), OperatorKey(self.data), wanted or whole)
 
     def _service_row(self, client: httpx.Client, state: State, name: str) -> Row:
         ports = _ports(state.options)
@@ -240,7 +257,9 @@ class Stack:
             self._report(f"Starting {kafka.title}.")
         state.kafka_bootstrap = kafka.start()
         self._file.write(state)
-        addresses = database.provide([f"kap_{name}" for name in self._services])
+        if options.auth:
+            OperatorKey(self.data).make()
+        addresses = database.provide([f"kap_{name}" for name in self._served(options)])
         with _client() as client:
             for plan in self._plans(options, addresses, state.kafka_bootstrap):
                 why = self._why_start(client, state, plan)
@@ -315,12 +334,14 @@ class Stack:
 
     def _plans(self, options: Options, addresses: Mapping[str, str], bootstrap: str) -> list[Plan]:
         ports = _ports(options)
-        groups = {TOGETHER: self._services} if options.single else {name: (name,) for name in self._services}
+        served = self._served(options)
+        groups = {TOGETHER: served} if options.single else {name: (name,) for name in served}
+        operator = OperatorKey(self.data).jwks() if options.auth else None
         return [
             Plan(
                 name=group,
                 command=self._command(names),
-                environment=environment(names, ports, addresses, bootstrap),
+                environment=environment(names, ports, addresses, bootstrap, operator),
                 serves={name: ports.of(name) for name in names},
             )
             for group, names in groups.items()
@@ -380,19 +401,32 @@ class Stack:
         return self._things[options]
 
 
-def environment(names: Sequence[str], ports: Ports, addresses: Mapping[str, str], bootstrap: str) -> dict[str, str]:
+def environment(
+    names: Sequence[str], ports: Ports, addresses: Mapping[str, str], bootstrap: str, operator: str | None = None
+) -> dict[str, str]:
     """Return what a process of these services is told, beside what the person's own KAP_* variables say.
 
-    `addresses` holds the database's address by database name.
+    `addresses` holds the database's address by database name; `operator` the public keys of who runs the stack, where
+    requests need tokens.
     """
     told = {
         "KAP_HOST": HOST,
         "KAP_KAFKA_BOOTSTRAP": bootstrap,
         "KAP_ROLES": "migrate,api,worker",
-        "KAP_NO_AUTH": "true",
         "KAP_HOSPITAL_URL": ports.fhir(HOSPITAL),
         "PYTHONPATH": str(ROOT),
     }
+    if operator is None:
+        told |= {"KAP_NO_AUTH": "true", "KAP_ISSUER": ""}
+    else:
+        told |= {
+            "KAP_NO_AUTH": "",
+            "KAP_ISSUER": ports.url(IDENTITY),
+            "KAP_AUDIENCE": ports.fhir(GATEWAY),
+            "KAP_IDENTITY_OPERATOR_JWKS": operator,
+            "KAP_IDENTITY_ROLES": "migrate,api",
+            "KAP_HOSPITAL_NO_AUTH": "true",  # it stands for another organisation, with another issuer
+        }
     for owner in (*OWNERS, "delivery"):
         told[f"KAP_{owner.upper()}_URL"] = ports.fhir(owner)
     for name in names:
@@ -417,9 +451,9 @@ def _stalled(client: httpx.Client, url: str) -> bool:
     return False
 
 
-def _client() -> httpx.Client:
+def _client(auth: httpx.Auth | None = None) -> httpx.Client:
     # trust_env off: a proxy of the person's has no business with 127.0.0.1
-    return httpx.Client(timeout=5.0, trust_env=False)
+    return httpx.Client(timeout=5.0, trust_env=False, auth=auth)
 
 
 def _ports(options: Options) -> Ports:
@@ -441,5 +475,6 @@ def _describe(options: Options) -> str:
     postgres = "embedded" if complete.postgres == DEFAULTS.postgres else "a PostgreSQL given by address"
     return (
         f"port base {complete.port_base}, Kafka {complete.kafka}, {postgres}, "
-        f"{'one process for all services' if complete.single else 'one process per service'}"
+        f"{'one process for all services' if complete.single else 'one process per service'}, "
+        f"{'with tokens' if complete.auth else 'without tokens'}"
     )

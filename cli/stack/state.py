@@ -35,6 +35,7 @@ class Options:
         kafka: ``apache``, ``memory``, or the ``host:port`` of a Kafka of one's own.
         postgres: ``embedded``, or the address of a PostgreSQL of one's own (``postgresql://...``).
         single: whether all services run in one process.
+        auth: whether requests need tokens.
 
     """
 
@@ -42,6 +43,7 @@ class Options:
     kafka: str | None = None
     postgres: str | None = None
     single: bool | None = None
+    auth: bool | None = None
 
     def over(self, remembered: Options) -> Options:
         """Return these options, with the remembered ones where these say nothing."""
@@ -49,7 +51,7 @@ class Options:
         return replace(remembered, **given)
 
 
-DEFAULTS = Options(port_base=DEFAULT_BASE, kafka=APACHE, postgres=EMBEDDED, single=False)
+DEFAULTS = Options(port_base=DEFAULT_BASE, kafka=APACHE, postgres=EMBEDDED, single=False, auth=False)
 
 
 @dataclass(frozen=True, slots=True)

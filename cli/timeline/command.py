@@ -28,7 +28,7 @@ def timeline(
 
 
 async def _read(stack: Stack, wanted: str) -> list[str]:
-    async with FhirClient(stack.ports().fhir(GATEWAY), patience=10.0) as gateway:
+    async with FhirClient(stack.ports().fhir(GATEWAY), patience=10.0, auth=stack.auth()) as gateway:
         patient = await find(gateway, wanted)
         record = await gateway.search(f"Patient/{patient['id']}/$everything", {})
         missing = {name for one in record for name in references(one)} - {

@@ -93,6 +93,8 @@ class Owners:
             "X-Request-Id": context.request_id,
             **(headers or {}),
         }
+        if context.caller.authorization is not None:  # the owner judges for itself
+            sent["Authorization"] = context.caller.authorization
         if context.traceparent is not None:
             sent["traceparent"] = context.traceparent
         if body is not None:

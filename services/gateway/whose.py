@@ -54,19 +54,21 @@ class Whose:
     ) -> str:
         """Return the owner by content, looking up the owners of what it refers to as the rule asks for them.
 
-        `beside` tells the owners of what comes with it.
+        `beside` tells the owners of what comes with it. Whose a resource is does not depend on what its sender may
+        see: what is hidden from him he cannot refer to (`shared.security.gate`).
 
         Raises:
             Unprocessable: nobody owns it.
 
         """
+        everything = Access.unrestricted(access.tenant)
         origins: dict[tuple[str, str], str | None] = {}
         while True:
             try:
                 return owner_of_new(resource, knowing(origins))
             except Unresolved as needed:
                 found = beside(*needed.resource)
-                origins[needed.resource] = found or await self.origin(access, *needed.resource)
+                origins[needed.resource] = found or await self.origin(everything, *needed.resource)
 
     async def found(self, tenant: str, condition: SearchQuery, *, where: str) -> tuple[str, str] | None:
         """Return owner and key of what a condition finds in the copy; None where it finds nothing.

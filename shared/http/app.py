@@ -24,6 +24,8 @@ from shared.http.openapi import openapi_of
 from shared.http.operations.standard import standard_operations
 from shared.runtime.everywhere import operations_for
 from shared.security.caller import everybody
+from shared.security.gate import Gate
+from shared.security.operators import OperatorsOnly
 from shared.version import VERSION
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def create_fhir_app(
         service: what it serves.
         backend: what answers the FHIR interactions; None: no FHIR routes (a process that only relays and consumes).
         settings: public base, limits, the key of the links.
-        authenticate: makes the `Access` of a request; None: everybody may see what the service owns.
+        authenticate: tells who sent a request; None: everybody may do everything with what the service owns.
         interactions: by type, what is offered; a type that is not named offers all.
         before: routes that are tried before the FHIR ones; each costs every request a little.
         routes: more routes (health, operators'), tried after them.
@@ -68,6 +70,7 @@ def create_fhir_app(
 
     """
     fhir_routes: list[BaseRoute] = []
+    authenticate = authenticate or everybody(origin=service.name)
     service = replace(service, operations=(*service.operations, *operations_for(service.types)))
     offered = offered_by(service, interactions)
     service = replace(service, operations=(*service.operations, *standard_operations(service.types, offered)))
@@ -80,9 +83,9 @@ def create_fhir_app(
 
         fhir = FhirRoutes(
             service,
-            backend,
+            Gate(service, backend),
             settings,
-            authenticate=authenticate or everybody(origin=service.name),
+            authenticate=authenticate,
             offered=offered,
             metadata=metadata,
         )
@@ -106,6 +109,7 @@ def create_fhir_app(
         },  # its spans and logs carry paths, and so patients
     )
     app.add_middleware(GZipMiddleware, minimum_size=PACKED_FROM, compresslevel=5)
+    app.add_middleware(OperatorsOnly, authenticate=authenticate)
     app.add_middleware(Observe, service=service.name)
     if backend is not None:
         app.openapi = lambda: openapi_of(service, offered, settings.base_url)  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shared.http.entries import Answer, Change, Done, Request
     from shared.http.paging import PageLinks
     from shared.runtime.service import Operation, OperationCall
+    from shared.security.caller import Caller
     from shared.store.access import Access
     from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored, Written
@@ -88,7 +89,9 @@ class RequestContext:
     """Who asks, and how.
 
     Attributes:
-        access: what the caller may see; required by every store call.
+        caller: who asks.
+        access: what the caller may see by what is asked for; required by every store call. `shared.security.gate` sets
+            it; before, nothing may be seen.
         request_id: `X-Request-Id`, the caller's or made here.
         base_url: the public base of every link, without a slash at its end: ``http://127.0.0.1:8000/fhir``.
         links: seals and opens paging links.
@@ -101,6 +104,7 @@ class RequestContext:
 
     """
 
+    caller: Caller
     access: Access
     request_id: str
     base_url: str

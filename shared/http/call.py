@@ -21,6 +21,7 @@ from shared.http.conformance import Conformance
 from shared.http.negotiation import GENERAL, preferences, require_json, take_presentation, version_of_etag
 from shared.http.paging import PageLinks
 from shared.http.provenance import HEADER, provenance_in
+from shared.store.access import Access
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from shared.http.capability import Offered
     from shared.runtime.service import Service
     from shared.runtime.settings import Settings
-    from shared.security.caller import Authenticate
+    from shared.security.caller import Authenticate, Caller
 
 Pairs: TypeAlias = list[tuple[str, str]]
 
@@ -65,7 +66,7 @@ class Served:
 
     Attributes:
         service, backend, settings: what is served, from what, and how.
-        authenticate: makes the `Access` of a request.
+        authenticate: tells who sent a request.
         offered: by type, the interactions that are offered.
         base_url: the public base of every link.
         links: seals and opens paging links.
@@ -130,7 +131,7 @@ class Call:
 
     """
 
-    def __init__(self, served: Served, scope: Scope, receive: Receive) -> None:
+    def __init__(self, served: Served, scope: Scope, receive: Receive, caller: Caller) -> None:
         self.headers = Headers(scope=scope)
         self.place: Mapping[str, Any] = scope["path_params"]
         self.method: str = scope["method"]
@@ -141,17 +142,17 @@ class Call:
         self.presentation, self.pairs = take_presentation(pairs, self.headers.get("accept"))
         self.kept = [pair for pair in pairs if pair[0] in GENERAL]
         returns, lenient = preferences(self.headers.get("prefer"))
-        access = served.authenticate(self.headers)
         awaits = self.headers.get("x-kap-await")
         self.context = RequestContext(
-            access=access,
+            caller=caller,
+            access=caller.access("r") if caller.everything else Access.nothing(caller.tenant),
             request_id=scope["state"]["request_id"],
             base_url=served.base_url,
             links=served.links,
             traceparent=self.headers.get("traceparent"),
             returns=returns,
             lenient=lenient,
-            awaits=() if awaits is None else parse_awaits(awaits, access.tenant),
+            awaits=() if awaits is None else parse_awaits(awaits, caller.tenant),
             provenance=self._provenance(served),
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -46,7 +47,8 @@ class _Endpoint:
         handler = self._handlers.get(method)
         if handler is None:
             raise NotOffered(f"{method} is not offered at {self._template}.", frozenset(self._handlers))
-        response = await handler(Call(self._served, scope, receive))
+        caller = await self._served.authenticate(Headers(scope=scope))
+        response = await handler(Call(self._served, scope, receive, caller))
         await response(scope, receive, send)
 
 

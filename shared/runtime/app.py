@@ -75,6 +75,7 @@ class App:
         routes: more routes, tried before the FHIR ones.
         middleware: ASGI middleware around the FHIR routes only, first is outermost; faults are injected here.
         interactions: by type, what is offered; a type that is not named offers all. `metadata` says the same.
+        fhir: whether it has a FHIR endpoint (the issuer of tokens has none).
         shows_copies: whether its FHIR endpoint shows copies of others' resources too (the gateway's does).
 
     """
@@ -87,6 +88,7 @@ class App:
     routes: Callable[[Parts], Sequence[BaseRoute]] | None = None
     middleware: Sequence[Middleware] = ()
     interactions: Mapping[str, frozenset[TypeInteraction]] | None = None
+    fhir: bool = True
     shows_copies: bool = False
 
     def __post_init__(self) -> None:

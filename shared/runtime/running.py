@@ -38,7 +38,9 @@ from shared.runtime.housekeeping import EVERY, Housekeeping
 from shared.runtime.knowledge import watch
 from shared.runtime.logging import fault
 from shared.runtime.timers import TimerTask
+from shared.security.bearer import bearer, open_client
 from shared.security.caller import everybody
+from shared.security.discovery import smart_configuration
 from shared.store.migrate import migrate
 from shared.store.outbox import open_outbox
 from shared.store.reindex import reindex
@@ -107,15 +109,23 @@ async def opened(app: App) -> AsyncIterator[Opened]:
         parts = Parts(service=service, settings=settings, store=store, closing=closing)
         tasks = _tasks(app, parts)
         backend = None
-        if "api" in settings.roles:
+        if "api" in settings.roles and app.fhir:
             backend = app.backend(parts) if app.backend is not None else LocalBackend(service, store)
+        origin = None if app.shows_copies else service.name
+        before = list(app.routes(parts)) if app.routes is not None else []
+        authenticate = everybody(origin=origin)
+        if settings.issuer is not None and app.fhir and not settings.no_auth:
+            client = open_client()
+            closing.push_async_callback(client.aclose)
+            authenticate, issuer = bearer(settings.issuer, settings.audiences, client, origin=origin)
+            before.append(smart_configuration(issuer))
         asgi = create_fhir_app(
             service,
             backend,
             settings,
-            authenticate=everybody(origin=None if app.shows_copies else service.name),
+            authenticate=authenticate,
             interactions=app.interactions,
-            before=app.routes(parts) if app.routes is not None else (),
+            before=before,
             routes=[
                 *health_routes(service.name, lambda: [task.watchdog for task in tasks], store.ping),
                 *ops_routes(service, store, waiting=partial(_waiting, service.name)),

@@ -50,7 +50,12 @@ class Settings(BaseSettings):
             than Kafka keeps events (see `shared.runtime.housekeeping`).
         link_secret: key of the paging links; the same for every process of a service. None: derived from the
             database's URL.
-        no_auth: must be true as long as there are no tokens: everybody may do everything.
+        issuer: URL of whose tokens are believed, the built-in one (services/identity) or any OpenID provider. None:
+            none, and then `no_auth` has to be true.
+        audience: what a token has to be for: the FHIR base URL that clients know, or several, separated by commas.
+            None: the base of this service's links.
+        operator_jwks: public keys (a JWKS as JSON) of the client of who runs the installation; for the issuer only.
+        no_auth: everybody may do everything; for trying things out.
         stop_seconds: how long requests in flight may take to finish when the process is told to stop.
         intake_url ... delivery_url: FHIR base URLs of the owners, for the gateway.
         hospital_url: FHIR base URL of the destination, for delivery.
@@ -81,6 +86,9 @@ class Settings(BaseSettings):
     outbox_days: int = Field(default=7, ge=1)
     inbox_days: int = Field(default=30, gt=RETENTION_MS // _DAY_MS)
     link_secret: SecretStr | None = None
+    issuer: str | None = None
+    audience: str | None = None
+    operator_jwks: str | None = None
     no_auth: bool = False
     stop_seconds: int = Field(default=20, ge=1)
     intake_url: str | None = None
@@ -113,10 +121,24 @@ class Settings(BaseSettings):
         return self.database_url.get_secret_value()
 
     @property
+    def audiences(self) -> tuple[str, ...]:
+        """What a token has to be for, one of these."""
+        return tuple(one.strip().rstrip("/") for one in (self.audience or self.base_url).split(",") if one.strip())
+
+    @property
     def link_key(self) -> bytes:
         """32 bytes: the key of the paging links of this service."""
+        return self._derived("paging")
+
+    @property
+    def sealing_key(self) -> bytes:
+        """32 bytes: under which the issuer keeps its private keys."""
+        return self._derived("sealing")
+
+    def _derived(self, purpose: str) -> bytes:
         secret = self.link_secret or self.database_url
-        return hmac.new(secret.get_secret_value().encode(), f"paging {self.service}".encode(), hashlib.sha256).digest()
+        said = f"{purpose} {self.service}".encode()
+        return hmac.new(secret.get_secret_value().encode(), said, hashlib.sha256).digest()
 
     @classmethod
     def load(cls, service: str) -> Settings:
@@ -134,9 +156,13 @@ class Settings(BaseSettings):
                 f"KAP_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}" for one in error.errors()
             )
             raise SettingsError(f"The settings of {service} are not complete. {problems}.") from None
-        if not settings.no_auth:
+        if not settings.no_auth and settings.issuer is None:
             raise SettingsError(
-                f"{service} does not start: this version has no tokens yet, so it can only run open to everybody who "
-                "reaches its port. Set KAP_NO_AUTH=true if that is what you want."
+                f"{service} does not start: it is not told whose tokens to believe. Set KAP_ISSUER to the URL of the "
+                "issuer. Set KAP_NO_AUTH=true if it is to be open to everybody who reaches its port."
+            )
+        if settings.no_auth and settings.issuer is not None and "no_auth" not in own:
+            raise SettingsError(
+                f"{service} does not start: KAP_ISSUER asks for tokens, KAP_NO_AUTH=true for none. Unset one of them."
             )
         return settings

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
+
+from shared.fhir.search import Condition
 
 DEFAULT_TENANT = "default"
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """Some resources of a type.
+
+    Attributes:
+        patients: those of these patients' compartments (logical ids) that name no other patient; None: of anybody.
+        conditions: those that satisfy all of these as they are now; earlier versions and deletions are not of them.
+
+    """
+
+    patients: frozenset[str] | None = None
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def full(self) -> bool:
+        """Whether it is every resource of the type."""
+        return self.patients is None and not self.conditions
+
+
+EVERYTHING = (Grant(),)
+"""The grants of a type of which every resource may be seen."""
+
+
+@dataclass(frozen=True, slots=True)
 class Access:
-    """What a caller may see.
+    """What a caller may see, or change, by the interaction that he asks for.
 
     Attributes:
         tenant: the clinic; nothing of another is ever visible.
@@ -18,16 +44,33 @@ class Access:
             shows its own rows, its guards and reactions see all that it holds.
         patients: only these patients' compartments (logical ids); None: not restricted.
         hidden_labels: resources that carry one of these `meta.security` codes do not exist for the caller.
+        grants: by type, what of it exists for the caller: the union of these. A type that is not named does not exist
+            at all. None: every type, in full.
 
-    There is no default: a caller's token makes an Access, and who needs none says so by `Access.unrestricted`.
+    There is no default: a caller's token makes an Access (`shared.security`), and who needs none says so by
+    `Access.unrestricted`.
     """
 
     tenant: str
     origin: str | None
     patients: frozenset[str] | None
     hidden_labels: frozenset[str]
+    grants: Mapping[str, tuple[Grant, ...]] | None
 
     @classmethod
     def unrestricted(cls, tenant: str = DEFAULT_TENANT, *, origin: str | None = None) -> Self:
         """Everything of one tenant: for the services' own work, for tests, and for a stack started with `--no-auth`."""
-        return cls(tenant=tenant, origin=origin, patients=None, hidden_labels=frozenset())
+        return cls(tenant=tenant, origin=origin, patients=None, hidden_labels=frozenset(), grants=None)
+
+    @classmethod
+    def nothing(cls, tenant: str) -> Self:
+        """Nothing at all: what stands until it is known what a caller asks for."""
+        return cls(tenant=tenant, origin=None, patients=None, hidden_labels=frozenset(), grants={})
+
+    def granted(self, type_: str) -> tuple[Grant, ...]:
+        """Return the grants of a type; none: nothing of it exists for the caller."""
+        return EVERYTHING if self.grants is None else self.grants.get(type_, ())
+
+    def in_full(self, types: Sequence[str]) -> bool:
+        """Tell whether no grant takes anything away from these types."""
+        return self.grants is None or all(any(one.full for one in self.granted(type_)) for type_ in types)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from shared.fhir.definitions import parameter_id, type_id
 from shared.fhir.ids import subject_uuid
+from shared.store.comparisons import Binder
 from shared.store.connection import translated
 from shared.store.cursor import Cursor, decode, encode
-from shared.store.predicates import patient_uuids
 from shared.store.types import Page, Stored
+from shared.store.visibility import visible
 
 if TYPE_CHECKING:
     from shared.store.access import Access
@@ -26,18 +27,17 @@ SELECT t.name AS type, r.id, r.rid, r.version, r.last_updated, r.origin, h.inter
 FROM (
     SELECT * FROM resource r
     WHERE r.tenant = (SELECT id FROM tenant WHERE name = $1) AND r.patient = $2 AND NOT r.deleted AND r.rid > $3
-      AND ($4::text IS NULL OR r.origin = $4) AND ($5::uuid[] IS NULL OR r.patient = ANY ($5))
-      AND NOT r.labels && $6::text[]
-      AND ($7::smallint[] IS NULL OR r.type = ANY ($7)) AND ($8::timestamptz IS NULL OR r.last_updated >= $8)
-      AND ($10::timestamptz IS NULL OR NOT EXISTS (
+      AND ($4::smallint[] IS NULL OR r.type = ANY ($4)) AND ($5::timestamptz IS NULL OR r.last_updated >= $5)
+      AND ($7::timestamptz IS NULL OR NOT EXISTS (
               SELECT FROM idx_date d
-              JOIN unnest($12::smallint[], $13::smallint[]) AS c(type, param) ON d.param = c.param
+              JOIN unnest($9::smallint[], $10::smallint[]) AS c(type, param) ON d.param = c.param
               WHERE d.rid = r.rid AND c.type = r.type)
           OR EXISTS (
               SELECT FROM idx_date d
-              JOIN unnest($12::smallint[], $13::smallint[]) AS c(type, param) ON d.param = c.param
-              WHERE d.rid = r.rid AND c.type = r.type AND d.low < $11 AND d.high > $10))
-    ORDER BY r.rid LIMIT $9
+              JOIN unnest($9::smallint[], $10::smallint[]) AS c(type, param) ON d.param = c.param
+              WHERE d.rid = r.rid AND c.type = r.type AND d.low < $8 AND d.high > $7))
+      {visible}
+    ORDER BY r.rid LIMIT $6
 ) AS r
 JOIN history h ON h.rid = r.rid AND h.version = r.version
 JOIN resource_type t ON t.id = r.type
@@ -86,23 +86,22 @@ async def compartment(
     """
     after = 0 if cursor is None else decode(cursor, keys=0).row
     told_by = [] if care is None else [(type_, code) for type_, codes in care.told_by.items() for code in codes]
+    bind = Binder()
+    bind.arguments = [
+        access.tenant,
+        subject_uuid(patient),
+        after,
+        None if types is None else [type_id(type_) for type_ in types],
+        since,
+        count + 1,
+        None if care is None else care.low,
+        None if care is None else care.high,
+        [type_id(type_) for type_, _ in told_by],
+        [parameter_id(code) for _, code in told_by],
+    ]
+    seen = "".join(f" AND {one}" for one in visible(access, bind, "(SELECT id FROM tenant WHERE name = $1)", None))
     with translated():
-        rows = await transaction.connection.fetch(
-            _PAGE,
-            access.tenant,
-            subject_uuid(patient),
-            after,
-            access.origin,
-            patient_uuids(access),
-            sorted(access.hidden_labels),
-            None if types is None else [type_id(type_) for type_ in types],
-            since,
-            count + 1,
-            None if care is None else care.low,
-            None if care is None else care.high,
-            [type_id(type_) for type_, _ in told_by],
-            [parameter_id(code) for _, code in told_by],
-        )
+        rows = await transaction.connection.fetch(_PAGE.replace("{visible}", seen), *bind.arguments)
     entries = [
         Stored(
             type=row["type"],

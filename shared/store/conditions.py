@@ -25,18 +25,22 @@ from shared.store.predicates import (
     index_rows,
     of_types,
     scope_of,
-    visible,
     within_dates,
 )
+from shared.store.visibility import visible
 
 
 class Conditions:
-    """Compiles conditions for one caller; `tenant` is the placeholder of the tenant's number."""
+    """Compiles conditions for one caller; `tenant` is the placeholder of the tenant's number.
 
-    def __init__(self, access: Access, tenant: str, bind: Binder) -> None:
+    The names of further rows begin with `prefix`: those of a statement within another have to differ.
+    """
+
+    def __init__(self, access: Access, tenant: str, bind: Binder, *, prefix: str = "") -> None:
         self._access = access
         self._tenant = tenant
         self._bind = bind
+        self._prefix = prefix
         self._rows = 0
 
     def all_of(self, conditions: Iterable[Condition], row: Row) -> list[str]:
@@ -70,14 +74,18 @@ class Conditions:
     def _held(self, type_: str) -> tuple[Row, list[str]]:
         """Return a further resource of a type, and the conditions under which the caller knows of it."""
         self._rows += 1
-        alias = f"r{self._rows}"
+        alias = f"{self._prefix}r{self._rows}"
         where = [
             f"{alias}.tenant = {self._tenant}",
             f"{alias}.type = {type_id(type_)}",
             f"NOT {alias}.deleted",
-            *visible(self._access, self._bind, alias),
+            *visible(self._access, self._bind, self._tenant, (type_,), alias),
         ]
         return Row(f"{alias}.rid", alias, (type_,), scope_of((type_,), self._tenant, None)), where
+
+    def _sees_all(self, type_: str) -> bool:
+        """Tell whether the caller knows of every resource of a type, so that index rows alone may answer."""
+        return not visible(self._access, Binder(), self._tenant, (type_,))
 
     def _chain(self, chain: Chain, row: Row) -> str:
         if [type_ for type_, _ in chain.targets] == ["Patient"] and _bears_patient(row.types, chain.parameter):
@@ -102,7 +110,7 @@ class Conditions:
         held, where = self._held(type_)
         same = f"{row.resource}.patient"
         refers = _refers_to_patient(row.rid, chain.parameter)
-        rows = None if visible(self._access, Binder()) else _rows_of(beyond, held.scope, self._bind)
+        rows = _rows_of(beyond, held.scope, self._bind) if self._sees_all(type_) else None
         if rows is not None:  # the patient's index rows bear the patient, too
             return f"EXISTS (SELECT FROM {rows} AND t.patient = {same}) AND {refers}"
         where += [*self.all_of([beyond], held), f"{held.resource}.patient = {same}"]
@@ -110,7 +118,7 @@ class Conditions:
 
     def _has(self, has: Has, row: Row) -> str:
         held, where = self._held(has.type)
-        unrestricted = not visible(self._access, Binder())
+        unrestricted = self._sees_all(has.type)
         if row.types == ("Patient",) and _bears_patient((has.type,), has.parameter):
             rows = _rows_of(has.condition, held.scope, self._bind) if unrestricted else None
             same = f"{row.resource}.patient"
@@ -120,7 +128,7 @@ class Conditions:
             where += [*self.all_of([has.condition], held), f"{held.resource}.patient = {same}"]
             refers = _refers_to_patient(held.rid, has.parameter)
             return f"EXISTS (SELECT FROM resource {held.resource} WHERE {' AND '.join(where)} AND {refers})"
-        refers = f"h{self._rows}"
+        refers = f"{self._prefix}h{self._rows}"
         conditions = [
             f"{refers}.tenant = {self._tenant} AND {of_types(f'{refers}.type', [has.type])}",
             f"{refers}.param = {parameter_id(has.parameter)}",

@@ -6,6 +6,7 @@ late takes its place by its owner's time.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -16,19 +17,16 @@ from shared.fhir.definitions import TYPE_IDS
 from shared.fhir.history import HistoryQuery
 from shared.fhir.outcome import BadRequest, NotFound
 from shared.store.access import Access
+from shared.store.comparisons import Binder
 from shared.store.connection import Connection, translated
 from shared.store.cursor import Cursor, decode, encode
-from shared.store.predicates import patient_uuids
 from shared.store.types import Page, Stored
+from shared.store.visibility import visible
 
 _TYPE_NAMES: Final = {number: name for name, number in TYPE_IDS.items()}
 _LAST_VERSION: Final = 2**31 - 1
 
 _COLUMNS = "r.id, h.type, h.rid, h.version, h.last_updated, h.origin, h.interaction, h.body"
-_VISIBLE = (
-    "h.tenant = $1 AND ($2::text IS NULL OR h.origin = $2) AND ($3::uuid[] IS NULL OR r.patient = ANY ($3)) "
-    "AND NOT r.labels && $4::text[] AND NOT h.labels && $4::text[]"
-)
 
 
 async def history(
@@ -56,7 +54,7 @@ async def history(
 
 def compiled(query: HistoryQuery, access: Access, tenant: int, cursor: str | None) -> tuple[str, list[object]]:
     """Return the statement for a page and one row more, which tells whether there is a next page."""
-    statement = _Statement(access, tenant)
+    statement = _Statement(access, tenant, query.type)
     if query.type is not None:
         number = TYPE_IDS.get(query.type)
         if number is None:
@@ -86,9 +84,20 @@ def compiled(query: HistoryQuery, access: Access, tenant: int, cursor: str | Non
 class _Statement:
     """A SELECT put together from conditions; every value is a parameter."""
 
-    def __init__(self, access: Access, tenant: int) -> None:
-        self.arguments: list[object] = [tenant, access.origin, patient_uuids(access), sorted(access.hidden_labels)]
-        self._conditions = [_VISIBLE]
+    def __init__(self, access: Access, tenant: int, type_: str | None) -> None:
+        self._bind = Binder()
+        self._conditions = [f"h.tenant = {self._bind(tenant, 'integer')}"]
+        if access.origin is not None:
+            self._conditions.append(f"h.origin = {self._bind(access.origin, 'text')}")
+        if access.hidden_labels:
+            self._conditions.append(f"NOT h.labels && {self._bind(sorted(access.hidden_labels), 'text[]')}")
+        types = None if type_ is None or type_ not in TYPE_IDS else (type_,)
+        self._conditions += visible(replace(access, origin=None), self._bind, "$1", types, version="h")
+
+    @property
+    def arguments(self) -> list[object]:
+        """The values of its parameters."""
+        return self._bind.arguments
 
     def require(self, condition: str, *values: object) -> None:
         """Add a condition, with a ``{}`` for each value."""
@@ -107,7 +116,7 @@ class _Statement:
 
 async def _known(connection: Connection, access: Access, tenant: int, query: HistoryQuery) -> bool:
     """Tell whether there is any version that the caller may see, where none is on the page asked for."""
-    statement = _Statement(access, tenant)
+    statement = _Statement(access, tenant, query.type)
     statement.require("h.type = {}", TYPE_IDS[str(query.type)])
     statement.require("r.tenant = $1 AND r.type = h.type AND r.id = {}", query.id)
     with translated():

@@ -19,8 +19,9 @@ from shared.fhir.values import targets_of
 from shared.store.access import Access
 from shared.store.comparisons import Binder
 from shared.store.connection import Connection, translated
-from shared.store.predicates import has_canonical, visible
+from shared.store.predicates import has_canonical
 from shared.store.types import Stored
+from shared.store.visibility import visible
 
 MOST: Final = 1000
 """Resources that come along with a page, at most."""
@@ -84,7 +85,7 @@ def _step(
     reverse = [include for include in includes if include.reverse]
     if reverse:
         parts.append(_reverse(reverse, rows, clinic, bind))
-    where = ["NOT r.deleted", *visible(access, bind), f"r.rid <> ALL ({bind(sorted(seen), 'bigint[]')})"]
+    where = ["NOT r.deleted", *visible(access, bind, clinic, None), f"r.rid <> ALL ({bind(sorted(seen), 'bigint[]')})"]
     sql = (
         "SELECT r.rid, r.type, r.id, r.version, r.last_updated, r.origin, h.interaction, h.body "
         f"FROM (SELECT DISTINCT y.rid FROM ({' UNION ALL '.join(parts)}) y) x JOIN resource r ON r.rid = x.rid "

@@ -67,19 +67,6 @@ search may be asked for by patient. An Appointment has several patients and bear
 """
 
 
-def visible(access: Access, bind: Binder, row: str = "r") -> list[str]:
-    """Return the conditions on a `resource` row under which the caller may know of it; not the tenant, which is bound.
-
-    `row` is the alias of the row.
-    """
-    conditions = []
-    if access.origin is not None:
-        conditions.append(f"{row}.origin = {bind(access.origin, 'text')}")
-    if access.patients is not None:
-        conditions.append(f"{row}.patient = ANY ({bind(patient_uuids(access), 'uuid[]')})")
-    if access.hidden_labels:
-        conditions.append(f"NOT {row}.labels && {bind(sorted(access.hidden_labels), 'text[]')}")
-    return conditions
 
 
 def patient_uuids(access: Access) -> list[UUID] | None:

@@ -5,52 +5,59 @@ Every function takes the caller's `Access` and the number of its tenant, and com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from time import monotonic
 
 from asyncpg import Record
 
 from shared.fhir.definitions import TYPE_IDS
-from shared.fhir.outcome import Gone, NotFound
+from shared.fhir.outcome import Forbidden, Gone, NotFound
 from shared.fhir.search import SearchQuery
 from shared.store import includes
 from shared.store import search as compiled
 from shared.store.access import Access
 from shared.store.codes import looked_up
+from shared.store.comparisons import Binder
 from shared.store.connection import Connection, translated
 from shared.store.cursor import Cursor, decode, encode
 from shared.store.explaining import explain
 from shared.store.includes import current
-from shared.store.predicates import patient_uuids
 from shared.store.terminology import StoredTerminology
-from shared.store.types import Page, Stored
+from shared.store.types import Page, Stored, Write
+from shared.store.visibility import visible
 
 NO_TENANT = -1
 """The number of a tenant that never wrote anything."""
 
-_VISIBLE = (
-    "r.tenant = $1 AND r.type = $2 AND r.id = $3 AND ($4::text IS NULL OR r.origin = $4) "
-    "AND ($5::uuid[] IS NULL OR r.patient = ANY ($5)) AND NOT r.labels && $6::text[]"
-)
+_OF_THE_RESOURCE = "r.tenant = $1 AND r.type = $2 AND r.id = $3"
 _CURRENT = (
     "SELECT r.rid, r.version, r.last_updated, r.deleted, r.origin, h.interaction, h.body "
-    f"FROM resource r JOIN history h ON h.rid = r.rid AND h.version = r.version WHERE {_VISIBLE}"
+    "FROM resource r JOIN history h ON h.rid = r.rid AND h.version = r.version WHERE "
 )
-_CURRENT_LOCKED = f"{_CURRENT} FOR UPDATE OF r"
-_VERSIONS = (
+_VERSION = (
     "SELECT h.version, h.last_updated, h.interaction = 'delete' AS deleted, h.origin, h.interaction, h.body "
-    f"FROM resource r JOIN history h ON h.rid = r.rid WHERE {_VISIBLE} AND NOT h.labels && $6::text[]"
+    "FROM resource r JOIN history h ON h.rid = r.rid WHERE "
 )
-_VERSION = f"{_VERSIONS} AND h.version = $7"
 _LAST_VERSION = 2**31 - 1
 
 
-def _arguments(access: Access, tenant: int, type_: str, id_: str) -> Sequence[object]:
+def _of(access: Access, tenant: int, type_: str, id_: str, version: int | None = None) -> tuple[str, list[object]]:
+    """Return the condition that a row `r` is the resource and that the caller may know of it, and its arguments.
+
+    With a version also that a row `h` is it, and may be seen.
+    """
     number = TYPE_IDS.get(type_)
     if number is None:
         raise NotFound(f"{type_} is not a resource type of FHIR R4.")
-    return tenant, number, id_, access.origin, patient_uuids(access), sorted(access.hidden_labels)
+    bind = Binder()
+    bind.arguments = [tenant, number, id_]
+    where = [_OF_THE_RESOURCE]
+    if version is not None:
+        where.append(f"h.version = {bind(version, 'integer')}")
+        if access.hidden_labels:
+            where.append(f"NOT h.labels && {bind(sorted(access.hidden_labels), 'text[]')}")
+    where += visible(access, bind, "$1", (type_,), version=None if version is None else "h")
+    return " AND ".join(where), bind.arguments
 
 
 def _stored(type_: str, id_: str, row: Record) -> Stored:
@@ -71,12 +78,37 @@ async def find(
 ) -> Stored | None:
     """Return the current version, deleted or not; None where the caller knows of none. `lock`: until the commit."""
     with translated():
-        sql = _CURRENT_LOCKED if lock else _CURRENT
-        row = await connection.fetchrow(sql, *_arguments(access, tenant, type_, id_))
+        where, arguments = _of(access, tenant, type_, id_)
+        sql = f"{_CURRENT}{where} FOR UPDATE OF r" if lock else f"{_CURRENT}{where}"
+        row = await connection.fetchrow(sql, *arguments)
         if row is None and lock:
             # The locked row's new version was committed while this statement waited, and its snapshot cannot see it.
-            row = await connection.fetchrow(sql, *_arguments(access, tenant, type_, id_))
+            row = await connection.fetchrow(sql, *arguments)
     return None if row is None else _stored(type_, id_, row)
+
+
+async def require_changeable(connection: Connection, access: Access, tenant: int, write: Write) -> None:
+    """Pass a write of what is not there yet, or of what the caller may see.
+
+    Raises:
+        NotFound: there is such a resource, and it does not exist for this caller.
+
+    """
+    everything = Access.unrestricted(access.tenant)
+    held = await find(connection, everything, tenant, write.type, write.id, lock=True)
+    if held is not None and await find(connection, replace(access, origin=None), tenant, write.type, write.id) is None:
+        raise NotFound(f"There is no {write.type}/{write.id} here.")
+
+
+async def require_visible(connection: Connection, access: Access, tenant: int, write: Write) -> None:
+    """Pass what was just written and is what the caller may write; raised within its transaction, it is undone.
+
+    Raises:
+        Forbidden: it is outside.
+
+    """
+    if await find(connection, replace(access, origin=None), tenant, write.type, write.id) is None:
+        raise Forbidden(f"This {write.type} is outside of what you may write. Nothing was stored.")
 
 
 async def read(connection: Connection, access: Access, tenant: int, type_: str, id_: str) -> Stored:
@@ -107,8 +139,9 @@ async def read_version(
     """
     row = None
     if 0 < version <= _LAST_VERSION:
+        where, arguments = _of(access, tenant, type_, id_, version)
         with translated():
-            row = await connection.fetchrow(_VERSION, *_arguments(access, tenant, type_, id_), version)
+            row = await connection.fetchrow(f"{_VERSION}{where}", *arguments)
     if row is None:
         raise NotFound(f"There is no version {version} of {type_}/{id_} here.")
     if row["deleted"]:

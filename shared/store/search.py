@@ -19,8 +19,9 @@ from shared.store.comparisons import Binder
 from shared.store.conditions import Conditions, index_rows_tell
 from shared.store.connection import PlanMode
 from shared.store.cursor import Cursor, SortValue
-from shared.store.predicates import Row, index_rows, led_by_patient, of_types, scope_of, visible
+from shared.store.predicates import Row, index_rows, led_by_patient, of_types, scope_of
 from shared.store.rows import HIGHEST, LOWEST
+from shared.store.visibility import visible
 
 _SORT_COLUMNS: Final[dict[Kind, tuple[str, str]]] = {
     "token": ("code", "text"),
@@ -100,7 +101,8 @@ def count(query: SearchQuery, access: Access, tenant: int) -> Statement:
     Where all is seen and index rows tell who matches, they alone are counted: no row of a resource is read.
     """
     bind = Binder()
-    if query.criteria and not visible(access, bind) and all(index_rows_tell(one) for one in query.criteria):
+    sees_all = not visible(access, Binder(), "", query.searched)
+    if query.criteria and sees_all and all(index_rows_tell(one) for one in query.criteria):
         clinic = bind(tenant, "integer")
         patient = _patient(query)
         scope = scope_of(query.searched, clinic, None if patient is None else bind(patient, "uuid"))
@@ -130,7 +132,8 @@ def _conditions(
     """
     clinic = bind(tenant, "integer")
     types = query.searched
-    where = [f"r.tenant = {clinic}", of_types("r.type", types), "NOT r.deleted", *visible(access, bind)]
+    where = [f"r.tenant = {clinic}", of_types("r.type", types), "NOT r.deleted"]
+    where += visible(access, bind, clinic, types)
     patient = _patient(query)
     leader = None if patient is None else bind(patient, "uuid")
     if leader is not None:

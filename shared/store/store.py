@@ -23,6 +23,7 @@ from shared.store.access import Access
 from shared.store.calendars import Calendars
 from shared.store.connection import Connection, Pool, open_pool, translated
 from shared.store.copies import Copy
+from shared.store.identity import Identities
 from shared.store.inbox import Inbox
 from shared.store.keys import condition_lock, key_lock
 from shared.store.knowledge import Knowledge
@@ -61,6 +62,7 @@ class Store:
         verify: counts and hashes to compare with other services.
         replay: history as events.
         timers: when its timers ran.
+        identities: clients, keys and tokens of the issuer.
 
     """
 
@@ -78,6 +80,7 @@ class Store:
         self.verify = Verification(pool, service)
         self.replay = Replay(pool, service)
         self.timers = TimerRuns(pool)
+        self.identities = Identities(pool)
 
     @classmethod
     async def connect(
@@ -198,6 +201,9 @@ class Store:
             Contended, Unavailable: nothing is known to be committed; try again.
 
         """
+        if not access.in_full((write.type,)):  # what stands before and after it is looked at, too
+            async with self.transaction(keys=(write.key,), tenant=access.tenant) as transaction:
+                return await transaction.write(access, write)
         async with self._connection() as connection:
             tenant = await self._tenant(connection, access.tenant)
             return await _write(connection, self, access, tenant, write, wake=True)
@@ -326,7 +332,14 @@ class Transaction:
 
     async def write(self, access: Access, write: Write) -> Written:
         """As `Store.write`, but committed with the transaction; takes the lock of `write.key` where it is not held."""
-        written = await _write(self.connection, self._store, access, self._of(access), write, wake=False)
+        number = self._of(access)
+        restricted = not access.in_full((write.type,))
+        if restricted:
+            await self.lock(write.key)
+            await queries.require_changeable(self.connection, access, number, write)
+        written = await _write(self.connection, self._store, access, number, write, wake=False)
+        if restricted and write.interaction != "delete":
+            await queries.require_visible(self.connection, access, number, write)
         self.wrote = self._store.publishes
         return written
 

@@ -8,7 +8,7 @@ import re
 import pytest
 import source
 
-SERVICES = ("intake", "scheduling", "sessions", "outcomes", "gateway", "delivery")
+SERVICES = ("intake", "scheduling", "sessions", "outcomes", "gateway", "delivery", "identity")
 FILES = ("README.md", "__init__.py", "service.py", "rules.py", "operations.py", "reactions.py")
 RECORDS = sorted((source.ROOT / "docs" / "adr").glob("[0-9]*.md"))
 HEADINGS = ("Context", "Decision", "Consequences", "Instead of", "Check")

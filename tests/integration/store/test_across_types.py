@@ -12,8 +12,8 @@ from shared.testing.writes import write_of
 
 ALL = Access.unrestricted()
 SECRET = {"meta": {"security": [{"code": "ETH"}]}}
-UNLABELLED = Access("default", None, None, frozenset({"ETH"}))
-ONLY_ADA = Access("default", None, frozenset({"ada"}), frozenset())
+UNLABELLED = Access("default", None, None, frozenset({"ETH"}), None)
+ONLY_ADA = Access("default", None, frozenset({"ada"}), frozenset(), None)
 
 CLINIC = {"resourceType": "Organization", "id": "clinic", "name": "Klinik Süd"}
 HOUSE = {"resourceType": "Organization", "id": "house", "name": "House", "partOf": {"reference": "Organization/clinic"}}

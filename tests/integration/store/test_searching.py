@@ -82,8 +82,8 @@ async def test_a_search_sees_only_what_its_access_allows(store: Store):
     await store.write(ALL, write_of(observation("o1", "p1")))
     await store.write(ALL, write_of(observation("o2", "p2")))
     await store.write(ALL, write_of(observation("o3", "p1", **label)))
-    one_patient = Access("default", None, frozenset({"p1"}), frozenset())
-    unlabelled = Access("default", None, None, frozenset({"ETH"}))
+    one_patient = Access("default", None, frozenset({"p1"}), frozenset(), None)
+    unlabelled = Access("default", None, None, frozenset({"ETH"}), None)
     assert await found(store, "Observation") == ["o1", "o2", "o3"]
     assert await found(store, "Observation", access=one_patient) == ["o1", "o3"]
     assert await found(store, "Observation", ("patient", "p2"), access=one_patient) == []

@@ -157,7 +157,7 @@ async def test_one_clinic_never_sees_another(store: Store):
 
 async def test_a_hidden_label_hides_the_resource_its_history_and_its_deletion(store: Store):
     security = {"security": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "ETH"}]}
-    without = Access(tenant="default", origin=None, patients=None, hidden_labels=frozenset({"ETH"}))
+    without = Access(tenant="default", origin=None, patients=None, hidden_labels=frozenset({"ETH"}), grants=None)
     await store.write(ALL, write_of(weight("o1", "p1", "1.0", meta=security)))
     with pytest.raises(NotFound):
         await store.read(without, "Observation", "o1")
@@ -183,7 +183,7 @@ async def test_a_hidden_label_hides_the_resource_its_history_and_its_deletion(st
 
 async def test_an_earlier_version_with_a_hidden_label_stays_hidden(store: Store):
     security = {"security": [{"code": "ETH"}]}
-    without = Access(tenant="default", origin=None, patients=None, hidden_labels=frozenset({"ETH"}))
+    without = Access(tenant="default", origin=None, patients=None, hidden_labels=frozenset({"ETH"}), grants=None)
     await store.write(ALL, write_of(weight("o1", "p1", meta=security)))
     await store.write(ALL, write_of(weight("o1", "p1"), "update"))
     assert [entry.version for entry in (await store.history(without, HistoryQuery("Observation", "o1"))).entries] == [2]
@@ -192,7 +192,7 @@ async def test_an_earlier_version_with_a_hidden_label_stays_hidden(store: Store)
 
 
 async def test_who_may_see_one_patient_sees_and_writes_no_other(store: Store):
-    mine = Access(tenant="default", origin=None, patients=frozenset({"p1"}), hidden_labels=frozenset())
+    mine = Access(tenant="default", origin=None, patients=frozenset({"p1"}), hidden_labels=frozenset(), grants=None)
     await store.write(ALL, write_of(weight("o1", "p1")))
     await store.write(ALL, write_of(weight("o2", "p2")))
     assert (await store.read(mine, "Observation", "o1")).id == "o1"

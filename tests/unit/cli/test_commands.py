@@ -28,11 +28,17 @@ def test_the_version_is_the_projects() -> None:
     assert runner.invoke(app, ["--version"]).output.strip() == VERSION
 
 
-def test_token_says_that_there_is_none_and_fails() -> None:
-    result = runner.invoke(app, ["token", "--scope", "patient/*.rs"])
+def test_a_stack_without_tokens_gives_none_and_says_how_to_have_one(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["token", "prescriber", "--data", str(tmp_path)])
     assert result.exit_code == 1
-    assert "--no-auth" in result.stderr
+    assert "--auth" in result.stderr
     assert result.stdout == ""
+
+
+def test_a_token_of_no_role_names_those_that_there_are(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["token", "--data", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "monitor-nurse" in result.stderr
 
 
 def test_status_of_a_stack_that_is_down_says_so_and_fails(tmp_path: Path) -> None:

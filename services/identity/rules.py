@@ -1,0 +1,120 @@
+"""What a client that is known gets of what it asks for. Pure.
+
+Source: https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html, RFC 6749 section 5.2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.fhir.outcome import BadRequest
+from shared.security.roles import Roles, scopes_of
+from shared.security.scopes import OTHERS, ScopeRefused, parse_scope, wider_than
+
+LONGEST_ASSERTION = 300
+"""Seconds: an assertion that lives longer is refused (Backend Services: at most five minutes)."""
+
+PATIENT = "patient"
+"""The role whose user is a patient."""
+
+MOST_TOKEN_SECONDS = 3600
+USUAL_TOKEN_SECONDS = 300
+
+
+class OAuthRefusal(Exception):
+    """A refusal as RFC 6749 has it: `error` for programs, the message for people."""
+
+    def __init__(self, error: str, why: str, *, status: int = 400) -> None:
+        super().__init__(why)
+        self.error = error
+        self.why = why
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What is registered of a client: see `shared.store.identity.Client`."""
+
+    scope: str
+    role: str | None
+    user: str | None
+    patient: str | None
+    acts_for_others: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What it asks for; "" and None: whatever is registered."""
+
+    scope: str = ""
+    role: str | None = None
+    user: str | None = None
+    patient: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What it gets."""
+
+    scope: str
+    role: str | None
+    user: str | None
+    patient: str | None
+
+
+def grant(client: Registered, asked: Asked, roles: Roles) -> Granted:
+    """Return what a client gets: all that it asked for, or nothing.
+
+    Raises:
+        OAuthRefusal: wider than registered; another's role, user or patient; a scope that cannot be understood.
+
+    """
+    own = (client.role, client.user, client.patient)
+    for value, registered in zip((asked.role, asked.user, asked.patient), own, strict=True):
+        if value is not None and value != registered and not client.acts_for_others:
+            raise OAuthRefusal("unauthorized_client", "This client is not registered to act for others.")
+    role = asked.role or client.role
+    user = asked.user or client.user
+    patient = asked.patient or client.patient or _patient_in(user)
+    if user is None and role == PATIENT and patient is not None:
+        user = f"Patient/{patient}"
+    allowed = []
+    try:
+        if role is not None:
+            allowed.append(scopes_of(roles, role, user))
+        if client.scope and not (client.acts_for_others and role is not None):
+            allowed.append(client.scope)
+        scope = asked.scope or " ".join(allowed[:1])
+        wider = sorted({one for registered in allowed for one in wider_than(scope, [registered])})
+    except (ScopeRefused, BadRequest) as error:
+        raise OAuthRefusal("invalid_scope", str(error)) from None
+    if not allowed or wider or not scope:
+        raise OAuthRefusal("invalid_scope", f"Wider than what is registered: {' '.join(wider) or 'nothing is'}.")
+    if patient is None and any(one.startswith("patient/") for one in scope.split()):
+        raise OAuthRefusal("invalid_request", "A scope patient/... needs a patient, and none is registered or named.")
+    return Granted(scope, role, user, patient)
+
+
+def _patient_in(user: str | None) -> str | None:
+    return user.removeprefix("Patient/") if user is not None and user.startswith("Patient/") else None
+
+
+def require_registrable(scope: str, role: str | None, roles: Roles) -> None:
+    """Pass the scopes and the role of a registration.
+
+    Raises:
+        OAuthRefusal: one means nothing here, or there is neither.
+
+    """
+    if not scope and role is None:
+        raise OAuthRefusal("invalid_client_metadata", "Name a scope or a role (kap_role): without one it gets nothing.")
+    if role is not None and role not in roles:
+        known = ", ".join(sorted(roles))
+        raise OAuthRefusal("invalid_client_metadata", f"There is no role '{role[:64]}'. There are: {known}.")
+    for text in scope.split():
+        try:
+            understood = parse_scope(text) is not None or text in OTHERS
+        except ScopeRefused as error:
+            raise OAuthRefusal("invalid_client_metadata", str(error)) from None
+        if not understood:
+            raise OAuthRefusal("invalid_client_metadata", f"'{text[:64]}' is not a scope that is given here.")

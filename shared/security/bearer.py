@@ -1,0 +1,198 @@
+"""The bearer of a token as a `Caller`: what every service does with the `Authorization` of a request.
+
+Keys come from the issuer's metadata (RFC 8414), whoever the issuer is. A token that was believed is remembered for as
+long as keys are, so that its signature is not checked at each request; whether it was taken back is asked every
+`REVOKED_FRESH` seconds where the issuer tells it (the built-in one does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from shared.fhir.outcome import Unavailable
+from shared.security.caller import Authenticate, Caller
+from shared.security.keys import FRESH, Fetched, Keys, at_url
+from shared.security.scopes import OTHERS, parse_scopes
+from shared.security.tokens import TokenRefused, header_of, verified
+from shared.store.access import DEFAULT_TENANT
+
+REVOKED_FRESH: Final = 5.0
+REVOKED_STALE: Final = 60.0
+"""Seconds for which what is known of tokens that were taken back may be used: then nothing is answered (503)."""
+
+REMEMBERED: Final = 2000
+"""Tokens that are remembered."""
+
+METADATA: Final = "/.well-known/openid-configuration"
+REVOKED: Final = "kap_revoked_tokens_endpoint"
+"""In the issuer's metadata: where the ids of tokens are that were taken back before their end."""
+
+CONNECT_SECONDS: Final = 3.0
+
+
+def open_client() -> httpx.AsyncClient:
+    """Return the client for the issuer's metadata, keys and revocations; it follows no redirect."""
+    return httpx.AsyncClient(timeout=httpx.Timeout(CONNECT_SECONDS), follow_redirects=False, trust_env=False)
+
+
+class Issuer:
+    """Whose tokens are believed, known by its URL."""
+
+    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
+        """Ask the issuer at `url` by `client`."""
+        self.url = url.rstrip("/")
+        self._client = client
+        self._metadata = Fetched(at_url(client, f"{self.url}{METADATA}"))
+        self._keys: dict[str, Keys] = {}
+        self._revoked: dict[str, Fetched] = {}
+
+    async def metadata(self) -> Mapping[str, Any]:
+        """Return what the issuer says of itself.
+
+        Raises:
+            Unavailable: it does not answer, or is another one.
+
+        """
+        document = await self._metadata.get()
+        if not isinstance(document, Mapping) or str(document.get("issuer")).rstrip("/") != self.url:
+            raise Unavailable("The issuer of tokens does not answer with its own metadata.")
+        return document
+
+    async def keys(self) -> Keys:
+        """Return its keys.
+
+        Raises:
+            Unavailable: it does not say where they are.
+
+        """
+        url = (await self.metadata()).get("jwks_uri")
+        if not isinstance(url, str):
+            raise Unavailable("The issuer of tokens does not say where its keys are.")
+        if url not in self._keys:
+            self._keys = {url: Keys(Fetched(at_url(self._client, url)))}
+        return self._keys[url]
+
+    async def took_back(self, token: str) -> bool:
+        """Tell whether the issuer took the token of this id (`jti`) back.
+
+        Raises:
+            Unavailable: it has not said for `REVOKED_STALE` seconds.
+
+        """
+        url = (await self.metadata()).get(REVOKED)
+        if not isinstance(url, str):
+            return False
+        if url not in self._revoked:
+            fetched = Fetched(at_url(self._client, url), fresh=REVOKED_FRESH, stale=REVOKED_STALE)
+            self._revoked = {url: fetched}
+        document = await self._revoked[url].get()
+        revoked = document.get("revoked") if isinstance(document, Mapping) else None
+        if not isinstance(revoked, list):
+            raise Unavailable("The issuer of tokens does not tell which it took back.")
+        return token in revoked
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    caller: Caller
+    token: str
+    until: float
+
+
+class Bearer:
+    """Tells who the bearer of a token is."""
+
+    def __init__(
+        self, issuer: Issuer, audience: Sequence[str], *, origin: str | None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Believe `issuer` about tokens for one of `audience`; callers see what `origin` owns, or (None) all."""
+        self._issuer = issuer
+        self._audience = frozenset(one.rstrip("/") for one in audience)
+        self._origin = origin
+        self._clock = clock
+        self._known: OrderedDict[bytes, _Remembered] = OrderedDict()
+
+    async def __call__(self, headers: Mapping[str, str]) -> Caller:
+        """Return who sent a request.
+
+        A request without `Authorization` is nobody's, who may read what the server says of itself and nothing else.
+
+        Raises:
+            TokenRefused: the token cannot be believed.
+            Unavailable: the issuer cannot be asked for its keys.
+
+        """
+        header = headers.get("authorization")
+        if header is None:
+            return Caller(DEFAULT_TENANT, self._origin)
+        scheme, _, token = header.partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise TokenRefused("Authorization has to be 'Bearer' and a token.", error="invalid_request")
+        digest = hashlib.sha256(token.encode()).digest()
+        found = self._known.get(digest)
+        if found is None or found.until <= self._clock():
+            found = await self._look(token, header)
+            self._known[digest] = found
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        if await self._issuer.took_back(found.token):
+            raise TokenRefused("The token was taken back. Ask for a new one.")
+        return found.caller
+
+    async def _look(self, token: str, header: str) -> _Remembered:
+        keys = await (await self._issuer.keys()).holding(header_of(token)["kid"])
+        claims = verified(token, keys, issuer=self._issuer.url, audience=self._audience, now=self._clock())
+        caller = caller_of(claims, origin=self._origin, authorization=header)
+        until = min(float(claims["exp"]), self._clock() + FRESH)  # a key may be taken back, too
+        return _Remembered(caller, str(claims.get("jti", "")), until)
+
+
+def caller_of(claims: Mapping[str, Any], *, origin: str | None, authorization: str | None = None) -> Caller:
+    """Return the bearer of a token by its claims.
+
+    Raises:
+        TokenRefused: it does not say whose it is.
+
+    """
+    client = claims.get("client_id") or claims.get("azp") or claims.get("sub")
+    scope = claims.get("scope", claims.get("scp", ""))
+    scope = " ".join(scope) if isinstance(scope, list) else scope
+    if not isinstance(client, str) or not isinstance(scope, str):
+        raise TokenRefused("The token does not say whose it is and what for.")
+    return Caller(
+        tenant=_text(claims, "kap_tenant") or DEFAULT_TENANT,
+        origin=origin,
+        client=client,
+        user=_relative(_text(claims, "fhirUser")),
+        role=_text(claims, "kap_role"),
+        patient=_text(claims, "patient"),
+        scopes=parse_scopes(scope),
+        others=OTHERS.intersection(scope.split()),
+        authorization=authorization,
+    )
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _relative(user: str | None) -> str | None:
+    """Return a `fhirUser`, which may be an absolute URL, as ``Type/id``."""
+    return None if user is None else "/".join(user.rstrip("/").split("/")[-2:])
+
+
+def bearer(
+    issuer: str, audience: Sequence[str], client: httpx.AsyncClient, *, origin: str | None
+) -> tuple[Authenticate, Issuer]:
+    """Return what tells the bearers of an issuer's tokens, and the issuer."""
+    known = Issuer(issuer, client)
+    return Bearer(known, audience, origin=origin), known

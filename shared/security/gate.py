@@ -1,0 +1,307 @@
+"""The gate before a `Backend`: what a token's scopes do not allow is refused, and what they narrow is narrowed.
+
+Every interaction comes through here: requests, the entries of a batch or a transaction, what an operation reads. It is
+given the `Access` of its own kind of permission, which the store compiles into its statements; until then a caller's
+context sees nothing. Deny by default: what cannot be narrowed in the database (conditional writes, transactions, most
+operations) is refused to a caller whose token is narrowed there.
+
+A refusal names the scope that is missing, which the caller's own token tells him already, and nothing of the record.
+
+Source: https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html, RFC 6750
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from shared.fhir.definitions import RESOURCE_TYPES
+from shared.fhir.json import Resource
+from shared.fhir.links import links_of
+from shared.fhir.outcome import FhirError, Forbidden, Gone, NotFound
+from shared.fhir.references import parse_literal
+from shared.fhir.search import Chain, Condition, Has
+from shared.http.conditions import conditional_reference
+from shared.http.entries import refused
+from shared.runtime.everywhere import VALIDATE
+from shared.security.tokens import TokenRefused
+from shared.store.access import Access
+
+if TYPE_CHECKING:
+    from shared.fhir.history import HistoryQuery
+    from shared.fhir.patch.apply import Patch
+    from shared.fhir.search import SearchQuery
+    from shared.http.backend import Backend, OperationResult, Read, RequestContext, Transacted, WriteResult
+    from shared.http.entries import Answer, Change, Request
+    from shared.runtime.service import Operation, OperationCall, Service
+    from shared.security.caller import Caller
+    from shared.security.scopes import Letter
+    from shared.store.types import Page, Stored
+
+READ_BY_ACCESS: Final = frozenset(("everything",))
+"""Operations of a backend that read with the caller's own access."""
+
+OF_TERMINOLOGY: Final = frozenset(("expand", "lookup", "validate-code", "subsumes"))
+"""Operations on code systems and value sets, which are nobody's."""
+
+OF_META: Final = frozenset(("meta-add", "meta-delete"))
+
+_LETTER_OF: Final[dict[str, Letter]] = {"POST": "c", "PUT": "u", "PATCH": "u", "DELETE": "d"}
+
+
+class ScopeMissing(Forbidden):
+    """403 with the scope that would do, in words and in `WWW-Authenticate` (RFC 6750, section 3.1)."""
+
+    def __init__(self, why: str, scope: str) -> None:
+        super().__init__(f"{why} A token with the scope {scope}, or a wider one, may.")
+        self.scope = scope
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`WWW-Authenticate`."""
+        return {"WWW-Authenticate": f'Bearer realm="kap", error="insufficient_scope", scope="{self.scope}"'}
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A `Backend` that lets through to `inner` what the caller's token allows."""
+
+    service: Service
+    inner: Backend
+
+    # Reading
+
+    async def read(self, context: RequestContext, type_: str, id_: str) -> Stored:
+        """Return the current version."""
+        return await self.inner.read(_for(context, type_, "r"), type_, id_)
+
+    async def vread(self, context: RequestContext, type_: str, id_: str, version: int) -> Stored:
+        """Return one version."""
+        return await self.inner.vread(_for(context, type_, "r"), type_, id_, version)
+
+    async def history(self, context: RequestContext, query: HistoryQuery, *, cursor: str | None) -> Page:
+        """Return versions: of everything those of the types that may be searched."""
+        if query.type is None:
+            return await self.inner.history(_with(context, "s"), query, cursor=cursor)
+        letter: Letter = "s" if query.id is None else "r"
+        return await self.inner.history(_for(context, query.type, letter), query, cursor=cursor)
+
+    async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
+        """Return a page of what matches; every type that the search names must be one that may be searched."""
+        allowed = _with(context, "s")
+        caller = allowed.caller
+        if not caller.everything:
+            named = not query.types or any(name == "_type" for name, _ in query.given)
+            for type_ in query.searched if named else ():
+                _require(caller, type_, "s")
+            _require_all(caller, query.criteria)
+            for include in query.includes:
+                if include.reverse and include.source is not None:
+                    _require(caller, include.source, "s")
+                elif include.target is not None and not include.reverse:
+                    _require(caller, include.target, "s")
+        return await self.inner.search(allowed, query, cursor=cursor)
+
+    # Writing
+
+    async def create(
+        self, context: RequestContext, resource: Resource, *, if_none_exist: SearchQuery | None
+    ) -> WriteResult:
+        """Have a resource created that is what the caller may create and refers to nothing that is hidden from him."""
+        type_ = str(resource["resourceType"])
+        allowed = _for(context, type_, "c")
+        if if_none_exist is not None:
+            _require_in_full(allowed.caller, type_, "s", "a conditional create tells whether there is such a resource")
+        await self._require_known(allowed, type_, "c", resource)
+        return await self.inner.create(allowed, resource, if_none_exist=if_none_exist)
+
+    async def update(self, context: RequestContext, resource: Resource, *, expected: int | None) -> WriteResult:
+        """Have a resource changed that is, before and after, what the caller may change."""
+        type_ = str(resource["resourceType"])
+        allowed = _for(context, type_, "u")
+        await self._require_known(allowed, type_, "u", resource)
+        return await self.inner.update(allowed, resource, expected=expected)
+
+    async def patch(
+        self, context: RequestContext, type_: str, id_: str, patch: Patch, *, expected: int | None
+    ) -> WriteResult:
+        """Have a resource patched that may be read, too: a patch may test what stands there, and shows it."""
+        allowed = _for(context, type_, "u")
+        _require(allowed.caller, type_, "r")
+        if not allowed.caller.in_full(type_, "r"):
+            await self.inner.read(_for(context, type_, "r"), type_, id_)
+        if not allowed.caller.in_full(type_, "u"):
+            raise ScopeMissing(
+                "A patch may bring in references that cannot be looked at before. Send the whole resource by PUT.",
+                _scope(allowed.caller, type_, "u"),
+            )
+        return await self.inner.patch(allowed, type_, id_, patch, expected=expected)
+
+    async def delete(
+        self, context: RequestContext, type_: str, id_: str, *, expected: int | None
+    ) -> WriteResult | None:
+        """Have a resource deleted."""
+        return await self.inner.delete(_for(context, type_, "d"), type_, id_, expected=expected)
+
+    async def change(self, context: RequestContext, change: Change) -> WriteResult | None:
+        """Have what a condition finds changed, by a caller who may find and change all of the type."""
+        letter = _LETTER_OF[change.method]
+        allowed = _for(context, change.type, letter)
+        self._require_change(allowed.caller, change)
+        return await self.inner.change(allowed, change)
+
+    async def transact(
+        self, context: RequestContext, requests: Sequence[Request], changes: Sequence[Change], read: Read
+    ) -> Transacted:
+        """Have all changes made by a caller each of whose permissions is for all of its type; GETs come by the gate."""
+        caller = _known(context)
+        if caller.everything:
+            return await self.inner.transact(context, requests, changes, self._gated(read))
+        errors: dict[int, FhirError] = {}
+        for change in changes:
+            try:
+                self._require_change(caller, change)
+            except FhirError as error:
+                errors[change.index] = error
+        if errors:
+            raise refused(errors, {change.index: change.type for change in changes})
+        allowed = replace(context, access=Access.unrestricted(caller.tenant, origin=caller.origin))
+        return await self.inner.transact(allowed, requests, changes, self._gated(read))
+
+    def _gated(self, read: Read) -> Read:
+        async def gated(backend: Backend, request: Request) -> Answer:
+            return await read(Gate(self.service, backend), request)
+
+        return gated
+
+    def _require_change(self, caller: Caller, change: Change) -> None:
+        letter = _LETTER_OF[change.method]
+        _require(caller, change.type, letter)
+        why = "a change of a transaction, or of what a condition finds, is for tokens that are not narrowed"
+        _require_in_full(caller, change.type, letter, why)
+        if change.method == "PATCH":
+            _require_in_full(caller, change.type, "r", "a patch may test what stands there")
+        if change.condition is not None:
+            _require_in_full(caller, change.type, "s", "a condition tells whether there is such a resource")
+            _require_all(caller, change.condition.criteria)
+        for type_ in _asked_by_reference(change.resource):
+            _require_in_full(caller, type_, "s", "a conditional reference tells whether there is such a resource")
+
+    async def _require_known(self, context: RequestContext, type_: str, letter: Letter, resource: Resource) -> None:
+        """Refuse a reference to what does not exist for the caller, in the same words whether it exists or not."""
+        caller = context.caller
+        if caller.in_full(type_, letter):
+            return
+        held = self.service.types | self.service.holds
+        for kind, text in links_of(resource):
+            literal = parse_literal(text)
+            if kind != "reference" or literal.base or literal.type not in RESOURCE_TYPES or literal.type not in held:
+                continue
+            if literal.type == "Patient" and literal.id in caller.own:
+                continue
+            reach = replace(context, access=replace(caller.access("r"), origin=None))
+            try:
+                await self.inner.read(reach, literal.type, literal.id)
+            except (NotFound, Gone):
+                raise Forbidden(
+                    f"The {type_} refers to a {literal.type} that is not there for you.", expression=[type_]
+                ) from None
+
+    # Operations
+
+    async def operation(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:
+        """Run an operation that the token names, or that reads with the caller's own access."""
+        caller = _known(context)
+        if caller.everything:
+            return await self.inner.operation(context, operation, call)
+        if operation.name in READ_BY_ACCESS:
+            _require(caller, call.type, "r")
+            _require(caller, call.type, "s")
+            return await self.inner.operation(_with(context, "s"), operation, call)
+        if operation.name in OF_META:
+            for letter in ("r", "u"):
+                _require_in_full(caller, call.type, letter, f"${operation.name} changes what is labelled")
+        elif operation.name == VALIDATE:
+            if not (caller.may(call.type, "c") or caller.may(call.type, "u")):
+                _require(caller, call.type, "c")
+        elif operation.name not in OF_TERMINOLOGY and not caller.operates(call.type, operation.name):
+            raise ScopeMissing(
+                f"${operation.name} on {call.type} is not among what this token allows.",
+                f"user/{call.type}.${operation.name}",
+            )
+        whole = Access.unrestricted(caller.tenant, origin=caller.origin)
+        return await self.inner.operation(replace(context, access=whole), operation, call)
+
+
+def _known(context: RequestContext) -> Caller:
+    """Return the caller.
+
+    Raises:
+        TokenRefused: nobody said who it is.
+
+    """
+    if not context.caller.known:
+        raise TokenRefused("Send a token: 'Authorization: Bearer ...'.", error=None)
+    return context.caller
+
+
+def _with(context: RequestContext, letter: Letter) -> RequestContext:
+    caller = _known(context)
+    return context if caller.everything else replace(context, access=caller.access(letter))
+
+
+def _for(context: RequestContext, type_: str, letter: Letter) -> RequestContext:
+    allowed = _with(context, letter)
+    _require(allowed.caller, type_, letter)
+    return allowed
+
+
+_DOES: Final[dict[Letter, str]] = {
+    "c": "create",
+    "r": "read",
+    "u": "change",
+    "d": "delete",
+    "s": "search",
+}
+
+
+def _scope(caller: Caller, type_: str, letter: Letter) -> str:
+    contexts = [one.context for one in caller.scopes] or ["user"]
+    return f"{'system' if 'system' in contexts else 'user'}/{type_}.{letter}"
+
+
+def _require(caller: Caller, type_: str, letter: Letter) -> None:
+    if not caller.may(type_, letter):
+        scope = _scope(caller, type_, letter)
+        raise ScopeMissing(f"This token does not let its bearer {_DOES[letter]} {type_}.", scope)
+
+
+def _require_in_full(caller: Caller, type_: str, letter: Letter, why: str) -> None:
+    if not caller.in_full(type_, letter):
+        scope = _scope(caller, type_, letter)
+        raise ScopeMissing(f"This token lets its bearer {_DOES[letter]} only some {type_}, and {why}.", scope)
+
+
+def _require_all(caller: Caller, conditions: Iterable[Condition]) -> None:
+    """Refuse a search that leads through types that may not be searched: its answer would tell of them.
+
+    Of a chain's several possible types those that may be searched are enough: the others are not there.
+    """
+    for one in conditions:
+        if isinstance(one, Chain):
+            open_to = [(type_, beyond) for type_, beyond in one.targets if caller.may(type_, "s")]
+            if not open_to:
+                _require(caller, one.targets[0][0], "s")
+            for _, beyond in open_to:
+                _require_all(caller, (beyond,))
+        elif isinstance(one, Has):
+            _require(caller, one.type, "s")
+            _require_all(caller, (one.condition,))
+
+
+def _asked_by_reference(resource: Resource | None) -> Iterator[str]:
+    for kind, text in () if resource is None else links_of(resource):
+        asked = conditional_reference(text) if kind == "reference" else None
+        if asked is not None:
+            yield asked[0]

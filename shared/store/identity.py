@@ -1,0 +1,233 @@
+"""What the issuer of tokens keeps in PostgreSQL: clients, sealed signing keys, used assertions, tokens it gave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from shared.store.connection import Pool, translated
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A program that may ask for tokens.
+
+    Attributes:
+        id, tenant, name: whose it is.
+        jwks, jwks_uri: its public keys by value, or where they are; one of the two.
+        scope: what it may ask for, separated by spaces; "": what its role has.
+        role, user, patient: of all its tokens, where it has them.
+        acts_for_others: whether it may ask for a token of any role and user.
+        token_seconds: how long its tokens are good.
+        disabled_at: from when on it gets none.
+
+    """
+
+    id: str
+    tenant: str
+    name: str
+    jwks: Mapping[str, Any] | None
+    jwks_uri: str | None
+    scope: str
+    role: str | None
+    user: str | None
+    patient: str | None
+    acts_for_others: bool
+    token_seconds: int
+    created_at: datetime
+    disabled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key of the issuer: `public` as a JWK, `sealed` the private one."""
+
+    kid: str
+    public: Mapping[str, Any]
+    sealed: bytes
+    created_at: datetime
+    retired_at: datetime | None
+
+
+class Identities:
+    """The tables of the issuer; each call is one statement, committed."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    # Clients
+
+    async def client(self, id_: str) -> Client | None:
+        """Return a client, disabled or not."""
+        with translated():
+            row = await self._pool.fetchrow("SELECT * FROM oauth_client WHERE id = $1", id_)
+        return None if row is None else _client(row)
+
+    async def clients(self, tenant: str) -> list[Client]:
+        """Return the clients of a tenant, by name."""
+        with translated():
+            rows = await self._pool.fetch("SELECT * FROM oauth_client WHERE tenant = $1 ORDER BY name, id", tenant)
+        return [_client(row) for row in rows]
+
+    async def put_client(self, client: Client) -> None:
+        """Keep a client; one of the same id is replaced, and lives again."""
+        with translated():
+            await self._pool.execute(
+                "INSERT INTO oauth_client (id, tenant, name, jwks, jwks_uri, scope, role, fhir_user, patient, "
+                "acts_for_others, token_seconds, created_at) VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, "
+                "$10, $11, $12) ON CONFLICT (id) DO UPDATE SET name = excluded.name, jwks = excluded.jwks, "
+                "jwks_uri = excluded.jwks_uri, scope = excluded.scope, role = excluded.role, "
+                "fhir_user = excluded.fhir_user, patient = excluded.patient, "
+                "acts_for_others = excluded.acts_for_others, token_seconds = excluded.token_seconds, "
+                "disabled_at = NULL WHERE oauth_client.tenant = excluded.tenant",
+                client.id,
+                client.tenant,
+                client.name,
+                None if client.jwks is None else json.dumps(client.jwks),
+                client.jwks_uri,
+                client.scope,
+                client.role,
+                client.user,
+                client.patient,
+                client.acts_for_others,
+                client.token_seconds,
+                client.created_at,
+            )
+
+    async def disable_client(self, tenant: str, id_: str, now: datetime) -> bool:
+        """Give a client no more tokens and take back those it has; False where there is no such client."""
+        with translated():
+            done = await self._pool.fetchval(
+                "WITH gone AS (UPDATE oauth_client SET disabled_at = $3 WHERE tenant = $1 AND id = $2 RETURNING id), "
+                "taken AS (UPDATE oauth_token t SET revoked_at = $3 FROM gone WHERE t.client = gone.id "
+                "AND t.revoked_at IS NULL AND t.expires_at > $3) SELECT count(*) FROM gone",
+                tenant,
+                id_,
+                now,
+            )
+        return bool(done)
+
+    async def first_use(self, client: str, jti: str, expires_at: datetime) -> bool:
+        """Note an assertion of a client as used; False where it was used before. Those that ended are forgotten."""
+        digest = hashlib.sha256(f"{client}\0{jti}".encode()).digest()
+        with translated():
+            await self._pool.execute("DELETE FROM oauth_assertion WHERE expires_at < now() - interval '1 hour'")
+            done = await self._pool.execute(
+                "INSERT INTO oauth_assertion (digest, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                digest,
+                expires_at,
+            )
+        return bool(done.endswith(" 1"))
+
+    # Keys
+
+    async def keys(self, now: datetime) -> list[SigningKey]:
+        """Return the keys that are published, newest first."""
+        with translated():
+            rows = await self._pool.fetch(
+                "SELECT * FROM oauth_key WHERE gone_at IS NULL OR gone_at > $1 ORDER BY created_at DESC", now
+            )
+        return [
+            SigningKey(row["kid"], json.loads(row["public"]), row["sealed"], row["created_at"], row["retired_at"])
+            for row in rows
+        ]
+
+    async def add_key(self, key: SigningKey, *, only_if_none: bool = False) -> bool:
+        """Keep a signing key; `only_if_none`: where none signs yet, whoever else starts at the same time."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.execute("LOCK TABLE oauth_key IN SHARE ROW EXCLUSIVE MODE")
+                done = await connection.execute(
+                    "INSERT INTO oauth_key (kid, public, sealed, created_at) SELECT $1, $2::text::jsonb, $3, $4 "
+                    "WHERE NOT $5 OR NOT EXISTS (SELECT FROM oauth_key WHERE retired_at IS NULL)",
+                    key.kid,
+                    json.dumps(key.public),
+                    key.sealed,
+                    key.created_at,
+                    only_if_none,
+                )
+        return bool(done.endswith(" 1"))
+
+    async def retire_keys(self, but: str, now: datetime, gone_at: datetime) -> int:
+        """Have all keys but one sign nothing from now on, and published until `gone_at`; return how many there were."""
+        with translated():
+            done = await self._pool.execute(
+                "UPDATE oauth_key SET retired_at = coalesce(retired_at, $2), gone_at = least(gone_at, $3) "
+                "WHERE kid <> $1 AND (gone_at IS NULL OR gone_at > $2)",
+                but,
+                now,
+                gone_at,
+            )
+        return int(done.rsplit(" ", 1)[-1])
+
+    # Tokens
+
+    async def note_token(self, jti: str, client: str, issued_at: datetime, expires_at: datetime) -> None:
+        """Remember a token that is given, before it is."""
+        with translated():
+            await self._pool.execute("DELETE FROM oauth_token WHERE expires_at < $1 - interval '1 day'", issued_at)
+            await self._pool.execute(
+                "INSERT INTO oauth_token (jti, client, issued_at, expires_at) VALUES ($1, $2, $3, $4)",
+                jti,
+                client,
+                issued_at,
+                expires_at,
+            )
+
+    async def is_good(self, jti: str, now: datetime) -> bool:
+        """Tell whether a token was given here, has not ended, was not taken back, and its client may have it."""
+        with translated():
+            return bool(
+                await self._pool.fetchval(
+                    "SELECT EXISTS (SELECT FROM oauth_token t JOIN oauth_client c ON c.id = t.client WHERE t.jti = $1 "
+                    "AND t.expires_at > $2 AND t.revoked_at IS NULL AND c.disabled_at IS NULL)",
+                    jti,
+                    now,
+                )
+            )
+
+    async def revoke(self, jti: str, now: datetime, *, client: str | None) -> bool:
+        """Take a token back: any, or one of `client`. False where there is nothing to take back."""
+        with translated():
+            done = await self._pool.execute(
+                "UPDATE oauth_token SET revoked_at = $2 WHERE jti = $1 AND revoked_at IS NULL AND expires_at > $2 "
+                "AND ($3::text IS NULL OR client = $3)",
+                jti,
+                now,
+                client,
+            )
+        return bool(done.endswith(" 1"))
+
+    async def revoked(self, now: datetime) -> Sequence[str]:
+        """Return the ids of the tokens that were taken back and would be good without that."""
+        with translated():
+            rows = await self._pool.fetch(
+                "SELECT jti FROM oauth_token WHERE revoked_at IS NOT NULL AND expires_at > $1 - interval '1 minute'",
+                now,
+            )
+        return [row["jti"] for row in rows]
+
+
+def _client(row: Record) -> Client:
+    return Client(
+        id=row["id"],
+        tenant=row["tenant"],
+        name=row["name"],
+        jwks=None if row["jwks"] is None else json.loads(row["jwks"]),
+        jwks_uri=row["jwks_uri"],
+        scope=row["scope"],
+        role=row["role"],
+        user=row["fhir_user"],
+        patient=row["patient"],
+        acts_for_others=row["acts_for_others"],
+        token_seconds=row["token_seconds"],
+        created_at=row["created_at"],
+        disabled_at=row["disabled_at"],
+    )

@@ -1,0 +1,102 @@
+"""What a caller may know of, as SQL: the one place where an `Access` becomes conditions on rows.
+
+Every statement that reads resources, wherever in it (matches, chains, `_has`, includes, totals, histories), has these
+conditions on each row of `resource`, so that what may not be seen is not there for any part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from shared.fhir.ids import subject_uuid
+from shared.store.access import EVERYTHING, Access
+from shared.store.comparisons import Binder
+from shared.store.predicates import Row, of_types, patient_uuids, scope_of
+
+if TYPE_CHECKING:
+    from shared.store.access import Grant
+
+_NAMED: Final = '\'"reference":"Patient/([A-Za-z0-9.-]{1,64})\''
+"""Each patient whom a body names by a reference; bodies are stored without white space between their tokens."""
+
+
+def visible(
+    access: Access, bind: Binder, clinic: str, types: Sequence[str] | None, row: str = "r", version: str | None = None
+) -> list[str]:
+    """Return the conditions on a `resource` row under which the caller may know of it; not the tenant, which is bound.
+
+    Args:
+        access: what the caller may see.
+        bind: takes the values.
+        clinic: the tenant's number in SQL.
+        types: what the row may be; None: anything.
+        row: the alias of the row.
+        version: the alias of a `history` row of that resource, where it is a version that is to be seen.
+
+    """
+    conditions = []
+    if access.origin is not None:
+        conditions.append(f"{row}.origin = {bind(access.origin, 'text')}")
+    if access.patients is not None:
+        conditions.append(f"{row}.patient = ANY ({bind(patient_uuids(access), 'uuid[]')})")
+    if access.hidden_labels:
+        conditions.append(f"NOT {row}.labels && {bind(sorted(access.hidden_labels), 'text[]')}")
+    return [*conditions, *granted(access, bind, clinic, types, row, version)]
+
+
+def granted(
+    access: Access, bind: Binder, clinic: str, types: Sequence[str] | None, row: str = "r", version: str | None = None
+) -> list[str]:
+    """Return the conditions of `access.grants` alone; none where they take nothing away. Arguments as of `visible`."""
+    if access.grants is None or (types is not None and access.in_full(types)):
+        return []
+    alike: dict[tuple[Grant, ...], list[str]] = {}
+    for type_ in sorted(access.grants) if types is None else types:
+        grants = access.granted(type_)
+        if grants:
+            alike.setdefault(EVERYTHING if any(one.full for one in grants) else grants, []).append(type_)
+    alternatives = []
+    for grants, of in alike.items():
+        which = [] if types is not None and len(types) == 1 else [of_types(f"{row}.type", of)]
+        if grants != EVERYTHING:
+            some = [_one(grant, bind, clinic, of, row, version) for grant in grants]
+            which.append(f"({' OR '.join(some)})")
+        alternatives.append(f"({' AND '.join(which)})")
+    return [f"({' OR '.join(alternatives)})" if alternatives else "false"]
+
+
+def _one(grant: Grant, bind: Binder, clinic: str, types: Sequence[str], row: str, version: str | None) -> str:
+    conditions = []
+    if grant.patients is not None:
+        ids = sorted(grant.patients)
+        uuids = bind([subject_uuid(patient) for patient in ids], "uuid[]")
+        conditions.append(f"{row}.patient = ANY ({uuids})")
+        others = [type_ for type_ in types if type_ != "Patient"]
+        if others:
+            conditions.append(_names_no_other(row, version, bind(ids, "text[]"), whole=len(others) < len(types)))
+    if grant.conditions:
+        from shared.store.conditions import Conditions  # which asks here, in turn, what of another resource is visible
+
+        # What the grant itself asks for is asked of all that is held: it is the clinic's rule, not the caller's search.
+        everything = Conditions(Access.unrestricted(), clinic, bind, prefix=f"{row}g")
+        of = Row(f"{row}.rid", row, tuple(types), scope_of(types, clinic, None))
+        conditions += everything.all_of(grant.conditions, of)
+        conditions.append(f"NOT {row}.deleted")
+        if version is not None:  # index rows tell of the current version only
+            conditions.append(f"{version}.version = {row}.version")
+    return f"({' AND '.join(conditions)})"
+
+
+def _names_no_other(row: str, version: str | None, allowed: str, *, whole: bool) -> str:
+    """Return the condition that a body names no patient but the `allowed`: a group's visit shows who else is there.
+
+    A Patient is exempt (`whole`: some of the rows are): it names the other records of the same person.
+    """
+    body = "b" if version is None else version
+    named = f"regexp_matches(convert_from({body}.body, 'UTF8'), {_NAMED}, 'g') AS n"
+    other = f"EXISTS (SELECT FROM {named} WHERE n[1] <> ALL ({allowed}))"
+    if version is None:
+        current = f"b.rid = {row}.rid AND b.version = {row}.version"
+        other = f"EXISTS (SELECT FROM history b, {named} WHERE {current} AND n[1] <> ALL ({allowed}))"
+    return f"({of_types(f'{row}.type', ['Patient'])} OR NOT {other})" if whole else f"NOT {other}"

@@ -1,0 +1,222 @@
+"""SMART Backend Services with the built-in issuer: who gets a token, what is in it, and how it ends."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet, OctKey
+
+from tests.integration.security.clinic import BASE, ISSUER, key_of
+
+SCOPE = "system/Patient.rs system/Observation.rs?category=vital-signs"
+
+
+async def registered(clinic, key, **said):
+    answer = await clinic.register(key=key, **{"scope": SCOPE, **said})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["client_id"]
+
+
+@pytest.mark.parametrize("alg", ["RS384", "ES384"])
+async def test_a_client_gets_a_token_by_its_own_key_and_the_gateway_believes_it(clinic, alg):
+    key = key_of(alg)
+    client = await registered(clinic, key)
+    answer = await clinic.asked("token", client, key)
+    told = answer.json()
+    assert (answer.status_code, told["token_type"], told["scope"]) == (200, "bearer", SCOPE)
+    assert answer.headers["cache-control"] == "no-store"
+    assert (await clinic.send(told["access_token"], "GET", "Patient")).status_code == 200
+
+
+async def test_keys_are_found_at_the_clients_url_and_a_new_one_is_found_there_when_it_is_turned(clinic, monkeypatch):
+    first, second, url = key_of("ES384"), key_of("ES384"), "https://hospital.example/jwks"
+    clinic.wire.files[url] = KeySet([first]).as_dict(private=False)
+    client = await registered(clinic, None, jwks_uri=url)
+    assert (await clinic.asked("token", client, first)).status_code == 200
+    clinic.wire.files[url] = KeySet([second]).as_dict(private=False)
+    passed = time.monotonic() + 11
+    monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
+    assert (await clinic.asked("token", client, second)).status_code == 200
+    assert (await clinic.asked("token", client, first)).status_code == 401
+
+
+async def test_an_assertion_counts_once(clinic):
+    key = key_of("ES384")
+    client = await registered(clinic, key)
+    assertion = clinic.assertion(client, key)
+    assert (await clinic.asked("token", client, key, assertion=assertion)).status_code == 200
+    again = await clinic.asked("token", client, key, assertion=assertion)
+    assert (again.status_code, again.json()["error"]) == (401, "invalid_client")
+    assert "used before" in again.json()["error_description"]
+
+
+async def test_assertions_that_are_not_the_clients_own_for_this_issuer_now_are_refused(clinic):
+    key, now = key_of("ES384"), int(time.time())
+    client = await registered(clinic, key)
+    other = await registered(clinic, key_of("ES384"))
+    stolen = key_of("ES384", kid=key.kid)
+    shared = OctKey.import_key(key.as_pem(private=False))
+    hmac = jwt.encode({"alg": "HS256", "kid": key.kid}, {"iss": client}, shared, algorithms=["HS256"])
+    refused = {
+        "another's key": clinic.assertion(client, stolen),
+        "another client": clinic.assertion(other, key),
+        "another audience": clinic.assertion(client, key, aud="https://other.example/token"),
+        "expired": clinic.assertion(client, key, exp=now - 60),
+        "lives too long": clinic.assertion(client, key, exp=now + 900),
+        "not yet good": clinic.assertion(client, key, nbf=now + 60),
+        "subject is another": clinic.assertion(client, key, sub=other),
+        "without jti": clinic.assertion(client, key, jti=None),
+        "nobody": clinic.assertion("nobody", key),
+        "issuer is no text": clinic.assertion(client, key, iss=[client]),
+        "shared secret": hmac,
+        "nothing": "x",
+    }
+    for kind, assertion in refused.items():
+        answer = await clinic.asked("token", client, key, assertion=assertion)
+        assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client"), kind
+
+
+async def test_the_same_words_answer_for_no_such_client_a_disabled_one_and_a_key_that_is_not_its_own(clinic):
+    key = key_of("ES384")
+    client, off = await registered(clinic, key), await registered(clinic, key)
+    manager = {"Authorization": f"Bearer {await clinic.token(scope='kap/clients')}"}
+    assert (await clinic.http.delete(f"{ISSUER}/auth/clients/{off}", headers=manager)).status_code == 204
+    said = {
+        (await clinic.asked("token", name, one)).text
+        for name, one in ((client, key_of("ES384")), (off, key), ("nobody", key))
+    }
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    "scope", ["system/Patient.cruds", "system/*.rs", "system/Observation.rs", "user/Patient.rs", "kap/operate", "x/y"]
+)
+async def test_wider_than_registered_is_refused_whole(clinic, scope):
+    key = key_of("ES384")
+    client = await registered(clinic, key)
+    answer = await clinic.asked("token", client, key, scope=f"system/Patient.r {scope}")
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_scope")
+
+
+async def test_narrower_than_registered_is_what_the_token_has(clinic):
+    key = key_of("ES384")
+    client = await registered(clinic, key)
+    told = (await clinic.asked("token", client, key, scope="system/Patient.r")).json()
+    assert told["scope"] == "system/Patient.r"
+    assert (await clinic.send(told["access_token"], "GET", "Patient")).status_code == 403
+
+
+@pytest.mark.parametrize("form", [{"kap_role": "clinic-admin"}, {"kap_user": "Practitioner/1"}, {"kap_patient": "1"}])
+async def test_no_client_but_the_operators_acts_for_others(clinic, form):
+    key = key_of("ES384")
+    client = await registered(clinic, key)
+    answer = await clinic.asked("token", client, key, **form)
+    assert (answer.status_code, answer.json()["error"]) == (400, "unauthorized_client")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"scope": ""},
+        {"scope": "system/Nothing.rs"},
+        {"kap_role": "king"},
+        {"acts_for_others": True},
+        {"token_endpoint_auth_method": "client_secret_basic"},
+        {"grant_types": ["password"]},
+        {"kap_token_seconds": 86400},
+        {"jwks_uri": "file:///etc/passwd"},
+        {"jwks_uri": "http://169.254.169.254/latest"},
+        {"jwks_uri": "https://user:secret@hospital.example/jwks"},
+        {"jwks": {"keys": [key_of("ES384").as_dict(private=True)]}},
+    ],
+)
+async def test_what_cannot_be_registered_is_refused_and_named(clinic, said):
+    answer = await clinic.register(key=key_of("ES384"), **{"scope": SCOPE, **said})
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_client_metadata")
+
+
+async def test_only_a_token_for_that_registers_clients_and_turns_keys(clinic):
+    token = await clinic.token("prescriber")
+    for method, path in (("POST", "register"), ("GET", "clients"), ("DELETE", "clients/x"), ("POST", "keys")):
+        url = f"{ISSUER}/auth/{path}"
+        assert (await clinic.http.request(method, url, json={})).status_code == 401
+        refused = await clinic.http.request(method, url, json={}, headers={"Authorization": f"Bearer {token}"})
+        assert refused.status_code == 403
+
+
+async def test_a_token_that_was_taken_back_is_refused_within_seconds(clinic, monkeypatch):
+    key = key_of("ES384")
+    client = await registered(clinic, key)
+    token = (await clinic.asked("token", client, key)).json()["access_token"]
+    assert (await clinic.asked("introspect", client, key, token=token)).json()["active"] is True
+    assert (await clinic.send(token, "GET", "Patient")).status_code == 200
+    assert (await clinic.asked("revoke", client, key, token=token)).status_code == 200
+    assert (await clinic.asked("introspect", client, key, token=token)).json() == {"active": False}
+    passed = time.monotonic() + 6
+    monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
+    assert (await clinic.send(token, "GET", "Patient")).status_code == 401
+
+
+async def test_a_disabled_client_loses_the_tokens_it_has(clinic, monkeypatch):
+    key = key_of("ES384")
+    client = await registered(clinic, key)
+    token = (await clinic.asked("token", client, key)).json()["access_token"]
+    manager = {"Authorization": f"Bearer {await clinic.token(scope='kap/clients')}"}
+    await clinic.http.delete(f"{ISSUER}/auth/clients/{client}", headers=manager)
+    passed = time.monotonic() + 6
+    monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
+    assert (await clinic.send(token, "GET", "Patient")).status_code == 401
+
+
+async def test_nobody_learns_of_anothers_token_by_introspection_or_takes_it_back(clinic):
+    mine, theirs = key_of("ES384"), key_of("ES384")
+    me, them = await registered(clinic, mine), await registered(clinic, theirs)
+    token = (await clinic.asked("token", them, theirs)).json()["access_token"]
+    assert (await clinic.asked("introspect", me, mine, token=token)).json() == {"active": False}
+    await clinic.asked("revoke", me, mine, token=token)
+    assert (await clinic.asked("introspect", them, theirs, token=token)).json()["active"] is True
+
+
+async def test_keys_are_turned_without_a_token_that_ends_before_its_time(clinic, monkeypatch):
+    token = await clinic.token("clinic-admin")
+    manager = {"Authorization": f"Bearer {await clinic.token(scope='kap/clients')}"}
+    turned = await clinic.http.post(f"{ISSUER}/auth/keys", headers=manager)
+    assert turned.status_code == 201
+    clinic.late = timedelta(seconds=30)
+    published = (await clinic.http.get(f"{ISSUER}/auth/jwks")).json()["keys"]
+    assert len(published) == 2
+    assert all("d" not in one for one in published)
+    clinic.late = timedelta()
+    passed = time.monotonic() + 11
+    monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
+    assert (await clinic.send(token, "GET", "Patient")).status_code == 200
+
+
+async def test_a_compromised_key_is_published_no_more_and_what_it_signed_ends(clinic, monkeypatch):
+    token = await clinic.token("clinic-admin")
+    manager = {"Authorization": f"Bearer {await clinic.token(scope='kap/clients')}"}
+    await clinic.http.post(f"{ISSUER}/auth/keys?compromised=true", headers=manager)
+    assert len((await clinic.http.get(f"{ISSUER}/auth/jwks")).json()["keys"]) == 1
+    passed = time.monotonic() + 301
+    monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
+    assert (await clinic.send(token, "GET", "Patient")).status_code == 401
+    other = await clinic.token("clinic-admin")
+    assert (await clinic.send(other, "GET", "Patient")).status_code == 200
+
+
+async def test_private_keys_are_sealed_in_the_database(clinic):
+    await clinic.token("clinic-admin")
+    [key] = await clinic.stores["identity"].identities.keys(datetime.now(UTC))
+    assert b'"d"' not in key.sealed
+    assert "d" not in key.public
+
+
+async def test_discovery_leads_to_everything_without_a_token(clinic):
+    told = (await clinic.http.get(f"{BASE}/.well-known/smart-configuration")).json()
+    assert told["token_endpoint"] == f"{ISSUER}/auth/token"
+    assert {"RS384", "ES384"} <= set(told["token_endpoint_auth_signing_alg_values_supported"])
+    assert {"client-confidential-asymmetric", "permission-v1", "permission-v2"} <= set(told["capabilities"])
+    assert (await clinic.http.get(told["jwks_uri"])).json()["keys"]
