@@ -25,6 +25,7 @@ from shared.http.operations.standard import standard_operations
 from shared.runtime.everywhere import operations_for
 from shared.security.caller import everybody
 from shared.security.gate import Gate
+from shared.security.headers import SafeHeaders
 from shared.security.operators import OperatorsOnly
 from shared.version import VERSION
 
@@ -79,7 +80,8 @@ def create_fhir_app(
 
         @cache
         def metadata() -> bytes:
-            return dump(capability_statement(service, offered, settings.base_url, since=since))
+            tokens = settings.issuer is not None and not settings.no_auth
+            return dump(capability_statement(service, offered, settings.base_url, since=since, tokens=tokens))
 
         fhir = FhirRoutes(
             service,
@@ -110,6 +112,7 @@ def create_fhir_app(
     )
     app.add_middleware(GZipMiddleware, minimum_size=PACKED_FROM, compresslevel=5)
     app.add_middleware(OperatorsOnly, authenticate=authenticate)
+    app.add_middleware(SafeHeaders)
     app.add_middleware(Observe, service=service.name)
     if backend is not None:
         app.openapi = lambda: openapi_of(service, offered, settings.base_url)  # type: ignore[method-assign]

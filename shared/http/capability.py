@@ -29,14 +29,23 @@ _ORDER: tuple[TypeInteraction, ...] = (
 )  # fmt: skip
 _SYSTEM: Final = ("transaction", "batch", "history-system", "search-system")
 _PATCHES: Final = ("application/json-patch+json", "application/merge-patch+json", "application/fhir+json")
+_SMART: Final = {
+    "service": [
+        {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
+                     "code": "SMART-on-FHIR"}]}
+    ],
+    "description": "SMART Backend Services, scopes of version 2 and 1; see .well-known/smart-configuration.",
+}  # fmt: skip
 _US_CORE: Final = "http://hl7.org/fhir/us/core"
 _US_CORE_VERSIONS: Final = ("7.0.0", "6.1.0")
 
 
-def capability_statement(service: Service, offered: Offered, base_url: str, *, since: datetime) -> Resource:
+def capability_statement(
+    service: Service, offered: Offered, base_url: str, *, since: datetime, tokens: bool = False
+) -> Resource:
     """Return the CapabilityStatement of a service that offers `offered` (interactions by type) at `base_url`.
 
-    `since` is when this set of abilities came to be: the start of the process.
+    `since` is when this set of abilities came to be: the start of the process. `tokens`: whether it asks for them.
     """
     return {
         "resourceType": "CapabilityStatement",
@@ -68,6 +77,7 @@ def capability_statement(service: Service, offered: Offered, base_url: str, *, s
                     "can only be false. A profile that a resource claims is enforced where it is known. "
                     "X-Provenance is kept with any write."
                 ),
+                **({"security": _SMART} if tokens else {}),
                 "resource": [_resource(service, type_, offered) for type_ in sorted(offered)],
                 "interaction": [{"code": code} for code in _SYSTEM],
             }

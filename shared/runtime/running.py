@@ -114,11 +114,12 @@ async def opened(app: App) -> AsyncIterator[Opened]:
         origin = None if app.shows_copies else service.name
         before = list(app.routes(parts)) if app.routes is not None else []
         authenticate = everybody(origin=origin)
-        if settings.issuer is not None and app.fhir and not settings.no_auth:
+        if settings.issuer is not None and not settings.no_auth:
             client = open_client()
             closing.push_async_callback(client.aclose)
             authenticate, issuer = bearer(settings.issuer, settings.audiences, client, origin=origin)
-            before.append(smart_configuration(issuer))
+            if app.fhir:
+                before.append(smart_configuration(issuer))
         asgi = create_fhir_app(
             service,
             backend,

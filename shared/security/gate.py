@@ -25,6 +25,7 @@ from shared.fhir.search import Chain, Condition, Has
 from shared.http.conditions import conditional_reference
 from shared.http.entries import refused
 from shared.runtime.everywhere import VALIDATE
+from shared.security.scopes import OPERATE
 from shared.security.tokens import TokenRefused
 from shared.store.access import Access
 
@@ -96,6 +97,8 @@ class Gate:
             for type_ in query.searched if named else ():
                 _require(caller, type_, "s")
             _require_all(caller, query.criteria)
+            if query.explain and not caller.has(OPERATE):
+                raise ScopeMissing("_explain tells of rows that a search leaves out.", OPERATE)
             for include in query.includes:
                 if include.reverse and include.source is not None:
                     _require(caller, include.source, "s")

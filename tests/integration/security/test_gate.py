@@ -123,6 +123,14 @@ async def test_a_search_may_not_lead_through_what_may_not_be_searched(clinic, tw
     assert total(await clinic.send(token, "GET", "_history")) == 2
 
 
+async def test_how_a_search_was_answered_is_told_to_operators_only(clinic, two):
+    token = await clinic.token("patient", kap_patient=two["ada"])
+    answer = await clinic.send(token, "GET", "Patient?_explain=true")
+    assert answer.status_code == 403
+    assert "kap/operate" in answer.headers["www-authenticate"]
+    assert (await clinic.send(await clinic.token("clinic-admin"), "GET", "Patient?_explain=true")).status_code == 200
+
+
 async def test_what_the_gateway_sends_on_is_judged_by_the_owner_itself(clinic):
     token = await clinic.token(scope="system/Patient.cr")
     made = parse((await clinic.send(token, "POST", "Patient", ADA)).content)
@@ -278,6 +286,7 @@ async def test_a_token_for_another_installation_is_refused(clinic):
     answer = await clinic.asked("token", "operator", key, kap_role="clinic-admin")
     token = answer.json()["access_token"]
     assert (await clinic.send(token, "GET", "Patient")).status_code == 200
-    assert parse((await clinic.http.get(f"{BASE}/metadata")).content)["resourceType"] == "CapabilityStatement"
+    [rest] = parse((await clinic.http.get(f"{BASE}/metadata")).content)["rest"]
+    assert rest["security"]["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
     head, body, signature = token.split(".")
     assert (await clinic.send(f"{head}.{body}.{signature[:-4]}AAAA", "GET", "Patient")).status_code == 401
