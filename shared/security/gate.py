@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Final
 from shared.fhir.definitions import RESOURCE_TYPES
 from shared.fhir.json import Resource
 from shared.fhir.links import links_of
-from shared.fhir.outcome import FhirError, Forbidden, Gone, NotFound
+from shared.fhir.outcome import Forbidden, Gone, Issue, NotFound
 from shared.fhir.references import parse_literal
 from shared.fhir.search import Chain, Condition, Has
 from shared.http.conditions import conditional_reference
-from shared.http.entries import refused
+from shared.http.entries import placed
 from shared.runtime.everywhere import VALIDATE
 from shared.security.scopes import OPERATE
 from shared.security.tokens import TokenRefused
@@ -84,7 +84,10 @@ class Gate:
     async def history(self, context: RequestContext, query: HistoryQuery, *, cursor: str | None) -> Page:
         """Return versions: of everything those of the types that may be searched."""
         if query.type is None:
-            return await self.inner.history(_with(context, "s"), query, cursor=cursor)
+            allowed = _with(context, "s")
+            if not allowed.access.grants and not allowed.caller.everything:
+                raise ScopeMissing("This token does not let its bearer search anything.", "user/*.s")
+            return await self.inner.history(allowed, query, cursor=cursor)
         letter: Letter = "s" if query.id is None else "r"
         return await self.inner.history(_for(context, query.type, letter), query, cursor=cursor)
 
@@ -161,14 +164,14 @@ class Gate:
         caller = _known(context)
         if caller.everything:
             return await self.inner.transact(context, requests, changes, self._gated(read))
-        errors: dict[int, FhirError] = {}
+        issues: list[Issue] = []
         for change in changes:
             try:
                 self._require_change(caller, change)
-            except FhirError as error:
-                errors[change.index] = error
-        if errors:
-            raise refused(errors, {change.index: change.type for change in changes})
+            except Forbidden as error:
+                issues += [placed(issue, change.index, change.type) for issue in error.issues]
+        if issues:
+            raise Forbidden(issues)
         allowed = replace(context, access=Access.unrestricted(caller.tenant, origin=caller.origin))
         return await self.inner.transact(allowed, requests, changes, self._gated(read))
 
