@@ -48,7 +48,7 @@ def demo(
     Starts the stack if it is not up. A demo that was cut off is finished by running it again.
     """
     stack = Stack(data)
-    if not stack.is_up():
+    if not stack.is_up() or auth is not None:
         with telling() as tell:
             Stack(data, report=tell).up(Options(auth=auth))
     begun = time.monotonic()
@@ -78,6 +78,10 @@ async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: i
     if played.patient:
         out.print()
         report.urls(out, taken, played.patient, played.given)
+        if auth is not None:
+            out.print(
+                '  Those of the gateway need a token: curl -H "Authorization: Bearer $(./kap token prescriber)" URL'
+            )
     for sentence in missing(counted, taken.destinations):
         problem(sentence)
     return counted.complete
