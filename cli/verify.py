@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Annotated
 
+import httpx
 import typer
 from pydantic import SecretStr
 from rich.markup import escape
@@ -114,7 +115,7 @@ async def _verify(stack: Stack, wait: float, tell: Callable[[str], None]) -> Fin
             took = time.monotonic() - asked
             if held.settled or time.monotonic() - moved >= wait:
                 tell("Comparing contents, and reading the hospital over its FHIR API.")
-                found = await compare(ops, held)
+                found = await compare(ops, held, _servers(ops, stack.auth()))
                 if found.clean or time.monotonic() - moved >= wait:
                     return found
             if held.movement != before:
@@ -174,6 +175,16 @@ async def ask(ops: Ops) -> Held:
 
 def _server(base: str, name: str) -> FhirClient:
     return FhirClient(base, patience=20, name=name)
+
+
+def _servers(ops: Ops, auth: httpx.Auth | None) -> Callable[[str, str], FhirClient]:
+    """Return what makes a client of a FHIR base URL; a token is sent to delivery only, never to a hospital."""
+
+    def server(base: str, name: str) -> FhirClient:
+        ours = base == ops.ports.fhir(DELIVERY)
+        return FhirClient(base, patience=20, name=name, auth=auth if ours else None)
+
+    return server
 
 
 async def compare(ops: Ops, held: Held, server: Callable[[str, str], FhirClient] = _server) -> Finding:

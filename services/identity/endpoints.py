@@ -47,6 +47,11 @@ from shared.security.tokens import ALGORITHMS, LEEWAY, TokenRefused, header_of, 
 from shared.store.identity import Client, Identities
 
 BY_ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+EVERYTHING: Final = tuple(
+    f"{context}/*.{what}" for context in ("patient", "user", "system") for what in ("cruds", "$*")
+)
+"""What the operator's client may ask for, of resources."""
+
 OPERATOR: Final = "operator"
 """The id of the client of who runs the installation."""
 
@@ -358,7 +363,7 @@ def operator(jwks: Mapping[str, Any], tenant: str, now: datetime) -> Client:
         name="Who runs the installation",
         jwks=jwks,
         jwks_uri=None,
-        scope=" ".join(("system/*.cruds", "system/*.$*", *sorted(OTHERS))),
+        scope=" ".join((*EVERYTHING, *sorted(OTHERS))),
         role=None,
         user=None,
         patient=None,

@@ -172,7 +172,9 @@ class Identities:
     async def note_token(self, jti: str, client: str, issued_at: datetime, expires_at: datetime) -> None:
         """Remember a token that is given, before it is."""
         with translated():
-            await self._pool.execute("DELETE FROM oauth_token WHERE expires_at < $1 - interval '1 day'", issued_at)
+            await self._pool.execute(
+                "DELETE FROM oauth_token WHERE expires_at < $1::timestamptz - interval '1 day'", issued_at
+            )
             await self._pool.execute(
                 "INSERT INTO oauth_token (jti, client, issued_at, expires_at) VALUES ($1, $2, $3, $4)",
                 jti,
@@ -209,7 +211,8 @@ class Identities:
         """Return the ids of the tokens that were taken back and would be good without that."""
         with translated():
             rows = await self._pool.fetch(
-                "SELECT jti FROM oauth_token WHERE revoked_at IS NOT NULL AND expires_at > $1 - interval '1 minute'",
+                "SELECT jti FROM oauth_token WHERE revoked_at IS NOT NULL "
+                "AND expires_at > $1::timestamptz - interval '1 minute'",
                 now,
             )
         return [row["jti"] for row in rows]
