@@ -74,7 +74,7 @@ class Signing:
 
     def _made(self, now: datetime) -> SigningKey:
         kid = new_id()
-        key = ECKey.generate_key("P-256", parameters={"kid": kid, "use": "sig", "alg": ALGORITHM})
+        key = ECKey.generate_key(parameters={"kid": kid, "use": "sig", "alg": ALGORITHM})
         nonce = token_bytes(_NONCE)
         private = json.dumps(key.as_dict(private=True)).encode()
         sealed = nonce + AESGCM(self.secret).encrypt(nonce, private, kid.encode())

@@ -27,7 +27,7 @@ from shared.http.entries import placed
 from shared.runtime.everywhere import VALIDATE
 from shared.security.scopes import OPERATE
 from shared.security.tokens import TokenRefused
-from shared.store.access import Access
+from shared.store.access import EVERYTHING, Access
 
 if TYPE_CHECKING:
     from shared.fhir.history import HistoryQuery
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from shared.runtime.service import Operation, OperationCall, Service
     from shared.security.caller import Caller
     from shared.security.scopes import Letter
+    from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored
 
 READ_BY_ACCESS: Final = frozenset(("everything",))
@@ -109,6 +110,10 @@ class Gate:
                     _require(caller, include.target, "s")
         return await self.inner.search(allowed, query, cursor=cursor)
 
+    async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
+        """Return what terminology the clinic loaded, to who has a token; nobody's data, and nobody's business else."""
+        return await self.inner.loaded(context, type_) if context.caller.known else ()
+
     # Writing
 
     async def create(
@@ -126,7 +131,10 @@ class Gate:
         """Have a resource changed that is, before and after, what the caller may change."""
         type_ = str(resource["resourceType"])
         allowed = _for(context, type_, "u")
+        caller = allowed.caller
         await self._require_known(allowed, type_, "u", resource)
+        if self.service.fixed_ids and not (caller.in_full(type_, "u") and caller.in_full(type_, "c")):
+            await self.inner.read(allowed, type_, str(resource["id"]))  # an update of his makes nothing new
         return await self.inner.update(allowed, resource, expected=expected)
 
     async def patch(
@@ -172,6 +180,7 @@ class Gate:
                 issues += [placed(issue, change.index, change.type) for issue in error.issues]
         if issues:
             raise Forbidden(issues)
+        _require_proof(context)
         allowed = replace(context, access=Access.unrestricted(caller.tenant, origin=caller.origin))
         return await self.inner.transact(allowed, requests, changes, self._gated(read))
 
@@ -236,6 +245,7 @@ class Gate:
                 f"${operation.name} on {call.type} is not among what this token allows.",
                 f"user/{call.type}.${operation.name}",
             )
+        _require_proof(context)
         whole = Access.unrestricted(caller.tenant, origin=caller.origin)
         return await self.inner.operation(replace(context, access=whole), operation, call)
 
@@ -260,7 +270,24 @@ def _with(context: RequestContext, letter: Letter) -> RequestContext:
 def _for(context: RequestContext, type_: str, letter: Letter) -> RequestContext:
     allowed = _with(context, letter)
     _require(allowed.caller, type_, letter)
-    return allowed
+    if context.provenance is None or letter in "rs" or context.caller.everything:
+        return allowed
+    _require_proof(context)
+    grants = {**(allowed.access.grants or {}), "Provenance": EVERYTHING}
+    return replace(allowed, access=replace(allowed.access, grants=grants))
+
+
+def _require_proof(context: RequestContext) -> None:
+    """Pass a request without `X-Provenance`, or of a caller who may create any: it is one, of what is written.
+
+    Raises:
+        ScopeMissing: any other.
+
+    """
+    if context.provenance is not None:
+        why = "what comes as X-Provenance is created as one"
+        _require(context.caller, "Provenance", "c")
+        _require_in_full(context.caller, "Provenance", "c", why)
 
 
 _DOES: Final[dict[Letter, str]] = {

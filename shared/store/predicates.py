@@ -67,8 +67,6 @@ search may be asked for by patient. An Appointment has several patients and bear
 """
 
 
-
-
 def patient_uuids(access: Access) -> list[UUID] | None:
     """Return the patients of `access` as index rows know them; None where it is not restricted."""
     return None if access.patients is None else [subject_uuid(patient) for patient in sorted(access.patients)]
