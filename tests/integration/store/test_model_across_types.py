@@ -326,7 +326,7 @@ async def compare_in_a_clinic_of_its_own(
 async def compare(store: Store, tenant: str, world: list[Resource], deleted: set[str], looked_for: list[Search]) -> int:
     """Ask for everything as three callers; return how often some were found and some not."""
     unrestricted = Access.unrestricted(tenant)
-    of_one = Access(tenant, None, frozenset({world[0]["id"] if world else "nobody"}), frozenset())
+    of_one = Access(tenant, None, frozenset({world[0]["id"] if world else "nobody"}), frozenset(), None)
     callers = [unrestricted, Access(tenant, None, None, frozenset({HIDDEN})), of_one]
     telling = 0
     for one in world:
