@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import httpx
@@ -88,7 +89,7 @@ async def nothing(call, record):
 SERVICE = Service(
     "intake",
     "Intake",
-    frozenset(("Patient", "Observation", "Group")),
+    frozenset(("Patient", "Observation", "Group", "Provenance")),
     operations=(
         Operation("screen", "Patient", "instance", nothing),
         Operation("everything", "Patient", "instance", nothing, affects_state=False),
@@ -101,14 +102,14 @@ def backend():
     return Backend()
 
 
-def client(backend, scope, **more):
+def client(backend, scope, service=SERVICE, **more):
     who = Caller("default", client="app", scopes=parse_scopes(scope), **more)
 
     async def authenticate(_headers):
         return who
 
     settings = Settings(service="intake", database_url=SecretStr("postgresql://x"), issuer="https://issuer.example")
-    app = create_fhir_app(SERVICE, backend, settings, authenticate=authenticate)
+    app = create_fhir_app(service, backend, settings, authenticate=authenticate)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://kap.example/fhir/")
 
 
@@ -206,6 +207,42 @@ async def test_an_operation_that_reads_by_access_is_given_it_and_another_has_to_
         assert (await http.post("Patient/ada/$screen")).is_success
         assert (await http.get("Patient/ada/$everything")).status_code == 403
     assert backend.seen[-1][1].grants is None
+
+
+def provenance():
+    who = {"type": {"text": "author"}, "who": {"reference": "Practitioner/1"}}
+    return json.dumps({"resourceType": "Provenance", "recorded": "2026-11-22T10:00:00Z", "agent": [who]})
+
+
+@pytest.mark.parametrize(
+    ("scope", "status"),
+    [
+        ("system/Observation.c", 403),
+        ("system/Observation.c system/Provenance.rs", 403),
+        ("system/Observation.c system/Provenance.c?agent=Practitioner/1", 403),
+        ("system/Observation.c system/Provenance.c", 201),
+    ],
+)
+async def test_a_provenance_that_comes_with_a_write_is_one_that_is_created(backend, scope, status):
+    headers = {"Content-Type": "application/fhir+json", "X-Provenance": provenance()}
+    async with client(backend, scope) as http:
+        answer = await http.post("Observation", json=observation(), headers=headers)
+    assert answer.status_code == status, answer.text
+    assert len(backend.seen) == (status == 201)
+
+
+async def test_where_clients_choose_ids_a_put_makes_nothing_new_for_who_may_only_change(backend):
+    headers = {"Content-Type": "application/fhir+json"}
+    fixed = replace(SERVICE, fixed_ids=True)
+    for scope, asked in (
+        ("system/Observation.u", ["read", "update"]),
+        ("system/Observation.cu", ["update"]),
+        ("system/Observation.cu?status=final", ["read", "update"]),
+    ):
+        backend.seen.clear()
+        async with client(backend, scope, service=fixed) as http:
+            await http.put("Observation/1", json=observation(id="1"), headers=headers)
+        assert [what for what, _ in backend.seen] == asked, scope
 
 
 async def test_nobody_reaches_the_backend_without_a_token(backend):
