@@ -26,6 +26,7 @@ from shared.runtime.everywhere import operations_for
 from shared.security.caller import everybody
 from shared.security.gate import Gate
 from shared.security.headers import SafeHeaders
+from shared.security.limits import RateLimit
 from shared.security.operators import OperatorsOnly
 from shared.version import VERSION
 
@@ -112,6 +113,8 @@ def create_fhir_app(
     )
     app.add_middleware(GZipMiddleware, minimum_size=PACKED_FROM, compresslevel=5)
     app.add_middleware(OperatorsOnly, authenticate=authenticate)
+    if settings.requests_per_second is not None:
+        app.add_middleware(RateLimit, per_second=settings.requests_per_second)
     app.add_middleware(SafeHeaders)
     app.add_middleware(Observe, service=service.name)
     if backend is not None:

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
         audience: what a token has to be for: the FHIR base URL that clients know, or several, separated by commas.
             None: the base of this service's links.
         operator_jwks: public keys (a JWKS as JSON) of the client of who runs the installation; for the issuer only.
+        requests_per_second: how often one caller may ask this process, in the long run. None: as often as he likes.
         no_auth: everybody may do everything; for trying things out.
         stop_seconds: how long requests in flight may take to finish when the process is told to stop.
         intake_url ... delivery_url: FHIR base URLs of the owners, for the gateway.
@@ -89,6 +90,7 @@ class Settings(BaseSettings):
     issuer: str | None = None
     audience: str | None = None
     operator_jwks: str | None = None
+    requests_per_second: float | None = Field(default=None, gt=0)
     no_auth: bool = False
     stop_seconds: int = Field(default=20, ge=1)
     intake_url: str | None = None

@@ -1,0 +1,88 @@
+"""How often one caller may ask: a bucket of tokens for each bearer, and for each address of who sends none. Plain ASGI.
+
+In this process's memory: with several processes of a service each has its own. What keeps the stack running (`/livez`,
+`/readyz`, `/metrics`) is not counted. Off unless `KAP_REQUESTS_PER_SECOND` is set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from starlette.datastructures import Headers
+
+from shared.fhir.outcome import FhirError
+from shared.http.errors import refusal
+from shared.http.observe import QUIET_ROUTES
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+BURST: Final = 10
+"""Seconds' worth of requests that may come at once."""
+
+MOST_CALLERS: Final = 10_000
+"""Callers that are remembered; beyond, who was not heard of for longest begins anew."""
+
+
+class TooManyRequests(FhirError):
+    """429: the caller asks more often than he may."""
+
+    status = 429
+    default_code = "throttled"
+
+    def __init__(self, what: str, *, retry_after: int) -> None:
+        super().__init__(what)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`Retry-After`."""
+        return {"Retry-After": str(self.retry_after)}
+
+
+class RateLimit:
+    """Lets each caller ask `per_second` times a second in the long run, and `BURST` seconds' worth at once."""
+
+    def __init__(self, app: ASGIApp, per_second: float, clock: Callable[[], float] = monotonic) -> None:
+        self._app = app
+        self._per_second = per_second
+        self._room = max(per_second * BURST, 1.0)
+        self._clock = clock
+        self._left: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] == "http" and scope.get("path") not in QUIET_ROUTES:
+            wait = self._take(_caller(scope))
+            if wait > 0:
+                error = TooManyRequests(
+                    f"More than {self._per_second:g} requests a second. Wait, and try again.",
+                    retry_after=math.ceil(wait),
+                )
+                await refusal(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _take(self, caller: bytes) -> float:
+        """Return 0, or for how many seconds a caller has to wait."""
+        now = self._clock()
+        left, at = self._left.pop(caller, (self._room, now))
+        left = min(self._room, left + (now - at) * self._per_second)
+        allowed = left >= 1.0
+        self._left[caller] = (left - 1.0 if allowed else left, now)
+        if len(self._left) > MOST_CALLERS:
+            self._left.popitem(last=False)
+        return 0.0 if allowed else (1.0 - left) / self._per_second
+
+
+def _caller(scope: Scope) -> bytes:
+    authorization = Headers(scope=scope).get("authorization")
+    if authorization is not None:
+        return hashlib.sha256(authorization.encode("latin-1", "replace")).digest()
+    client = scope.get("client")
+    return b"" if client is None else str(client[0]).encode()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from shared.security import limits
+from shared.security.limits import BURST, RateLimit
+
+
+async def answer(_request):
+    return JSONResponse({})
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+async def http(clock):
+    routes = [Route(path, answer) for path in ("/fhir/Patient", "/livez")]
+    transport = httpx.ASGITransport(RateLimit(Starlette(routes=routes), 2.0, clock))
+    async with httpx.AsyncClient(transport=transport, base_url="http://kap.example") as client:
+        yield client
+
+
+async def asked(http, token=None, times=1, path="/fhir/Patient"):
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return [(await http.get(path, headers=headers)).status_code for _ in range(times)]
+
+
+async def test_who_asks_too_often_is_told_when_to_come_again_and_others_are_not_held_up(http, clock):
+    assert await asked(http, "a", 2 * BURST) == [200] * 2 * BURST
+    refused = await http.get("/fhir/Patient", headers={"Authorization": "Bearer a"})
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"] == "1"
+    assert refused.json()["issue"][0]["code"] == "throttled"
+    assert await asked(http, "b") == [200]
+    assert await asked(http) == [200]
+    clock.now += 1.0
+    assert await asked(http, "a", 3) == [200, 200, 429]
+
+
+async def test_who_waits_long_has_no_more_than_a_full_bucket(http, clock):
+    clock.now += 3600
+    assert (await asked(http, "a", 2 * BURST + 1))[-1] == 429
+
+
+async def test_who_sends_no_token_is_counted_by_address(http):
+    assert (await asked(http, None, 2 * BURST + 1))[-1] == 429
+
+
+async def test_what_keeps_the_stack_running_is_not_counted(http):
+    assert set(await asked(http, "a", 5 * BURST, path="/livez")) == {200}
+
+
+async def test_callers_are_forgotten_before_they_fill_the_memory(http, monkeypatch):
+    monkeypatch.setattr(limits, "MOST_CALLERS", 3)
+    for number in range(10):
+        await asked(http, str(number))
+    transport = http._transport
+    assert len(transport.app._left) == 3
