@@ -318,6 +318,7 @@ def _(server: Server) -> None:
         )
         found = server.send("GET", f"{one['resourceType']}?_id={one['id']}&_revinclude=Provenance:target").json()
         assert [each["resource"]["id"] for each in found["entry"]] == [one["id"], told["id"]]
+        server.send("DELETE", place, status=(200, 204))
 
 
 @pytest.mark.parametrize("cell", rows_of(__name__))
