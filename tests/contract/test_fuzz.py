@@ -136,7 +136,7 @@ def storm(played: Kap, count: int, seed: int) -> Counter[int]:
 
 
 def memory(played: Kap) -> int:
-    """Return the bytes that the services hold."""
+    """Return the bytes that the services hold: all in one process."""
     return int(psutil.Process(played.pid("gateway")).memory_info().rss)
 
 
@@ -148,8 +148,9 @@ def test_two_thousand_damaged_resources_are_refused_or_taken_and_never_a_fault(p
 
 @pytest.mark.slow
 def test_twenty_thousand_damaged_resources_leave_the_memory_flat(played: Kap) -> None:
-    storm(played, 2_000, seed=2)
+    storm(played, 10_000, seed=2)
     before = memory(played)
-    statuses = storm(played, 18_000, seed=3)
-    assert sum(statuses.values()) == 18_000
-    assert memory(played) < before * 1.5
+    statuses = storm(played, 10_000, seed=3)
+    assert sum(statuses.values()) == 10_000
+    after = memory(played)
+    assert after < before * 1.1, f"{before / 1e6:.0f} MB after 10,000 of them, {after / 1e6:.0f} MB after 20,000"

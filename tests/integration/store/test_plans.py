@@ -135,8 +135,14 @@ async def test_a_search_is_led_by_its_index(loaded: Connection, pairs, index):
         ("Observation", [("patient.gender", "male"), ("code", "c0")]),
         ("Observation", [("patient.gender", "male"), ("_sort", "-date")]),
         ("Observation", [("code", "c0"), ("category", "vital-signs")]),
+        ("Observation", [("code", "c0"), ("_sort", "-_lastUpdated")]),
+        ("Observation", [("code:not", "c0")]),
+        ("Observation", [("code:not", "c0"), ("_sort", "-date")]),
+        ("Observation", [("value-quantity:missing", "true")]),
+        ("Observation", [("patient.gender:not", "male")]),
         ("Patient", [("_has:Observation:patient:code", "c0")]),
         ("Patient", [("_has:Observation:patient:status", "final")]),
+        ("Patient", [("_has:Observation:patient:status:not", "cancelled")]),
     ],
 )
 async def test_where_much_matches_no_more_is_read_than_a_page_needs(loaded: Connection, rows: int, type_: str, pairs):
@@ -164,6 +170,7 @@ async def test_what_leads_elsewhere_is_led_by_what_is_rare(loaded: Connection, t
         [("code", "c0")],
         [("code", "c0"), ("category", "vital-signs")],
         [("code", "c0"), ("category", "vital-signs"), ("date", "2021-03")],
+        [("code", "c0"), ("category:not", "vital-signs")],
     ],
 )
 async def test_where_all_is_seen_index_rows_alone_are_counted(loaded: Connection, pairs):
