@@ -59,6 +59,8 @@ def _item(link: str, instrument: Instrument) -> dict[str, Any]:
         )
         coding = {"system": LOINC if str(yes).startswith(LOINC_ANSWER) else KAP, "code": yes}
         item["enableWhen"] = [{"question": instrument.needed_if[link], "operator": "!=", "answerCoding": coding}]
+    if instrument.several:
+        item["repeats"] = True
     item["required"] = not any(link in group for group in instrument.alternatives)
     if answers:
         item["answerOption"] = [_option(code, value, instrument) for code, value in answers.items()]
@@ -74,6 +76,8 @@ def _item(link: str, instrument: Instrument) -> dict[str, Any]:
 def _option(code: str, value: int, instrument: Instrument) -> dict[str, Any]:
     system = LOINC if code.startswith(LOINC_ANSWER) else KAP
     coding = {"system": system, "code": code, "display": instrument.displays[code]}
+    if instrument.several:  # kinds, which no order makes numbers of
+        return {"valueCoding": coding}
     return {"extension": [{"url": ORDINAL, "valueDecimal": value}], "valueCoding": coding}
 
 

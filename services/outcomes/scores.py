@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from services.outcomes.rules.change import Changed, Point, Series, changed, is_worsening, point_of, with_change
-from services.outcomes.rules.instruments import Instrument, Score
-from services.outcomes.rules.observations import ABSENT, risk_observation, score_observation
+from services.outcomes.rules.instruments import Instrument, Responding, Score
+from services.outcomes.rules.observations import ABSENT, code_of, risk_observation, score_observation
 from services.outcomes.rules.risk import AtRisk
 from services.outcomes.rules.scoring import Scored
 from services.outcomes.setting import Setting
@@ -76,22 +76,39 @@ async def withdraw(id_: str, record: Record, setting: Setting, *, keep: str | No
 
 async def judge_changes(patient: str, name: str, instrument: Instrument, record: Record, setting: Setting) -> None:
     """Say of every score of the patient's what it is against its baseline; write those of which that is news."""
-    says, total = instrument.change, instrument.total
-    if says is None or total is None:
+    judged = [form for form in instrument.parts.values() if form.change is not None]
+    if instrument.change is None and not judged:
         return
-    found = await _scores(patient, name, total, record)
-    points = [point for one in found if (point := point_of(one)) is not None]
+    found = await _scores(patient, name, instrument, record)
     courses = await courses_of(patient, record, setting)
-    by_id = {point.id: point for point in points}
+    whole = _changes(found, None, instrument.change, instrument.total, courses, setting)
+    parts = {form.compared: _changes(found, form.compared, form.change, form, courses, setting) for form in judged}
     for one in found:
-        point = by_id.get(str(one["id"]))
-        if point is None:
+        of_parts = {code: changes[one["id"]] for code, changes in parts.items() if one["id"] in changes}
+        if one["id"] not in whole and not of_parts:
             continue
-        judged = with_change(one, changed(point, points, courses, says, setting.judging, down=total.better == "lower"))
-        if judged != one:
+        said = with_change(one, whole.get(one["id"], Changed((), None, None)), of_parts)
+        if said != one:
             with own_work():
-                await record.update(content_of(judged))
+                await record.update(content_of(said))
+    points = [point for one in found if (point := point_of(one)) is not None]
     await _call_for_prescriber(patient, points, courses, instrument, record, setting)
+
+
+def _changes(
+    found: Sequence[Resource],
+    part: str | None,
+    says: Responding | None,
+    form: Score | None,
+    courses: Sequence[Series],
+    setting: Setting,
+) -> dict[str, Changed]:
+    """Return what each score, or a part of it, is against its baseline, by the Observation's id."""
+    if says is None or form is None:
+        return {}
+    points = [point for one in found if (point := point_of(one, part)) is not None]
+    down = form.better == "lower"
+    return {point.id: changed(point, points, courses, says, setting.judging, down=down) for point in points}
 
 
 async def _call_for_prescriber(
@@ -163,8 +180,9 @@ async def _first_dose(visit: str, record: Record, setting: Setting) -> datetime 
     return min(starts, default=None)
 
 
-async def _scores(patient: str, name: str, total: Score, record: Record) -> list[Resource]:
-    found = await record.search("Observation", {"patient": f"Patient/{patient}", "code": total.of().token()})
+async def _scores(patient: str, name: str, instrument: Instrument, record: Record) -> list[Resource]:
+    code = code_of(name, instrument).of().token()
+    found = await record.search("Observation", {"patient": f"Patient/{patient}", "code": code})
     return [one for one in found if any(given["value"].endswith(f":{name}") for given in one.get("identifier", []))]
 
 

@@ -121,7 +121,7 @@ UNSTORED: Final = frozenset(("CapabilityStatement", "OperationOutcome", "Paramet
 
 INSTRUMENTS: Final = (
     *("phq-9", "phq-2", "gad-7", "pcl-5", "c-ssrs-screener", "madrs", "qids-sr16", "cadss", "cadss-6"),
-    *("meq-30", "audit-c", "dast-10", "brs", "promis-global-10", "mood", "phq-9m"),
+    *("meq-30", "audit-c", "dast-10", "brs", "promis-global-10", "mood", "phq-9m", "lec-5"),
     "c-ssrs-since-last-contact",
 )
 PANELS: Final = ("44249-1", "55757-9", "69737-5", "101697-1", "93373-9", "72109-2", "82666-9", "89206-7")

@@ -8,7 +8,7 @@ the series (the first score after its last dose) and at every score since, so ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -68,9 +68,13 @@ class Changed:
     difference: Decimal | None
 
 
-def point_of(observation: Resource) -> Point | None:
-    """Return the score that an Observation says; None where it says none, not when, or is no longer held to be true."""
-    value = observation.get("valueQuantity", {}).get("value")
+def point_of(observation: Resource, part: str | None = None) -> Point | None:
+    """Return the score that an Observation says; None where it says none, not when, or is no longer held to be true.
+
+    `part`: the code of the component that says it; None: its value.
+    """
+    holder = observation if part is None else _component(observation, part)
+    value = holder.get("valueQuantity", {}).get("value")
     if (
         value is None
         or "effectiveDateTime" not in observation
@@ -149,18 +153,41 @@ def _is_sustained(point: Point, since: Sequence[Point], baseline: Point, says: R
     return bool(earlier) and all(_responds(one, baseline, says, down=down) for one in since)
 
 
-def with_change(observation: Resource, change: Changed) -> Resource:
-    """Return a score with what it is against its baseline, in the place of what was said before."""
-    others = [one for one in observation.get("interpretation", []) if not set(codes_of(one, KAP)) & CHANGES.keys()]
-    says = [*others, *(code.concept() for code in change.codes)]
-    parts = [one for one in observation.get("component", []) if CHANGE.code not in codes_of(one.get("code"), KAP)]
+def with_change(observation: Resource, change: Changed, of_parts: Mapping[str, Changed] | None = None) -> Resource:
+    """Return a score with what it is against its baseline, in the place of what was said before.
+
+    `of_parts`: the same of its parts, by their codes; it stands in their components.
+    """
+    of_parts = of_parts or {}
+    parts: list[dict[str, Any]] = []
+    for one in observation.get("component", []):
+        if any(code.endswith(CHANGE.code) for code in codes_of(one.get("code"), KAP)):
+            continue
+        code = next((code for code in codes_of(one.get("code"), KAP) if code in of_parts), "")
+        changed_ = of_parts.get(code, Changed((), None, None))
+        parts.append(_saying(one, changed_))
+        if changed_.difference is not None:
+            change_of = Code(KAP, f"{code}-{CHANGE.code}", f"{CHANGE.display}: {code}")
+            parts.append({"code": change_of.concept(), "valueQuantity": quantity(changed_.difference)})
     if change.difference is not None:
         parts.append({"code": CHANGE.concept(), "valueQuantity": quantity(change.difference)})
     from_ = [one for one in observation["derivedFrom"] if not one["reference"].startswith("Observation/")]
-    if change.baseline is not None:
-        from_.append({"reference": f"Observation/{change.baseline.id}"})
-    made: dict[str, Any] = {**observation, "interpretation": says, "component": parts, "derivedFrom": from_}
+    baselines = [one.baseline.id for one in (change, *of_parts.values()) if one.baseline is not None]
+    from_.extend({"reference": f"Observation/{id_}"} for id_ in dict.fromkeys(baselines))
+    made = {**_saying(observation, change), "component": parts, "derivedFrom": from_}
     return {key: value for key, value in made.items() if value != []}
+
+
+def _saying(holder: Mapping[str, Any], change: Changed) -> dict[str, Any]:
+    """Return an Observation, or a component, with the codes of a change among its interpretations."""
+    others = [one for one in holder.get("interpretation", []) if not set(codes_of(one, KAP)) & CHANGES.keys()]
+    made = {**holder, "interpretation": [*others, *(code.concept() for code in change.codes)]}
+    return {key: value for key, value in made.items() if value != []}
+
+
+def _component(observation: Resource, code: str) -> Mapping[str, Any]:
+    found = (one for one in observation.get("component", []) if code in codes_of(one.get("code"), KAP))
+    return next(found, {})
 
 
 def is_worsening(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -13,6 +13,8 @@ from shared.fhir.codes import KAP, LOINC, Code
 from shared.fhir.raised import Priority
 
 _SYSTEMS = {"loinc": LOINC, "kap": KAP}
+T_SCORE: Final = "t-score"
+"""What the code of a part's T-score ends with."""
 
 
 class Coded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,11 +43,19 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     highest_of: tuple[str, ...]
 
 
+class Responding(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a score is a response, a remission, a reliable change, against the baseline; shares are of the baseline."""
+
+    response_share: Decimal | None = None
+    remission_at_most: Decimal | None = None
+    reliable_points: Decimal | None = None
+
+
 class Score(Coded, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A number made of items.
 
     Attributes:
-        method: how; `highest` adds the highest of each group.
+        method: how; `highest` adds the highest of each group, `count` tells how many items have `at_least`.
         items: all of the instrument's where none are given.
         groups: for `highest`.
         low, high: what it can be.
@@ -54,10 +64,13 @@ class Score(Coded, frozen=True, kw_only=True, forbid_unknown_fields=True):
         bands: severities; empty where none are published.
         t_scores: by raw value, where the publisher's table was entered: the T-score is a further number.
         better: which way is better.
+        change: of a part, when it is reliably another than at the baseline, in T-scores where it has them. What holds
+            of the total stands at the instrument.
 
     """
 
-    method: Literal["sum", "mean", "highest"] = "sum"
+    method: Literal["sum", "mean", "highest", "count"] = "sum"
+    at_least: int = 1
     items: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     low: Decimal
@@ -67,6 +80,12 @@ class Score(Coded, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bands: tuple[Band, ...] = ()
     t_scores: dict[int, Decimal] = msgspec.field(default_factory=dict)
     better: Literal["lower", "higher"] = "lower"
+    change: Responding | None = None
+
+    @property
+    def compared(self) -> str:
+        """The code of the number that is held against the baseline: the T-score where there is one."""
+        return f"{self.code}-{T_SCORE}" if self.t_scores else self.code
 
 
 class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,14 +169,6 @@ class Risk(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return frozenset(sign.item for level in self.levels for sign in level.signs)
 
 
-class Responding(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a score is a response, a remission, a reliable change, against the baseline; shares are of the baseline."""
-
-    response_share: Decimal | None = None
-    remission_at_most: Decimal | None = None
-    reliable_points: Decimal | None = None
-
-
 class Worsening(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When scores that get worse call for a prescriber."""
 
@@ -186,6 +197,7 @@ class Instrument(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
         reversed: items that count backwards: low + high - answer.
         needed_if: an item that is only asked where the other has at least 1; else it counts 0.
         alternatives: of these, one answer suffices.
+        several: whether an item may have more than one answer; then the highest counts.
         total: the score that stands for the instrument; None where it has parts only.
         parts: subscales, clusters, factors, domains.
         entries: what of it has another source than the rest, or was not verified as the rest was, by a name for it.
@@ -209,6 +221,7 @@ class Instrument(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reversed: tuple[str, ...] = ()
     needed_if: dict[str, str] = msgspec.field(default_factory=dict)
     alternatives: tuple[tuple[str, ...], ...] = ()
+    several: bool = False
     total: Score | None = None
     parts: dict[str, Score] = msgspec.field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
@@ -247,6 +260,8 @@ class Instrument(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
             used = [*one.items, *(item for group in one.groups for item in group.highest_of)]
             if not set(used) <= known:
                 yield f"the score '{name}' uses items that are not asked"
+            if one.method == "count" and one.may_miss:
+                yield f"the score '{name}' counts, and what is missing cannot be averaged"
             if one.method == "highest" and not one.groups:
                 yield f"the score '{name}' has no groups"
             if one.bands and one.bands[-1].up_to < one.high:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from services.outcomes.rules.instruments import Coded, Instrument, Score
+from services.outcomes.rules.instruments import T_SCORE, Coded, Instrument, Score
 from services.outcomes.rules.risk import AtRisk
 from services.outcomes.rules.scoring import Number, Scored, band_of, findings_of, is_positive
 from shared.fhir.codes import ID_SCORE, KAP, SURVEY, UCUM, Code
@@ -17,7 +17,6 @@ from shared.fhir.raised import identifier, policy_extension
 
 ABSENT: Final = Code("http://terminology.hl7.org/CodeSystem/data-absent-reason", "unknown")
 AVERAGED: Final = Code(KAP, "averaged-over-missing-answers", "Some answers are missing; the others were averaged")
-T_SCORE: Final = "t-score"
 _AUTHORS: Final = ("Practitioner", "PractitionerRole", "Patient", "RelatedPerson", "Organization")
 
 
@@ -35,7 +34,7 @@ def score_observation(
         gender: administrative, None where it is not known.
 
     """
-    code, found = _code(name, instrument), []
+    code, found = code_of(name, instrument), []
     total = scored.numbers.get("")
     if total is not None and total.value is not None and instrument.total is not None:
         found = _interpretation(total, instrument.total)
@@ -96,7 +95,8 @@ def _about(response: Resource, name: str, code: Coded, version: str) -> dict[str
     return {key: value for key, value in made.items() if value is not None}
 
 
-def _code(name: str, instrument: Instrument) -> Coded:
+def code_of(name: str, instrument: Instrument) -> Coded:
+    """Return the code of an instrument's score: its total's, else that of its panel, else its name."""
     if instrument.total is not None:
         return instrument.total
     return instrument.panel or Coded(code=name, display=instrument.title, system="kap")

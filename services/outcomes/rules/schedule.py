@@ -18,9 +18,9 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, id_in, moment
 from shared.fhir.raised import identifier
 
-Anchor: TypeAlias = Literal["course", "arrival", "dose", "dosing", "integration", "series"]
+Anchor: TypeAlias = Literal["course", "arrival", "dose", "dosing", "integration", "end", "series"]
 """What a questionnaire is due after: the course was opened; the patient arrived for a dosing visit; its first dose was
-given; a dosing visit ended; an integration visit ended; the series of doses ended."""
+given; a dosing visit ended; an integration visit ended; the course is followed up, or finished; its last dose."""
 
 OVERDUE: Final = Code(KAP, "overdue", "Overdue")
 MISSED: Final = Code(KAP, "missed", "Not answered in time")

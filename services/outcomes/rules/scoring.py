@@ -25,16 +25,19 @@ class Answers:
     Attributes:
         given: by item, the score of each answer to it as given, None for one that is not understood.
         unknown: whether there are answers to items that the instrument does not have.
+        several: whether an item may have more than one.
 
     """
 
     given: Mapping[str, tuple[int | None, ...]]
     unknown: bool
+    several: bool = False
 
     def of(self, item: str) -> int | None:
-        """Return the score of an item that was answered once, and understood."""
+        """Return the score of an item that was answered as often as it may be, and understood: the highest."""
         values = self.given.get(item, ())
-        return values[0] if len(values) == 1 else None
+        known = [value for value in values if value is not None]
+        return max(known) if values and len(known) == len(values) and (self.several or len(values) == 1) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def answers_of(response: Resource, instrument: Instrument) -> Answers:
             given[link] = (*given.get(link, ()), *(_value(one, link, instrument) for one in answers))
         elif link not in instrument.also:
             unknown = True
-    return Answers(given, unknown)
+    return Answers(given, unknown, instrument.several)
 
 
 def score(response: Resource, instrument: Instrument) -> Scored:
@@ -169,6 +172,8 @@ def _number(one: Score, scores: Mapping[str, int], missing: set[str], instrument
     without = len(items) - len(values)
     if without > one.may_miss or not values:
         return Number(None)
+    if one.method == "count":
+        return _rounded(Decimal(sum(value >= one.at_least for value in values)), one)
     mean = Decimal(sum(values)) / len(values)
     value = mean if one.method == "mean" else mean * len(items) if without else Decimal(sum(values))
     return _rounded(value, one, averaged=without > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.outcomes.rules.change import (
+    Changed,
     Judging,
     Point,
     Series,
@@ -20,6 +22,7 @@ from services.outcomes.rules.change import (
     with_change,
 )
 from services.outcomes.setting import Setting
+from shared.fhir.codes import KAP
 from shared.runtime.policy import load_policy
 
 SETTING = Setting.of(load_policy())
@@ -194,3 +197,50 @@ def test_nothing_is_both_better_and_worse_and_nobody_responds_who_is_not_better(
             assert found.difference < 0
         if "sustained-response" in codes:
             assert "response" in codes
+
+
+def promis(id_, t_score):
+    """A score of the PROMIS with a T-score of physical health."""
+    part = ALL["promis-global-10"].parts["physical"]
+    return {
+        "id": id_,
+        "status": "final",
+        "effectiveDateTime": "2026-01-01T09:00:00Z",
+        "derivedFrom": [{"reference": f"QuestionnaireResponse/{id_}"}],
+        "component": [
+            {"code": part.of().concept(), "valueQuantity": {"value": 9}},
+            {
+                "code": {"coding": [{"system": KAP, "code": part.compared}]},
+                "valueQuantity": {"value": Decimal(t_score)},
+            },
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "codes"),
+    [
+        # five points of T or more is another; higher is better
+        ("32.4", "37.4", {"reliable-improvement"}),
+        ("32.4", "37.3", set()),
+        ("37.4", "32.4", {"reliable-deterioration"}),
+    ],
+)
+def test_a_part_is_held_against_its_baseline_by_its_t_score_and_says_so_in_its_component(before, after, codes):
+    part = ALL["promis-global-10"].parts["physical"]
+    base, now = promis("base", before), promis("now", after)
+    points = [
+        replace(point_of(base, part.compared), at=FIRST - timedelta(days=3)),
+        replace(point_of(now, part.compared), at=FIRST + timedelta(days=30)),
+    ]
+    found = changed(points[1], points, [SERIES], part.change, JUDGING, down=part.better == "lower")
+    assert {code.code for code in found.codes} == codes
+    said = with_change(now, Changed((), None, None), {part.compared: found})
+    raw, t_score, change = said["component"]
+    assert raw == now["component"][0]
+    assert {one["coding"][0]["code"] for one in t_score.get("interpretation", [])} == codes
+    assert change["valueQuantity"]["value"] == Decimal(after) - Decimal(before)
+    assert said["derivedFrom"][-1] == {"reference": "Observation/base"}
+    assert "interpretation" not in said
+    assert with_change(said, Changed((), None, None), {part.compared: found}) == said
+    assert with_change(said, Changed((), None, None)) == now

@@ -22,6 +22,8 @@ READ = {
     *("instruments/qids-sr16", "instruments/cadss-6"),
     # panels, totals, cuts; two of three items of the AUDIT-C, severities of the DAST-10
     *("instruments/audit-c", "instruments/audit-c.cut", "instruments/dast-10", "instruments/dast-10.cut"),
+    # six answers of which several may hold, no scoring protocol; raw scores and their T-scores
+    *("instruments/lec-5", "instruments/promis-global-10.entries.t-scores"),
     # seven days for the form of the REMS
     "measures.measures.rems-timeliness",
 }
@@ -37,6 +39,8 @@ KNOWLEDGE = (
     *("instruments/cadss", "instruments/cadss.cut", "instruments/meq-30", "instruments/meq-30.findings.0"),
     *("instruments/audit-c.entries.item-1-code", "instruments/audit-c.entries.item-1-answers"),
     *("instruments/dast-10.entries.item-3-reversed", "instruments/brs", "instruments/promis-global-10"),
+    *("instruments/lec-5.entries.counts", "instruments/promis-global-10.entries.below-40"),
+    *("instruments/promis-global-10.parts.physical.change", "outcomes.surveillance.spacing-of-sessions"),
     *("instruments/mood", "outcomes.reminders", "outcomes.sustained", "outcomes.baseline"),
     *("outcomes.surveillance.number-of-sessions", "escalation.ladders.suicidality", "measures.small_cells"),
 )

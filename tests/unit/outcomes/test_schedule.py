@@ -164,6 +164,8 @@ def weeks(count, every=7):
         (weeks(6), {name: NOW - timedelta(days=1) for name in ("bladder", "cognition", "craving")}, set()),
         (weeks(12), dict.fromkeys(("bladder", "cognition", "craving"), NOW), set()),
         (weeks(13), dict.fromkeys(("bladder", "cognition", "craving"), NOW), {"number-of-sessions"}),
+        ([NOW - timedelta(hours=60), NOW - timedelta(hours=12)], {}, set()),
+        ([NOW - timedelta(hours=59), NOW - timedelta(hours=12)], {}, {"spacing-of-sessions"}),
         # thirteen, a month apart: not within six months
         (weeks(13, every=30), dict.fromkeys(("bladder", "cognition", "craving"), NOW), set()),
     ],

@@ -156,7 +156,43 @@ def test_promis_adds_four_items_each_and_recodes_pain():
     scored = score(numbers(ALL["promis-global-10"], values), ALL["promis-global-10"])
     assert parts(scored) == {"physical": 12, "mental": 14}
     assert scored.total is None
-    assert all(number.t_score is None for number in scored.numbers.values())
+    # Hays 2009: physical 12 is a T-score of 39.8, below 40; mental 14 one of 48.3
+    assert {name: str(number.t_score) for name, number in scored.numbers.items()} == {
+        "physical": "39.8",
+        "mental": "48.3",
+    }
+    bands = [band_of(scored.numbers[name].t_score, ALL["promis-global-10"].parts[name]) for name in parts(scored)]
+    assert [band.code for band in bands] == ["promis-poor", "promis-not-poor"]
+
+
+def test_every_raw_score_of_promis_has_its_t_score_and_a_higher_one_a_higher():
+    for part in ALL["promis-global-10"].parts.values():
+        assert list(part.t_scores) == list(range(4, 21))
+        assert list(part.t_scores.values()) == sorted(set(part.t_scores.values()))
+
+
+def test_lec5_counts_kinds_of_events_by_the_nearest_exposure_of_each():
+    # fire: happened, and witnessed: counts as happened. combat: part of the job. death: learned of. captivity: not sure
+    lec = ALL["lec-5"]
+    said = {"lec5-2": ("happened", "witnessed"), "lec5-10": ("job",), "lec5-14": ("learned",), "lec5-11": ("not-sure",)}
+    items = [
+        {
+            "linkId": link,
+            "answer": [
+                {"valueCoding": {"system": KAP, "code": f"lec-5-{code}"}}
+                for code in said.get(link, ("does-not-apply",))
+            ],
+        }
+        for link in lec.items
+    ]
+    scored = score({"item": items}, lec)
+    assert parts(scored) == {"happened": 1, "exposed": 3}
+    assert scored.total is None
+    assert scored.missing == ()
+    without = score({"item": items[1:]}, lec)
+    assert (without.missing, parts(without)) == (("lec5-1",), {"happened": None, "exposed": None})
+    odd = [{**items[0], "answer": [*items[0]["answer"], {"valueString": "perhaps"}]}, *items[1:]]
+    assert score({"item": odd}, lec).missing == ("lec5-1",)
 
 
 @pytest.mark.parametrize(("pain", "counts"), [(0, 5), (1, 4), (3, 4), (4, 3), (6, 3), (7, 2), (9, 2), (10, 1)])
@@ -173,7 +209,7 @@ def test_a_t_score_is_read_from_the_table_that_the_clinic_entered():
     instrument = Setting.of(Policy("1", sections)).instruments["promis-global-10"]
     response = {**numbers(instrument, (3, 4, 3, 3, 2, 4, 6, 2, 1, 5)), "id": "r", "subject": {"reference": "Patient/a"}}
     made = score_observation(response, "promis-global-10", instrument, score(response, instrument), "1")
-    raw, t_score, mental = made["component"]
+    raw, t_score, mental, _ = made["component"]
     assert raw["valueQuantity"]["value"] == 12
     assert raw["interpretation"][0]["coding"][0]["code"] == "poor"
     assert t_score["valueQuantity"]["value"] == Decimal("39.8")
@@ -385,10 +421,12 @@ def test_the_shipped_questionnaire_asks_the_instruments_items_with_its_answers(n
     for one in items:
         if one["linkId"] in instrument.also or one["type"] != "choice":
             continue
-        scores = {
-            option["valueCoding"]["code"]: option["extension"][0]["valueDecimal"] for option in one["answerOption"]
-        }
-        assert scores == instrument.answers_of(one["linkId"])
+        codes = [option["valueCoding"]["code"] for option in one["answerOption"]]
+        assert codes == list(instrument.answers_of(one["linkId"]))
+        assert one.get("repeats", False) is instrument.several
+        if not instrument.several:
+            scores = [option["extension"][0]["valueDecimal"] for option in one["answerOption"]]
+            assert scores == list(instrument.answers_of(one["linkId"]).values())
         assert {option["valueCoding"]["system"] for option in one["answerOption"]} <= {LOINC, KAP}
 
 
