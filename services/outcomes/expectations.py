@@ -56,7 +56,8 @@ async def expect(
         # A visit that is charted long after it was: what it called for is late, or missed, from the beginning.
         marked = {} if late is None else {"businessStatus": late.concept()}
         given_up = {"status": "failed"} if late == MISSED else {}
-        await raise_once(record, {**made, **owner, **marked, **given_up, "input": asked})
+        by_when = {"executionPeriod": {"start": zulu(due)}}  # what a search by `period` finds it by
+        await raise_once(record, {**made, **owner, **marked, **given_up, **by_when, "input": asked})
 
 
 async def expect_nothing(of: str, record: Record, setting: Setting, *, why: str) -> None:

@@ -56,6 +56,7 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         await expect("course", event.resource_id, now, patient, record, setting)
         if stage_of(course) in _OVER or course["status"] == "finished":
             last = max((one.last for one in await courses_of(patient, record, setting)), default=now)
+            await expect("end", event.resource_id, now, patient, record, setting)
             await expect("series", event.resource_id, last, patient, record, setting)
 
     return {

@@ -246,8 +246,9 @@ async def test_a_score_is_not_posted(outcomes):
 async def test_answers_without_a_patient_or_to_another_questionnaire_are_refused(outcomes):
     nobodys = phq9(*MODERATE)
     del nobodys["subject"]
-    with pytest.raises(Unprocessable):
+    with pytest.raises(Unprocessable) as error:
         await outcomes.create(nobodys)
+    assert {issue.rule for issue in error.value.issues} == {"O-SUBJECT"}
     with pytest.raises(Unprocessable, match="intake"):
         await outcomes.create({**phq9(*MODERATE), "questionnaire": codes.SCREENING_QUESTIONNAIRE})
 

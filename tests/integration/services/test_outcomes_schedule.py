@@ -16,7 +16,7 @@ from shared.fhir.dates import interval, zulu
 from shared.fhir.extraction import compartment_key, extract
 from shared.fhir.json import dump
 from shared.runtime.consume import ServiceEvents
-from shared.runtime.timers import run_once
+from shared.runtime.timers import Round, run_once
 from tests.integration.services.course import START, about
 
 WHO = {"resourceType": "Patient", "id": "ada"}
@@ -128,7 +128,8 @@ async def test_an_opened_course_expects_the_intake_set_once(outcomes):
     await heard(outcomes, "intake", course("consented", "planned"), 2)
     names = [name for name, _ in await asked(outcomes)]
     assert names == [
-        "audit-c", "brs", "c-ssrs-screener", "dast-10", "gad-7", "pcl-5", "phq-9", "promis-global-10", "qids-sr16",
+        "audit-c", "brs", "c-ssrs-screener", "dast-10", "gad-7", "lec-5", "pcl-5", "phq-9",
+        "promis-global-10", "qids-sr16",
     ]  # fmt: skip
 
 
@@ -155,21 +156,74 @@ async def test_the_first_dose_of_a_visit_expects_the_cadss6_an_hour_later_and_a_
 
 async def test_an_integration_expects_the_screener_and_a_cancelled_visit_nothing(outcomes):
     await heard(outcomes, "sessions", visit("v1", "finished", kind=codes.VISIT_INTEGRATION))
-    assert [name for name, _ in await asked(outcomes)] == ["c-ssrs-screener"]
+    assert [name for name, _ in await asked(outcomes)] == ["c-ssrs-screener", "gad-7", "phq-9"]
     await heard(outcomes, "sessions", visit("v2", "arrived", day=3))
     await heard(outcomes, "sessions", visit("v2", "cancelled", day=3), 2)
-    assert len(await asked(outcomes, status="requested")) == 1
+    assert len(await asked(outcomes, status="requested")) == 3
 
 
-async def test_the_end_of_the_series_expects_the_sets_after_four_twelve_and_twenty_six_weeks_of_the_last_dose(outcomes):
-    await heard(outcomes, "sessions", visit("v1", "finished", day=1))
-    await heard(outcomes, "sessions", dose("m1", "v1", 24 * 60 + 10))
+FULL = {
+    *("phq-9", "gad-7", "pcl-5", "c-ssrs-screener", "audit-c", "dast-10", "qids-sr16", "promis-global-10", "brs"),
+}
+"""The intake set, but for what is asked once in a lifetime."""
+
+
+async def test_the_full_set_is_expected_at_the_end_of_the_series_and_four_twelve_and_twenty_six_weeks_after(
+    bench, outcomes
+):
+    await heard(outcomes, "intake", course("eligible", "planned"))
+    bench.clock.forward(days=10, hours=4)
+    await heard(outcomes, "sessions", visit("v1", "finished", day=10))
+    await heard(outcomes, "sessions", dose("m1", "v1", 10 * 24 * 60 + 10))
     before = await asked(outcomes)
-    await heard(outcomes, "intake", course("follow-up"))
-    await heard(outcomes, "intake", course("finished", "finished"), 2)
-    last = timedelta(days=1, hours=3)
-    gad = [due - last for name, due in await asked(outcomes) if name == "gad-7" and (name, due) not in before]
-    assert gad[-3:] == [timedelta(days=28), timedelta(days=84), timedelta(days=182)]
+    await heard(outcomes, "intake", course("follow-up"), 2)
+    await heard(outcomes, "intake", course("finished", "finished"), 3)
+    later = [one for one in await asked(outcomes) if one not in before]
+    last = timedelta(days=10, hours=3)
+    sets = {day: {name for name, due in later if due == last + timedelta(days=day)} for day in (28, 84, 182)}
+    # what was asked for at intake ten days ago, or is due a week after the dose, is not asked again so soon
+    soon = {name for name, due in later if due == timedelta(days=10, hours=4)}
+    assert soon == FULL - {"pcl-5", "brs", "audit-c", "dast-10", "qids-sr16"}
+    assert sets == {28: FULL - {"audit-c", "dast-10"}, 84: FULL, 182: FULL}
+
+
+async def test_an_integration_asks_for_phq9_and_gad7_every_two_weeks_at_the_most(outcomes):
+    for day in (1, 8, 15, 22, 29):
+        await heard(outcomes, "sessions", visit(f"v{day}", "finished", day=day, kind=codes.VISIT_INTEGRATION))
+    days = {name: [due.days for which, due in await asked(outcomes) if which == name] for name in ("phq-9", "gad-7")}
+    assert days == {"phq-9": [1, 15, 29], "gad-7": [1, 15, 29]}
+    assert len([1 for name, _ in await asked(outcomes) if name == "c-ssrs-screener"]) == 5
+
+
+async def test_the_clock_reads_what_is_due_and_not_what_is_open_for_months_ahead(bench, outcomes, monkeypatch):
+    await heard(outcomes, "intake", course("finished", "finished"))
+    bench.clock.forward(days=29)
+    await outcomes.create(
+        {
+            "resourceType": "Task",
+            "status": "requested",
+            "intent": "order",
+            "code": codes.EXPECT_QUESTIONNAIRE.concept(),
+            "for": about(WHO),
+            "restriction": {"period": {"end": zulu(START)}},
+        }
+    )
+    read, search = [], Round.search
+
+    async def spied(self, type_, criteria):
+        found = await search(self, type_, criteria)
+        read.extend(found)
+        return found
+
+    monkeypatch.setattr(Round, "search", spied)
+    await tick(bench, outcomes, "expectations")
+    now = zulu(bench.clock.now)
+    assert read
+    assert all(one["restriction"]["period"]["end"] < now for one in read)
+    assert any("executionPeriod" not in one for one in read), "one of before the index was not looked at"
+    open_ = await outcomes.search("Task", patient="ada", status="requested")
+    ahead = [one for one in open_ if one["restriction"]["period"]["end"] >= now]
+    assert len(ahead) > 10
 
 
 async def test_what_is_late_is_marked_reminded_and_given_up_and_late_answers_still_count(bench, outcomes):
@@ -229,6 +283,28 @@ async def test_a_score_is_judged_against_the_one_before_the_first_dose_whichever
     assert about(baseline) in judged["derivedFrom"]
     assert said(baseline) == {"phq-9-severe"}
     assert judged["status"] == "final"
+
+
+async def test_quality_of_life_is_held_against_its_baseline_by_its_t_scores(outcomes):
+    def promis(day, value):
+        items = [f"promis-global-{number:02}" for number in range(1, 11)]
+        given = [{"linkId": link, "answer": [{"valueInteger": value}]} for link in items]
+        canonical = f"{codes.BASE}/Questionnaire/promis-global-10"
+        return phq9(day, 0, questionnaire=canonical, item=given)
+
+    await outcomes.create(promis(-3, 2))
+    await heard(outcomes, "sessions", visit("v1", "finished"))
+    await heard(outcomes, "sessions", dose("m1", "v1", 10))
+    await outcomes.create(promis(30, 4))
+    found = await outcomes.search("Observation", patient="ada", code=f"{KAP}|promis-global-10")
+    last = max(found, key=lambda one: one["effectiveDateTime"])
+    by_code = {part["code"]["coding"][0]["code"]: part for part in last["component"]}
+    # physical from 2+2+4 (pain 2)+2 = 10, T 34.9, to 4+4+3 (pain 4)+4 = 15, T 47.7
+    score = by_code["promis-global-physical-t-score"]
+    assert float(score["valueQuantity"]["value"]) == 47.7
+    assert said(score) == {"reliable-improvement"}
+    change = by_code["promis-global-physical-t-score-change-from-baseline"]["valueQuantity"]["value"]
+    assert float(change) == 12.8
 
 
 async def test_an_amended_baseline_changes_what_later_scores_are(outcomes):
