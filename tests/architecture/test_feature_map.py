@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
 
+from shared.fhir.codes import RULE
 from shared.runtime.policy import load_policy
+from shared.terminology import shipped
 from tests.feature_map import MAP, NODE, ROOT, MapInRun, functions, named, rows
 
 TEXT = MAP.read_text(encoding="utf-8")
@@ -41,6 +44,51 @@ def test_every_interaction_has_its_row_and_test(rule):
 )
 def test_every_instrument_has_its_row_and_test(instrument):
     assert NODE.search(ROWS[instrument])
+
+
+PROVED = " ".join(row for row in ROWS.values() if NODE.search(row))
+"""All rows that name a test."""
+CODES = sorted(shipped.systems()[RULE].concepts)
+LISTS = {
+    "cadence": POLICY.sections["monitoring"]["cadences"],
+    "alarm": POLICY.sections["alarms"]["limits"],
+    "most": POLICY.sections["dosing"]["maxima"],
+    "leaving": POLICY.sections["discharge"]["answers"],
+    "consent": POLICY.sections["consent"]["elements"],
+    "ladder": POLICY.sections["escalation"]["ladders"],
+    "climbs": POLICY.sections["escalation"]["tasks"],
+    "moment": [one["after"] for one in POLICY.sections["outcomes"]["schedule"].values()],
+    "surveillance": [one["task"] for one in POLICY.sections["outcomes"]["surveillance"].values()],
+    "measure": POLICY.sections["measures"]["measures"],
+}
+"""What else the policies list by name."""
+SECTIONS = ("2.2", "2.3", "2.4", "2.5", "2.6", "2.8", "2.9", "3.2", "6.1", "6.3")
+"""Sections of the domain's tables that have rows of their own; 2.1 and 2.7 are eligibility and interactions."""
+
+
+def is_told(name: str, text: str = PROVED) -> bool:
+    """Tell whether a code stands in a row that names a test, as a word of its own."""
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_of_a_rule_has_its_row_and_test(code):
+    assert is_told(code)
+
+
+@pytest.mark.parametrize(("of", "name"), sorted({(of, name) for of, names in LISTS.items() for name in names}))
+def test_whatever_a_policy_lists_has_its_row_and_test(of, name):
+    assert is_told(name), of
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_of_the_rules_has_its_rows(section):
+    assert f"({section})" in PROVED
+
+
+def test_a_code_is_told_by_its_own_name_and_not_by_a_longer_one():
+    assert not is_told("G-BP", "| G-BP-STOP | `tests/a.py::test_b` |")
+    assert is_told("G-BP", "| G-BP, G-BP-STOP | `tests/a.py::test_b` |")
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in named(TEXT)}))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from services.intake.service import intake as intake_service
+from shared.fhir.codes import ACT_CODE, Code
+from shared.fhir.dates import zulu
 from shared.fhir.kap import eligibility_outcome, latest_eligibility
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.runtime.raising import content_of
-from tests.integration.services.course import about, eligible, patient, screening
+from tests.integration.services.bedside import Bedside
+from tests.integration.services.course import about, eligible, patient, planned, screening
 
 JANE = {
     "resourceType": "Patient",
@@ -176,6 +181,21 @@ async def test_a_record_in_which_something_goes_on_is_not_given_up(intake, clock
     before = await intake.count()
     await merge(intake, other, who, **preview)
     assert await intake.count() == before
+
+
+async def test_a_record_with_an_order_in_force_or_a_recent_visit_is_not_given_up(intake, clock):
+    who, _, _ = await planned(intake, clock)
+    visit = {
+        "resourceType": "Encounter",
+        "status": "finished",
+        "class": Code(ACT_CODE, "AMB").coding(),
+        "subject": about(who),
+        "period": {"start": zulu(clock.now - timedelta(days=1)), "end": zulu(clock.now - timedelta(hours=23))},
+    }
+    await Bedside(intake, clock).tell("sessions", visit)
+    with pytest.raises(Unprocessable) as refused:
+        await merge(intake, who, await intake.create(patient()))
+    assert rules_of(refused) == {"M-COURSE", "M-ORDER", "M-VISIT"}
 
 
 async def test_two_people_who_are_not_alike_and_one_record_are_not_joined(intake):

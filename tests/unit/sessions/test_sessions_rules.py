@@ -471,6 +471,9 @@ def test_substances_are_told_and_close_nothing():
     found = gate(replace(OPEN, asked=asked(substances=True)), POLICY)
     (told,) = [check for check in found if check.rule == "G-SUBSTANCE"]
     assert (told.verdict, told.closes, told.value) == ("warned", False, "True")
+    found = gate(replace(OPEN, asked=asked(benzodiazepine=True)), POLICY)
+    (told,) = [check for check in found if check.rule == "G-BENZODIAZEPINE"]
+    assert (told.verdict, told.closes) == ("warned", False)
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(0, []), (-1, []), (1, ["G-SUICIDE"])])
