@@ -39,7 +39,15 @@ def run_tests(
 
 
 def arguments(given: Sequence[str], *, fast: bool, full: bool) -> list[str]:
-    """Return pytest's arguments: the choice of the options, then what was given, which so has the last word."""
-    chosen = [] if full else ["-m", "not slow"]
+    """Return pytest's arguments: the choice of the options, then what was given, which so has the last word.
+
+    A choice of markers (``-m chaos``) means the short form of what it chooses, unless it speaks of slow tests itself.
+    """
+    given = list(given)
+    if not full and "-m" in given[:-1]:
+        place = given.index("-m") + 1
+        if "slow" not in given[place]:
+            given[place] = f"({given[place]}) and not slow"
+    chosen = [] if full or "-m" in given else ["-m", "not slow"]
     named = any(not argument.startswith("-") and (ROOT / argument.partition("::")[0]).exists() for argument in given)
     return [*chosen, *([*EVERY_CORE, *FEWER_EXAMPLES] if fast else []), *given, *([] if named or not fast else FAST)]

@@ -17,7 +17,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -81,6 +81,8 @@ class ApacheKafka:
         heap_mb: the JVM's largest heap, in MB.
         jars: folder to keep the jars in; ``~/.cache/kap-exchange/kafka-<version>`` where none is given.
         java: the JVM; `find_java` where none is given.
+        doors: further TCP ports on 127.0.0.1 for clients, each with the port at which its clients are told to find the
+            server: that of a proxy which stands between them and may cut them off.
 
     """
 
@@ -94,6 +96,7 @@ class ApacheKafka:
         jars: Path | None = None,
         java: Path | None = None,
         report: Callable[[str], None] = lambda _: None,
+        doors: Mapping[int, int] | None = None,
     ) -> None:
         self.data_dir = Path(data_dir).absolute()
         self.port = port
@@ -103,6 +106,7 @@ class ApacheKafka:
         self._jars = jars
         self._java = java
         self._report = report
+        self._doors = dict(doors or {})
         self._data = self.data_dir / "data"
         self._properties = self.data_dir / "server.properties"
         self._pid_file = self.data_dir / "kafka.pid"
@@ -130,7 +134,7 @@ class ApacheKafka:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = self._command()
         self._configure()
-        for port in (self.port, self.controller_port):
+        for port in (self.port, self.controller_port, *self._doors):
             _require_free(port)
         deadline = time.monotonic() + timeout
         if not (self._data / "meta.properties").exists():
@@ -209,13 +213,27 @@ class ApacheKafka:
         ]
 
     def _configure(self) -> None:
+        doors = {f"DOOR{port}": (port, told) for port, told in self._doors.items()}
         settings = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": ",".join(
+                (
+                    f"PLAINTEXT://127.0.0.1:{self.port}",
+                    f"CONTROLLER://127.0.0.1:{self.controller_port}",
+                    *(f"{name}://127.0.0.1:{port}" for name, (port, _) in doors.items()),
+                )
+            ),
+            "advertised.listeners": ",".join(
+                (
+                    f"PLAINTEXT://127.0.0.1:{self.port}",
+                    *(f"{name}://127.0.0.1:{told}" for name, (_, told) in doors.items()),
+                )
+            ),
+            "listener.security.protocol.map": ",".join(
+                f"{name}:PLAINTEXT" for name in ("PLAINTEXT", "CONTROLLER", *doors)
+            ),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": self._data,

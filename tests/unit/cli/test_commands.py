@@ -75,7 +75,9 @@ def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:
             False,
             ["-m", "not slow", *FAST, "tests/unit/cli/test_ports.py::test_x"],
         ),
-        (["-m", "kafka"], False, False, ["-m", "not slow", "-m", "kafka"]),
+        (["-m", "kafka"], False, False, ["-m", "(kafka) and not slow"]),
+        (["-m", "chaos"], False, True, ["-m", "chaos"]),
+        (["-m", "slow and chaos"], False, False, ["-m", "slow and chaos"]),
     ],
 )
 def test_pytests_arguments_come_last_and_so_win(given: list[str], fast: bool, full: bool, expected: list[str]) -> None:
