@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import get_args
 from urllib.parse import quote, unquote
 
-from shared.events.envelope import Event, Interaction
+from shared.events.envelope import EVERYBODY, Event, Interaction
 
 CONTENT_TYPE = "application/fhir+json; fhirVersion=4.0"
 SPEC_VERSION = "1.0"
@@ -31,9 +31,11 @@ REQUIRED_HEADERS = (
     "ce_sequence",
     "ce_shard",
 )
-OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id")
+REPLAY = "ce_replay"
+OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id", REPLAY)
 
 SOURCE_PREFIX = "/kap/"
+_TOPICS = "kap."
 _TYPE = re.compile(r"org\.kap-exchange\.fhir\.(\w+)\.v1")
 _INTERACTIONS: tuple[str, ...] = get_args(Interaction)
 
@@ -71,6 +73,7 @@ def encode(event: Event) -> Record:
         "ce_labels": ",".join(quote(label, safe="") for label in event.labels) or None,
         "traceparent": event.traceparent,
         "x-request-id": event.request_id,
+        REPLAY: event.replay,
     }
     headers = [(name, value.encode()) for name, value in values.items() if value is not None]
     return Record(event.key.encode(), event.body, headers)
@@ -124,16 +127,33 @@ def _decode(key: str, body: bytes, given: dict[str, str]) -> Event:
         labels=tuple(unquote(label) for label in given["ce_labels"].split(",")) if "ce_labels" in given else (),
         request_id=given.get("x-request-id"),
         traceparent=given.get("traceparent"),
+        replay=given.get(REPLAY),
     )
 
 
-def unreadable(key: bytes | None, value: bytes | None, *, topic: str, partition: int, offset: int) -> Event:
+def is_for(headers: Iterable[tuple[str, bytes | None]], consumer: str) -> bool:
+    """Return whether a record is for this consumer: all are, but what was replayed for another alone."""
+    told = next((text for name, text in headers if name == REPLAY and text is not None), None)
+    return told is None or told in (EVERYBODY.encode(), consumer.encode())
+
+
+def unreadable(
+    key: bytes | None,
+    value: bytes | None,
+    headers: Iterable[tuple[str, bytes | None]],
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+) -> Event:
     """Return an event to park in place of a record that cannot be read, so that it is not lost and its key waits.
 
     Its type is `Basic`, its version 0, its sequence 0: nothing that could be taken for a resource's event. Its id
-    names the place of the record.
+    names the place of the record. It keeps the headers, for `read_again`.
     """
     where = f"{topic}-{partition}-{offset}"
+    given = tuple((name, text) for name, text in headers if text is not None)
+    tenant = dict(given).get("ce_tenant", b"").decode(errors="replace")
     return Event(
         id=f"Basic/{where}/0",
         source=topic,
@@ -142,12 +162,23 @@ def unreadable(key: bytes | None, value: bytes | None, *, topic: str, partition:
         resource_id=where,
         version=0,
         time=datetime.fromtimestamp(0, UTC),
-        tenant="unreadable",
+        tenant=tenant or "unreadable",
         key=(key or b"").decode(errors="replace") or f"Basic/{where}",
         shard=partition,
         sequence=0,
         body=value or b"{}",
+        unread=given,
     )
+
+
+def read_again(event: Event) -> Event:
+    """Return the event that an unreadable record is to this program; any other as it is.
+
+    Raises:
+        UnreadableEvent: it still cannot be read.
+
+    """
+    return decode(event.key.encode(), event.body, event.unread) if event.source.startswith(_TOPICS) else event
 
 
 def instant(time: datetime) -> str:

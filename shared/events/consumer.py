@@ -197,6 +197,7 @@ class EventConsumer:
                 beat=self._beat,
                 heard=self._hear,
             )
+        metrics.REBALANCES.labels(self.service).inc()
         log.info("partitions_assigned", service=self.service, partitions=len(assigned))
 
     async def _release(self, consumer: AIOKafkaConsumer, gone: Collection[TopicPartition]) -> None:

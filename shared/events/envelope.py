@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 Interaction = Literal["create", "update", "delete"]
+EVERYBODY: Final = "*"
+"""Whom a replayed event is for where it is for every consumer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class Event:
         body: the resource as stored, UTF-8 JSON; of a delete, what its history holds for the deletion. Never empty.
         request_id: `X-Request-Id` of the request that caused it.
         traceparent: W3C trace context.
+        replay: None: told because it was committed. Else told again on an operator's word: for the consumer of this
+            name, or for all where it is `EVERYBODY`.
+        unread: of a record that this program cannot read, and that is parked: its headers; a later one may read it.
 
     """
 
@@ -53,6 +58,8 @@ class Event:
     labels: tuple[str, ...] = ()
     request_id: str | None = None
     traceparent: str | None = None
+    replay: str | None = None
+    unread: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def patient(self) -> str | None:

@@ -16,7 +16,7 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from shared.events import metrics
-from shared.events.codec import UnreadableEvent, decode, unreadable
+from shared.events.codec import UnreadableEvent, decode, is_for, unreadable
 from shared.events.envelope import Event
 from shared.events.handler import EventHandler, Outcome, Position
 from shared.events.watermark import Watermark
@@ -62,7 +62,7 @@ class Lane:
     Args:
         topic, partition: which one.
         handler: what an event does.
-        service: for metrics.
+        service: who takes in: what was replayed for another consumer passes by.
         limits: how much it tries and holds.
         slots: how many lanes may be in a handler at once, all together.
         beat: called whenever it is seen to be alive: an event done, or an outage waited for.
@@ -148,6 +148,7 @@ class Lane:
             watermark = _watermark_in(self._queue[0])
             if watermark is not None:
                 self._heard(watermark)
+            if watermark is not None or not is_for(self._queue[0].headers, self._service):
                 self.done = self._queue.popleft().offset + 1
                 continue
             taken = await self._take_together()
@@ -197,7 +198,7 @@ class Lane:
         events: list[Event] = []
         size = 0
         for record in islice(self._queue, most):
-            if _watermark_in(record) is not None:
+            if _watermark_in(record) is not None or not is_for(record.headers, self._service):
                 break
             event, refused = self._read(record)
             size += len(event.body)
@@ -220,7 +221,7 @@ class Lane:
             return decode(record.key, record.value, record.headers), None
         except UnreadableEvent as error:
             where = {"topic": self.topic, "partition": self.partition, "offset": record.offset}
-            return unreadable(record.key, record.value, **where), error
+            return unreadable(record.key, record.value, record.headers, **where), error
 
     async def _until_done(self, event: Event, position: Position, refused: Exception | None) -> None:
         """Handle the event, or park it where it is `refused`; come back only when one of both is committed."""

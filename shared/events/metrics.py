@@ -23,6 +23,12 @@ HELD_SHARDS = Gauge("kap_relay_held_shards", "Shards of the outbox this process 
 UNPUBLISHABLE = Gauge(
     "kap_relay_unpublishable_keys", "Keys whose events wait behind one that is too large for Kafka; alert", ("service",)
 )
+OUTBOX_PENDING = Gauge("kap_outbox_pending_events", "Committed events that Kafka has not acknowledged", ("service",))
+OUTBOX_AGE = Gauge(
+    "kap_outbox_oldest_seconds",
+    "Age of the oldest event that Kafka has not acknowledged; 0: there is none",
+    ("service",),
+)
 PRODUCER_REBUILDS = Counter("kap_producer_rebuilds_total", "Producers given up and made anew", ("service",))
 
 CONSUMED = Counter(
@@ -53,4 +59,7 @@ PAUSED = Gauge(
     ("service", "topic", "partition"),
 )
 LAG = Gauge("kap_consumer_lag", "Events in the topic that are not applied yet", ("service", "topic", "partition"))
+REBALANCES = Counter(
+    "kap_consumer_rebalances_total", "Times that the group gave this process its partitions", ("service",)
+)
 CONSUMER_REBUILDS = Counter("kap_consumer_rebuilds_total", "Consumers given up and made anew", ("service",))

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from shared.events.codec import read_again
 from shared.events.envelope import Event
 from shared.events.handler import Outcome, Position
 from shared.events.watermark import Watermark
@@ -24,7 +25,6 @@ from shared.runtime.service import Service
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
 from shared.store.copies import Copy
-from shared.store.parking import DueEvent
 from shared.store.store import Store, Transaction
 
 LARGE: Final = 64 * 1024
@@ -48,13 +48,15 @@ class ServiceEvents:
 
     async def handle(self, event: Event, position: Position) -> Outcome:
         """Take the event in and commit, or change nothing."""
-        read = await self._read(event)
+        read = await self._read(event) if event.replay is None else (await self._read_many([event]))[0]
         return await retry_conflicts(lambda: self._handle(event, position, read))
 
     async def _handle(self, event: Event, position: Position, read: tuple[Resource, IndexRows] | None) -> Outcome:
         consumer = self.service.name
         async with self.store.transaction(keys=(event.key,), tenant=event.tenant) as transaction:
             if await transaction.waits_behind(consumer, event):
+                if await transaction.applied(consumer, [event]):
+                    return Outcome.DUPLICATE
                 await _park(transaction, consumer, event, position, _BEHIND)
                 return Outcome.WAITING
             if not await transaction.take_in(consumer, event):
@@ -80,11 +82,15 @@ class ServiceEvents:
         copies: list[Copy] = []
         async with self.store.transaction(keys=tuple(keys), tenant=events[0].tenant) as transaction:
             behind = await transaction.keys_with_parked(consumer, keys)
+            waiting = [event for event in events if event.key in behind]
+            repeats = await transaction.applied(consumer, waiting) if waiting else set()
             fresh = iter(
                 await transaction.take_in_many(consumer, [event for event in events if event.key not in behind])
             )
             for event, position, read in zip(events, positions, reads, strict=True):
-                if event.key in behind:
+                if (event.source, event.id) in repeats:
+                    outcomes.append(Outcome.DUPLICATE)
+                elif event.key in behind:
                     await _park(transaction, consumer, event, position, _BEHIND)
                     outcomes.append(Outcome.WAITING)
                 elif not next(fresh):
@@ -161,8 +167,9 @@ class ServiceEvents:
             if along in failed:
                 continue
             try:
-                read = await self._read(due.event)
-                await retry_conflicts(partial(self._take_up, due, read))
+                event = read_again(due.event)
+                read = await self._read(event)
+                await retry_conflicts(partial(self._take_up, due.parked.number, event, read))
                 applied += 1
             except Unavailable:
                 raise
@@ -174,10 +181,9 @@ class ServiceEvents:
                 failed.add(along)
         return applied
 
-    async def _take_up(self, due: DueEvent, read: tuple[Resource, IndexRows] | None) -> None:
-        event = due.event
+    async def _take_up(self, number: int, event: Event, read: tuple[Resource, IndexRows] | None) -> None:
         async with self.store.transaction(keys=(event.key,), tenant=event.tenant) as transaction:
-            if not await transaction.take_up(due.parked.number):
+            if not await transaction.take_up(number):
                 return
             if await transaction.take_in(self.service.name, event) and read is not None:
                 await self.apply(event, *read, transaction)
@@ -194,11 +200,17 @@ class ServiceEvents:
 
     async def _read_many(self, events: Sequence[Event]) -> list[tuple[Resource, IndexRows] | None]:
         """Return what is to be stored of each event, None where there is nothing left to do with it."""
-        plain = [event for event in events if self._holds(event) and event.type not in self.service.reactions]
+        plain = [
+            event
+            for event in events
+            if self._holds(event) and (event.replay is not None or event.type not in self.service.reactions)
+        ]
         held = await self.store.held(plain[0].tenant, plain) if plain else set()
         reads: list[tuple[Resource, IndexRows] | None] = []
         for event in events:
-            if (event.source, event.id) in held:  # the gateway: by the answer to a write that it forwarded
+            # At the gateway by the answer to a write that it forwarded; of what is replayed, by its first time, which
+            # the inbox may have forgotten: copy and reactions were committed together, so they are not to run again.
+            if (event.source, event.id) in held:
                 reads.append(None)
                 continue
             reads.append(await self._read(event))

@@ -36,6 +36,10 @@ WITH given AS (
 )
 SELECT source, event_id FROM fresh
 """
+_APPLIED = """
+SELECT g.source, g.event_id FROM unnest($2::text[], $3::text[]) AS g(source, event_id)
+JOIN inbox i ON i.consumer = $1 AND i.source = g.source AND i.event_id = g.event_id
+"""
 _POSITION = "SELECT sequence FROM inbox_position WHERE consumer = $1 AND source = $2 AND tenant = $3 AND key = $4"
 _POSITIONS = (
     "SELECT source, sequence FROM inbox_position WHERE consumer = $1 AND source = ANY ($2) AND tenant = $3 AND key = $4"
@@ -71,6 +75,15 @@ async def take_in_many(connection: Connection, consumer: str, tenant: str, event
         answer.append((event.source, event.id) in fresh)
         fresh.discard((event.source, event.id))
     return answer
+
+
+async def applied(connection: Connection, consumer: str, events: Sequence[Event]) -> set[tuple[str, str]]:
+    """Return (source, id) of those events that were applied before."""
+    with translated():
+        rows = await connection.fetch(
+            _APPLIED, consumer, [event.source for event in events], [event.id for event in events]
+        )
+    return {(row["source"], row["event_id"]) for row in rows}
 
 
 class Inbox:

@@ -18,11 +18,12 @@ from shared.store.types import Parked
 
 _PARK = """
 INSERT INTO parked (consumer, source, event_id, tenant, key, interaction, type, resource_id, version, time, shard,
-                    sequence, body, labels, request_id, traceparent, topic, partition, "offset", error, due)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+                    sequence, body, labels, request_id, traceparent, topic, partition, "offset", error,
+                    header_names, header_values, due)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
        coalesce((SELECT bool_and(p.due) FROM parked p WHERE p.consumer = $1 AND p.tenant = $4 AND p.key = $5), false)
 ON CONFLICT (consumer, source, event_id)
-    DO UPDATE SET attempts = parked.attempts + 1, error = excluded.error, due = false
+    DO UPDATE SET attempts = parked.attempts + 1
 """
 _BEHIND = "SELECT EXISTS (SELECT FROM parked WHERE consumer = $1 AND tenant = $2 AND key = $3)"
 _BEHIND_MANY = "SELECT DISTINCT key FROM parked WHERE consumer = $1 AND tenant = $2 AND key = ANY ($3)"
@@ -33,7 +34,12 @@ _SAME_KEY = (
 )
 _RETRY = f"UPDATE parked SET due = true WHERE EXISTS (SELECT {_SAME_KEY})"
 _FAILED = f"UPDATE parked SET due = false WHERE EXISTS (SELECT {_SAME_KEY})"
-_DUE = "SELECT * FROM parked WHERE consumer = $1 AND due ORDER BY number LIMIT $2"
+_DUE = """
+SELECT * FROM parked p WHERE consumer = $1 AND due AND NOT EXISTS (
+    SELECT FROM parked b WHERE b.consumer = p.consumer AND b.tenant = p.tenant AND b.key = p.key
+    AND b.number < p.number AND NOT b.due)
+ORDER BY number LIMIT $2
+"""
 _COUNTS = "SELECT topic, partition, count(*) FROM parked WHERE consumer = $1 GROUP BY topic, partition"
 
 
@@ -48,7 +54,10 @@ class DueEvent:
 async def park(
     connection: Connection, consumer: str, event: Event, *, topic: str, partition: int, offset: int, error: str
 ) -> None:
-    """Set an event aside; a repeat counts as a further attempt. One whose key is being retried is due with it."""
+    """Set an event aside. One whose key is being retried is due with it.
+
+    A repeat counts as a further attempt, and keeps its reason and its turn.
+    """
     with translated():
         await connection.execute(
             _PARK,
@@ -72,6 +81,8 @@ async def park(
             partition,
             offset,
             error,
+            [name for name, _ in event.unread],
+            [text for _, text in event.unread],
         )
 
 
@@ -196,4 +207,5 @@ def _event(row: Record) -> Event:
         labels=tuple(row["labels"]),
         request_id=row["request_id"],
         traceparent=row["traceparent"],
+        unread=tuple(zip(row["header_names"] or (), row["header_values"] or (), strict=True)),
     )

@@ -1,16 +1,22 @@
 """History as events: what a service committed, again, in the order it was committed in along every key.
 
-Replay reads PostgreSQL, never Kafka: topics keep days, history keeps everything.
+Replay reads PostgreSQL, never Kafka: topics keep days, history keeps everything. What an operator asks for is noted
+here, and worked off in batches, each in a transaction that holds the request: a crash tells a batch twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from shared.events.envelope import Event
+from asyncpg import Record
+
+from shared.events.envelope import EVERYBODY, Event
 from shared.events.shards import shard_of
+from shared.fhir.outcome import NotFound
 from shared.store.connection import Pool, translated
 
 _BATCH: Final = 500
@@ -27,6 +33,25 @@ WHERE h.origin = $1 AND h.sequence IS NOT NULL AND h.sequence > $2
   AND ($5::text IS NULL OR t.name = $5)
 ORDER BY h.sequence LIMIT $6
 """
+_ASK = """
+INSERT INTO replay (consumer, tenant, key, since, done, until)
+SELECT $2, $3, $4, $5, $6, coalesce((SELECT max(sequence) FROM history WHERE origin = $1 AND sequence IS NOT NULL), 0)
+RETURNING number
+"""
+_STATE = "SELECT number, told, ended_at IS NOT NULL AS ended FROM replay WHERE number = $1"
+_NEXT = "SELECT * FROM replay WHERE ended_at IS NULL ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED"
+_TOLD = """
+UPDATE replay SET done = $2, told = told + $3, ended_at = CASE WHEN $4 THEN clock_timestamp() END WHERE number = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A replay that was asked for: how many of its events were told so far, and whether that is all of them."""
+
+    number: int
+    told: int
+    ended: bool
 
 
 class Replay:
@@ -53,23 +78,77 @@ class Replay:
             with translated():
                 rows = await self._pool.fetch(_SINCE, self._service, sequence, time, key, tenant, _BATCH)
             for row in rows:
-                yield Event(
-                    id=f"{row['type']}/{row['id']}/{row['version']}",
-                    source=self._service,
-                    interaction=row["interaction"],
-                    type=row["type"],
-                    resource_id=row["id"],
-                    version=row["version"],
-                    time=row["last_updated"],
-                    tenant=row["tenant"],
-                    key=row["key"],
-                    shard=shard_of(row["tenant"], row["key"]),
-                    sequence=row["sequence"],
-                    body=row["body"],
-                    labels=tuple(row["labels"]),
-                    request_id=row["request_id"],
-                    traceparent=row["traceparent"],
-                )
+                yield self._event(row)
             if len(rows) < _BATCH:
                 return
             sequence = rows[-1]["sequence"]
+
+    async def ask(
+        self,
+        *,
+        consumer: str | None = None,
+        sequence: int = 0,
+        time: datetime | None = None,
+        key: str | None = None,
+        tenant: str | None = None,
+    ) -> int:
+        """Note that events after an outbox sequence, or from a time on, are to be told again; return its number.
+
+        Of one key, or of all; to one consumer, or to all. What is committed later is not part of it.
+        """
+        with translated():
+            number: int = await self._pool.fetchval(_ASK, self._service, consumer, tenant, key, time, sequence)
+        return number
+
+    async def state(self, number: int) -> Asked:
+        """Return how far a replay is.
+
+        Raises:
+            NotFound: there is none of this number.
+
+        """
+        with translated():
+            row = await self._pool.fetchrow(_STATE, number)
+        if row is None:
+            raise NotFound(f"{self._service} was asked for no replay {number}.")
+        return Asked(row["number"], row["told"], row["ended"])
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[Sequence[Event] | None]:
+        """Give the next events to tell again, each marked as a replay; None where none was asked for.
+
+        They are done when the block ends well. Others that ask meanwhile get another request's, or None.
+        """
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                asked = await connection.fetchrow(_NEXT)
+                if asked is None:
+                    yield None
+                    return
+                rows = await connection.fetch(
+                    _SINCE, self._service, asked["done"], asked["since"], asked["key"], asked["tenant"], _BATCH
+                )
+                rows = [row for row in rows if row["sequence"] <= asked["until"]]
+                yield [self._event(row, replay=asked["consumer"] or EVERYBODY) for row in rows]
+                done = rows[-1]["sequence"] if rows else asked["until"]
+                await connection.execute(_TOLD, asked["number"], done, len(rows), len(rows) < _BATCH)
+
+    def _event(self, row: Record, *, replay: str | None = None) -> Event:
+        return Event(
+            id=f"{row['type']}/{row['id']}/{row['version']}",
+            source=self._service,
+            interaction=row["interaction"],
+            type=row["type"],
+            resource_id=row["id"],
+            version=row["version"],
+            time=row["last_updated"],
+            tenant=row["tenant"],
+            key=row["key"],
+            shard=shard_of(row["tenant"], row["key"]),
+            sequence=row["sequence"],
+            body=row["body"],
+            labels=tuple(row["labels"]),
+            request_id=row["request_id"],
+            traceparent=row["traceparent"],
+            replay=replay,
+        )

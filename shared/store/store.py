@@ -372,6 +372,10 @@ class Transaction:
             self._checked(event.tenant)
         return await inbox.take_in_many(self.connection, consumer, self.tenant, events)
 
+    async def applied(self, consumer: str, events: Sequence[Event]) -> set[tuple[str, str]]:
+        """Return (source, id) of those events that `consumer` has applied before."""
+        return await inbox.applied(self.connection, consumer, events)
+
     async def apply_copy(self, event: Event, index: IndexRows, patient: UUID | None) -> bool:
         """Keep the event's version as a copy, with the event's source as its owner.
 

@@ -177,11 +177,11 @@ class MemoryInbox:
 
     def _handle(self, event: Event, position: Position) -> Outcome:
         self._require()
+        if (event.source, event.id) in self._seen:
+            return Outcome.DUPLICATE
         if any(event.key == parked.key for parked, _, _ in self.waiting):
             self.waiting.append((event, position, "an earlier event of this key is parked"))
             return Outcome.WAITING
-        if (event.source, event.id) in self._seen:
-            return Outcome.DUPLICATE
         if self._poison(event):
             raise ValueError("this event is poison")
         self._seen.add((event.source, event.id))

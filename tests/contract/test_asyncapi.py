@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from dataclasses import replace
@@ -18,7 +19,8 @@ from shared.events.kafka import MAX_REQUEST_BYTES
 from shared.events.shards import SHARDS, shard_of
 from shared.local.kafka import MAX_MESSAGE_BYTES
 
-DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
+ROOT = Path(__file__).parents[2]
+DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "asyncapi.yaml").read_text("utf-8"))
 MESSAGE = DOCUMENT["components"]["messages"]["change"]
 HEADERS = DOCUMENT["components"]["schemas"]["headers"]
 WATERMARK = DOCUMENT["components"]["messages"]["watermark"]
@@ -163,3 +165,11 @@ def test_every_reference_in_the_document_leads_somewhere():
                 walk(child)
 
     walk(DOCUMENT)
+
+
+def test_the_page_for_people_is_rendered_from_the_document():
+    spec = importlib.util.spec_from_file_location("render_asyncapi", ROOT / "tools" / "render_asyncapi.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    said = "docs/events.md is not what tools/render_asyncapi.py makes of docs/asyncapi.yaml. Run it."
+    assert (ROOT / "docs" / "events.md").read_text("utf-8") == tool.rendered(DOCUMENT), said

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
+from shared.events import codec
+from shared.events.codec import UnreadableEvent, decode, encode, unreadable
 from shared.events.handler import Outcome, Position
 from shared.fhir.extraction import extract
 from shared.fhir.history import HistoryQuery
@@ -170,6 +173,68 @@ async def test_what_was_parked_is_applied_in_order_when_a_person_says_so(store, 
     assert await events.parked() == {}
     assert len(await tasks(sessions)) == 1
     assert (await sessions.read(ALL, "Goal", waiting.resource_id)).version == 1
+
+
+async def test_a_repeat_of_a_parked_event_takes_neither_its_reason_nor_its_turn(store, sessions, events):
+    """A relay tells it again after a person has said that it is to be tried again."""
+    patient, broken, waiting = await patient_with_goals(store, "break", "sleep")
+    await events.handle(patient, AT)
+    await events.park(broken, AT, "Broken: this goal")
+    await events.handle(waiting, AT)
+    await sessions.parking.retry((await sessions.parking.list())[0].number)
+
+    assert await events.handle(broken, AT) is Outcome.WAITING
+    assert (await sessions.parking.list())[0].error == "Broken: this goal"
+    assert await events.take_up() == 0  # the one behind does not overtake it
+    assert [one.event_id for one in await sessions.parking.list()] == [broken.id, waiting.id]
+
+
+async def test_nothing_is_taken_up_past_an_earlier_event_of_its_key(store, sessions, events):
+    patient, broken, waiting = await patient_with_goals(store, "break", "sleep")
+    await events.handle(patient, AT)
+    await events.park(broken, AT, "Broken: this goal")
+    await events.handle(waiting, AT)
+    async with sessions.transaction(keys=(), tenant=patient.tenant) as transaction:
+        await transaction.connection.execute("UPDATE parked SET due = true WHERE event_id = $1", waiting.id)
+    assert await events.take_up() == 0
+    assert len(await sessions.parking.list()) == 2
+
+
+async def test_a_repeat_of_what_was_applied_is_not_parked_behind_what_came_later(store, sessions, events):
+    patient, broken, waiting = await patient_with_goals(store, "break", "sleep")
+    await events.handle(patient, AT)
+    await events.park(broken, AT, "Broken: this goal")
+    assert await events.handle(patient, AT) is Outcome.DUPLICATE
+    assert await both(events, [patient, waiting]) == [Outcome.DUPLICATE, Outcome.WAITING]
+    assert [one.event_id for one in await sessions.parking.list()] == [broken.id, waiting.id]
+
+
+async def test_a_record_of_a_newer_version_waits_with_its_key_until_the_program_is_newer(
+    store, sessions, events, monkeypatch
+):
+    """Relays were updated before this consumer: what it cannot read is parked whole, and read once it can."""
+    patient, goal, later = await patient_with_goals(store, "sleep", "walk")
+    newer = encode(goal)
+    headers = [(name, text.replace(b".v1", b".v2") if name == "ce_type" else text) for name, text in newer.headers]
+    await events.handle(patient, AT)
+    with pytest.raises(UnreadableEvent):
+        decode(newer.key, newer.value, headers)
+    parked = unreadable(newer.key, newer.value, headers, topic="kap.intake.v1", partition=3, offset=18)
+    await events.park(parked, AT, "UnreadableEvent: the type is not known")
+    assert await events.handle(later, AT) is Outcome.WAITING
+
+    number = (await sessions.parking.list())[0].number
+    await sessions.parking.retry(number)
+    assert await events.take_up() == 0  # not yet
+    assert len(await sessions.parking.list()) == 2
+
+    monkeypatch.setattr(codec, "_TYPE", re.compile(r"org\.kap-exchange\.fhir\.(\w+)\.v[12]"))
+    await sessions.parking.retry(number)
+    assert await events.take_up() == 2
+    assert [task["focus"]["reference"] for task in await tasks(sessions)] == [
+        f"Goal/{goal.resource_id}",
+        f"Goal/{later.resource_id}",
+    ]
 
 
 async def test_a_deletion_is_taken_in(store, sessions, events):

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events.codec import OPTIONAL_HEADERS, REQUIRED_HEADERS, UnreadableEvent, decode, encode, unreadable
+from shared.events.codec import (
+    OPTIONAL_HEADERS,
+    REQUIRED_HEADERS,
+    UnreadableEvent,
+    decode,
+    encode,
+    read_again,
+    unreadable,
+)
 from shared.events.envelope import Event
 from shared.events.shards import shard_of
 
@@ -62,7 +70,7 @@ def test_the_golden_record_is_read_as_the_event():
 
 
 def test_every_header_is_listed():
-    assert tuple(name for name, _ in GOLDEN) == REQUIRED_HEADERS + OPTIONAL_HEADERS
+    assert (*(name for name, _ in GOLDEN), "ce_replay") == REQUIRED_HEADERS + OPTIONAL_HEADERS
 
 
 def test_what_is_not_known_has_no_header():
@@ -148,8 +156,19 @@ def test_a_record_without_key_or_body_is_refused(key, value):
         decode(key, value, GOLDEN)
 
 
-def test_an_unreadable_record_becomes_an_event_that_keeps_its_key_and_its_bytes():
-    event = unreadable(b"Patient/1", b"\x00\x01", topic="kap.intake.v1", partition=3, offset=9)
+def test_an_unreadable_record_becomes_an_event_that_keeps_its_key_its_bytes_and_its_headers():
+    headers = [("ce_tenant", b"clinic"), ("ce_type", b"org.kap-exchange.fhir.update.v9"), ("empty", None)]
+    event = unreadable(b"Patient/1", b"\x00\x01", headers, topic="kap.intake.v1", partition=3, offset=9)
     assert (event.id, event.key, event.body) == ("Basic/kap.intake.v1-3-9/0", "Patient/1", b"\x00\x01")
-    bare = unreadable(None, None, topic="kap.intake.v1", partition=3, offset=9)
-    assert (bare.key, bare.body) == ("Basic/kap.intake.v1-3-9", b"{}")
+    assert (event.tenant, event.unread) == ("clinic", tuple(headers[:2]))
+    bare = unreadable(None, None, [], topic="kap.intake.v1", partition=3, offset=9)
+    assert (bare.key, bare.body, bare.tenant) == ("Basic/kap.intake.v1-3-9", b"{}", "unreadable")
+
+
+def test_what_could_not_be_read_is_read_by_a_program_that_can():
+    record = encode(EVENT)
+    parked = unreadable(record.key, record.value, record.headers, topic="kap.sessions.v1", partition=3, offset=9)
+    assert read_again(parked) == EVENT
+    assert read_again(EVENT) is EVENT
+    with pytest.raises(UnreadableEvent):
+        read_again(replace(parked, unread=()))

@@ -62,6 +62,16 @@ async def test_events_are_taken_in_in_the_order_they_were_read():
     assert [event.sequence for event in inbox.applied] == list(range(1, 31))
 
 
+async def test_what_is_replayed_for_another_consumer_passes_by():
+    events = events_of(6, source="intake")
+    told = [None, "test", "another", "*", "another", None]
+    inbox = MemoryInbox()
+    async with lane_with(inbox) as lane:
+        lane.add(records_of([replace(event, replay=whom) for event, whom in zip(events, told, strict=True)]))
+        await eventually(lambda: lane.done == 6)
+    assert [event.sequence for event in inbox.applied] == [1, 2, 4, 6]
+
+
 async def test_a_repeat_is_done_at_once():
     inbox, event = MemoryInbox(), event_of(1)
     async with lane_with(inbox) as lane:
