@@ -11,8 +11,11 @@ from typer.core import TyperGroup
 from cli.clients import clients
 from cli.demo.command import demo
 from cli.down import down
+from cli.lag import lag
 from cli.parked import parked
 from cli.policy import policy
+from cli.rebuild import rebuild
+from cli.replay import replay
 from cli.stack.problem import StackProblem
 from cli.status import status
 from cli.terminal import problem
@@ -40,7 +43,7 @@ app = typer.Typer(
     epilog="Begin with: ./kap demo",
 )
 
-for command in (up, down, status, demo, timeline, verify, token):
+for command in (up, down, status, demo, timeline, verify, lag, replay, rebuild, token):
     app.command()(command)
 app.add_typer(clients)
 app.add_typer(parked)

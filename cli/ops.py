@@ -88,15 +88,44 @@ class ParkedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceLag:
+    """How far a service is behind one source.
+
+    Attributes:
+        source: whose events.
+        state: ``taken in``; ``not assigned``: nobody takes any of its partitions in; ``partly assigned``.
+        events: that wait in the partitions that are taken in; None: nobody takes any in, so nobody knows.
+        seconds: how old what is known of the source is, at its oldest; None: never heard of all of it.
+        partitions, of: how many are taken in now, and how many there are.
+        measured_seconds: since somebody last counted; None: nobody ever did.
+
+    """
+
+    source: str
+    state: str
+    events: int | None
+    seconds: float | None
+    partitions: int
+    of: int
+    measured_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
-    """How events flow through one service."""
+    """How events flow through one service; `lag` None: a source is not taken in by anybody, so it is not known."""
 
     service: str
     outbox: Outbox
     inbox: list[Inbox]
     parked: list[Parked]
-    lag: int
+    lag: int | None
     latencies: list[Latency]
+    sources: list[SourceLag] = field(default_factory=list)
+
+    @property
+    def to_take_in(self) -> int | None:
+        """Events of others that wait; None: not known."""
+        return None if self.lag is None else self.lag - self.outbox.pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +154,15 @@ class _Due:
 @dataclass(frozen=True, slots=True)
 class _Dropped:
     dropped: ParkedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How far a replay is: how many events were told again, and whether that is all."""
+
+    number: int
+    told: int
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +258,10 @@ class Ops:
         query = {} if since is None else {"since": since.isoformat()}
         return msgspec.json.decode(await self._get(service, "digest", **query), type=_Digests).digest
 
-    async def versions(self, service: str, type_: str, origin: str) -> list[Version]:
-        """Return every version of a type of one owner that a service holds."""
-        found = msgspec.json.decode(await self._get(service, "versions", type=type_), type=_Versions)
+    async def versions(self, service: str, type_: str, origin: str, *, since: datetime | None = None) -> list[Version]:
+        """Return every version of a type of one owner that a service holds; with `since`, of those since then."""
+        query = {} if since is None else {"since": since.isoformat()}
+        found = msgspec.json.decode(await self._get(service, "versions", type=type_, **query), type=_Versions)
         return [Version(type_, one.id, one.version, one.content) for one in found.versions if one.origin == origin]
 
     async def flow(self, service: str) -> Flow:
@@ -241,6 +280,14 @@ class Ops:
         """Have a parked event given up; return it."""
         return msgspec.json.decode(await self._post(service, f"parked/{number}/drop"), type=_Dropped).dropped
 
+    async def replay(self, service: str, **what: str) -> Replayed:
+        """Have a service tell again what it committed (`from`, `patient`, `to`, each optional)."""
+        return msgspec.json.decode(await self._post(service, "replay", **what), type=Replayed)
+
+    async def replayed(self, service: str, number: int) -> Replayed:
+        """Return how far a replay is."""
+        return msgspec.json.decode(await self._get(service, f"replay/{number}"), type=Replayed)
+
     async def deliveries(self, *, lines: bool) -> list[Destination]:
         """Return where delivery pushes to and how far that is, with every line of its ledger or without."""
         query = {} if lines else {"digest": "only"}
@@ -249,8 +296,8 @@ class Ops:
     async def _get(self, service: str, what: str, **query: str) -> bytes:
         return await self._ask("GET", service, what, query)
 
-    async def _post(self, service: str, what: str) -> bytes:
-        return await self._ask("POST", service, what, {})
+    async def _post(self, service: str, what: str, **query: str) -> bytes:
+        return await self._ask("POST", service, what, query)
 
     async def _ask(self, method: str, service: str, what: str, query: Mapping[str, str]) -> bytes:
         url = f"{self.ports.url(service)}/ops/{what}"
@@ -258,6 +305,8 @@ class Ops:
             answer = await self._http.request(method, url, params=query)
         except httpx.TransportError:
             raise Silent(f"{service} does not answer at {url}. ./kap status tells how everything is.") from None
+        if answer.status_code == httpx.codes.BAD_REQUEST:
+            raise StackProblem(" ".join(issue["diagnostics"] for issue in answer.json()["issue"]))
         if answer.status_code == httpx.codes.NOT_FOUND and method == "POST":
             raise StackProblem(f"{service} has no such parked event. ./kap parked list tells what is parked.")
         if answer.status_code != httpx.codes.OK:

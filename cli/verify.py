@@ -3,15 +3,21 @@
 Equal means equal by content: every version's bytes, from the owner to the gateway and to the services that keep a copy;
 and what was sent, against what the hospital shows over its own FHIR API. As long as anything is on its way it waits and
 compares again.
+
+A record that has grown large is compared by windows of time: `--new` looks only at what was committed since the last
+comparison that found nothing, `--since` from a time on. Both leave out the hospital, which is read as a whole.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -32,6 +38,7 @@ from cli.demo.client import FhirClient, Refused
 from cli.ops import DELIVERY, SOURCES, Destination, Flow, Ops, versions_of
 from cli.options import DATA, DataOption
 from cli.stack.ports import GATEWAY, OWNERS
+from cli.stack.problem import StackProblem
 from cli.stack.stack import Stack
 from cli.terminal import err, out, problem, telling
 from services.delivery.capability import PUSHED_TYPES
@@ -42,6 +49,9 @@ from shared.runtime.settings import Settings
 
 STILL = 20.0
 """Seconds without any movement after which what differs is taken to differ for good."""
+OVERLAP = timedelta(minutes=10)
+"""How far `--new` looks back behind the last comparison: a transaction that was open then has committed since."""
+_CLEAN = "verified.json"
 _POLL = 0.5
 _EVERYONE = (GATEWAY, *OWNERS, DELIVERY)
 _SHOWN = 20
@@ -88,30 +98,63 @@ def verify(
     wait: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long nothing may move before what differs is a fault.")
     ] = STILL,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%d"],
+            metavar="TIME",
+            help="Only what was committed from then on (UTC where no zone is said); without the hospital.",
+        ),
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Only what was committed since the last comparison that found nothing.")
+    ] = False,
 ) -> None:
     """Compare, hop by hop, what was committed with what the gateway holds and what the hospital accepted.
 
     Exit code 1 when anything is missing, doubled or different.
     """
+    if since is not None and new:
+        raise StackProblem("--since and --new exclude each other.")
     stack = Stack(data)
     if not stack.any_lives():
         problem(f"Nothing runs from {stack.data}. ./kap up starts it.")
         raise typer.Exit(1)
+    began = datetime.now(UTC)
+    begin = last_clean(stack.data) if new else since
+    if begin is not None and begin.tzinfo is None:
+        begin = begin.replace(tzinfo=UTC)
     with telling(err) as tell:
-        found = asyncio.run(_verify(stack, wait, tell))
-    show(found)
+        found = asyncio.run(_verify(stack, wait, tell, begin))
+    show(found, begin)
     if not found.clean:
         raise typer.Exit(1)
+    if since is None:
+        note_clean(stack.data, began)
 
 
-async def _verify(stack: Stack, wait: float, tell: Callable[[str], None]) -> Finding:
+def last_clean(data: Path) -> datetime | None:
+    """Return from when on a comparison has to look, after the last one that found nothing; None: at everything."""
+    try:
+        told = json.loads((data / _CLEAN).read_text(encoding="utf-8"))["until"]
+        return datetime.fromisoformat(told) - OVERLAP
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def note_clean(data: Path, until: datetime) -> None:
+    """Note that all that was committed before a time was found equal."""
+    (data / _CLEAN).write_text(json.dumps({"until": until.isoformat()}), encoding="utf-8")
+
+
+async def _verify(stack: Stack, wait: float, tell: Callable[[str], None], since: datetime | None) -> Finding:
     """Compare until all is equal, or until nothing has moved for `wait` seconds."""
     async with Ops(stack.ports(), auth=stack.auth()) as ops:
         moved = time.monotonic()
         before: object = None
         while True:
             asked = time.monotonic()
-            held = await ask(ops)
+            held = await ask(ops, since)
             took = time.monotonic() - asked
             if held.settled or time.monotonic() - moved >= wait:
                 tell("Comparing contents, and reading the hospital over its FHIR API.")
@@ -126,19 +169,26 @@ async def _verify(stack: Stack, wait: float, tell: Callable[[str], None]) -> Fin
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What everyone says he holds, at about one moment."""
+    """What everyone says he holds, at about one moment; of what was committed from `since` on."""
 
     digests: Mapping[str, Sequence[Digest]]
     flows: Mapping[str, Flow]
     destinations: Sequence[Destination]
+    since: datetime | None = None
 
     @property
     def settled(self) -> bool:
         """Whether counts are equal and nothing is known to be on its way."""
         here = self.digests[GATEWAY]
         arrived = all(versions_of(self.digests[owner], owner) == versions_of(here, owner) for owner in SOURCES)
-        waiting = sum(flow.lag for flow in self.flows.values()) + sum(one.pending for one in self.destinations)
-        return arrived and not waiting
+        known = all(flow.lag is not None for flow in self.flows.values())
+        waiting = self.lag + sum(one.pending for one in self.destinations)
+        return arrived and known and not waiting
+
+    @property
+    def lag(self) -> int:
+        """Events that are known to be on their way."""
+        return sum(flow.lag or 0 for flow in self.flows.values())
 
     @property
     def movement(self) -> object:
@@ -154,22 +204,22 @@ class Held:
         """What is on its way, for the person who waits."""
         here = self.digests[GATEWAY]
         missing = sum(versions_of(self.digests[owner], owner) - versions_of(here, owner) for owner in SOURCES)
-        lag = sum(flow.lag for flow in self.flows.values())
         pending = sum(one.pending for one in self.destinations)
         return (
-            f"{missing} versions are not at the gateway yet, {lag} events are on their way, "
+            f"{missing} versions are not at the gateway yet, {self.lag} events are on their way, "
             f"{pending} resources on their way to the hospital."
         )
 
 
-async def ask(ops: Ops) -> Held:
-    """Ask everyone what he holds."""
-    digests = await asyncio.gather(*(ops.digest(name) for name in _EVERYONE))
+async def ask(ops: Ops, since: datetime | None = None) -> Held:
+    """Ask everyone what he holds, of what was committed from a time on."""
+    digests = await asyncio.gather(*(ops.digest(name, since=since) for name in _EVERYONE))
     flows = await asyncio.gather(*(ops.flow(name) for name in _EVERYONE))
     return Held(
         dict(zip(_EVERYONE, digests, strict=True)),
         dict(zip(_EVERYONE, flows, strict=True)),
-        await ops.deliveries(lines=True),
+        [] if since is not None else await ops.deliveries(lines=True),
+        since,
     )
 
 
@@ -202,7 +252,7 @@ async def _to(ops: Ops, held: Held, owner: str, holder: str) -> Hop:
     differences: list[Difference] = []
     name = f"{owner} → {holder}"
     for type_ in unequal_types(owner, held.digests[owner], held.digests[holder]):
-        differences += await _named(ops, name, type_, owner, holder)
+        differences += await _named(ops, held, name, type_, owner, holder)
     pending = held.flows[owner].outbox.pending
     return Hop(name, versions_of(held.digests[owner], owner), "versions", pending, differences)
 
@@ -217,20 +267,26 @@ async def _copies(ops: Ops, held: Held, holder: str) -> Hop:
         copies = [digest for digest in held.digests[holder] if digest.origin == owner]
         compared += versions_of(copies)
         for type_ in unequal_types(owner, committed, copies):
-            differences += await _named(ops, f"{owner} → {holder}", type_, owner, holder)
-    lag = held.flows[holder].lag - held.flows[holder].outbox.pending
-    return Hop(f"copies at {holder}", compared, "versions", lag, differences)
+            differences += await _named(ops, held, f"{owner} → {holder}", type_, owner, holder)
+    flow = held.flows[holder]
+    idle = [one.source for one in flow.sources if one.state != "taken in"]
+    note = f"takes in nothing, or not all, of {', '.join(idle)} now" if idle else ""
+    return Hop(f"copies at {holder}", compared, "versions", flow.to_take_in or 0, differences, note)
 
 
 def service_of(name: str) -> Service:
     """Return what a service is: here, whose events it takes in and of which types it keeps copies."""
-    settings = Settings(service=name, database_url=SecretStr("postgresql://"), no_auth=True)  # reaches for nothing
+    settings = Settings(  # reaches for nothing
+        service=name, database_url=SecretStr("postgresql://"), no_auth=True, roles=frozenset(("worker",))
+    )
     app: App = import_module(f"services.{name}.service").create(settings)
     return app.service
 
 
-async def _named(ops: Ops, hop: str, type_: str, owner: str, holder: str) -> list[Difference]:
-    committed, there = await asyncio.gather(ops.versions(owner, type_, owner), ops.versions(holder, type_, owner))
+async def _named(ops: Ops, held: Held, hop: str, type_: str, owner: str, holder: str) -> list[Difference]:
+    committed, there = await asyncio.gather(
+        ops.versions(owner, type_, owner, since=held.since), ops.versions(holder, type_, owner, since=held.since)
+    )
     return compare_versions(hop, type_, committed, there)
 
 
@@ -289,7 +345,7 @@ def pushed_to(endpoint: Resource) -> frozenset[str]:
     return frozenset(named) or frozenset(PUSHED_TYPES)
 
 
-def show(found: Finding) -> None:
+def show(found: Finding, since: datetime | None = None) -> None:
     """Show what was compared and what differs."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("", "hop", "compared", "", "on its way", "differing", ""):
@@ -308,12 +364,14 @@ def show(found: Finding) -> None:
             f"[dim]{escape(hop.note)}[/]",
         )
     out.print(table)
+    if since is not None:
+        out.print(f"Compared was what was committed from {since:%Y-%m-%d %H:%M:%S} UTC on; the hospital was not.")
     out.print()
     for difference in found.differences[:_SHOWN]:
         problem(str(difference))
     for name, count in found.parked.items():
         if count:
-            problem(f"{name} has parked {count} events that it could not apply; its /ops/parked names them.")
+            problem(f"{name} has parked {count} events that it could not apply. ./kap parked list names them.")
     if found.clean:
         out.print("[green]Nothing is missing, nothing is doubled, nothing differs.[/]")
     elif found.on_its_way:

@@ -120,6 +120,11 @@ class Stack:
         """Return the ports of the stack as it last ran."""
         return _ports(self.state().options)
 
+    def address(self, service: str) -> str:
+        """Return the address of a service's database."""
+        name = f"kap_{service}"
+        return self._infra(self.state().options)[0].provide([name])[name]
+
     def is_up(self) -> bool:
         """Return whether every process lives (which does not mean that it is ready)."""
         state = self.state()
@@ -441,7 +446,8 @@ def lag(client: httpx.Client, url: str) -> int | None:
     with suppress(httpx.TransportError, ValueError, KeyError, TypeError):
         answer = client.get(f"{url}/ops/flow")
         if answer.status_code == httpx.codes.OK:
-            return int(answer.json()["lag"])
+            told = answer.json()["lag"]
+            return None if told is None else int(told)
     return None
 
 

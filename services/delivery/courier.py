@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from prometheus_client import Histogram
 
 from services.delivery.capability import Accepted
 from services.delivery.destination import Answer, DestinationServer, NoAnswer
@@ -49,6 +50,13 @@ if TYPE_CHECKING:
     from shared.store.store import Store, Transaction
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+DELAY: Final = Histogram(
+    "kap_delivery_delay_seconds",
+    "From a change's commit at its owner to its acceptance by a destination",
+    ("service",),
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400),
+)
 
 MOST_OF_A_TURN: Final = 500
 """Entries of one patient that are taken at once."""
@@ -299,13 +307,15 @@ class Courier:
         server_id = entry.server_id or said_id
         if server_id is None:  # accepted, but not said as what: it is asked for by its identifier
             return replace(_kept(entry), attempts=entry.attempts + 1, uncertain=True)
+        accepted_at = datetime.now(UTC)
+        DELAY.labels(self.service.name).observe(max((accepted_at - entry.wanted_at).total_seconds(), 0))
         return Settled(
             state=step.state,
             version=entry.wanted_version,
             server_id=None if step.action == "delete" else server_id,
             delivered_version=entry.wanted_version,
             committed_at=entry.wanted_at,
-            accepted_at=datetime.now(UTC),
+            accepted_at=accepted_at,
             content_hash=new_hash,
             unresolved=tuple(sorted(str(target) for target in unresolved)),
         )

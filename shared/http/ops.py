@@ -2,23 +2,28 @@
 
 GET  /ops/digest[?since=&until=]           per type and owner: versions, current, order-free content hash
 GET  /ops/versions?type=[&since=&until=]   every version of a type with the SHA-256 of its body, to find a difference
-GET  /ops/flow                             outbox, inbox, lag, and how long the hops of the last hour took
+GET  /ops/flow                             outbox, inbox, lag by source, and how long the hops of the last hour took
 GET  /ops/parked                           events that could not be applied
 POST /ops/parked/{number}/retry            apply it and those behind it again
 POST /ops/parked/{number}/drop             give it up for good
+POST /ops/replay[?from=&patient=&to=]      tell what was committed again: from a time or an outbox sequence on, of one
+                                           patient, to one consumer
+GET  /ops/replay/{number}                  how far that is
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from shared.events.topics import topic_of
 from shared.fhir.definitions import TYPE_IDS
 from shared.fhir.outcome import BadRequest, NotFound
 
@@ -29,11 +34,16 @@ if TYPE_CHECKING:
 _LOOKED_AT: Final = timedelta(hours=1)
 _JSON: Final = "application/json"
 _LINES: Final = 500
+_REFERENCE: Final = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}")
+_CONSUMER: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_TAKEN_IN: Final = "taken in"
+_PARTLY_ASSIGNED: Final = "partly assigned"
+_NOT_ASSIGNED: Final = "not assigned"
 
 
-def ops_routes(service: Service, store: Store, *, waiting: Callable[[], int]) -> list[Route]:
-    """Return the routes. `waiting` tells how many events of others this process knows of and has not applied."""
-    name = service.name
+def ops_routes(service: Service, store: Store, *, partitions: int) -> list[Route]:
+    """Return the routes. `partitions` is how many each topic has."""
+    name, told = service.name, service.publishes
 
     async def digest(request: Request) -> Response:
         since, until = _time(request, "since"), _time(request, "until")
@@ -64,6 +74,8 @@ def ops_routes(service: Service, store: Store, *, waiting: Callable[[], int]) ->
         inbox = await store.verify.inbox()
         parked = await store.parking.counts(name)
         latencies = await store.verify.latencies(datetime.now(UTC) - _LOOKED_AT)
+        sources = await _sources(service, store, partitions)
+        known = all(source["state"] == _TAKEN_IN for source in sources)
         return _json(
             {
                 "service": name,
@@ -78,7 +90,9 @@ def ops_routes(service: Service, store: Store, *, waiting: Callable[[], int]) ->
                     {"topic": topic, "partition": partition, "count": count}
                     for (topic, partition), count in sorted(parked.items())
                 ],
-                "lag": outbox.pending + waiting(),
+                # Unknown, not nothing, where nobody takes a source in.
+                "lag": outbox.pending + sum(source["events"] for source in sources) if known else None,
+                "sources": sources,
                 "latencies": latencies,
             }
         )
@@ -92,6 +106,16 @@ def ops_routes(service: Service, store: Store, *, waiting: Callable[[], int]) ->
     async def drop(request: Request) -> Response:
         return _json({"service": name, "dropped": await store.parking.drop(_number(request))})
 
+    async def replay(request: Request) -> Response:
+        time, sequence = _from(request)
+        asked = await store.replay.ask(
+            consumer=_consumer(request), sequence=sequence, time=time, key=_patient(request), tenant=None
+        )
+        return _json({"service": name, **msgspec.to_builtins(await store.replay.state(asked))})
+
+    async def replayed(request: Request) -> Response:
+        return _json({"service": name, **msgspec.to_builtins(await store.replay.state(_number(request)))})
+
     return [
         _route("/ops/digest", digest, "GET"),
         _route("/ops/versions", versions, "GET"),
@@ -99,7 +123,30 @@ def ops_routes(service: Service, store: Store, *, waiting: Callable[[], int]) ->
         _route("/ops/parked", parked, "GET"),
         _route("/ops/parked/{number}/retry", retry, "POST"),
         _route("/ops/parked/{number}/drop", drop, "POST"),
+        *((_route("/ops/replay", replay, "POST"), _route("/ops/replay/{number}", replayed, "GET")) if told else ()),
     ]
+
+
+async def _sources(service: Service, store: Store, partitions: int) -> list[dict[str, Any]]:
+    """Return how far the service is behind each source it takes in: events that wait, and seconds its news is old."""
+    lags = await store.knowledge.lag(service.name)
+    found = []
+    for age in await store.knowledge.by_source(service.name, service.consumes):
+        lag = lags.get(topic_of(age.source))
+        taken = 0 if lag is None else lag.partitions
+        state = _NOT_ASSIGNED if not taken else _TAKEN_IN if taken >= partitions else _PARTLY_ASSIGNED
+        found.append(
+            {
+                "source": age.source,
+                "state": state,
+                "events": lag.events if lag is not None and taken else None,
+                "seconds": age.seconds,
+                "partitions": taken,
+                "of": partitions,
+                "measured_seconds": None if lag is None else lag.seconds,
+            }
+        )
+    return found
 
 
 def _route(path: str, handler: Callable[[Request], Awaitable[Response]], method: str) -> Route:
@@ -119,6 +166,28 @@ def _number(request: Request) -> int:
     if not number.isdecimal():
         raise NotFound("A parked event has a number.")
     return int(number[:18])
+
+
+def _from(request: Request) -> tuple[datetime | None, int]:
+    """Return from when on, and after which sequence of the outbox, by the parameter ``from``."""
+    text = request.query_params.get("from", "0")
+    if text.isdecimal():
+        return None, max(int(text[:18]) - 1, 0)
+    return _time(request, "from"), 0
+
+
+def _patient(request: Request) -> str | None:
+    text = request.query_params.get("patient")
+    if text is not None and not _REFERENCE.fullmatch(text):
+        raise BadRequest("patient is a reference such as Patient/0198c0de.", expression=["http.patient"])
+    return text
+
+
+def _consumer(request: Request) -> str | None:
+    text = request.query_params.get("to")
+    if text is not None and not _CONSUMER.fullmatch(text):
+        raise BadRequest("to is the name of a service, such as gateway.", expression=["http.to"])
+    return text
 
 
 def _time(request: Request, name: str) -> datetime | None:

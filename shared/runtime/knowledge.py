@@ -1,4 +1,4 @@
-"""How old what a service knows of others is, for Prometheus."""
+"""How old what a service knows of others is, and what others do not know of it yet, for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from prometheus_client import Gauge
 
+from shared.events import metrics
 from shared.fhir.outcome import Unavailable
 
 if TYPE_CHECKING:
@@ -27,9 +28,13 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 async def watch(service: Service, store: Store, beat: Callable[[], None]) -> None:
-    """Keep the gauge of what this service knows, until cancelled; it grows while Kafka is away, too."""
+    """Keep the gauges of what this service knows and has told, until cancelled; they grow while Kafka is away, too."""
     while True:
         try:
+            if service.publishes:
+                pending, oldest = await store.verify.unpublished()
+                metrics.OUTBOX_PENDING.labels(service.name).set(pending)
+                metrics.OUTBOX_AGE.labels(service.name).set(oldest)
             for one in await store.knowledge.by_source(service.name, service.consumes):
                 AGE.labels(service.name, one.source).set(float("nan") if one.seconds is None else one.seconds)
         except Unavailable:

@@ -21,7 +21,6 @@ from fastapi import FastAPI
 from prometheus_client import Counter
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from shared.events import metrics
 from shared.events.consumer import EventConsumer
 from shared.events.kafka import KafkaConnection
 from shared.events.producer import EventProducer
@@ -37,6 +36,7 @@ from shared.runtime.consume import ServiceEvents
 from shared.runtime.housekeeping import EVERY, Housekeeping
 from shared.runtime.knowledge import watch
 from shared.runtime.logging import fault
+from shared.runtime.replaying import Replaying
 from shared.runtime.timers import TimerTask
 from shared.security.bearer import bearer, open_client
 from shared.security.caller import everybody
@@ -129,23 +129,11 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             before=before,
             routes=[
                 *health_routes(service.name, lambda: [task.watchdog for task in tasks], store.ping),
-                *ops_routes(service, store, waiting=partial(_waiting, service.name)),
+                *ops_routes(service, store, partitions=settings.topic_partitions),
             ],
             middleware=app.middleware,
         )
         yield Opened(app, parts, asgi, tasks)
-
-
-def _waiting(service: str) -> int:
-    """Return how many events of others this process's consumer has not applied, as it last measured."""
-    return int(
-        sum(
-            sample.value
-            for metric in metrics.LAG.collect()
-            for sample in metric.samples
-            if sample.labels["service"] == service
-        )
-    )
 
 
 def _tasks(app: App, parts: Parts) -> list[Task]:
@@ -162,6 +150,9 @@ def _tasks(app: App, parts: Parts) -> list[Task]:
             watermark_seconds=settings.watermark_seconds,
         )
         tasks.append(Task("relay", relay.run, Watchdog("relay", _STALLED_AFTER, relay.progress_age_seconds)))
+        tasks.append(
+            _replaying(parts, EventProducer(kafka, service=service.name, partitions=settings.topic_partitions))
+        )
     if service.consumes:
         events = ServiceEvents(service, parts.store)
         handler: EventHandler = events if app.handler is None else app.handler(parts)
@@ -179,9 +170,8 @@ def _tasks(app: App, parts: Parts) -> list[Task]:
         tasks.append(
             Task("consumer", consumer.run, Watchdog("consumer", _STALLED_AFTER, consumer.progress_age_seconds))
         )
-    if service.consumes:
-        tasks.append(_knowledge(parts))
     if service.publishes or service.consumes:
+        tasks.append(_knowledge(parts))
         tasks.append(_housekeeping(parts))
     tasks.extend(_timers(parts))
     tasks.extend(_background(one, parts) for one in app.background if one.role in settings.roles)
@@ -214,6 +204,12 @@ def _housekeeping(parts: Parts) -> Task:
         inbox=timedelta(days=settings.inbox_days),
     )
     return Task("housekeeping", partial(keeping.run, progress.beat), Watchdog("housekeeping", 2 * EVERY, progress.age))
+
+
+def _replaying(parts: Parts, producer: EventProducer) -> Task:
+    progress = Progress()
+    replaying = Replaying(parts.service.name, parts.store.replay, producer)
+    return Task("replay", partial(replaying.run, progress.beat), Watchdog("replay", _STALLED_AFTER, progress.age))
 
 
 def _knowledge(parts: Parts) -> Task:

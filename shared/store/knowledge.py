@@ -40,7 +40,14 @@ INSERT INTO consumer_lag (consumer, topic, partition, events)
 SELECT $1, topic, partition, events FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS g(topic, partition, events)
 ON CONFLICT (consumer, topic, partition) DO UPDATE SET events = excluded.events, measured_at = clock_timestamp()
 """
-_LAG: Final = "SELECT topic, sum(events)::bigint AS events FROM consumer_lag WHERE consumer = $1 GROUP BY topic"
+_LAG: Final = """
+SELECT topic, (sum(events) FILTER (WHERE measured_at > clock_timestamp() - $2 * interval '1 second'))::bigint AS events,
+       count(*) FILTER (WHERE measured_at > clock_timestamp() - $2 * interval '1 second') AS partitions,
+       extract(epoch FROM clock_timestamp() - max(measured_at))::float8 AS seconds
+FROM consumer_lag WHERE consumer = $1 GROUP BY topic
+"""
+MEASURED_SECONDS: Final = 30.0
+"""A partition that was measured longer ago is taken in by nobody: a worker measures its own every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,22 @@ class SourceAge:
     source: str
     seconds: float | None
     shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicLag:
+    """How far a consumer is behind in a topic.
+
+    Attributes:
+        events: that wait, over the partitions that somebody takes in; 0 where nobody takes any in.
+        partitions: how many are taken in now.
+        seconds: since one was last measured.
+
+    """
+
+    events: int
+    partitions: int
+    seconds: float
 
 
 class Knowledge:
@@ -108,11 +131,14 @@ class Knowledge:
                 [events for _, events in given],
             )
 
-    async def lag(self, consumer: str) -> dict[str, int]:
-        """Return how many events of each topic wait, as its partitions' holders last measured."""
+    async def lag(self, consumer: str) -> dict[str, TopicLag]:
+        """Return how many events of each topic wait, as its partitions' holders last measured.
+
+        A topic of which nobody ever held a partition is not in it.
+        """
         with translated():
-            rows = await self._pool.fetch(_LAG, consumer)
-        return {row["topic"]: row["events"] for row in rows}
+            rows = await self._pool.fetch(_LAG, consumer, MEASURED_SECONDS)
+        return {row["topic"]: TopicLag(row["events"] or 0, row["partitions"], row["seconds"]) for row in rows}
 
 
 async def ages(

@@ -36,6 +36,10 @@ SELECT (SELECT count(*) FROM history WHERE origin = $1 AND sequence IS NOT NULL)
        extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS oldest
 FROM outbox WHERE published_at IS NULL
 """
+_UNPUBLISHED = """
+SELECT count(*) AS pending, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest
+FROM outbox WHERE published_at IS NULL
+"""
 _INBOX = "SELECT consumer, source, count(*) AS applied, max(applied_at) AS last FROM inbox GROUP BY 1, 2 ORDER BY 1, 2"
 _PUBLISHING = """
 SELECT count(*) AS count, percentile_cont(ARRAY[0.5, 0.95, 1.0])
@@ -143,6 +147,19 @@ class Verification:
             row = await self._pool.fetchrow(_OUTBOX, self._service, timeout=_SLOW)
         assert row is not None  # noqa: S101 - an aggregate answers one row
         return OutboxCounts(row["written"], row["pending"], row["oldest"])
+
+    async def held(self) -> dict[str, int]:
+        """Return how many versions are held, by owner, deletions among them: cheaper than `digest`."""
+        with translated():
+            rows = await self._pool.fetch("SELECT origin, count(*) AS n FROM history GROUP BY origin", timeout=_SLOW)
+        return {row["origin"]: row["n"] for row in rows}
+
+    async def unpublished(self) -> tuple[int, float]:
+        """Return how many events are not published yet, and the age of the oldest in seconds, 0 where there is none."""
+        with translated():
+            row = await self._pool.fetchrow(_UNPUBLISHED)
+        assert row is not None  # noqa: S101 - an aggregate answers one row
+        return row["pending"], row["oldest"]
 
     async def inbox(self) -> list[InboxCounts]:
         """Return the inbox's counts by consumer and source."""

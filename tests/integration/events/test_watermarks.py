@@ -187,7 +187,7 @@ async def test_a_worker_that_takes_nothing_in_knows_the_lag_of_those_that_do(kaf
     )
 
     async def lag() -> int:
-        return sum((await gateway.knowledge.lag("gateway")).values())
+        return sum(one.events for one in (await gateway.knowledge.lag("gateway")).values())
 
     async def waits() -> bool:
         return await lag() >= 10

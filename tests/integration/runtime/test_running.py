@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from services.run import main
+from shared.local.postgres import binaries
 from shared.runtime.app import App, Background
 from shared.runtime.running import bring_up_to_date, opened, serve, tasks_running
 from shared.runtime.service import Service
@@ -54,16 +55,52 @@ async def client_of(app: App):
         yield http
 
 
+def grow_old(database: str) -> None:
+    subprocess.run(
+        [
+            binaries() / "psql",
+            "-X",
+            "-q",
+            "-d",
+            database,
+            "-c",
+            "UPDATE consumer_lag SET measured_at = now() - '2min'::interval",
+        ],
+        check=True,
+    )
+
+
 async def test_without_kafka_a_service_is_ready_alive_and_takes_writes(database):
     async with client_of(app_on(database)) as http:
         assert (await http.post("/fhir/Patient", json=PATIENT)).status_code == 201
         assert (await http.get("/readyz")).json() == {"service": "intake", "status": "ok"}
         alive = (await http.get("/livez")).json()
-        assert set(alive["tasks"]) == {"relay", "consumer", "parked", "housekeeping", "knowledge"}
+        assert set(alive["tasks"]) == {"relay", "replay", "consumer", "parked", "housekeeping", "knowledge"}
         flow = (await http.get("/ops/flow")).json()
-        assert flow["outbox"]["written"] == flow["outbox"]["pending"] == flow["lag"] == 1
+        assert flow["outbox"]["written"] == flow["outbox"]["pending"] == 1
         metrics = (await http.get("/metrics")).text
     assert 'kap_http_requests_total{method="POST",route="/fhir/{type}",service="intake",status="201"}' in metrics
+
+
+async def test_a_service_whose_partitions_nobody_takes_in_says_so_instead_of_a_lag_of_nothing(database):
+    app = app_on(database)
+    async with client_of(app) as http:
+        flow = (await http.get("/ops/flow")).json()
+    assert flow["lag"] is None
+    assert [(one["source"], one["state"], one["events"]) for one in flow["sources"]] == [
+        ("sessions", "not assigned", None)
+    ]
+    async with opened(app) as service:
+        knowledge = service.parts.store.knowledge
+        await knowledge.measured("intake", {("kap.sessions.v1", number): 2 for number in range(16)})
+        transport = httpx.ASGITransport(service.asgi)
+        async with httpx.AsyncClient(transport=transport, base_url="http://kap.example") as http:
+            flow = (await http.get("/ops/flow")).json()
+            assert (flow["lag"], flow["sources"][0]["state"]) == (32, "taken in")
+            await asyncio.to_thread(grow_old, database)
+            flow = (await http.get("/ops/flow")).json()
+    assert (flow["lag"], flow["sources"][0]["state"]) == (None, "not assigned")
+    assert flow["sources"][0]["measured_seconds"] > 60
 
 
 async def test_a_service_is_not_ready_without_its_database(database):

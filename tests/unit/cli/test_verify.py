@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -13,7 +15,7 @@ import pytest
 from cli.demo.client import FhirClient
 from cli.ops import Ops
 from cli.stack.ports import Ports
-from cli.verify import Finding, ask, compare, pushed_to, show
+from cli.verify import OVERLAP, Finding, ask, compare, last_clean, note_clean, pushed_to, show
 from shared.fhir.content import content_hash
 
 PORTS = Ports(9000)
@@ -37,7 +39,7 @@ class World:
         for holder in NAMES.values():
             self.digests[holder] = [dict(digest)]
             self.versions[holder] = [dict(version)]
-        self.lag = dict.fromkeys(NAMES.values(), 0)
+        self.lag: dict[str, int | None] = dict.fromkeys(NAMES.values(), 0)
         self.parked = dict.fromkeys(NAMES.values(), 0)
         self.hospital = [in_hospital("a", "h1")]
         self.line: dict[str, Any] = {
@@ -191,6 +193,41 @@ async def test_counts_that_differ_are_not_settled(world: World) -> None:
 
     assert not held.settled
     assert "1 versions are not at the gateway yet" in held.sentence
+
+
+async def test_a_window_of_time_is_asked_of_everyone_and_leaves_out_the_hospital(world: World) -> None:
+    since = datetime(2026, 11, 22, 9, tzinfo=UTC)
+    asked: list[tuple[str, str | None]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path, request.url.params.get("since")))
+        return world.answer(request)
+
+    world.digests["gateway"] = []
+    world.versions["gateway"] = []
+    async with Ops(PORTS, transport=httpx.MockTransport(answer)) as ops:
+        found = await compare(ops, await ask(ops, since))
+    assert ("intake → gateway", "missing") in faults(found)
+    assert [hop.name for hop in found.hops if "hospital" in hop.name] == []
+    windows = {path: when for path, when in asked if path in {"/ops/digest", "/ops/versions"}}
+    assert windows == dict.fromkeys(("/ops/digest", "/ops/versions"), since.isoformat())
+    assert "/ops/deliveries" not in dict(asked)
+
+
+def test_what_was_found_equal_is_not_looked_at_again_but_for_what_was_open_then(tmp_path: Path) -> None:
+    assert last_clean(tmp_path) is None
+    now = datetime.now(UTC)
+    note_clean(tmp_path, now)
+    assert last_clean(tmp_path) == now - OVERLAP
+    (tmp_path / "verified.json").write_text("not ours")
+    assert last_clean(tmp_path) is None
+
+
+async def test_a_source_that_nobody_takes_in_is_waited_for_and_said(world: World) -> None:
+    world.lag["scheduling"] = None
+    async with Ops(PORTS, transport=httpx.MockTransport(world.answer)) as ops:
+        assert not (await ask(ops)).settled
+    assert (await world.found()).clean  # all that there is has arrived
 
 
 def test_an_endpoint_that_names_no_types_gets_all_that_are_pushed() -> None:

@@ -1,0 +1,73 @@
+"""`./kap replay` against a service that tells what it is told to tell."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from cli import replay as module
+from cli.main import app
+from cli.ops import Ops
+
+runner = CliRunner()
+
+
+class Intake:
+    """Works off a replay in two looks."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, str]] = []
+        self.looks = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        query = dict(request.url.params)
+        if request.method == "POST":
+            self.asked.append(query)
+            if query.get("from") == "yesterday":
+                issue = [{"diagnostics": "from is a time such as 2026-11-22T10:30:00Z."}]
+                return httpx.Response(400, json={"resourceType": "OperationOutcome", "issue": issue})
+            return httpx.Response(200, json={"number": 5, "told": 0, "ended": False})
+        assert request.url.path == "/ops/replay/5"
+        self.looks += 1
+        return httpx.Response(200, json={"number": 5, "told": 40 * self.looks, "ended": self.looks == 2})
+
+
+@pytest.fixture
+def intake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Intake:
+    answering = Intake()
+    monkeypatch.setenv("KAP_DATA", str(tmp_path))
+    monkeypatch.setattr(module, "Ops", partial(Ops, transport=httpx.MockTransport(answering)))
+    monkeypatch.setattr(module, "_POLL", 0.0)
+    return answering
+
+
+def test_it_asks_for_what_was_said_and_waits_until_all_was_told(intake: Intake) -> None:
+    options = ["--from", "2026-11-22T10:30Z", "--patient", "Patient/1", "--to", "kap.gateway"]
+    result = runner.invoke(app, ["replay", "intake", *options])
+    assert result.exit_code == 0
+    assert intake.asked == [{"from": "2026-11-22T10:30Z", "patient": "Patient/1", "to": "gateway"}]
+    assert "intake told 80 events again, to gateway." in result.stdout
+
+
+def test_it_need_not_be_waited_for(intake: Intake) -> None:
+    result = runner.invoke(app, ["replay", "intake", "--no-wait"])
+    assert (result.exit_code, intake.looks, intake.asked) == (0, 0, [{}])
+    assert "to everybody" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hospital"], "hospital tells no events of its own"),
+        (["intake", "--to", "kap.nobody"], "There is no consumer kap.nobody"),
+        (["intake", "--from", "yesterday"], "from is a time such as"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(intake: Intake, arguments: list[str], said: str) -> None:
+    result = runner.invoke(app, ["replay", *arguments])
+    assert result.exit_code == 1
+    assert said in str(result.exception)
