@@ -32,7 +32,8 @@ def lag(
     """
 
     async def ask() -> list[Flow]:
-        async with Ops(Stack(data).ports()) as ops:
+        stack = Stack(data)
+        async with Ops(stack.ports(), auth=stack.auth()) as ops:
             return await asyncio.gather(*(ops.flow(service) for service in CONSUMERS))
 
     flows = asyncio.run(ask())

@@ -46,7 +46,7 @@ def rebuild(
 
 
 async def _rebuild(stack: Stack, bootstrap: str, tell: Callable[[str], None]) -> int:
-    async with Ops(stack.ports()) as ops:
+    async with Ops(stack.ports(), auth=stack.auth()) as ops:
 
         async def replay(source: str, consumer: str) -> None:
             await ops.replay(source, to=consumer)

@@ -45,7 +45,8 @@ def replay(
     what = {name: value for name, value in given.items() if value is not None}
 
     async def run() -> Replayed:
-        async with Ops(Stack(data).ports()) as ops:
+        stack = Stack(data)
+        async with Ops(stack.ports(), auth=stack.auth()) as ops:
             asked = await ops.replay(service, **what)
             with telling(err) as tell:
                 shown = -1

@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kap-bench-", ignore_cleanup_errors=True) as folder:
         stack = Stack(Path(folder))
         try:
-            stack.up(Options(port_base=free_base(), kafka=APACHE))
+            stack.up(Options(port_base=free_base(), kafka=APACHE, auth=False))
             count, since, answered = asyncio.run(write(stack.ports(), rate, seconds))
             time.sleep(5)
             gateway = PostgresCluster(Path(folder) / "postgres", port=stack.ports().of("postgres"))

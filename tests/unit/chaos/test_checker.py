@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.chaos.checker import check
 from tests.chaos.evidence import Answer, Applied, Commit, Evidence, Told
+
+patiently = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Evidence is large to make up, and the machine may be busy."""
 
 SOURCES = ("intake", "sessions")
 HOLDS = frozenset(("Condition", "Patient"))
@@ -55,11 +58,13 @@ def kinds(seen: Evidence, where: str) -> set[str]:
     return {fault.kind for fault in check(seen) if where in fault.where}
 
 
+@patiently
 @given(campaigns())
 def test_nothing_is_found_where_nothing_is_wrong(seen):
     assert check(seen) == []
 
 
+@patiently
 @given(campaigns(), st.data())
 def test_a_lost_commit_is_found_where_it_was_answered(seen, data):
     answered = {(one.source, one.event) for one in seen.answers}
@@ -69,18 +74,21 @@ def test_a_lost_commit_is_found_where_it_was_answered(seen, data):
     assert "ghost" in kinds(left, "on the topic")
 
 
+@patiently
 @given(campaigns(), st.data())
 def test_an_event_that_never_came_to_the_topic_is_found(seen, data):
     gone = data.draw(st.sampled_from(seen.told)).event
     assert "lost" in kinds(replace(seen, told=[one for one in seen.told if one.event != gone]), "on the topic")
 
 
+@patiently
 @given(campaigns(), st.data())
 def test_a_dropped_event_is_found(seen, data):
     gone = data.draw(st.sampled_from(seen.applied))
     assert kinds(replace(seen, applied=[one for one in seen.applied if one is not gone]), "applied") == {"lost"}
 
 
+@patiently
 @given(campaigns(), st.data())
 def test_a_doubled_event_is_found(seen, data):
     again = data.draw(st.sampled_from(seen.applied))
@@ -89,6 +97,7 @@ def test_a_doubled_event_is_found(seen, data):
     assert "doubled" in kinds(replace(seen, applied=doubled), "applied")
 
 
+@patiently
 @given(campaigns(), st.data())
 def test_two_events_of_one_record_applied_the_other_way_round_are_found(seen, data):
     key = {(one.source, one.event): one.key for one in seen.commits}
@@ -106,6 +115,7 @@ def test_two_events_of_one_record_applied_the_other_way_round_are_found(seen, da
     assert "reordered" in kinds(replace(seen, applied=swapped), "applied")
 
 
+@patiently
 @given(campaigns(), st.data())
 def test_a_record_told_out_of_order_is_found_although_it_was_told_again(seen, data):
     first = {}
@@ -120,6 +130,7 @@ def test_a_record_told_out_of_order_is_found_although_it_was_told_again(seen, da
     assert "reordered" in kinds(replace(seen, told=[*seen.told, early]), "on the topic")
 
 
+@patiently
 @given(campaigns(), st.sampled_from(["topic", "witness", "copy"]))
 def test_a_ghost_is_found(seen, hop):
     one = Commit("intake", "Condition/never/1", "nothing", "Patient/p1", 99)
@@ -134,6 +145,7 @@ def test_a_ghost_is_found(seen, hop):
         assert kinds(replace(seen, held=held), "at gateway") == {"ghost"}
 
 
+@patiently
 @given(campaigns(), st.data(), st.sampled_from(["answer", "topic", "witness", "copy"]))
 def test_a_changed_body_is_found_at_each_hop(seen, data, hop):
     if hop == "answer":
@@ -157,6 +169,7 @@ def test_a_changed_body_is_found_at_each_hop(seen, data, hop):
         assert kinds(replace(seen, held=held), "at gateway") == {"changed"}
 
 
+@patiently
 @given(campaigns(), st.data())
 def test_a_version_missing_from_the_gateways_history_is_found(seen, data):
     one = data.draw(st.sampled_from(seen.commits))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli.stack.ports import HOSPITAL
@@ -14,6 +14,7 @@ SEEDS = st.integers(0, 10**6)
 PROCESSES = {name: (service, roles) for name, service, roles in LAYOUT}
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(1, 200), st.integers(1, 200))
 def test_a_seed_brings_the_same_schedule_and_a_shorter_one_is_its_beginning(seed, count, other):
     assert schedule(seed, count) == schedule(seed, count)
@@ -21,6 +22,7 @@ def test_a_seed_brings_the_same_schedule_and_a_shorter_one_is_its_beginning(seed
     assert schedule(seed, many)[:few] == schedule(seed, few)
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_the_short_form_has_each_kind_of_fault_at_each_kind_of_process(seed):
     faults = schedule(seed, 20)
