@@ -411,4 +411,5 @@ def _ended(episode: Resource, stage: str) -> Resource | None:
     if episode["status"] in OVER:
         return None
     status = "finished" if "dosing" in stages_of(episode) else "cancelled"
-    return episode_with(with_stage(episode, stage, now), status, now)
+    why = "The patient and the team agreed to end the course." if stage == "stopped" else None
+    return episode_with(with_stage(episode, stage, now, why), status, now)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from services.intake.course import with_change
+from services.intake.course import is_screening, with_change
 from services.intake.rules.eligibility import Chart, Decision
 from services.intake.rules.trials import Entry
 from services.intake.setting import Setting
-from shared.fhir.codes import ID_FINDING, LOINC, PROCEED, SCREENING_QUESTIONNAIRE
+from shared.fhir.codes import ID_FINDING, LOINC, PROCEED
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, codes_of, has_code, id_in, is_referral, moment, replaces
 from shared.runtime.medications import Reader, medication_of
@@ -217,11 +217,6 @@ def answered_at(response: Resource, now: datetime) -> datetime:
     """Return when a response was answered, not later than now; one that does not say so is as old as its record."""
     said = response.get("authored") or response.get("meta", {}).get("lastUpdated")
     return now if said is None else min(moment(said), now)
-
-
-def is_screening(response: Resource) -> bool:
-    """Tell whether a QuestionnaireResponse answers the screening questionnaire."""
-    return str(response.get("questionnaire", "")).partition("|")[0] == SCREENING_QUESTIONNAIRE
 
 
 def newest_response(responses: Sequence[Resource], now: datetime) -> Resource | None:

@@ -12,14 +12,15 @@ from datetime import timedelta
 from typing import Any, Final
 
 from services.intake.chart import View
-from services.intake.course import open_course
+from services.intake.course import bring_up_to_date, open_course
+from services.intake.rules.course import UNDECIDED
 from services.intake.rules.matching import GRADES, MatchPolicy, match
 from services.intake.screening import judge_view
 from services.intake.setting import Setting
 from shared.fhir.codes import ASSEMBLER, MERGE, UNMERGE, Code
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, parse
-from shared.fhir.kap import comes_from_elsewhere, id_in, is_order_in_force, reference, replaced_by, replaces
+from shared.fhir.kap import comes_from_elsewhere, id_in, is_order_in_force, reference, replaced_by, replaces, stage_of
 from shared.fhir.outcome import BadRequest, Issue, NotFound, Unprocessable
 from shared.fhir.raised import task
 from shared.runtime.raising import content_of, is_own_work, own_work, raise_once
@@ -196,6 +197,8 @@ async def _write(
         proof = await record.create(_provenance(pair, what, zulu(now)))
     await judge_view(View(record, target["id"]), setting)
     await judge_view(View(record, source["id"]), setting)
+    for one in (target, source):
+        await bring_up_to_date(record, one["id"], now, setting.sets)
     both = f"Patient/{source['id']} and Patient/{target['id']}"
     text = (
         f"The records of {both} were joined: both belong to one person, and Patient/{target['id']} stands. Read both, "
@@ -263,7 +266,8 @@ async def _running(source: Resource, record: Record, setting: Setting, policy: M
     id_ = source["id"]
     about = {"patient": f"Patient/{id_}"}
     issues = []
-    if await open_course(record, id_) is not None:
+    course = await open_course(record, id_)
+    if course is not None and stage_of(course) not in UNDECIDED:
         issues.append(
             _issue(
                 "M-COURSE",

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
-from services.intake.chart import View, chart_of, is_screening, observed, rule_of, screening_issues
-from services.intake.course import bring_up_to_date
+from services.intake.chart import View, chart_of, observed, rule_of, screening_issues
+from services.intake.course import bring_up_to_date, is_screening
 from services.intake.rules.eligibility import Chart, Finding, Screening, screen
 from services.intake.setting import Setting
 from shared.fhir.codes import (

@@ -16,6 +16,7 @@ from shared.runtime.service import Reaction
 
 _ARRIVED = frozenset(("arrived", "triaged", "in-progress", "onleave"))
 _OVER = frozenset(("follow-up", "finished"))
+_NOT_YET = frozenset(("referred", "screening"))
 
 
 def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
@@ -51,6 +52,8 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             return
         if course["status"] in ("cancelled", "entered-in-error"):
             await expect_nothing(event.resource_id, record, setting, why="There is no such course.")
+            return
+        if stage_of(course) in _NOT_YET:
             return
         now = setting.clock()
         await expect("course", event.resource_id, now, patient, record, setting)

@@ -50,6 +50,8 @@ STAGES: Final = (
     "finished",
     "stopped",
 )
+UNDECIDED: Final = frozenset(("referred", "screening"))
+"""Stages of a course in which nobody has decided yet that there will be one."""
 OPEN_EPISODE: Final = frozenset(("planned", "active", "onhold", "waitlist"))
 RUNNING_EPISODE: Final = frozenset(("planned", "active"))
 
@@ -227,9 +229,10 @@ def drug_of(concept: Mapping[str, Any] | None, sets: Mapping[str, ValueSet]) -> 
 def course_status(courses: Iterable[Resource], when: datetime) -> str | None:
     """Return the status at `when` of the course that counts: one that runs, else one that is held; None where none is.
 
-    A course that is over says nothing about what is done after it.
+    A course that is over says nothing about what is done after it; one that is only referred is none yet.
     """
-    found = [status for course in courses if (status := _status_at(course, when)) in OPEN_EPISODE]
+    decided = [course for course in courses if stage_of(course) not in UNDECIDED]
+    found = [status for course in decided if (status := _status_at(course, when)) in OPEN_EPISODE]
     return next((one for one in found if one in RUNNING_EPISODE), found[0] if found else None)
 
 
@@ -277,14 +280,29 @@ def stages_of(episode: Resource) -> list[str]:
     return [stage for stage, _ in _stages(episode)]
 
 
-def with_stage(episode: Resource, stage: str, now: datetime) -> Resource:
-    """Return `episode` with its open stage ended and `stage` begun at `now`; the same episode where it is in it."""
+def with_stage(episode: Resource, stage: str, now: datetime, why: str | None = None) -> Resource:
+    """Return `episode` with its open stage ended and `stage` begun at `now`; the same episode where it is in it.
+
+    `why`: the reason of the new stage, for people.
+    """
     if stage_of(episode) == stage:
         return episode
     when = zulu(now)
-    ended = [_stage(name, period if "end" in period else {**period, "end": when}) for name, period in _stages(episode)]
     others = [one for one in episode.get("extension", []) if one.get("url") != EXT_STAGE]
-    return {**episode, "extension": [*others, *ended, _stage(stage, {"start": when})]}
+    ended = [_ended(one, when) for one in episode.get("extension", []) if one.get("url") == EXT_STAGE]
+    return {**episode, "extension": [*others, *ended, stage_extension(stage, when, why)]}
+
+
+def stage_reason(episode: Resource) -> str | None:
+    """Return why a course is in its current stage, None where it does not say."""
+    for one in reversed(episode.get("extension", [])):
+        parts = {inner.get("url"): inner for inner in one.get("extension", [])}
+        period = parts.get("period", {}).get("valuePeriod", {})
+        if one.get("url") == EXT_STAGE and "end" not in period:
+            concept = parts.get("reason", {}).get("valueCodeableConcept", {})
+            said = [concept.get("text"), *(coding.get("display") for coding in concept.get("coding", []))]
+            return next((str(text) for text in said if text and str(text).strip()), None)
+    return None
 
 
 def with_status(episode: Resource, status: str, now: datetime) -> Resource:
@@ -352,9 +370,23 @@ def milligrams_in(element: Mapping[str, Any] | None, kilograms: Decimal | None =
     return None if per_kilogram is None or kilograms is None else Decimal(per_kilogram) * kilograms
 
 
-def _stage(name: str, period: Mapping[str, str]) -> dict[str, Any]:
-    inner = [{"url": "stage", "valueCode": name}, {"url": "period", "valuePeriod": dict(period)}]
+def stage_extension(stage: str, since: str, why: str | None = None) -> dict[str, Any]:
+    """Return the extension that says that a course is in a stage since a time."""
+    inner: list[dict[str, Any]] = [
+        {"url": "stage", "valueCode": stage},
+        {"url": "period", "valuePeriod": {"start": since}},
+        *([{"url": "reason", "valueCodeableConcept": {"text": why}}] if why else []),
+    ]
     return {"url": EXT_STAGE, "extension": inner}
+
+
+def _ended(stage: Mapping[str, Any], when: str) -> dict[str, Any]:
+    """Return the extension of a stage with an end, where it has none yet."""
+    parts = [
+        {**part, "valuePeriod": {"end": when, **part.get("valuePeriod", {})}} if part.get("url") == "period" else part
+        for part in stage.get("extension", [])
+    ]
+    return {**stage, "extension": parts}
 
 
 def _stages(episode: Resource) -> Iterator[tuple[str, Mapping[str, str]]]:

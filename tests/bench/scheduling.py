@@ -35,6 +35,7 @@ from shared.runtime.service import OperationCall, Service
 from shared.store.access import DEFAULT_TENANT, Access
 from shared.store.migrate import migrate
 from shared.store.store import Store
+from shared.testing.knowledge import all_is_heard
 
 THERAPISTS, MONITORS, PRESCRIBERS, ROOMS = 25, 13, 12, 20
 FINDS, SERIES = 100, 40
@@ -228,6 +229,7 @@ async def measure(dsn: str, patients: int) -> None:
         clinic = Clinic(service, store)
         began = time.perf_counter()
         booked = await load(clinic, patients)
+        await all_is_heard(store, service, ago=-timedelta(hours=1))
         await store.analyze()
         print(
             f"{patients} patients, {THERAPISTS + MONITORS + PRESCRIBERS} clinicians, {ROOMS} rooms, {booked} visits "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_asyncio
 
+from services.intake.service import intake as intake_service
 from services.sessions.service import sessions as sessions_service
 from shared.runtime.policy import load_policy
 from tests.integration.services.bedside import Bedside
@@ -24,6 +25,12 @@ async def bench(make_database, clock):
         yield opened
     finally:
         await opened.close()
+
+
+@pytest_asyncio.fixture
+async def intake(bench):
+    """Intake alone."""
+    return await bench.open(intake_service)
 
 
 @pytest_asyncio.fixture

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.intake.rules.course import RUNNING, Ground, course_after, may_move, stage_after_visit
 from services.intake.rules.orders import Weight, check_consent, check_order
 from services.intake.setting import Setting
 from shared.fhir import codes
-from shared.fhir.kap import STAGES, drug_of, kilograms_in
+from shared.fhir.kap import drug_of, kilograms_in
 from shared.runtime.policy import load_policy
 
 SETTING = Setting.of(load_policy())
@@ -108,62 +107,6 @@ def test_a_consent_lacks_what_it_does_not_say(missing):
 def test_a_consent_names_its_route_and_its_kind():
     assert len(check_consent({**CONSENT, "category": CONSENT["category"][:1]}, POLICY)) == 1
     assert len(check_consent({**CONSENT, "category": [codes.TREATMENT_CONSENT.concept()]}, POLICY)) == 2
-
-
-grounds = st.builds(Ground, eligible=st.booleans(), consented=st.booleans(), planned=st.booleans())
-
-
-@pytest.mark.parametrize(
-    ("stage", "ground", "expected"),
-    [
-        ("eligible", Ground(eligible=True, consented=False, planned=False), ("eligible", "planned")),
-        ("eligible", Ground(eligible=True, consented=False, planned=True), ("eligible", "planned")),
-        ("eligible", Ground(eligible=True, consented=True, planned=False), ("consented", "planned")),
-        ("eligible", Ground(eligible=True, consented=True, planned=True), ("planned", "active")),
-        ("consented", Ground(eligible=True, consented=False, planned=True), ("consented", "onhold")),
-        ("dosing", Ground(eligible=True, consented=True, planned=False), ("dosing", "active")),
-        ("dosing", Ground(eligible=False, consented=True, planned=True), ("dosing", "onhold")),
-    ],
-)
-def test_a_course_follows_its_ground(stage, ground, expected):
-    assert course_after(stage, "active" if stage in RUNNING else "planned", ground) == expected
-
-
-@given(st.sampled_from(STAGES), st.sampled_from(["planned", "active", "onhold", "finished", "cancelled"]), grounds)
-def test_no_course_runs_without_its_ground_and_a_settled_one_stays(stage, status, ground):
-    after = course_after(stage, status, ground)
-    if status not in ("planned", "active"):
-        assert after == (stage, status)
-        return
-    assert course_after(*after, ground) == after, "a repeat changes nothing"
-    if after[0] in RUNNING and after[1] == "active":
-        assert ground.eligible
-        assert ground.consented
-
-
-@given(st.sampled_from(STAGES), st.sampled_from(STAGES))
-def test_by_hand_a_course_moves_between_visits_and_to_its_end_only(before, after):
-    allowed = before == after or (after == "stopped" and before not in ("finished", "stopped"))
-    allowed = allowed or (before in RUNNING and after in (*RUNNING, "finished"))
-    assert may_move(before, after) is allowed
-
-
-@pytest.mark.parametrize(
-    ("stage", "visit", "after"),
-    [
-        ("planned", "kap-prep", "preparing"),
-        ("preparing", "kap-dosing", "dosing"),
-        ("dosing", "kap-integration", "integrating"),
-        ("integrating", "kap-dosing", "dosing"),
-        ("integrating", "kap-followup", "follow-up"),
-        ("eligible", "kap-prep", "eligible"),
-        ("finished", "kap-dosing", "finished"),
-        ("planned", "kap-consult", "planned"),
-        ("planned", None, "planned"),
-    ],
-)
-def test_a_visit_moves_the_course(stage, visit, after):
-    assert stage_after_visit(stage, visit) == after
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""The order of a prescriber: for whom, by whom, how much, and for home."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.fhir import codes
+from shared.fhir.kap import stage_of
+from shared.fhir.outcome import Unprocessable
+from tests.integration.services.at_intake import (
+    SUBLINGUAL,
+    condition,
+    proceeding,
+    rules_of,
+    taking,
+    the_course,
+)
+from tests.integration.services.course import (
+    about,
+    care_plan,
+    consent,
+    eligible,
+    order,
+    patient,
+    planned,
+    screening,
+    weight,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"requester": {"reference": "Patient/x"}}, "RX-PRESCRIBER"),
+        ({"dosageInstruction": [{"text": "some"}]}, "RX-ROUTE"),
+    ],
+)
+async def test_an_order_without_prescriber_or_route_is_refused(intake, clock, change, rule):
+    who = await eligible(intake, clock)
+    await intake.create(weight(who))
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(order(who, **change))
+    assert rules_of(error) == {rule}
+
+
+async def test_a_dose_outside_the_range_for_weight_and_route_is_refused_by_name(intake, clock):
+    who = await eligible(intake, clock)
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(order(who))
+    assert rules_of(error) == {"RX-WEIGHT"}
+    await intake.create(weight(who, 70))
+    with pytest.raises(Unprocessable, match="mg/kg") as error:
+        await intake.create(order(who, 200))
+    assert rules_of(error) == {"RX-DOSE"}
+    await intake.create(order(who, 140))
+    await intake.create(order(who, 200, status="draft"))
+    await intake.create(order(who, 200, status="completed"))
+
+
+async def test_another_drug_is_not_judged(intake, clock):
+    who = await eligible(intake, clock)
+    other = codes.Code(codes.RXNORM, "26225", "ondansetron").concept()
+    await intake.create({**order(who, 4000), "medicationCodeableConcept": other, "requester": {"display": "?"}})
+
+
+async def test_a_weight_in_pounds_bounds_the_dose(intake, clock):
+    who = await eligible(intake, clock)
+    pounds = {"value": 150, "unit": "lb", "system": codes.UCUM, "code": "[lb_av]"}
+    await intake.create({**weight(who), "valueQuantity": pounds})
+    with pytest.raises(Unprocessable, match="mg/kg") as error:
+        await intake.create(order(who, 150))  # 2.2 mg/kg of 68 kg
+    assert rules_of(error) == {"RX-DOSE"}
+    await intake.create(order(who, 136))
+
+
+async def test_an_order_from_elsewhere_is_kept_as_history_and_carries_no_course(intake, clock):
+    who = await eligible(intake, clock)
+    await intake.create(consent(who))
+    await intake.create(care_plan(who))
+    theirs = await intake.create({**order(who, 5000), "meta": {"source": "urn:hospital"}})
+    assert stage_of(await the_course(intake, who)) == "consented"
+    with pytest.raises(Unprocessable):
+        await intake.update({key: value for key, value in theirs.items() if key != "meta"})
+
+
+async def test_nothing_is_ordered_for_somebody_who_was_never_screened(intake):
+    who = await intake.create(patient())
+    await intake.create(weight(who))
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(order(who))
+    assert rules_of(error) == {"RX-SCREEN"}
+
+
+async def test_an_order_is_judged_by_its_own_drug_and_route_with_evidence_and_source(intake):
+    who = await intake.create(patient())
+    found = await intake.create(condition(who, "67362008"))
+    await intake.create(screening(who))
+    await intake.create(weight(who))
+    await intake.call("screen", who, *SUBLINGUAL)
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    await intake.update({**issue, "mitigation": [proceeding()]})
+    await intake.create(order(who, 100, codes.ROUTE_SUBLINGUAL))
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(order(who, 35, codes.ROUTE_IV))
+    (issue,) = error.value.issues
+    assert issue.rule == "E01"
+    assert f"Condition/{found['id']}" in issue.diagnostics
+    assert "two prescribers" in issue.diagnostics
+    assert "label" in issue.source
+
+
+async def test_an_order_beside_theophylline_is_refused_and_stopping_one_is_not(intake, clock):
+    who, _, ordered = await planned(intake, clock)
+    await intake.create(taking(who, "10438"))
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(order(who))
+    assert rules_of(error) == {"I-THEOPHYLLINE"}
+    await intake.update({**ordered, "status": "stopped"})
+
+
+async def test_an_order_for_home_needs_what_schedule_iii_asks_for(intake, clock):
+    who = await eligible(intake, clock)
+    dea = [{"system": codes.DEA, "value": "AB1234563"}]
+    prescriber = await intake.create({"resourceType": "Practitioner", "identifier": dea})
+    site = await intake.create({"resourceType": "Organization", "name": "Clinic", "identifier": dea})
+    home = order(
+        who,
+        100,
+        codes.ROUTE_SUBLINGUAL,
+        category=[codes.MEDICATION_COMMUNITY.concept()],
+        requester=about(prescriber),
+        performer=about(site),
+        identifier=[{"system": codes.ID_PRESCRIPTION, "value": "RX-77"}],
+        dispenseRequest={
+            "quantity": {"value": 6},
+            "expectedSupplyDuration": {"value": 28, "unit": "d", "system": codes.UCUM, "code": "d"},
+        },
+    )
+    with pytest.raises(Unprocessable) as error:
+        await intake.create({**home, "requester": {"reference": "Practitioner/unknown"}})
+    assert rules_of(error) == {"RX-PDMP", "RX-DEA"}
+    await intake.create(
+        {
+            "resourceType": "Observation",
+            "status": "final",
+            "code": codes.PDMP_QUERY.concept(),
+            "subject": about(who),
+            "effectiveDateTime": "2026-11-20T09:00:00Z",
+            "valueString": "Nothing unexpected",
+        }
+    )
+    await intake.create(home)

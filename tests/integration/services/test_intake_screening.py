@@ -1,0 +1,223 @@
+"""Screening: what blocks, what a prescriber decides, what is below a code, and what is filled in."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.intake.service import intake as intake_service
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.kap import stage_of
+from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from shared.runtime.policy import FOLDER, load_policy
+from shared.store.store import Store
+from shared.store.terminology import Loading
+from shared.terminology.release import CodeSystemRelease, LoadedCode
+from tests.integration.services.at_intake import (
+    SUBLINGUAL,
+    condition,
+    latest,
+    outcome,
+    proceeding,
+    replayed,
+    rules_of,
+    the_course,
+)
+from tests.integration.services.course import (
+    Opened,
+    about,
+    eligible,
+    patient,
+    referral,
+    screening,
+)
+
+
+async def test_an_aneurysm_blocks_esketamine_with_its_evidence_and_source(intake):
+    who = await intake.create(patient())
+    await intake.create(referral(who))
+    found = await intake.create(condition(who, "67362008"))
+    await intake.create(screening(who))
+    result = await intake.call("screen", who, {"name": "drug", "valueCode": "esketamine"})
+    assert outcome(result) == "not-eligible"
+    assert {"reference": f"Condition/{found['id']}"} in result["basis"]
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    assert issue["code"]["coding"][0]["code"] == "E01"
+    assert issue["severity"] == "high"
+    assert issue["implicated"] == [{"reference": f"Condition/{found['id']}"}]
+    assert "label" in issue["detail"]
+    assert stage_of(await the_course(intake, who)) == "not-eligible"
+
+
+async def test_a_prescribers_decision_on_a_relative_finding_lets_the_course_open(intake):
+    who = await intake.create(patient())
+    await intake.create(referral(who))
+    await intake.create(condition(who, "67362008"))
+    await intake.create(screening(who))
+    assert outcome(await intake.call("screen", who, *SUBLINGUAL)) == "needs-decision"
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    await intake.update({**issue, "mitigation": [proceeding()]})
+    assert outcome(await latest(intake, who)) == "eligible"
+    assert stage_of(await the_course(intake, who)) == "eligible"
+    await intake.create(condition(who, "I71.4", codes.ICD10CM))
+    assert outcome(await latest(intake, who)) == "needs-decision", "new evidence asks for a new decision"
+
+
+async def test_past_an_absolute_finding_that_two_may_decide_on_one_is_not_enough(intake):
+    who = await intake.create(patient())
+    await intake.create(condition(who, "67362008"))
+    await intake.create(screening(who))
+    planned_ = ({"name": "drug", "valueCode": "ketamine"}, {"name": "route", "valueCode": "47625008"})
+    assert outcome(await intake.call("screen", who, *planned_)) == "not-eligible"
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    twice = [proceeding("Practitioner/a"), proceeding("Practitioner/a", "Said again")]
+    issue = await intake.update({**issue, "mitigation": twice})
+    assert outcome(await latest(intake, who)) == "not-eligible"
+    await intake.update({**issue, "mitigation": [*twice, proceeding("Practitioner/b")]})
+    assert outcome(await latest(intake, who)) == "eligible"
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        {"author": None},
+        {"action": codes.PROCEED.concept()},
+        {"action": codes.PROCEED.concept(text=" ")},
+        {"date": None},
+    ],
+)
+async def test_a_decision_without_prescriber_reason_or_time_is_refused(intake, lacking):
+    who = await intake.create(patient())
+    await intake.create(screening(who, E08=True))
+    await intake.call("screen", who)
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    decision = {name: value for name, value in {**proceeding(), **lacking}.items() if value is not None}
+    with pytest.raises(Unprocessable) as error:
+        await intake.update({**issue, "mitigation": [decision]})
+    assert rules_of(error) == {"E-OVERRIDE"}
+
+
+async def test_nobody_decides_past_what_is_absolute(intake):
+    who = await intake.create(patient())
+    await intake.create(screening(who, E12=True))
+    await intake.call("screen", who)
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    with pytest.raises(Unprocessable, match="E12 is absolute"):
+        await intake.update({**issue, "mitigation": [proceeding()]})
+    await intake.update({**issue, "mitigation": [{"action": {"text": "Told the patient"}}]})
+
+
+async def test_screening_again_neither_doubles_nor_keeps_what_no_longer_applies(intake, clock):
+    who = await intake.create(patient())
+    await intake.create(screening(who, E04=True))
+    await intake.call("screen", who)
+    await intake.call("screen", who)
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    assert (issue["status"], issue["meta"]["versionId"]) == ("final", "1")
+    clock.forward(days=1)
+    await intake.create(screening(who, clock.now))
+    assert outcome(await intake.call("screen", who)) == "eligible"
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    assert issue["status"] == "cancelled"
+
+
+async def test_eligibility_cannot_be_posted(intake, clock):
+    who = await eligible(intake, clock)
+    (assessment,) = await intake.search("RiskAssessment", patient=who["id"])
+    del assessment["id"]
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(assessment)
+    assert rules_of(error) == {"E-SCREEN"}
+
+
+async def test_answers_without_a_date_do_not_outlive_newer_ones(intake, clock):
+    who = await eligible(intake, clock)
+    undated = screening(who, clock.now)
+    del undated["authored"]
+    await intake.create(undated)
+    clock.now = max(clock.now, datetime.now(UTC)) + timedelta(minutes=1)
+    await intake.create(screening(who, clock.now, E12=True))
+    result = await intake.call("screen", who)
+    assert result["prediction"][0]["outcome"]["coding"][0]["code"] != "eligible"
+
+
+async def test_a_question_answered_both_ways_is_not_known(intake, clock):
+    who = await eligible(intake, clock)
+    both = screening(who, clock.now, E12=True)
+    both["item"].append({"linkId": "E12", "answer": [{"valueBoolean": False}]})
+    clock.forward(minutes=1)
+    await intake.create({**both, "authored": zulu(clock.now)})
+    result = await intake.call("screen", who)
+    assert result["prediction"][0]["outcome"]["coding"][0]["code"] == "needs-answers"
+
+
+async def test_the_decision_names_the_policy_that_made_it(intake, clock):
+    who = await eligible(intake, clock)
+    (assessment,) = await intake.search("RiskAssessment", patient=who["id"])
+    assert {"url": codes.EXT_POLICY, "valueString": "2026.11.1"} in assessment["extension"]
+
+
+async def test_screening_asks_for_a_known_patient_and_known_parameters(intake):
+    with pytest.raises(NotFound):
+        await intake.call("screen", {"resourceType": "Patient", "id": "nobody"})
+    who = await intake.create(patient())
+    with pytest.raises(BadRequest):
+        await intake.call("screen", who, {"name": "drug", "valueCode": "aspirin"})
+    with pytest.raises(BadRequest):
+        await intake.call("screen", who, {"name": "route", "valueCode": "iv"})
+    with pytest.raises(BadRequest):
+        await intake.call("screen", who, {"name": "mood", "valueCode": "low"})
+
+
+async def loaded(dsn, url, below):
+    """Load a terminology in which each code of `below` is directly below another."""
+    names = {*below, *below.values()}
+    loading = await Loading.open(dsn)
+    try:
+        concepts = {name: LoadedCode(name) for name in names}
+        await loading.load_system(CodeSystemRelease(url, "1", "test", "0" * 64, concepts, frozenset(below.items())))
+    finally:
+        await loading.close()
+
+
+async def test_what_is_below_a_code_of_a_rule_is_found_by_the_terminology_the_clinic_loaded(make_database, clock):
+    dsn = make_database("intake")
+    store = await Store.connect(dsn, service="intake")
+    intake = Opened(intake_service(load_policy(), clock), store)
+    try:
+        who = await intake.create(patient())
+        await intake.create(screening(who))
+        assert outcome(await intake.call("screen", who)) == "eligible"
+        found = await intake.create(condition(who, "900000000000001"))
+        assert outcome(await latest(intake, who)) == "eligible", "a code above which nothing is known"
+        await loaded(dsn, codes.SNOMED, {"900000000000001": "900000000000002", "900000000000002": "67362008"})
+        assessment = await intake.call("screen", who)
+        assert outcome(assessment) == "not-eligible"
+        assert {"reference": f"Condition/{found['id']}"} in assessment["basis"]
+        await loaded(dsn, codes.SNOMED, {"900000000000001": "900000000000003"})
+        again = await replayed(intake, assessment)
+        assert (again["same"], again["outcome"]) == (True, "not-eligible")
+    finally:
+        await store.close()
+
+
+async def test_the_screening_is_filled_with_what_is_known_and_never_with_a_no(intake):
+    questionnaire = await intake.create(
+        json.loads((FOLDER / "questionnaires" / "kap-screening.json").read_text(encoding="utf-8"))
+    )
+    who = await intake.create(patient())
+    subject = {"name": "subject", "valueReference": about(who)}
+
+    async def filled():
+        said = await intake.call("populate", questionnaire, subject)
+        response = said["parameter"][0]["resource"]
+        assert response["status"] == "in-progress"
+        answered = [one for one in response["item"] if "answer" in one]
+        return {one["linkId"]: next(iter(one["answer"][0].values())) for one in answered}
+
+    assert await filled() == {}
+    found = await intake.create(condition(who, "67362008"))
+    assert await filled() == {"E01": True, "E01-DETAIL": f"On record: Condition/{found['id']}"}
