@@ -8,7 +8,17 @@ from functools import cache
 from typing import Any
 
 from cli.demo.patients import ADEQUATE_MG, Person
-from cli.demo.resources import VISIT_MINUTES, Team, answer, identifier, instant, quantity, reference, response
+from cli.demo.resources import (
+    VISIT_MINUTES,
+    Team,
+    answer,
+    identifier,
+    instant,
+    parameters,
+    quantity,
+    reference,
+    response,
+)
 from shared.fhir.codes import (
     CONSENT_TREATMENT,
     ESCORT,
@@ -19,7 +29,6 @@ from shared.fhir.codes import (
     MEDICATION_COMMUNITY,
     OBSERVATION_CATEGORY,
     PDMP_QUERY,
-    PLAN,
     PREGNANCY,
     PROCEDURE_CONSENT,
     REFERRAL,
@@ -225,25 +234,38 @@ def _explained(name: str, version: str, subject: str, on: datetime) -> dict[str,
     }
 
 
-def plan(person: Person, subject: str, on: datetime) -> Resource:
-    """Return the treatment plan."""
-    sessions = len(person.sessions)
-    return {
-        "resourceType": "CarePlan",
-        "identifier": [identifier(f"{person.key}-plan")],
-        "text": {
-            "status": "generated",
-            "div": '<div xmlns="http://www.w3.org/1999/xhtml">'
-            f"One preparation, {sessions} dosing sessions ({person.route.concept.display}), integration after each."
-            "</div>",
-        },
-        "status": "active",
-        "intent": "plan",
-        "category": [_ASSESS_PLAN.concept(), PLAN.concept()],
-        "title": "Course of ketamine-assisted psychotherapy",
-        "subject": reference(subject),
-        "created": instant(on),
-    }
+GOALS = {
+    "iv": "To get out of bed in the morning and want to.",
+    "im": "To ride a bus again without looking at the doors.",
+    "home": "To worry less at night.",
+    "esketamine": "To work again, half the day at least.",
+    "pregnancy": "To feel something when my children laugh.",
+    "withdrawn": "To have one good hour a day.",
+}
+"""What patients say that they want of the course, by story."""
+
+
+def plan(person: Person, team: Team) -> Resource:
+    """Return the parameters of `$plan`: the drug and route, the doses of the sessions, the goal, and who does what."""
+    made = parameters(
+        drug_valueCode=person.drug,
+        route_valueCode=person.route.concept.code,
+        status_valueCode="active",
+        goal_valueString=GOALS.get(person.story, "To feel like myself again."),
+        sessions_valuePositiveInt=max(len(person.sessions), 2),
+    )
+    by_weight = person.route.key in ("iv", "im")
+    kilograms = Decimal(str(person.weight_kg))
+    for number, session in enumerate(person.sessions, start=1):
+        if number == 1 or session.dose_mg != person.sessions[number - 2].dose_mg:
+            mg = Decimal(session.dose_mg)
+            dose = quantity(round(mg / kilograms, 2), "mg/kg") if by_weight else quantity(session.dose_mg, "mg")
+            parts = [{"name": "session", "valuePositiveInt": number}, {"name": "dose", "valueQuantity": dose}]
+            made["parameter"].append({"name": "step", "part": parts})
+    for role, who in (("prescriber", team.prescriber), ("therapist", team.therapist), ("monitor", team.nurse)):
+        parts = [{"name": "role", "valueCode": role}, {"name": "reference", "valueReference": reference(who)}]
+        made["parameter"].append({"name": "member", "part": parts})
+    return made
 
 
 def order(person: Person, subject: str, on: datetime, team: Team, session: int) -> Resource:

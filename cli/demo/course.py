@@ -49,8 +49,8 @@ async def prepare_team(gateway: FhirClient, name: str) -> Team:
     room, partner, prescriber, therapist, nurse = (one.reference for one in made)
     roles = {"room": room, "prescriber": prescriber, "therapist": therapist, "monitor": nurse}
     await asyncio.gather(
-        create(gateway, resources.duty(name, "clinician-on-call", therapist, clinic.reference)),
-        create(gateway, resources.duty(name, "prescriber-on-call", prescriber, clinic.reference)),
+        create(gateway, resources.duty(name, "clinician-on-call", therapist, clinic.reference, room)),
+        create(gateway, resources.duty(name, "prescriber-on-call", prescriber, clinic.reference, room)),
         create(gateway, resources.works_at(name, partner, practice.reference)),
         *(create(gateway, resources.schedule(name, role, actor)) for role, actor in roles.items()),
     )
@@ -198,7 +198,7 @@ class Course(Visits):
             await self.refused("booking", "S-CONSENT", self.create(self.booking("kap-dosing", 0)))
         await self.create(consent)
         self.step("consented")
-        await self.create(before.plan(person, subject, at(2, 8)))
+        await self.gateway.call_once(f"{subject}/$plan", before.plan(person, self.team), self._any_plan)
 
     # -- What stops a course ----------------------------------------------------------------------------------------
 
@@ -262,6 +262,10 @@ class Course(Visits):
         last = self.calendar.at(resources.COURSE_DAYS)
         found = await self.gateway.search("Appointment", {"patient": self.subject, "date": f"gt{instant(last)}"})
         return [one for one in found if one["status"] in {"booked", "cancelled"}]
+
+    async def _any_plan(self) -> Resource | None:
+        """Return the plan of the course, if there is one."""
+        return await self.first("CarePlan", {"patient": self.subject, "status": "active"})
 
     async def _any_ahead(self) -> Resource | None:
         """Return one of them, if there is any."""

@@ -95,7 +95,7 @@ def parameters(**given: Any) -> Resource:
     return {"resourceType": "Parameters", "parameter": found}
 
 
-_UNITS = {"kg": "kg", "mg": "mg", "mm[Hg]": "mmHg", "/min": "/min", "%": "%", "d": "d"}
+_UNITS = {"kg": "kg", "mg": "mg", "mg/kg": "mg/kg", "mm[Hg]": "mmHg", "/min": "/min", "%": "%", "d": "d"}
 
 
 def quantity(value: Decimal | int, unit: str) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def practitioner(team: str, staff: Staff) -> Resource:
         ],
         "active": True,
         "name": [{"use": "official", "family": staff.family, "given": [staff.given], "suffix": [staff.suffix]}],
-        "qualification": [{"code": staff.qualification.concept()}],
+        "qualification": [{"code": staff.qualification.concept(), "period": {"start": "2020-01-01"}}],
     }
 
 
@@ -181,14 +181,16 @@ def schedule(team: str, role: str, actor: str) -> Resource:
     }
 
 
-def duty(team: str, role: str, practitioner_: str, organization: str) -> Resource:
-    """Return that a practitioner of a team is on duty when something cannot wait."""
+def duty(team: str, role: str, practitioner_: str, organization: str, room_: str) -> Resource:
+    """Return that a practitioner of a team works in its room, and is on duty when something cannot wait."""
     return {
         "resourceType": "PractitionerRole",
         "identifier": [identifier(f"duty-{role}-{team}")],
         "active": True,
         "practitioner": reference(practitioner_),
         "organization": reference(organization),
+        "location": [reference(room_)],
+        "period": {"start": "2020-01-01"},
         "code": [Code(KAP, role).concept()],
         "telecom": [{"system": "email", "value": f"{role}.{team}@four-rivers.example"}],
     }

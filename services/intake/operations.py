@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from services.intake.matching import match_operation
 from services.intake.merging import merge_operations
+from services.intake.planning import plan_operation
 from services.intake.populate import known_of
 from services.intake.replay import replay
 from services.intake.screening import write_screening
@@ -52,6 +53,7 @@ def operations(setting: Setting) -> tuple[Operation, ...]:
                 "the graver severity counts. It is judged again by itself whenever the record changes."
             ),
         ),
+        plan_operation(setting),
         match_operation(setting),
         *merge_operations(setting),
         *populate_operations(known_of(setting), setting.clock),

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
 from services.intake.chart import View, chart_of
 from services.intake.course import bring_up_to_date
+from services.intake.rules.amounts import (
+    Ordered,
+    check_count,
+    check_planned,
+    check_titration,
+    check_total,
+    doses_of,
+    of_route,
+    sessions_of,
+)
 from services.intake.rules.eligibility import Screening, screen
 from services.intake.rules.home import HomeFacts, check_home, is_for_home
-from services.intake.rules.orders import Weight, check_order, check_screened
+from services.intake.rules.orders import Weight, check_order, check_screened, kilograms_of
+from services.intake.rules.prescribers import Prescriber, check_prescriber, check_site
 from services.intake.screening import screened_for
 from services.intake.setting import Setting
-from shared.fhir.codes import PDMP_QUERY, ROUTES, WEIGHT
+from shared.fhir.codes import NEED_REEVALUATED, PDMP_QUERY, ROUTES, WEIGHT
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
@@ -20,9 +32,12 @@ from shared.fhir.kap import (
     effective_start,
     id_in,
     is_order_in_force,
+    is_plan,
     kilograms_in,
     latest_eligibility,
+    moment,
     patient_of,
+    planned_doses,
     routes_of_order,
 )
 from shared.fhir.outcome import Issue, Unprocessable
@@ -31,6 +46,7 @@ from shared.runtime.record import Record
 from shared.runtime.service import Change
 
 COUNTED = ("final", "amended", "corrected")
+WERE_IN_FORCE = ("active", "on-hold", "completed", "stopped")
 
 
 async def guard_order(change: Change, record: Record, setting: Setting) -> None:
@@ -55,11 +71,16 @@ async def guard_order(change: Change, record: Record, setting: Setting) -> None:
 async def _issues(
     order: Resource, drug: Drug, patient: str, change: Change, record: Record, setting: Setting
 ) -> list[Issue]:
-    requester = order.get("requester")
-    prescribers = [id_ for type_ in ("Practitioner", "PractitionerRole") if (id_ := id_in(requester, type_))]
-    weights = await _weights(record, patient, order, setting)
-    issues = check_order(order, drug, weights, setting.orders, prescribers)
+    policy, at = setting.orders, _written(order, setting)
+    who = await _prescriber(order, record, at)
+    weights = await weights_of(record, patient, at)
     routes = list(dict.fromkeys(routes_of_order(order)))
+    issues = [
+        *check_prescriber(who, policy.prescriber, policy.licence),
+        *check_site(drug, who, policy.rems),
+        *check_order(order, drug, weights, policy),
+        *await _amounts(order, drug, routes, patient, weights, change, record, setting),
+    ]
     known = [route for route in routes if route in ROUTES]
     asked: list[str | None] = [*known] or [None]
     for route in asked:
@@ -84,15 +105,99 @@ async def _screened(view: View, drug: Drug, route: str | None, setting: Setting)
     return screen(await chart_of(view, patient, setting, drug=drug, route=by, now=setting.clock()), setting.rules)
 
 
-async def _weights(record: Record, patient: str, order: Resource, setting: Setting) -> list[Weight]:
-    ordered = _written(order, setting)
+async def _amounts(
+    order: Resource,
+    drug: Drug,
+    routes: list[str],
+    patient: str,
+    weights: list[Weight],
+    change: Change,
+    record: Record,
+    setting: Setting,
+) -> list[Issue]:
+    """Return what forbids the order after those before it, and by the plan of the course."""
+    policy, at, about = setting.orders, _written(order, setting), {"patient": f"Patient/{patient}"}
+    found = kilograms_of(weights, policy)
+    kilograms = found if isinstance(found, Decimal) else None
+    dosages = order.get("dosageInstruction", [])
+    doses, share = doses_of(dosages, kilograms), policy.rounding.share
+    before = [
+        one
+        for one in await _ordered_before(record, patient, drug, routes, kilograms, setting)
+        if one.at <= at and one.id != change.id
+    ]
+    looked = [
+        when
+        for one in await record.search("Observation", {**about, "code": NEED_REEVALUATED.token()})
+        if one["status"] in COUNTED
+        and one.get("performer")
+        and (when := effective_start(one)) is not None
+        and when <= at
+    ]
+    series = of_route(policy.series, drug, routes)
+    plans = [one for one in await record.search("CarePlan", about) if is_plan(one)]
+    planned = [dose for plan in plans for dose in planned_doses(plan)]
+    where = "MedicationRequest.dosageInstruction"
+    return [
+        *check_titration(
+            doses,
+            [one.doses for one in before],
+            of_route(policy.titration, drug, routes),
+            share,
+            f"{where}.doseAndRate",
+        ),
+        *check_count(sessions_of(dosages), series, where),
+        *check_total(sessions_of(dosages), before, max(looked, default=None), at, series),
+        *check_planned(doses, drug, routes, planned, kilograms, share, policy.planned),
+    ]
+
+
+async def _ordered_before(
+    record: Record, patient: str, drug: Drug, routes: list[str], kilograms: Decimal | None, setting: Setting
+) -> list[Ordered]:
+    """Return the patient's orders of the drug by one of the routes that were in force."""
+    found = []
+    for one in await record.search("MedicationRequest", {"patient": f"Patient/{patient}"}):
+        if one["status"] not in WERE_IN_FORCE or not is_order_in_force({**one, "status": "active"}):
+            continue
+        if not set(routes_of_order(one)) & set(routes):
+            continue
+        if drug_of(await medication_of(record, one), setting.sets) == drug:
+            dosages = one.get("dosageInstruction", [])
+            written = interval(one["authoredOn"])[0] if "authoredOn" in one else moment(one["meta"]["lastUpdated"])
+            found.append(Ordered(one["id"], written, doses_of(dosages, kilograms), sessions_of(dosages)))
+    return found
+
+
+async def weights_of(record: Record, patient: str, at: datetime) -> list[Weight]:
+    """Return the patient's body weights, with their days before `at`."""
     found = []
     for one in await record.search("Observation", {"patient": f"Patient/{patient}", "code": WEIGHT.token()}):
         when = effective_start(one)
         if when is not None and one["status"] in COUNTED:
-            days = (ordered.date() - when.date()).days
+            days = (at.date() - when.date()).days
             found.append(Weight(kilograms_in(one.get("valueQuantity")), days, f"Observation/{one['id']}"))
     return found
+
+
+async def _prescriber(order: Resource, record: Record, at: datetime) -> Prescriber:
+    """Return who ordered, as the directory knows him, and the places it is ordered for."""
+    requester = order.get("requester")
+    named = [f"{type_}/{id_}" for type_ in ("Practitioner", "PractitionerRole") if (id_ := id_in(requester, type_))]
+    role_id = id_in(requester, "PractitionerRole")
+    role = None if role_id is None else await record.get("PractitionerRole", role_id)
+    id_ = id_in(requester if role_id is None else (role or {}).get("practitioner"), "Practitioner")
+    practitioner = None if id_ is None else await record.get("Practitioner", id_)
+    if role_id is not None:
+        roles = [] if role is None else [role]
+    else:
+        roles = [] if id_ is None else await record.search("PractitionerRole", {"practitioner": f"Practitioner/{id_}"})
+    performer = id_in(order.get("performer"), "Location")
+    places = (
+        [performer] if performer else [id_in(one, "Location") for each in roles for one in each.get("location", [])]
+    )
+    held = [await record.get("Location", one) for one in dict.fromkeys(places) if one is not None]
+    return Prescriber(named, practitioner, roles, [one for one in held if one is not None], at)
 
 
 async def _home_facts(order: Resource, patient: str, record: Record, setting: Setting) -> HomeFacts:

@@ -11,6 +11,7 @@ from services.intake.rules.consents import ConsentPolicy
 from services.intake.rules.eligibility import Rules
 from services.intake.rules.forms import EligibilityPolicy, Interaction, Sets, TrialPolicy
 from services.intake.rules.orders import OrderPolicy
+from services.intake.rules.plans import PlanPolicy
 from shared.fhir.cited import ValueSet
 from shared.runtime.policy import Policy
 
@@ -30,6 +31,7 @@ class Setting:
     rules: Rules
     orders: OrderPolicy
     consent: ConsentPolicy
+    plans: PlanPolicy
     clock: Clock
 
     @property
@@ -55,5 +57,6 @@ class Setting:
             ),
             orders=policy.section("orders", OrderPolicy),
             consent=policy.section("consent", ConsentPolicy),
+            plans=policy.section("plans", PlanPolicy),
             clock=clock,
         )

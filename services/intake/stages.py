@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.intake.course import bring_up_to_date, is_screening, subject_id
+from services.intake.planning import guard_plan
 from services.intake.referrals import follow_referral
 from services.intake.rules.course import UNDECIDED, may_move, statuses_of
 from services.intake.setting import Setting
@@ -37,6 +38,7 @@ def course_guards(setting: Setting) -> Mapping[str, Guard]:
             await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)
 
     async def plan(change: Change, record: Record) -> None:
+        await guard_plan(change, record, setting)
         patient = subject_id(change)
         if patient is not None and change.after is not None and change.after.get("status") == "active":
             await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)

@@ -70,6 +70,8 @@ EXT_GROUP_PLACES: Final = f"{BASE}/StructureDefinition/group-places"
 EXT_HELD_UNTIL: Final = f"{BASE}/StructureDefinition/held-until"
 EXT_DECLINED_TIME: Final = f"{BASE}/StructureDefinition/declined-time"
 EXT_RANK: Final = f"{BASE}/StructureDefinition/rank"
+EXT_PLANNED_DOSE: Final = f"{BASE}/StructureDefinition/planned-dose"
+EXT_JURISDICTION: Final = f"{BASE}/StructureDefinition/licence-jurisdiction"
 EXT_TIMEZONE: Final = "http://hl7.org/fhir/StructureDefinition/timezone"
 EXT_FINDING: Final = f"{BASE}/StructureDefinition/rule-finding"
 EXT_SCREENED_FOR: Final = f"{BASE}/StructureDefinition/screened-for"
@@ -191,6 +193,7 @@ DEA: Final = "http://terminology.hl7.org/NamingSystem/usDEA"
 NPI: Final = "http://hl7.org/fhir/sid/us-npi"
 ID_PRESCRIPTION: Final = f"{BASE}/identifier/prescription"
 PDMP_QUERY: Final = Code(KAP, "pdmp-query", "Query of the prescription drug monitoring programme")
+NEED_REEVALUATED: Final = Code(KAP, "need-reevaluated", "Looked again whether the drug is still needed")
 MEDICATION_COMMUNITY: Final = Code(
     "http://terminology.hl7.org/CodeSystem/medicationrequest-category", "community", "Community"
 )

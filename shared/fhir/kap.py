@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from shared.fhir.cited import ValueSet
 from shared.fhir.codes import (
     BASE,
     COURSE,
     ELIGIBILITY,
+    EXT_PLANNED_DOSE,
     EXT_STAGE,
     KAP,
+    PLAN,
     REFERRAL,
     ROUTES,
     SNOMED,
@@ -199,6 +201,47 @@ def routes_consented(consents: Iterable[Resource], when: datetime) -> frozenset[
 def routes_of_order(request: Resource) -> list[str]:
     """Return the SNOMED CT routes of a MedicationRequest's dosage instructions."""
     return [code for dosage in request.get("dosageInstruction", []) for code in codes_of(dosage.get("route"), SNOMED)]
+
+
+class PlannedDose(NamedTuple):
+    """A dose that a CarePlan plans: of which drug, by which route, from which session on, for how many, how far apart.
+
+    `quantity` is a Quantity in mg or mg/kg, `days` between two sessions (None: not said).
+    """
+
+    drug: str
+    route: str
+    session: int
+    sessions: int
+    quantity: Mapping[str, Any]
+    days: Decimal | None
+
+
+def planned_doses(plan: Resource) -> list[PlannedDose]:
+    """Return the doses that a CarePlan plans, in the order of its sessions; none where it says nothing of doses."""
+    found = []
+    for detail in (one.get("detail", {}) for one in plan.get("activity", [])):
+        for extension in detail.get("extension", []):
+            if extension.get("url") == EXT_PLANNED_DOSE:
+                parts = {one.get("url"): one for one in extension.get("extension", [])}
+                repeat = detail.get("scheduledTiming", {}).get("repeat", {})
+                days = repeat.get("period") if repeat.get("periodUnit") == "d" else None
+                found.append(
+                    PlannedDose(
+                        str(parts["drug"]["valueCode"]),
+                        str(parts["route"]["valueCoding"].get("code")),
+                        int(parts["session"]["valuePositiveInt"]),
+                        int(parts["sessions"]["valuePositiveInt"]),
+                        detail.get("quantity", {}),
+                        None if days is None else Decimal(days),
+                    )
+                )
+    return sorted(found, key=lambda one: one.session)
+
+
+def is_plan(plan: Resource) -> bool:
+    """Tell whether a CarePlan is an active plan of a course."""
+    return plan.get("status") == "active" and has_code(plan.get("category"), PLAN)
 
 
 ORDERS: Final = frozenset(("order", "original-order", "reflex-order", "filler-order", "instance-order"))

@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.intake.rules.amounts import Series, Titration, amounts_of
 from services.intake.rules.eligibility import Finding, Screening
 from services.intake.rules.home import HomePolicy
+from services.intake.rules.prescribers import PrescriberPolicy
 from shared.fhir.cited import Cited
 from shared.fhir.codes import PROCEDURE_CONSENT, SNOMED
 from shared.fhir.json import Resource
-from shared.fhir.kap import Drug, codes_of, consent_routes, has_code, quantity_in
+from shared.fhir.kap import Drug, codes_of, consent_routes, has_code
 from shared.fhir.outcome import Issue
 
 
@@ -44,9 +46,14 @@ class OrderPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `orders`."""
 
     doses: dict[str, DoseRange]
+    titration: dict[str, Titration]
+    series: dict[str, Series]
     rounding: Share
     weight_age: Days
-    prescriber: Cited
+    prescriber: PrescriberPolicy
+    licence: Cited
+    rems: Cited
+    planned: Cited
     screened: Cited
     consent: Cited
     at_home: HomePolicy
@@ -61,30 +68,14 @@ class Weight:
     reference: str = ""
 
 
-def check_order(
-    request: Resource, drug: Drug, weights: Sequence[Weight], policy: OrderPolicy, prescribers: Sequence[str]
-) -> list[Issue]:
-    """Return what forbids an active order of ketamine or esketamine; nothing when it may stand.
-
-    `prescribers` are the references of `requester` that are a Practitioner or PractitionerRole.
-    """
+def check_order(request: Resource, drug: Drug, weights: Sequence[Weight], policy: OrderPolicy) -> list[Issue]:
+    """Return what forbids the dose of an active order of ketamine or esketamine; nothing when it may stand."""
     issues = []
-    if not prescribers:
-        issues.append(
-            Issue(
-                "An order of ketamine needs its prescriber: give MedicationRequest.requester as a Practitioner or "
-                "PractitionerRole.",
-                code="business-rule",
-                expression=("MedicationRequest.requester",),
-                rule="RX-PRESCRIBER",
-                source=policy.prescriber.source,
-            )
-        )
     dosages = request.get("dosageInstruction", [])
     if not dosages:
         issues.append(_no_route(policy, "MedicationRequest.dosageInstruction"))
     for number, dosage in enumerate(dosages):
-        issues.extend(_check_dosage(dosage, f"MedicationRequest.dosageInstruction[{number}]", drug, weights, policy))
+        issues.extend(check_dosage(dosage, f"MedicationRequest.dosageInstruction[{number}]", drug, weights, policy))
     return issues
 
 
@@ -136,16 +127,17 @@ def _no_route(policy: OrderPolicy, where: str) -> Issue:
     )
 
 
-def _check_dosage(
+def check_dosage(
     dosage: Mapping[str, Any], where: str, drug: Drug, weights: Sequence[Weight], policy: OrderPolicy
 ) -> Iterator[Issue]:
+    """Yield what is wrong with a dosage instruction: its route, its dose, or that no weight lets it be judged."""
     routes = codes_of(dosage.get("route"), SNOMED)
     ranges = [dose for dose in policy.doses.values() if dose.drug == drug and dose.route in routes]
     if not ranges:
         yield _no_route(policy, f"{where}.route")
         return
     allowed = ranges[0]
-    amounts = list(_amounts(dosage))
+    amounts = list(amounts_of(dosage))
     if not amounts:
         yield Issue(
             f"An order of {drug} needs its dose as doseAndRate.doseQuantity in mg or mg/kg (UCUM).",
@@ -158,7 +150,7 @@ def _check_dosage(
         share = policy.rounding.share
         low, high = allowed.low * (1 - share), allowed.high * (1 + share)
         if unit != allowed.unit:
-            kilograms = _kilograms(weights, policy)
+            kilograms = kilograms_of(weights, policy)
             if isinstance(kilograms, str):
                 yield Issue(
                     f"The dose can only be judged with a body weight. {kilograms}",
@@ -180,7 +172,7 @@ def _check_dosage(
             )
 
 
-def _kilograms(weights: Sequence[Weight], policy: OrderPolicy) -> Decimal | str:
+def kilograms_of(weights: Sequence[Weight], policy: OrderPolicy) -> Decimal | str:
     """Return the newest weight that is not too old, or what to do where there is none or it is not understood."""
     usable = [weight for weight in weights if 0 <= weight.days <= policy.weight_age.days]
     if not usable:
@@ -195,16 +187,6 @@ def _kilograms(weights: Sequence[Weight], policy: OrderPolicy) -> Decimal | str:
             "and order again."
         )
     return newest.kilograms
-
-
-def _amounts(dosage: Mapping[str, Any]) -> Iterator[tuple[Decimal, str]]:
-    for rate in dosage.get("doseAndRate", []):
-        given = [rate.get("doseQuantity"), *(rate.get("doseRange", {}).get(end) for end in ("low", "high"))]
-        for quantity in given:
-            for unit in ("mg", "mg/kg"):
-                value = quantity_in(quantity, (unit,))
-                if value is not None:
-                    yield Decimal(value), unit
 
 
 def check_consent(consent: Resource, policy: OrderPolicy) -> list[Issue]:

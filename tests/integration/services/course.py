@@ -45,12 +45,25 @@ class Opened:
     service: Service
     store: Store
     taken: dict[str, int] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """What tests call somebody of the directory, and what the service does."""
 
     async def create(self, resource: Resource) -> Resource:
+        if resource.get("requester") == PRESCRIBER and resource["resourceType"] == "MedicationRequest":
+            resource = {**resource, "requester": {"reference": await self.prescriber()}}
         key = compartment_key(resource, resource["resourceType"], "new")
         async with self.record(key) as record:
             written = await record.create(resource)
         return parse(written.stored.body)
+
+    async def prescriber(self) -> str:
+        """Return a prescriber of the directory: licensed, with his role, at a certified site."""
+        if "prescriber" not in self.names:
+            who = await self.create(practitioner())
+            where = await self.create(site())
+            await self.create(role_of(who, location=[about(where)]))
+            self.names.update(prescriber=f"Practitioner/{who['id']}", site=f"Location/{where['id']}")
+        return self.names["prescriber"]
 
     async def update(self, resource: Resource) -> Resource:
         key = compartment_key(resource, resource["resourceType"], resource["id"])
@@ -164,6 +177,46 @@ def about(of: Resource) -> dict[str, str]:
     return {"reference": f"{of['resourceType']}/{of['id']}"}
 
 
+PRESCRIBER = {"reference": "Practitioner/prescriber"}
+
+
+def practitioner(**more: Any) -> Resource:
+    licence = {
+        "extension": [{"url": codes.EXT_JURISDICTION, "valueCode": "US-NY"}],
+        "code": {"text": "MD"},
+        "period": {"start": "2020-01-01", "end": "2035-12-31"},
+    }
+    return {
+        "resourceType": "Practitioner",
+        "active": True,
+        "name": [{"family": "Prescriber"}],
+        "qualification": [licence],
+        **more,
+    }
+
+
+def role_of(of: Resource, code: str = "prescriber", **more: Any) -> Resource:
+    return {
+        "resourceType": "PractitionerRole",
+        "active": True,
+        "period": {"start": "2020-01-01"},
+        "practitioner": about(of),
+        "code": [codes.Code(codes.KAP, code).concept()],
+        **more,
+    }
+
+
+def site(**more: Any) -> Resource:
+    return {
+        "resourceType": "Location",
+        "status": "active",
+        "name": "Clinic",
+        "identifier": [{"system": codes.ID_REMS_SITE, "value": "REMS-1", "period": {"start": "2025-01-01"}}],
+        "address": {"state": "NY", "country": "US"},
+        **more,
+    }
+
+
 def referral(of: Resource, **more: Any) -> Resource:
     return {
         "resourceType": "ServiceRequest",
@@ -272,7 +325,7 @@ def order(of: Resource, dose: float = 70, route: codes.Code = codes.ROUTE_IM, **
         "medicationCodeableConcept": codes.KETAMINE.concept(),
         "subject": about(of),
         "authoredOn": "2026-11-21",
-        "requester": {"reference": "Practitioner/prescriber"},
+        "requester": PRESCRIBER,
         "dosageInstruction": [
             {"text": "as planned", "route": route.concept(), "doseAndRate": [{"doseQuantity": milligrams(dose)}]}
         ],

@@ -44,7 +44,7 @@ async def test_a_referral_opens_a_course_and_screening_carries_it_on(intake, clo
     assert (stage_of(course), course["status"]) == ("eligible", "planned")
     assert stages_of(course) == ["referred", "screening", "eligible"]
     ends = [one["extension"][1]["valuePeriod"].get("end") for one in course["extension"]]
-    assert ends == ["2026-11-22T10:00:00Z", "2026-11-22T11:00:00Z", None]
+    assert ends == ["2026-11-22T10:00:00.000Z", "2026-11-22T11:00:00.000Z", None]
     await intake.call("screen", who)
     assert await the_course(intake, who) == course
 

@@ -23,7 +23,10 @@ from tests.integration.services.course import (
     order,
     patient,
     planned,
+    practitioner,
+    role_of,
     screening,
+    site,
     weight,
 )
 
@@ -51,8 +54,8 @@ async def test_a_dose_outside_the_range_for_weight_and_route_is_refused_by_name(
     await intake.create(weight(who, 70))
     with pytest.raises(Unprocessable, match="mg/kg") as error:
         await intake.create(order(who, 200))
-    assert rules_of(error) == {"RX-DOSE"}
-    await intake.create(order(who, 140))
+    assert rules_of(error) == {"RX-DOSE", "RX-TITRATION"}
+    await intake.create(order(who, 70))
     await intake.create(order(who, 200, status="draft"))
     await intake.create(order(who, 200, status="completed"))
 
@@ -69,8 +72,8 @@ async def test_a_weight_in_pounds_bounds_the_dose(intake, clock):
     await intake.create({**weight(who), "valueQuantity": pounds})
     with pytest.raises(Unprocessable, match="mg/kg") as error:
         await intake.create(order(who, 150))  # 2.2 mg/kg of 68 kg
-    assert rules_of(error) == {"RX-DOSE"}
-    await intake.create(order(who, 136))
+    assert "RX-DOSE" in rules_of(error)
+    await intake.create(order(who, 68))
 
 
 async def test_an_order_from_elsewhere_is_kept_as_history_and_carries_no_course(intake, clock):
@@ -121,7 +124,8 @@ async def test_an_order_beside_theophylline_is_refused_and_stopping_one_is_not(i
 async def test_an_order_for_home_needs_what_schedule_iii_asks_for(intake, clock):
     who = await eligible(intake, clock)
     dea = [{"system": codes.DEA, "value": "AB1234563"}]
-    prescriber = await intake.create({"resourceType": "Practitioner", "identifier": dea})
+    prescriber = await intake.create(practitioner(identifier=dea))
+    await intake.create(role_of(prescriber))
     site = await intake.create({"resourceType": "Organization", "name": "Clinic", "identifier": dea})
     home = order(
         who,
@@ -138,7 +142,7 @@ async def test_an_order_for_home_needs_what_schedule_iii_asks_for(intake, clock)
     )
     with pytest.raises(Unprocessable) as error:
         await intake.create({**home, "requester": {"reference": "Practitioner/unknown"}})
-    assert rules_of(error) == {"RX-PDMP", "RX-DEA"}
+    assert rules_of(error) == {"RX-PDMP", "RX-DEA", "RX-PRESCRIBER"}
     await intake.create(
         {
             "resourceType": "Observation",
@@ -150,3 +154,132 @@ async def test_an_order_for_home_needs_what_schedule_iii_asks_for(intake, clock)
         }
     )
     await intake.create(home)
+
+
+@pytest.mark.parametrize(
+    ("role", "rules"),
+    [
+        ({}, set()),
+        ({"period": {"start": "2020-01-01", "end": "2026-11-21"}}, set()),
+        ({"period": {"start": "2020-01-01", "end": "2026-11-20"}}, {"RX-PRESCRIBER"}),
+        ({"period": {"start": "2026-11-22"}}, {"RX-PRESCRIBER"}),
+        ({"active": False}, {"RX-PRESCRIBER"}),
+        ({"code": [codes.THERAPIST.concept()]}, {"RX-PRESCRIBER"}),
+    ],
+)
+@pytest.mark.parametrize("as_role", [True, False])
+async def test_who_orders_has_a_role_in_force_on_the_day_of_the_order(intake, clock, role, rules, as_role):
+    who = await eligible(intake, clock)
+    await intake.create(weight(who))
+    doctor = await intake.create(practitioner())
+    had = await intake.create(role_of(doctor, **role))
+    ordered = order(who, requester=about(had if as_role else doctor))
+    if not rules:
+        await intake.create(ordered)
+        return
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(ordered)
+    assert rules_of(error) == rules
+
+
+@pytest.mark.parametrize(
+    ("licence", "rules"),
+    [
+        ({"period": {"start": "2020-01-01", "end": "2026-11-21"}}, set()),
+        ({"period": {"start": "2020-01-01", "end": "2026-11-20"}}, {"RX-LICENCE"}),
+        ({"period": {"start": "2026-11-22"}}, {"RX-LICENCE"}),
+        ({"period": None}, {"RX-LICENCE"}),
+        ({"extension": [{"url": codes.EXT_JURISDICTION, "valueCode": "US-NJ"}]}, {"RX-LICENCE"}),
+        ({"extension": None}, {"RX-LICENCE"}),
+    ],
+)
+async def test_who_orders_has_a_licence_then_and_there(intake, clock, licence, rules):
+    who = await eligible(intake, clock)
+    await intake.create(weight(who))
+    held = {**practitioner()["qualification"][0], **licence}
+    doctor = await intake.create(practitioner(qualification=[{k: v for k, v in held.items() if v is not None}]))
+    where = await intake.create(site())
+    await intake.create(role_of(doctor, location=[about(where)]))
+    ordered = order(who, requester=about(doctor))
+    if not rules:
+        await intake.create(ordered)
+        return
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(ordered)
+    assert rules_of(error) == rules
+    assert all(issue.source and "qualification" in issue.diagnostics for issue in error.value.issues)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "certified"),
+    [
+        ([{"system": codes.ID_REMS_SITE, "value": "REMS-1"}], True),
+        ([{"system": codes.ID_REMS_SITE, "value": "REMS-1", "period": {"end": "2026-11-20"}}], False),
+        ([], False),
+    ],
+)
+async def test_esketamine_is_ordered_for_a_certified_setting_only(intake, clock, identifier, certified):
+    who = await intake.create(patient())
+    await intake.create(screening(who))
+    await intake.call("screen", who, {"name": "drug", "valueCode": "esketamine"})
+    doctor = await intake.create(practitioner())
+    where = await intake.create({key: one for key, one in site(identifier=identifier).items() if one})
+    await intake.create(role_of(doctor, location=[about(where)]))
+    spray = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray").concept()
+    ordered = order(who, 56, codes.ROUTE_NASAL, requester=about(doctor), medicationCodeableConcept=spray)
+    if certified:
+        await intake.create(ordered)
+        return
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(ordered)
+    assert rules_of(error) == {"RX-REMS"}
+
+
+async def test_a_dose_begins_low_and_rises_by_steps_over_what_was_ordered_before(intake, clock):
+    who = await eligible(intake, clock)
+    await intake.create(weight(who, 100))
+    with pytest.raises(Unprocessable, match="none before") as error:
+        await intake.create(order(who, 110))
+    assert rules_of(error) == {"RX-TITRATION"}
+    first = await intake.create(order(who, 100, authoredOn="2026-11-19"))
+    await intake.update({**first, "status": "completed"})
+    with pytest.raises(Unprocessable, match=r"highest before is 1\.00") as error:
+        await intake.create(order(who, 160))
+    assert rules_of(error) == {"RX-TITRATION"}
+    await intake.create(order(who, 150))
+
+
+def in_all(count):
+    return {"repeat": {"count": count, "frequency": 1, "period": 7, "periodUnit": "d"}}
+
+
+async def test_after_so_many_sessions_somebody_looks_whether_more_are_needed(intake, clock):
+    who = await eligible(intake, clock)
+    await intake.create(weight(who))
+
+    def series(count, on):
+        made = order(who, authoredOn=on)
+        made["dosageInstruction"][0]["timing"] = in_all(count)
+        return made
+
+    with pytest.raises(Unprocessable, match="7 sessions") as error:
+        await intake.create(series(7, "2026-11-21"))
+    assert rules_of(error) == {"RX-SERIES"}
+    for on in ("2026-11-19", "2026-11-20"):
+        await intake.create(series(6, on))
+    with pytest.raises(Unprocessable, match="12 sessions") as error:
+        await intake.create(order(who))
+    assert rules_of(error) == {"RX-SERIES"}
+    looked = {
+        "resourceType": "Observation",
+        "status": "final",
+        "code": codes.NEED_REEVALUATED.concept(),
+        "subject": about(who),
+        "effectiveDateTime": "2026-11-20T12:00:00Z",
+        "valueString": "Relief lasts two weeks; go on monthly.",
+    }
+    await intake.create(looked)
+    with pytest.raises(Unprocessable):
+        await intake.create(order(who))
+    await intake.create({**looked, "performer": [{"reference": await intake.prescriber()}]})
+    await intake.create(order(who))

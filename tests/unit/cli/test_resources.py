@@ -28,7 +28,6 @@ def everything(person: Person) -> Iterator[Resource]:
     yield before.referral(person.key, SUBJECT, NOON, before.reasons(person))
     yield before.screening_answers(person, SUBJECT, NOON)
     yield before.consent(person, SUBJECT, NOON, "Organization/1")
-    yield before.plan(person, SUBJECT, NOON)
     for kind, days in resources.DAYS.items():
         for index in range(len(days)):
             yield before.appointment(person, kind, index, SUBJECT, NOON, TEAM, "MedicationRequest/1")
@@ -73,7 +72,7 @@ def test_the_clinic_is_valid_fhir() -> None:
         resources.practice(),
         resources.partner("1-1"),
         resources.works_at("1-1", "Practitioner/4", "Organization/2"),
-        resources.duty("1-1", "clinician-on-call", "Practitioner/2", "Organization/1"),
+        resources.duty("1-1", "clinician-on-call", "Practitioner/2", "Organization/1", "Location/1"),
         resources.schedule("1-1", "therapist", "Practitioner/2"),
         *(resources.practitioner("1-1", member) for member in staff("1-1")),
     ):
@@ -118,3 +117,10 @@ def test_the_course_is_over_before_its_last_day() -> None:
     last_visit = max(day for days in resources.DAYS.values() for day in days)
 
     assert max(last_visit, *resources.PHQ9_DAYS, *resources.PCL5_DAYS) < resources.COURSE_DAYS
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_what_a_course_plans_is_valid_fhir_and_names_a_goal_and_the_team(number: int) -> None:
+    asked = before.plan(generate(1, 7)[number], TEAM)
+    require_valid(parse(dump(asked)))
+    assert {one["name"] for one in asked["parameter"]} >= {"drug", "route", "goal", "member", "step", "status"}
