@@ -46,6 +46,10 @@ class Source(Protocol):
         """Return for each of the codes those above it, as far as it is known."""
         ...
 
+    async def known(self, system: str, codes: frozenset[str]) -> frozenset[str]:
+        """Return those of the codes that the terminology that was loaded has."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -81,6 +85,10 @@ class View:
     async def above(self, system: str, codes: frozenset[str]) -> Mapping[str, frozenset[str]]:
         """Return for each of the codes those above it, by the terminology that is shipped or was loaded."""
         return await self.record.terminology.ancestors(system, codes)
+
+    async def known(self, system: str, codes: frozenset[str]) -> frozenset[str]:
+        """Return those of the codes that the terminology that was loaded has."""
+        return await self.record.terminology.known(system, codes)
 
     async def versions(self) -> list[str]:
         """Return a reference to the version of each resource that was looked at, as it will be after the change."""
@@ -133,6 +141,10 @@ class Pinned:
         """Return what stood above the codes when it was decided."""
         return {code: self.meant.get((system, code), frozenset()) for code in codes}
 
+    async def known(self, system: str, codes: frozenset[str]) -> frozenset[str]:
+        """Return those of the codes that were known when it was decided."""
+        return frozenset(code for code in codes if (system, code) in self.meant)
+
 
 def observed(setting: Setting) -> frozenset[str]:
     """Return the LOINC codes of the Observations that a rule looks at."""
@@ -174,13 +186,14 @@ async def chart_of(
         answered=None if response is None else answered_at(response, now),
         drug=drug,
         route=route,
+        known=frozenset(meant),
         decisions={rule: await _decision(view, issue) for rule, issue in issues.items()},
         now=now,
     )
 
 
 async def _meanings(view: Source, entries: Iterable[Entry], setting: Setting) -> dict[tuple[str, str], frozenset[str]]:
-    """Return, of the codes of entries, those above them that a set of the policy names."""
+    """Return, of the codes of entries that the terminology knows, those above them that a set of the policy names."""
     medicines = setting.rules.antidepressants.medicines.values()
     terms = [*(set_.codes for set_ in setting.sets.values()), *(one.codes for one in medicines)]
     wanted = {(term.system, term.code) for codes in terms for term in codes}
@@ -191,9 +204,10 @@ async def _meanings(view: Source, entries: Iterable[Entry], setting: Setting) ->
                 by_system.setdefault(coding["system"], set()).add(coding["code"])
     found = {}
     for system, codes in sorted(by_system.items()):
+        known = await view.known(system, frozenset(codes))
         for code, above in (await view.above(system, frozenset(codes))).items():
             named = frozenset(one for one in above if one != code and (system, one) in wanted)
-            if named:
+            if named or code in known:
                 found[system, code] = named
     return found
 

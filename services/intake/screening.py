@@ -20,6 +20,7 @@ from shared.fhir.codes import (
     ELIGIBILITY_LOST,
     EXT_ACKNOWLEDGED,
     EXT_FINDING,
+    EXT_HOLD_BEFORE,
     EXT_MEANING,
     EXT_SCREENED_FOR,
     ID_FINDING,
@@ -31,6 +32,7 @@ from shared.fhir.codes import (
     POLICY_URI,
     SCREEN_AGAIN,
     SCREENING,
+    UCUM,
     rule_code,
 )
 from shared.fhir.dates import interval, zulu
@@ -143,7 +145,7 @@ async def _write(view: View, chart: Chart, result: Screening, setting: Setting, 
         written = await record.create(assessment_of(result, chart, setting.policy))
         await record.create(provenance_of(f"RiskAssessment/{written.stored.id}", seen, view.meant, setting.policy, now))
         await keep(record.transaction, setting.policy.digest, version, setting.policy.content)
-        await _keep_issues(view, result, now, version)
+        await _keep_issues(view, result, now, setting)
     assessment: Resource = parse(written.stored.body)
     await bring_up_to_date(record, view.patient, now, setting.sets, change=view.change)
     await _tell(view, result, assessment, before, now)
@@ -316,11 +318,12 @@ def _finding_extension(finding: Finding) -> dict[str, Any]:
     return {"url": EXT_FINDING, "extension": inner}
 
 
-async def _keep_issues(view: View, result: Screening, now: datetime, version: str) -> None:
+async def _keep_issues(view: View, result: Screening, now: datetime, setting: Setting) -> None:
     before = await screening_issues(view)
     hits = {finding.rule: finding for finding in result.findings if finding.verdict in ("hit", "decided")}
     for finding in hits.values():
-        await _keep_issue(view, finding, now, version)
+        held = setting.rules.interactions.get(finding.rule)
+        await _keep_issue(view, finding, now, setting.policy.version, None if held is None else held.hours_before)
     for rule, issue in before.items():
         if rule not in hits and not _is_changing(view, issue):
             ended = {"action": NO_LONGER.concept(text="A later screening did not find it."), "date": zulu(now)}
@@ -333,7 +336,7 @@ def _is_changing(view: View, issue: Resource) -> bool:
     return view.change is not None and view.change.type == "DetectedIssue" and view.change.id == issue["id"]
 
 
-async def _keep_issue(view: View, finding: Finding, now: datetime, version: str) -> None:
+async def _keep_issue(view: View, finding: Finding, now: datetime, version: str, hold: int | None) -> None:
     name = ("screen", view.patient, finding.rule)
     wanted = detected_issue(
         name,
@@ -345,6 +348,9 @@ async def _keep_issue(view: View, finding: Finding, now: datetime, version: str)
         implicated=finding.evidence,
         policy=version,
     )
+    if hold is not None:
+        before = {"value": hold, "unit": "h", "system": UCUM, "code": "h"}
+        wanted["extension"] = [*wanted["extension"], {"url": EXT_HOLD_BEFORE, "valueDuration": before}]
     held = await find(view.record, "DetectedIssue", identifier(ID_FINDING, *name))
     if held is None:
         await view.record.create(wanted)

@@ -7,6 +7,7 @@ from services.intake.operations import operations
 from services.intake.reactions import reactions
 from services.intake.setting import Clock, Setting, utc_now
 from services.intake.timers import timers
+from shared.notify.sending import NOTICES_TASK
 from shared.runtime.app import App
 from shared.runtime.ownership import INTAKE, SESSIONS, types_of
 from shared.runtime.policy import Policy, load_policy
@@ -32,4 +33,4 @@ def intake(policy: Policy, clock: Clock = utc_now) -> Service:
 
 def create(settings: Settings) -> App:
     """Return the service as a process runs it."""
-    return App(intake(load_policy(settings.policy)), settings)
+    return App(intake(load_policy(settings.policy)), settings, background=(NOTICES_TASK,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from services.scheduling.rules.ground import unmet
 from services.scheduling.rules.messages import due_messages
 from services.scheduling.setting import Setting
 from services.scheduling.telling import tell_of_offer, tell_patient, when_text
-from shared.fhir.codes import EXT_DECLINED_TIME, INSTRUCTION, NOBODY_CAME, REMINDER, ROLES
+from shared.fhir.codes import EXT_DECLINED_TIME, EXT_HOLD_BEFORE, INSTRUCTION, NOBODY_CAME, REMINDER, ROLES
 from shared.fhir.dates import interval, period_interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import visit_of
@@ -228,18 +228,32 @@ async def tell_before(appointment: Resource, record: Record, setting: Setting) -
     visit, patient, start, now = visit_of(appointment), patient_in(appointment), start_of(appointment), setting.clock()
     if appointment["status"] != "booked" or visit is None or patient is None or start is None:
         return
-    for name, message in due_messages(visit, start, now, setting.policy):
+    hold = hours_held(await record.search("DetectedIssue", {"patient": f"Patient/{patient}"}))
+    for name, message in due_messages(visit, start, now, setting.policy, hold):
         said = when_text(start, setting.zone)
+        text = f"{message.text} {message.hold}" if hold and message.hold else message.text
         letter = Letter(
             REMINDER if message.category == "reminder" else INSTRUCTION,
             message.subject.format(**said),
-            message.text.format(**said),
+            text.format(**said, hours=hold),
             category=message.category,
             about=(f"Appointment/{appointment['id']}",),
             expires=start,
         )
         key = ("message", str(appointment["id"]), name, zulu(start))
         await tell_patient(record, key, letter, patient=patient, setting=setting)
+
+
+def hours_held(issues: Iterable[Resource]) -> int:
+    """Return how many hours before a dose a medicine is held, by the interactions that stand; 0: none is."""
+    hours = [
+        int(one["valueDuration"]["value"])
+        for issue in issues
+        if issue["status"] == "final"
+        for one in issue.get("extension", [])
+        if one.get("url") == EXT_HOLD_BEFORE and one.get("valueDuration", {}).get("code") == "h"
+    ]
+    return max(hours, default=0)
 
 
 async def ask_who_came(appointment: Resource, record: Record, setting: Setting) -> None:

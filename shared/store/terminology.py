@@ -31,6 +31,9 @@ WITH RECURSIVE s AS (SELECT id FROM code_system WHERE url = $1), down (code) AS 
 )
 SELECT code FROM down WHERE EXISTS (SELECT FROM s)
 """
+_KNOWN = """
+SELECT c.code FROM concept c JOIN code_system s ON s.id = c.system WHERE s.url = $1 AND c.code = ANY ($2)
+"""
 _SYSTEM = "SELECT id, url, version, title, concepts, loaded_at FROM code_system"
 _CONCEPT = """
 SELECT c.code, c.display, c.active,
@@ -92,6 +95,12 @@ class StoredTerminology:
         if not rows:
             return shipped.ancestors(system, codes)
         return {row["code"]: frozenset(row["above"]) for row in rows}
+
+    async def known(self, system: str, codes: Collection[str]) -> frozenset[str]:
+        """Return those of `codes` that a code system has that was loaded; of one that was not, none."""
+        with translated():
+            rows = await self._connection.fetch(_KNOWN, system, list(set(codes)))
+        return frozenset(row["code"] for row in rows)
 
     async def descendants(self, system: str, code: str) -> frozenset[str]:
         """Return the code and every code below it."""

@@ -6,7 +6,7 @@ is not known is never taken for a no.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeAlias
 
 from services.intake.rules.forms import (
     GRAVEST,
-    CodedSystems,
     EligibilityPolicy,
     Interaction,
     Link,
@@ -70,6 +69,7 @@ class Chart:
         answered: when; None where there is none.
         drug, route: planned (route a SNOMED CT code); None: not said, then the graver severity counts.
         decisions: by rule, who decided to proceed, and on which evidence.
+        known: codes (system, code) that the terminology that was loaded has.
         now: the time of the screening.
         relative_deciders: how many prescribers decide past a relative finding; `screen` takes it from the policy.
 
@@ -89,6 +89,7 @@ class Chart:
     route: str | None = None
     answered: datetime | None = None
     past_medications: Sequence[Entry] = ()
+    known: Collection[tuple[str, str]] = frozenset()
     relative_deciders: int = 1
 
 
@@ -166,7 +167,7 @@ def _by_rule(name: str, rule: ScreeningRule, chart: Chart, rules: Rules) -> Find
     if rule.asked == "dose" and not is_day_of_dose(chart, rules.eligibility):
         return None
     if rule.uncoded:
-        found = tuple(_uncoded(chart, rules.eligibility.coded_systems))
+        found = tuple(_uncoded(chart, rules))
         return finding_of(name, rule, "hit", severity, found, "", chart) if found else None
     if rule.replaced:
         other = replaced_by(chart.patient)
@@ -278,16 +279,29 @@ def _is_indicated(set_: ValueSet, chart: Chart) -> bool:
     return any(set_.holds(entry.concept) and is_active(entry.resource) for entry in _counted(chart.conditions))
 
 
-def _uncoded(chart: Chart, systems: CodedSystems) -> Iterator[str]:
-    for entry in _counted(chart.conditions):
-        if is_active(entry.resource) and not is_coded(entry.concept, systems.condition):
-            yield entry.reference
-    for entry in _counted(chart.allergies):
-        if not is_coded(entry.concept, systems.allergy):
-            yield entry.reference
-    for entry in chart.medications:
-        if not is_coded(entry.concept, systems.medication):
-            yield entry.reference
+def _uncoded(chart: Chart, rules: Rules) -> Iterator[str]:
+    """Yield what no rule can read: text, and a code that neither the policy nor the loaded terminology knows."""
+    systems = rules.eligibility.coded_systems
+    active = [entry for entry in _counted(chart.conditions) if is_active(entry.resource)]
+    for entries, read in (
+        (active, systems.condition),
+        (list(_counted(chart.allergies)), systems.allergy),
+        (chart.medications, systems.medication),
+    ):
+        for entry in entries:
+            if not is_coded(entry.concept, read) or not _is_known(entry, chart, rules):
+                yield entry.reference
+
+
+def _is_known(entry: Entry, chart: Chart, rules: Rules) -> bool:
+    """Tell whether a code of an entry means something here: to a set of the policy, or to the terminology."""
+    codings = [(one.get("system", ""), one.get("code", "")) for one in (entry.concept or {}).get("coding", [])]
+    if any(coding in chart.known for coding in codings):
+        return True
+    if any(set_.holds(entry.concept) for set_ in rules.sets.values()):
+        return True
+    terms = [term for one in rules.antidepressants.medicines.values() for term in one.codes]
+    return any(term.matches(*coding) for term in terms for coding in codings)
 
 
 def _by_age(name: str, rule: ScreeningRule, severity: Severity, chart: Chart) -> Finding:

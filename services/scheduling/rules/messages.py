@@ -7,12 +7,18 @@ from datetime import datetime, timedelta
 from services.scheduling.rules.policy import Message, SchedulingPolicy
 
 
-def due_messages(visit: str, start: datetime, now: datetime, policy: SchedulingPolicy) -> list[tuple[str, Message]]:
-    """Return the messages that are due now: every instruction, and of the reminders only the last."""
+def due_messages(
+    visit: str, start: datetime, now: datetime, policy: SchedulingPolicy, hold: int = 0
+) -> list[tuple[str, Message]]:
+    """Return the messages that are due now: every instruction, and of the reminders only the last.
+
+    `hold`: how many hours before the visit a medicine is held; what says so is due before that.
+    """
     due = [
         (name, one)
         for name, one in policy.messages.items()
-        if visit in one.visits and start - timedelta(hours=one.hours_before) <= now < start
+        if visit in one.visits
+        and start - timedelta(hours=max(one.hours_before, hold if one.hold else 0)) <= now < start
     ]
     reminders = [pair for pair in due if pair[1].category == "reminder"]
     instructions = [pair for pair in due if pair[1].category == "instruction"]

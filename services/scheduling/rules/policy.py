@@ -82,7 +82,8 @@ class Message(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a patient is told before a visit.
 
     Attributes:
-        hours_before: when.
+        hours_before: when; earlier where a medicine is to be held for longer.
+        hold: said besides to a patient who is to hold a medicine for {hours} hours; empty: nothing.
         visits: of which kinds.
         category: FHIR's.
         subject, text: what; ``{date}``, ``{time}`` and ``{zone}`` are those of the visit.
@@ -94,6 +95,7 @@ class Message(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     category: Literal["reminder", "instruction"]
     subject: str
     text: str
+    hold: str = ""
 
 
 class Step(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,68 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.intake.rules.eligibility import Chart, Decision, is_aged, screen
+from services.intake.rules.eligibility import Decision, is_aged
 from services.intake.rules.forms import deciders, severity_for
-from services.intake.rules.trials import Entry
-from services.intake.setting import Setting
-from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED, UCUM
-from shared.runtime.policy import load_policy
-
-SETTING = Setting.of(load_policy())
-RULES = SETTING.rules.eligibility.rules
-ON_THE_DAY = {name: rule.question for name, rule in RULES.items() if rule.asked == "dose"}
-ASKED = {name: rule.question for name, rule in RULES.items() if rule.question is not None and name not in ON_THE_DAY}
-NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
-HEALTHY = {question.link: not question.hit for question in ASKED.values()} | {"MED": True}
-CLINICAL = "http://terminology.hl7.org/CodeSystem/condition-clinical"
-VERIFICATION = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
-
-
-def entry(type_, code=None, system=SNOMED, text=None, **more):
-    concept = {"coding": [{"system": system, "code": code}]} if code else {}
-    if text:
-        concept["text"] = text
-    name = f"{type_}/{code or text}"
-    return Entry(name, concept, {"resourceType": type_, "id": str(code or text), **more})
-
-
-def condition(code=None, system=SNOMED, text=None, status="active", **more):
-    return entry(
-        "Condition", code, system, text, clinicalStatus={"coding": [{"system": CLINICAL, "code": status}]}, **more
-    )
-
-
-CHART = Chart(
-    patient={"resourceType": "Patient", "id": "ada", "birthDate": "1980-02-03"},
-    conditions=(),
-    allergies=(),
-    medications=(),
-    observations=(),
-    reasons=(),
-    answers=HEALTHY,
-    answers_reference="QuestionnaireResponse/q",
-    drug="ketamine",
-    decisions={},
-    now=NOW,
-    route="37839007",
-    answered=NOW,
+from shared.fhir.codes import ICD10CM, RXNORM, SNOMED
+from tests.unit.intake.charts import (
+    ASKED,
+    HEALTHY,
+    NOW,
+    ON_THE_DAY,
+    RULES,
+    SETTING,
+    VERIFICATION,
+    condition,
+    daily,
+    entry,
+    finding,
+    judge,
+    medication,
+    pregnancy,
+    trial,
 )
-
-
-def judge(**more):
-    return screen(replace(CHART, **more), SETTING.rules)
-
-
-def finding(result, rule):
-    return next((one for one in result.findings if one.rule == rule), None)
 
 
 def test_who_answered_everything_and_has_nothing_on_record_is_eligible():
@@ -196,15 +160,6 @@ def test_e10_is_graver_for_ketamine_itself(code, severity):
     assert (found.verdict, found.severity) == ("hit", severity)
 
 
-def pregnancy(code, when, status="final"):
-    value = {"coding": [{"system": SNOMED, "code": code}]}
-    return Entry(
-        f"Observation/{when}",
-        {"coding": [{"system": LOINC, "code": "82810-3"}]},
-        {"resourceType": "Observation", "status": status, "effectiveDateTime": when, "valueCodeableConcept": value},
-    )
-
-
 def test_e12_believes_the_newest_pregnancy_status():
     pregnant, not_pregnant = pregnancy("77386006", "2026-10-01"), pregnancy("60001007", "2026-11-01")
     assert finding(judge(observations=(pregnant,)), "E12").verdict == "hit"
@@ -239,15 +194,6 @@ def test_who_was_born_on_29_february_is_of_age_on_1_march():
 
 
 TRD = condition("1153570009", onsetDateTime="2025-01-01")
-
-
-def trial(code="36437", milligrams=100, start="2025-02-01", end="2025-05-01", status="completed", text=None):
-    amount = {"value": milligrams, "unit": "mg", "system": UCUM, "code": "mg"}
-    daily = {"repeat": {"frequency": 1, "period": 1, "periodUnit": "d"}}
-    dosage = [{"timing": daily, "doseAndRate": [{"doseQuantity": amount}]}] if milligrams else [{"text": "as told"}]
-    period = {name: value for name, value in (("start", start), ("end", end)) if value}
-    made = entry("MedicationStatement", code, RXNORM, text, status=status, dosage=dosage)
-    return replace(made, resource={**made.resource, **({"effectivePeriod": period} if period else {})})
 
 
 SERTRALINE, VENLAFAXINE = trial(), trial("39786", 150, "2025-06-01", "2025-09-01")
@@ -345,10 +291,6 @@ def test_text_with_a_known_word_is_a_hit():
     assert finding(judge(conditions=(condition(text="Aortic ANEURYSM 4 cm"),)), "E01").verdict == "hit"
 
 
-def medication(code=None, text=None):
-    return entry("MedicationStatement", code, RXNORM, text)
-
-
 def interacting():
     for name, rule in SETTING.rules.interactions.items():
         for set_ in rule.medications:
@@ -366,13 +308,6 @@ def test_each_interaction_is_found_by_code_and_by_word(rule, taken):
 
 def test_theophylline_blocks():
     assert judge(medications=(medication("10438"),)).outcome == "not-eligible"
-
-
-def daily(code, milligrams, times=1, **more):
-    amount = {"value": Decimal(str(milligrams)), "unit": "mg", "system": UCUM, "code": "mg"}
-    timing = {"repeat": {"frequency": times, "period": 1, "periodUnit": "d"}}
-    dosage = [{"timing": timing, "doseAndRate": [{"doseQuantity": amount}], **more}]
-    return entry("MedicationStatement", code, RXNORM, dosage=dosage)
 
 
 @pytest.mark.parametrize(
