@@ -77,9 +77,9 @@ class Policy:
 
     @cached_property
     def content(self) -> str:
-        """The whole policy as one YAML text, from which `Policy.of_content` makes it again."""
+        """The whole policy as one YAML text, from which `Policy.of_content` makes it again, in its order."""
         whole = {"version": self.version, "sections": dict(self.sections), "acknowledged": dict(self.acknowledged)}
-        return str(yaml.dump(whole, Dumper=_Dumper, sort_keys=True, allow_unicode=True, width=WIDTH))
+        return str(yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH))
 
     @cached_property
     def digest(self) -> str:

@@ -13,6 +13,7 @@ from tests.integration.services.at_intake import (
     latest,
     outcome,
     replayed,
+    taking,
 )
 from tests.integration.services.course import (
     Opened,
@@ -82,3 +83,13 @@ async def test_what_is_no_decision_is_not_made_again(intake):
     other = await intake.create({"resourceType": "RiskAssessment", "status": "final", "subject": about(who)})
     with pytest.raises(Unprocessable, match="not recorded"):
         await intake.call("replay", other)
+
+
+async def test_a_decision_on_several_interactions_is_the_same_when_it_is_made_again(intake, clock):
+    who = await intake.create(patient())
+    for code in ("6470", "10438", "28439"):
+        await intake.create(taking(who, code))
+    await intake.create(screening(who))
+    made = await intake.call("screen", who)
+    again = await replayed(intake, made)
+    assert (again["same"], again["outcome"]) == (True, "not-eligible"), again
