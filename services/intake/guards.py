@@ -36,7 +36,8 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
                 await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)
                 return
             raise Unprocessable(
-                "Eligibility is decided by POST Patient/<id>/$screen, which shows its working; it cannot be posted.",
+                "Eligibility is decided by POST Patient/<id>/$screen, which shows its working; it cannot be posted. "
+                "Have the questions answered, then screen.",
                 expression=["RiskAssessment.code"],
                 rule="E-SCREEN",
                 source="KAP Exchange",

@@ -145,7 +145,8 @@ async def _unmerge(pair: Pair, record: Record, setting: Setting) -> Resource:
     source_id, target_id = pair.source["id"], pair.target["id"]
     if replaced_by(pair.source) != target_id or source_id not in replaces(pair.target):
         raise Unprocessable(
-            f"Patient/{source_id} was not replaced by Patient/{target_id}. Patient.link says who was joined with whom.",
+            f"Patient/{source_id} was not replaced by Patient/{target_id}. Patient.link says who was "
+            "joined with whom: name those two.",
             expression=["Patient.link"],
             rule="M-JOINED",
             source="KAP Exchange",

@@ -116,7 +116,7 @@ def require_status(appointment: Resource, allowed: Iterable[str], operation: str
     if appointment["status"] not in statuses:
         raise Unprocessable(
             f"Appointment/{appointment['id']} is {appointment['status']}; ${operation} is for one that is "
-            f"{' or '.join(statuses)}.",
+            f"{' or '.join(statuses)}. Name another, or make a new one.",
             rule="S-STATUS",
             source="KAP Exchange",
             expression=["Appointment.status"],

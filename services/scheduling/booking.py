@@ -38,7 +38,12 @@ async def group_of(record: Record, appointment: Resource) -> Resource | None:
         id_ = id_in(one, "Slot")
         slot = None if id_ is None else await record.get("Slot", id_)
         if slot is None:
-            raise Unprocessable(f"There is no {one.get('reference', 'such Slot')}.", expression=["Appointment.slot"])
+            raise Unprocessable(
+                f"There is no {one.get('reference', 'such Slot')}. Leave it out, or name one that exists.",
+                expression=["Appointment.slot"],
+                rule="S-SLOT",
+                source="FHIR R4 Appointment.slot",
+            )
         if is_group(slot):
             return slot
     return None
@@ -89,7 +94,12 @@ async def actors_of_schedule(record: Record, slot: Resource) -> list[str]:
     if schedule is None:
         if comes_from_elsewhere(slot):
             return []
-        raise Unprocessable("A Slot is of a Schedule that exists: create it first.", expression=["Slot.schedule"])
+        raise Unprocessable(
+            "A Slot is of a Schedule that exists. Create the Schedule first.",
+            expression=["Slot.schedule"],
+            rule="S-SLOT",
+            source="FHIR R4 Slot.schedule",
+        )
     return [name for actor in schedule.get("actor", []) if (name := name_of(actor)) is not None]
 
 

@@ -134,7 +134,8 @@ async def no_show(call: OperationCall, record: Record, setting: Setting) -> Reso
     start = span_of(current)
     if start is not None and start[0] > setting.clock():
         raise Unprocessable(
-            f"The visit begins at {zulu(start[0])}: that nobody came is known afterwards. To free it now, $cancel it.",
+            f"The visit begins at {zulu(start[0])}: that nobody came is known afterwards. Wait until then; to "
+            "free it now, $cancel it.",
             rule="S-STATUS",
             source="KAP Exchange",
             expression=["Appointment.status"],

@@ -8,16 +8,18 @@ from typing import Any, Final
 
 from services.scheduling.appointments import answered, appointment_of, booked, proposal, written
 from services.scheduling.finding import Asked, board_of, visit_asked
-from services.scheduling.ground import ground_of, remembering
+from services.scheduling.ground import ground_of
+from services.scheduling.memory import Memory, held, remembering
 from services.scheduling.parameters import Given
 from services.scheduling.rules.ground import Found, prerequisites, unmet
 from services.scheduling.rules.policy import Course
 from services.scheduling.rules.series import Laying, summary
 from services.scheduling.setting import Setting
+from services.scheduling.slots import follow_bookings
 from shared.fhir.codes import RULE, VISIT_DOSING, VISITS
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, routes_of_order, visit_of
+from shared.fhir.kap import id_in, is_plan, planned_doses, routes_of_order, visit_of
 from shared.fhir.outcome import BadRequest, Issue, NotFound, Unprocessable
 from shared.runtime.record import Record
 from shared.runtime.service import OperationCall
@@ -51,15 +53,18 @@ MOST_SESSIONS: Final = 60
 
 async def book_series(call: OperationCall, record: Record, setting: Setting) -> Resource:
     """Lay a whole course and book it: all of it or, unless `partial` is asked for, nothing, with what had no place."""
-    with remembering():
-        return await _book_series(call, record, setting)
+    with remembering() as kept:
+        made = await _book_series(call, record, setting, kept)
+        await follow_bookings(record, kept.booked, setting)
+        return made
 
 
-async def _book_series(call: OperationCall, record: Record, setting: Setting) -> Resource:
+async def _book_series(call: OperationCall, record: Record, setting: Setting, kept: Memory) -> Resource:
     given = Given("book-series", call.parameters, SERIES, ALIASES)
     patient, order = given.needed_reference("patient"), given.needed_reference("order")
     await record.transaction.lock(patient)
     course, least, route = await _course(record, order, setting)
+    sessions, apart = await _planned(record, patient, route, course)
     begin = max(given.time("start") or setting.clock(), setting.clock())
     by_video = given.flag("virtual")
     only = frozenset((*given.references("practitioner"), *given.references("location")))
@@ -72,8 +77,8 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting) ->
         lambda visit: board.wanted(visit, visit_asked(visit, setting), asked),
         board.grid,
         begin,
-        sessions=given.number("sessions", course.sessions, MOST_SESSIONS),
-        least=least,
+        sessions=given.number("sessions", sessions, MOST_SESSIONS),
+        least=max(least, apart),
         continuity=timedelta(hours=setting.policy.continuity.hours),
     )
     laying.lay()
@@ -81,7 +86,7 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting) ->
     if missing and not given.flag("partial"):
         nothing = Issue(
             f"The course by route {route} was not booked: not every visit has a place. What has one: "
-            f"{summary(laying.placed) or 'nothing'}. With partial=true that is booked.",
+            f"{summary(laying.placed) or 'nothing'}. Ask for another time, or give partial=true: then that is booked.",
             code="business-rule",
             expression=("Parameters.parameter",),
             rule="S-SERIES",
@@ -99,8 +104,20 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting) ->
         for one in laying.placed
     ]
     if not given.flag("dry-run"):
-        made = [await written(record, booked(one)) for one in made]
+        proposed, made = made, []
+        for one in proposed:
+            made.append(await written(record, booked(one)))
+            kept.add(made[-1])
     return answered(made, [_as_warning(one) for one in missing])
+
+
+async def _planned(record: Record, patient: str, route: str, course: Course) -> tuple[int, timedelta]:
+    """Return how many sessions the patient's plan has by a route, and how far apart; else as policy says."""
+    plans = [one for one in await held(record, "CarePlan", {"patient": patient}) if is_plan(one)]
+    doses = [dose for plan in plans for dose in planned_doses(plan) if dose.route == route]
+    apart = max((dose.days for dose in doses if dose.days is not None), default=None)
+    days = timedelta(0) if apart is None else timedelta(days=float(apart))
+    return sum(dose.sessions for dose in doses) or course.sessions, days
 
 
 def _as_warning(issue: Issue) -> Issue:

@@ -88,8 +88,25 @@ def visit_asked(name: str, setting: Setting) -> Visit:
     kind = setting.policy.visits.get(name)
     if kind is None:
         known = ", ".join(sorted(setting.policy.visits))
-        raise Unprocessable(f"There is no kind of visit '{name}'. There are: {known}.", code="code-invalid")
+        raise Unprocessable(
+            f"There is no kind of visit '{name}'. There are: {known}. Ask for one of them.",
+            code="code-invalid",
+            expression=["Parameters.parameter"],
+            rule="S-KIND",
+            source="KAP Exchange",
+        )
     return kind
+
+
+def unreadable_hours(schedule: Resource, error: ValueError) -> Unprocessable:
+    """Return the refusal to use a Schedule whose hours cannot be read."""
+    return Unprocessable(
+        f"The hours of Schedule/{schedule['id']} cannot be used: {error}. Correct its extensions available-time and "
+        "timezone.",
+        expression=["Schedule.extension"],
+        rule="S-HOURS",
+        source="KAP Exchange",
+    )
 
 
 async def board_of(record: Record, asked: Asked, setting: Setting) -> Board:
@@ -102,8 +119,11 @@ async def board_of(record: Record, asked: Asked, setting: Setting) -> Board:
     most = timedelta(hours=setting.policy.most_found.hours)
     if not asked.low < asked.high <= asked.low + most:
         raise Unprocessable(
-            f"The time that is looked at ends after its start, and is not longer than {most.days} days.",
+            f"The time that is looked at ends after its start, and is not longer than {most.days} days. Correct start "
+            "and end.",
             expression=["Parameters.parameter"],
+            rule="S-WINDOW",
+            source=setting.policy.most_found.source,
         )
     grid = Grid.over(asked.low, asked.high, timedelta(minutes=setting.policy.grid.minutes))
     works, roles, offered = _actors(await record.search("Schedule", {"active": "true"}), setting)
@@ -132,9 +152,7 @@ def _actors(
         try:
             working = working_of(schedule, setting.policy.zone.name)
         except ValueError as error:
-            raise Unprocessable(
-                f"The hours of Schedule/{schedule['id']} cannot be used: {error}.", expression=["Schedule.extension"]
-            ) from None
+            raise unreadable_hours(schedule, error) from None
         visits = frozenset(codes_of(schedule.get("serviceType"), KAP))
         for actor in schedule.get("actor", []):
             name = name_of(actor)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from datetime import datetime
 
+from services.scheduling.memory import got, held, memory
 from services.scheduling.rules.booking import COUNTING, span_of
 from services.scheduling.rules.ground import Ground, Near
 from services.scheduling.setting import Setting
@@ -34,36 +33,11 @@ from shared.fhir.kap import (
 from shared.runtime.medications import medication_of
 from shared.runtime.record import Record
 
-_remembered: ContextVar[dict[tuple[str, str], list[Resource]] | None] = ContextVar("remembered", default=None)
-
-
-@contextmanager
-def remembering() -> Iterator[None]:
-    """Read what others own of a patient once, not for every visit: nothing of it changes while his record is locked.
-
-    For an operation that books several visits of one patient, and has locked it; never where events are taken in.
-    """
-    token = _remembered.set({})
-    try:
-        yield
-    finally:
-        _remembered.reset(token)
-
 
 async def lock_patients(record: Record, appointment: Resource) -> None:
     """Hold the records of an appointment's patients, so that no news of them passes by between judging and booking."""
-    if _remembered.get() is None:
+    if memory() is None:
         await record.transaction.lock(*(f"Patient/{id_}" for id_ in actors(appointment, "Patient")))
-
-
-async def _held(record: Record, type_: str, criteria: dict[str, str]) -> list[Resource]:
-    memory = _remembered.get()
-    if memory is None:
-        return await record.search(type_, criteria)
-    key = (type_, str(sorted(criteria.items())))
-    if key not in memory:
-        memory[key] = await record.search(type_, criteria)
-    return memory[key]
 
 
 GIVEN = ("in-progress", "on-hold", "completed", "stopped")
@@ -81,12 +55,12 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
     span = span_of(appointment)
     when = now if span is None else span[0]
     about = {"patient": f"Patient/{patient}"}
-    newest = latest_eligibility(_own(await _held(record, "RiskAssessment", about)))
-    courses = [one for one in _own(await _held(record, "EpisodeOfCare", about)) if is_course(one)]
-    consents = [one for one in _own(await _held(record, "Consent", about)) if _signed(one) <= min(when, now)]
-    plans = _own(await _held(record, "CarePlan", about))
+    newest = latest_eligibility(_own(await held(record, "RiskAssessment", about)))
+    courses = [one for one in _own(await held(record, "EpisodeOfCare", about)) if is_course(one)]
+    consents = [one for one in _own(await held(record, "Consent", about)) if _signed(one) <= min(when, now)]
+    plans = _own(await held(record, "CarePlan", about))
     order = await _order(record, appointment)
-    appointments = await record.search("Appointment", about)
+    appointments = await held(record, "Appointment", about)
     preparing = [
         one
         for one in appointments
@@ -141,13 +115,13 @@ def _orders_named(appointment: Resource) -> list[str]:
 
 async def _order(record: Record, appointment: Resource) -> Resource | None:
     named = _orders_named(appointment)
-    return await record.get("MedicationRequest", named[0].partition("/")[2]) if named else None
+    return await got(record, "MedicationRequest", named[0].partition("/")[2]) if named else None
 
 
 async def _any_identified(record: Record, appointment: Resource, type_: str, system: str, when: datetime) -> bool:
     for id_ in actors(appointment, type_):
-        held = await record.get(type_, id_)
-        for identifier in [] if held is None else held.get("identifier", []):
+        found = await got(record, type_, id_)
+        for identifier in [] if found is None else found.get("identifier", []):
             period = period_interval(identifier.get("period", {}))
             if (
                 identifier.get("system") == system
@@ -161,7 +135,7 @@ async def _any_identified(record: Record, appointment: Resource, type_: str, sys
 async def _weighed(record: Record, about: dict[str, str], when: datetime) -> datetime | None:
     taken = (
         effective_start(one)
-        for one in await _held(record, "Observation", {**about, "code": WEIGHT.token()})
+        for one in await held(record, "Observation", {**about, "code": WEIGHT.token()})
         if one["status"] in ("final", "amended", "corrected") and "valueQuantity" in one
     )
     return max((one for one in taken if one is not None and one <= when), default=None)
@@ -183,7 +157,7 @@ async def _near(
     ]
     found = [Near(f"Appointment/{one['id']}", span[0]) for one, span in booked]
     visits = [span for _, span in booked] + [span for span in (span_of(appointment),) if span is not None]
-    for dose in await _held(record, "MedicationAdministration", about):
+    for dose in await held(record, "MedicationAdministration", about):
         start = effective_start(dose)
         if dose["status"] not in GIVEN or start is None or any(low <= start < high for low, high in visits):
             continue

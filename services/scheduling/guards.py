@@ -20,7 +20,8 @@ from services.scheduling.booking import (
     shut,
 )
 from services.scheduling.ground import ground_of, lock_patients, patient_in, start_of
-from services.scheduling.rules.booking import INTENDED, Span, is_new_intent, no_time, span_of
+from services.scheduling.memory import memory
+from services.scheduling.rules.booking import INTENDED, Span, is_new_intent, no_time, span_of, watched_over
 from services.scheduling.rules.ground import not_one_patient, unmet
 from services.scheduling.setting import Setting
 from services.scheduling.slots import follow_bookings
@@ -50,7 +51,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
 
 async def _booking(change: Change, record: Record, setting: Setting) -> None:
-    owner, after = f"Appointment/{change.id}", change.after
+    owner, after, kept = f"Appointment/{change.id}", change.after, memory()
     if (
         change.before is not None
         and change.before["status"] in INTENDED
@@ -60,7 +61,7 @@ async def _booking(change: Change, record: Record, setting: Setting) -> None:
     if after is None or not occupies(after):
         if occupies(change.before):
             await let_go(record, owner)
-            await follow_bookings(record, change.before, None, setting)
+            await follow_bookings(record, [change.before], setting)
         return
     intent = is_new_intent(change.before, after)
     if not intent and change.before is not None and not _moved(change.before, after):
@@ -68,9 +69,10 @@ async def _booking(change: Change, record: Record, setting: Setting) -> None:
     issues: list[Issue] = []
     if intent:
         patients = [f"Patient/{one}" for one in actors(after, "Patient")]
-        stands_on_news = visit_of(after) in setting.policy.prerequisites
-        await record.require_current(setting.news if stands_on_news else None, *patients)
-        await lock_patients(record, after)
+        if kept is None:  # else the operation has done both for all its visits
+            stands_on_news = visit_of(after) in setting.policy.prerequisites
+            await record.require_current(setting.news if stands_on_news else None, *patients)
+            await lock_patients(record, after)
         issues = await _judged(change.id, after, record, setting)
     found = await hold(record, owner, await needed(record, after, setting))
     about_to_be = (start := start_of(after)) is not None and start >= setting.clock()
@@ -81,7 +83,10 @@ async def _booking(change: Change, record: Record, setting: Setting) -> None:
             raise Unprocessable(issues)
     if found:
         await held_twice(change.id, after, standing, record, setting)
-    await follow_bookings(record, change.before, after, setting)
+    if kept is not None:
+        kept.booked.append(after)  # whose operation brings the Slots of all of them up to date
+        return
+    await follow_bookings(record, [change.before, after], setting)
 
 
 async def _settle(id_: str, record: Record, setting: Setting) -> None:
@@ -166,7 +171,7 @@ def _closes(slot: Resource) -> bool:
 def _require_places(slot: Resource, names: Sequence[str], setting: Setting) -> None:
     visit = setting.policy.visits.get(visit_of_slot(slot) or "")
     staff = sum(name.startswith("Practitioner/") for name in names)
-    most = 0 if visit is None else min(visit.group, staff * visit.patients_per_monitor)
+    most = 0 if visit is None else watched_over(names, visit)
     if not 0 < places_of(slot) <= most:
         raise Unprocessable(
             f"A group session of this kind with {staff} of the staff in its Schedule has from 1 to {most} places, and "

@@ -21,6 +21,7 @@ from services.scheduling.appointments import (
     written,
 )
 from services.scheduling.finding import Asked, board_of, visit_asked
+from services.scheduling.groups import group_places
 from services.scheduling.parameters import Given
 from services.scheduling.rules.finding import best
 from services.scheduling.setting import Setting
@@ -55,6 +56,8 @@ FIND: Final[Mapping[str, str]] = {
     "order": "reference",
     "virtual": "boolean",
     "minutes": "number",
+    "group": "boolean",
+    "places": "number",
     "max": "number",
 }
 BOOK: Final[Mapping[str, str]] = {
@@ -82,6 +85,10 @@ async def find(call: OperationCall, record: Record, setting: Setting) -> Resourc
         by_video,
         given.number("minutes", kind.minutes, MOST * kind.minutes),
     )
+    if given.flag("group"):
+        places = given.number("places", 1, MOST)
+        open_ = await group_places(record, asked, order, places, setting)
+        return answered(open_[: given.number("max", USUAL, MOST)], [] if open_ else [_no_group(asked, places)])
     board = await board_of(record, asked, setting)
     wanted = board.wanted(visit, kind, asked)
     options = wanted.options(board.grid, board.grid.everything)
@@ -101,6 +108,15 @@ async def find(call: OperationCall, record: Record, setting: Setting) -> Resourc
         severity="information",
     )
     return answered([], [nothing])
+
+
+def _no_group(asked: Asked, places: int) -> Issue:
+    return Issue(
+        f"No group session of {asked.visit} from {zulu(asked.low)} to {zulu(asked.high)} has {places} places free, or "
+        "the patient is taken. Ask for another time, or have a Slot of type kap-group in a Schedule with its staff.",
+        code="not-found",
+        severity="information",
+    )
 
 
 async def hold(call: OperationCall, record: Record, setting: Setting) -> Resource:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from services.scheduling.booking import is_group
+from services.scheduling.finding import unreadable_hours
 from services.scheduling.rules.availability import hours_in, working_of
 from services.scheduling.rules.booking import booked_actors, name_of, span_of
 from services.scheduling.setting import Setting
@@ -13,7 +15,6 @@ from shared.fhir.codes import ID_SLOT
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import reference
-from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import identifier
 from shared.runtime.raising import content_of, own_work
 from shared.runtime.record import Record
@@ -22,11 +23,11 @@ from shared.store.bookings import busy
 SHOWN = ("free", "busy", "busy-tentative")
 
 
-async def follow_bookings(record: Record, before: Resource | None, after: Resource | None, setting: Setting) -> None:
-    """Bring the Slots of everybody in an appointment to what is booked: busy, or free again."""
+async def follow_bookings(record: Record, visits: Iterable[Resource | None], setting: Setting) -> None:
+    """Bring the Slots of everybody in these visits, as they were and are, to what is booked: busy, or free again."""
     names: set[str] = set()
     times: list[datetime] = []
-    for one in (before, after):
+    for one in visits:
         if one is not None and (span := span_of(one)) is not None:
             names.update(name for name in booked_actors(one) if not name.startswith("Patient/"))
             times.extend(span)
@@ -76,9 +77,7 @@ async def generate(
     try:
         working = working_of(schedule, setting.policy.zone.name)
     except ValueError as error:
-        raise Unprocessable(
-            f"The hours of Schedule/{schedule['id']} cannot be used: {error}.", expression=["Schedule.extension"]
-        ) from None
+        raise unreadable_hours(schedule, error) from None
     names = actors_in(schedule)
     taken = await busy(record.transaction, names, low, high)
     held = {

@@ -119,7 +119,7 @@ def _evidence(finding: Finding) -> str:
 def _no_route(policy: OrderPolicy, where: str) -> Issue:
     return Issue(
         "An order of ketamine needs its route as a SNOMED CT code that the clinic's policy knows "
-        f"({', '.join(sorted({dose.route for dose in policy.doses.values()}))}).",
+        f"({', '.join(sorted({dose.route for dose in policy.doses.values()}))}). Give dosageInstruction.route.",
         code="business-rule",
         expression=(where,),
         rule="RX-ROUTE",
@@ -140,7 +140,7 @@ def check_dosage(
     amounts = list(amounts_of(dosage))
     if not amounts:
         yield Issue(
-            f"An order of {drug} needs its dose as doseAndRate.doseQuantity in mg or mg/kg (UCUM).",
+            f"An order of {drug} needs its dose as doseAndRate.doseQuantity in mg or mg/kg (UCUM). Give it.",
             code="business-rule",
             expression=(f"{where}.doseAndRate",),
             rule="RX-DOSE",
@@ -204,7 +204,7 @@ def check_consent(consent: Resource, policy: OrderPolicy) -> list[Issue]:
         lacking.append(("the category LOINC 64293-4 (procedure consent)", "Consent.category"))
     return [
         Issue(
-            f"A consent to treatment needs {what}.",
+            f"A consent to treatment needs {what}. Add it, or leave the consent a draft.",
             code="business-rule",
             expression=(where,),
             rule="C-CONSENT",

@@ -27,7 +27,8 @@ def check_privacy(consent: Resource) -> list[Issue]:
             Issue(
                 "This consent is none of the patterns that this clinic can enforce: P1 permit treatment, payment and "
                 "operations; P2 permit named recipients; P3 the same without substance use data; P4 without "
-                "psychotherapy notes; P5 42 CFR Part 2; P6 emergency only; P7 opt-out; P8 not to payers; P9 research.",
+                "psychotherapy notes; P5 42 CFR Part 2; P6 emergency only; P7 opt-out; P8 not to payers; P9 research. "
+                "Write it as one of these.",
                 code="business-rule",
                 expression=("Consent.provision",),
                 rule="P-PATTERN",
@@ -118,7 +119,7 @@ def _purposes(provision: Mapping[str, Any]) -> set[str]:
 
 def _issue(said: str, where: str) -> Issue:
     return Issue(
-        f"A privacy consent {said}.",
+        f"A privacy consent {said}. Correct it, or leave it a draft.",
         code="business-rule",
         expression=(f"Consent.{where}",),
         rule="P-PCF",

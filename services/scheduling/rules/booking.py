@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from services.scheduling.rules.policy import Need, SchedulingPolicy
+from services.scheduling.rules.policy import Need, SchedulingPolicy, Visit
 from shared.fhir.codes import KAP, VIRTUAL
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
@@ -138,7 +138,7 @@ def taken(resource: str, start: datetime, end: datetime, *, closed: bool) -> Iss
 def no_time() -> Issue:
     """Return the refusal of a booking without a start before its end."""
     return Issue(
-        "A booked visit needs its start and a later end.",
+        "A booked visit needs its start and a later end. Give both.",
         code="required",
         expression=("Appointment.start", "Appointment.end"),
         rule="S-TIME",
@@ -157,3 +157,20 @@ def is_new_intent(before: Resource | None, after: Resource | None) -> bool:
     if before is None or before.get("status") not in INTENDED or before["status"] != after["status"]:
         return True
     return any(before.get(element) != after.get(element) for element in JUDGED)
+
+
+def watched_over(names: Iterable[str], visit: Visit) -> int:
+    """Return how many patients a group session of a kind has at the most, with these people and this room."""
+    staff = sum(name.startswith("Practitioner/") for name in names)
+    return min(visit.group, staff * visit.patients_per_monitor)
+
+
+def no_groups(name: str, visit: Visit) -> Issue:
+    """Return the refusal of a group session of a kind that is not held in groups."""
+    return Issue(
+        f"Visits of the kind {name} are not held in groups. Leave out the parameter group.",
+        code="business-rule",
+        expression=("Parameters.parameter",),
+        rule="S-GROUP",
+        source=visit.source,
+    )

@@ -56,7 +56,7 @@ class Laying:
         grid: the time.
         begin: nothing is laid before it.
         sessions: how many dosing sessions.
-        least: the least time between two of them, by route.
+        least: the least time between two of them, by route and by the patient's plan.
         continuity: how much later a visit may be to be with somebody whom the patient knows.
 
     """
@@ -106,7 +106,8 @@ class Laying:
                 low, high = anchor + _hours(step.earliest_hours), anchor + _hours(step.latest_hours)
             else:
                 between = max(_hours(step.between_hours), self._least if step.count is None else timedelta(0))
-                low, high = before + between, before + _hours(step.latest_hours)
+                low = before + between
+                high = low + max(_hours(step.latest_hours) - _hours(step.between_hours), timedelta(0))
             if not self._place(name, step, number, low, high):
                 return
 

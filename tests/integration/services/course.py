@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pytest
 
 from shared.events.handler import Outcome, Position
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.extraction import compartment_key
 from shared.fhir.json import Resource, parse
+from shared.fhir.outcome import Unprocessable
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.record import Record, open_record
@@ -19,9 +23,12 @@ from shared.runtime.service import OperationCall, Service
 from shared.store.access import Access
 from shared.store.store import Store
 from shared.testing.knowledge import all_is_heard
+from shared.testing.refusals import lacking
 
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 ACCESS = Access.unrestricted()
+TOLD_IN_FULL = ("intake", "scheduling")
+"""Services of which every refusal by rule is looked at: rule, source, place, and what to do."""
 CORE_CATEGORY = "http://hl7.org/fhir/us/core/CodeSystem/careplan-category"
 
 
@@ -104,8 +111,16 @@ class Opened:
         assert found is not None
         return found
 
-    def record(self, key: str) -> Any:
-        return open_record(self.service, self.store, ACCESS, keys=[key])
+    @asynccontextmanager
+    async def record(self, key: str) -> AsyncIterator[Record]:
+        """Open a transaction; a refusal by rule of intake or scheduling says all that it has to."""
+        try:
+            async with open_record(self.service, self.store, ACCESS, keys=[key]) as record:
+                yield record
+        except Unprocessable as refused:
+            if self.service.name in TOLD_IN_FULL and lacking(refused):
+                pytest.fail(f"A refusal does not say {lacking(refused)}.")
+            raise
 
     async def count(self) -> int:
         """Return how many events the service has committed."""

@@ -1,0 +1,79 @@
+"""Every refusal by rule of intake and scheduling names its rule and source, says where, and what to do.
+
+Goes over the source: every `Unprocessable` and `Issue` that the two services make. What their tests meet at run time is
+looked at, too (`tests/integration/services/course.py`).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from shared.testing.refusals import tells_what_to_do
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ("intake", "scheduling")
+NAMED = {"rule", "source", "expression"}
+SAID_BY_CALLER = "said", "text", "issue.diagnostics"
+"""Where a function of its own makes the issue, and its callers say the sentence."""
+
+
+class Made(NamedTuple):
+    """A refusal in the source: where, the names of its arguments, its sentence, whether that is a literal."""
+
+    where: str
+    given: set[str]
+    said: str
+    literal: bool
+
+
+def sentence(node: ast.expr) -> str:
+    """Return the words of a literal or formatted string; what is put into it is a dot."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(one.value) if isinstance(one, ast.Constant) else "·" for one in node.values)
+    return ""
+
+
+def refusals(service: str) -> Iterator[Made]:
+    for path in sorted((ROOT / "services" / service).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
+                continue
+            first, given = node.args[0], {one.arg for one in node.keywords if one.arg}
+            severity = [sentence(one.value) for one in node.keywords if one.arg == "severity"]
+            is_words = isinstance(first, ast.Constant | ast.JoinedStr)
+            if node.func.id not in ("Issue", "Unprocessable") or severity or len(node.args) > 1:
+                continue
+            if node.func.id == "Unprocessable" and not is_words:
+                continue  # of issues that are made elsewhere
+            where = f"{path.relative_to(ROOT)}:{node.lineno}"
+            yield Made(where, given, sentence(first) if is_words else ast.unparse(first), is_words)
+
+
+ALL = [one for service in SERVICES for one in refusals(service)]
+
+
+def test_there_are_refusals_to_look_at():
+    assert len(ALL) > 40
+    assert {one.where.split("/")[1] for one in ALL} == set(SERVICES)
+
+
+@pytest.mark.parametrize("made", ALL, ids=lambda made: made.where)
+def test_each_refusal_names_its_rule_its_source_and_its_place(made):
+    assert made.given >= NAMED
+
+
+@pytest.mark.parametrize("made", [one for one in ALL if one.literal], ids=lambda made: made.where)
+def test_each_refusal_says_what_to_do(made):
+    assert tells_what_to_do(made.said), made.said
+
+
+@pytest.mark.parametrize("made", [one for one in ALL if not one.literal], ids=lambda made: made.where)
+def test_where_the_sentence_is_the_callers_that_is_known_here(made):
+    assert made.said in SAID_BY_CALLER
