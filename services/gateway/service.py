@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from starlette.routing import Route
+
+from services.gateway.calendars import calendar_route
 from services.gateway.catalog import TYPES
 from services.gateway.forward import GatewayBackend
 from services.gateway.operations import OPERATIONS
@@ -36,4 +39,11 @@ def create(settings: Settings) -> App:
         parts.closing.push_async_callback(client.aclose)
         return GatewayBackend(parts.service, parts.store, Owners(client, urls))
 
-    return App(SERVICE, settings, backend=backend, shows_copies=True)
+    def routes(parts: Parts) -> list[Route]:
+        if "scheduling" not in urls:
+            return []
+        client = open_client()
+        parts.closing.push_async_callback(client.aclose)
+        return [calendar_route(client, urls["scheduling"])]
+
+    return App(SERVICE, settings, backend=backend, routes=routes, shows_copies=True)
