@@ -192,7 +192,15 @@ async def test_what_is_below_a_code_of_a_rule_is_found_by_the_terminology_the_cl
         await intake.create(screening(who))
         assert outcome(await intake.call("screen", who)) == "eligible"
         found = await intake.create(condition(who, "900000000000001"))
-        assert outcome(await latest(intake, who)) == "eligible", "a code above which nothing is known"
+        assert outcome(await latest(intake, who)) == "needs-decision", "a code that nothing here knows asks a person"
+        (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+        assert issue["code"]["coding"][0]["code"] == "UNCODED"
+        assert issue["implicated"] == [about(found)]
+        await loaded(dsn, codes.SNOMED, {"900000000000001": "900000000000002"})
+        assessment = await intake.call("screen", who)
+        assert outcome(assessment) == "eligible", "it is known now, and speaks for no rule"
+        again = await replayed(intake, assessment)
+        assert (again["same"], again["outcome"]) == (True, "eligible"), again
         await loaded(dsn, codes.SNOMED, {"900000000000001": "900000000000002", "900000000000002": "67362008"})
         assessment = await intake.call("screen", who)
         assert outcome(assessment) == "not-eligible"

@@ -13,13 +13,17 @@ from shared.fhir import codes
 from shared.fhir.outcome import Unprocessable
 from tests.integration.services.course import (
     START,
+    about,
     appointment,
     care_plan,
     consent,
     eligible,
     order,
+    patient,
     planned,
+    referral,
     screening,
+    site,
     weight,
 )
 
@@ -232,3 +236,62 @@ async def test_a_booking_moved_to_another_time_is_judged_again(bench, clock, int
     moved = appointment(who, ordered, NEXT_DAY + timedelta(days=1))
     with pytest.raises(Unprocessable):
         await scheduling.update({**booked, "start": moved["start"], "end": moved["end"]})
+
+
+SPRAVATO = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray")
+
+
+async def test_esketamine_is_booked_in_a_certified_setting_for_an_enrolled_patient_only(
+    bench, clock, intake, scheduling
+):
+    who = await intake.create(patient())
+    await intake.create(referral(who))
+    await intake.create(screening(who, clock.now))
+    drug = {"name": "drug", "valueCode": "esketamine"}
+    await intake.call("screen", who, drug, {"name": "route", "valueCode": codes.ROUTE_NASAL.code})
+    signed = consent(who, codes.ROUTE_NASAL)
+    await intake.create({**signed, "category": [*signed["category"], SPRAVATO.concept()]})
+    await intake.create(care_plan(who))
+    sprayed = SPRAVATO.concept()
+    ordered = await intake.create(order(who, 56, codes.ROUTE_NASAL, medicationCodeableConcept=sprayed))
+    room = await intake.create(
+        site(identifier=[{"system": codes.ID_REMS_SITE, "value": "R", "period": {"end": "2026-11-30"}}])
+    )
+    plain = await intake.create({"resourceType": "Location", "name": "Not certified"})
+    await bench.deliver(intake, scheduling)
+
+    def wanted(where, start=NEXT_DAY):
+        made = appointment(who, ordered, start)
+        made["participant"][2]["actor"] = about(where)
+        return made
+
+    async def refused(made, *said):
+        with pytest.raises(Unprocessable) as error:
+            await scheduling.create(made)
+        (issue,) = error.value.issues
+        assert issue.rule == "S-REMS"
+        assert all(one in issue.diagnostics for one in said)
+        assert "spravatorems" in issue.source
+
+    await refused(wanted(plain), "not certified", "not enrolled")
+    await refused(wanted(room), "not enrolled")
+    enrolled = {"system": codes.ID_REMS_PATIENT, "value": "P-1"}
+    who = await intake.update({**who, "identifier": [*who["identifier"], enrolled]})
+    await bench.deliver(intake, scheduling)
+    await refused(wanted(plain), "not certified")
+    await refused(wanted(room, START + timedelta(days=12)), "not certified")
+    booked = await scheduling.create(wanted(room))
+    assert booked["status"] == "booked"
+    await intake.update({**room, "identifier": [{"system": "urn:other", "value": "1"}]})
+    await bench.deliver(intake, scheduling)
+    (flag,) = await scheduling.search("Flag", patient=who["id"])
+    assert "S-REMS" in flag["code"]["text"]
+
+
+async def test_a_referral_alone_is_no_course_that_a_dose_could_be_booked_in(bench, clock, intake, scheduling):
+    who = await intake.create(patient())
+    await intake.create(referral(who))
+    await bench.deliver(intake, scheduling)
+    with pytest.raises(Unprocessable) as error:
+        await scheduling.create(appointment(who, None, NEXT_DAY))
+    assert {"S-EPISODE", "S-ELIGIBLE", "S-CONSENT", "S-PLAN", "S-ORDER"} <= rules_of(error)

@@ -14,7 +14,7 @@ from shared.fhir.dates import interval, zulu
 from shared.fhir.kap import visit_of
 from shared.fhir.outcome import BadRequest, Unprocessable
 from shared.store.connection import retry_conflicts
-from tests.integration.services.course import START, about, consent, eligible, planned
+from tests.integration.services.course import START, about, consent, eligible, milligrams, planned
 
 HOURS = (("08:00:00", "12:00:00"), ("13:00:00", "18:00:00"))
 WORKDAYS = ("mon", "tue", "wed", "thu", "fri")
@@ -434,3 +434,45 @@ async def test_a_consent_from_elsewhere_or_of_tomorrow_is_no_ground(bench, clock
     _, rules = told(await clinic.ask("prerequisites", "Appointment", ref("patient", f"Patient/{who['id']}")))
     assert rules[rule]["met"]["valueBoolean"] is False
     assert about(who)
+
+
+async def test_a_course_is_laid_as_the_patients_plan_says_how_many_and_how_far_apart(bench, clock, intake, clinic):
+    who, _, parameters = await ready(bench, clock, intake, clinic)
+    personal = (
+        {"name": "template", "valueCode": "ketamine-im"},
+        {"name": "sessions", "valuePositiveInt": 2},
+        {"name": "days-between", "valuePositiveInt": 9},
+        {"name": "dose", "valueQuantity": milligrams(1, "mg/kg")},
+        {"name": "goal", "valueString": "To sleep"},
+        {"name": "status", "valueCode": "active"},
+        *(
+            {"name": "member", "part": [code("role", role), ref("reference", f"Practitioner/{role}")]}
+            for role in ("prescriber", "therapist", "monitor")
+        ),
+    )
+    await intake.call("plan", who, *personal)
+    await bench.deliver(intake, clinic)
+    made = found(await clinic.ask("book-series", "Appointment", *parameters))
+    doses = [interval(one["start"])[0] for one in made if visit_of(one) == "kap-dosing"]
+    assert len(doses) == 2
+    assert doses[1] - doses[0] >= timedelta(days=9)
+
+
+@pytest.mark.parametrize(
+    ("day", "first"),
+    [
+        ("2027-03-13", "2027-03-13T14:00"),  # Eastern standard time
+        ("2027-03-14", "2027-03-14T13:00"),  # the clocks went forward in the night: nine o'clock is an hour earlier
+        ("2027-11-06", "2027-11-06T13:00"),  # daylight saving time
+        ("2027-11-07", "2027-11-07T14:00"),  # the clocks went back in the night
+    ],
+)
+async def test_a_time_is_found_at_the_hour_of_the_wall_clock_on_each_side_of_a_change(scheduling, day, first):
+    week = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    made = schedule("Practitioner/t", "therapist", days=week, hours=(("09:00:00", "17:00:00"),))
+    zone = {"url": codes.EXT_TIMEZONE, "valueCode": "America/New_York"}
+    await scheduling.create({**made, "extension": [zone, *made["extension"]]})
+    low = interval(day)[0]
+    asked = (time("start", low), time("end", low + timedelta(days=1)), code("visit-type", "kap-prep"))
+    offered = found(await scheduling.ask("find", "Appointment", *asked))
+    assert offered[0]["start"].startswith(first)

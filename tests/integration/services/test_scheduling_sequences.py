@@ -24,7 +24,7 @@ from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.extraction import compartment_key
 from shared.fhir.json import dump
-from shared.fhir.kap import visit_of
+from shared.fhir.kap import stage_extension, visit_of
 from shared.fhir.outcome import FhirError
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.policy import load_policy
@@ -69,6 +69,7 @@ NEWS = {
     "not eligible": lambda name: assessment(name, "not-eligible"),
     "course runs": lambda name: course(name, "active"),
     "course on hold": lambda name: course(name, "onhold"),
+    "only referred": lambda name: {**course(name, "planned"), "extension": [stage_extension("referred", zulu(START))]},
     "consent": lambda name: consent(who(name)),
     "consent withdrawn": lambda name: consent(who(name), status="inactive"),
     "consent from elsewhere": lambda name: consent(who(name), meta={"source": "urn:hospital"}),

@@ -13,6 +13,7 @@ from shared.fhir.dates import interval, zulu
 from shared.fhir.outcome import Unprocessable
 from shared.notify.sending import Sending
 from shared.runtime.timers import run_once
+from tests.integration.services.at_intake import taking
 from tests.integration.services.course import START, appointment, consent, planned
 from tests.integration.services.test_scheduling_operations import code, found, ref, schedule, span
 
@@ -256,3 +257,22 @@ async def attempt(scheduling, resource):
     except Unprocessable as error:
         return {issue.rule for issue in error.issues}
     return set()
+
+
+async def test_who_is_to_hold_a_medicine_is_told_for_how_long_and_never_which(bench, intake, scheduling, clock):
+    who, _, _ = await dosing(bench, intake, scheduling, clock, 3 * DAY)
+    await intake.create(taking(who, "6470", "Lorazepam"))
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    held = [one["valueDuration"] for one in issue["extension"] if one["url"] == codes.EXT_HOLD_BEFORE]
+    assert [(one["value"], one["code"]) for one in held] == [(24, "h")]
+    await bench.deliver(intake, scheduling)
+    await pass_time(scheduling, clock, "messages", hours=1)
+    said = [
+        one["payload"][0]["contentString"]
+        for one in await scheduling.search("Communication", patient=who["id"])
+        if one["category"][0]["coding"][0]["code"] == "instruction"
+    ]
+    assert len(said) == 1
+    assert "held for 24 hours" in said[0]
+    assert "orazepam" not in said[0]
+    assert "enzo" not in said[0]
