@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from services.intake.course import courses_of
 from services.intake.setting import Setting
 from shared.fhir.codes import FULFILL, ID_TASK, REFERRAL_STATUS
 from shared.fhir.dates import zulu
@@ -51,19 +52,36 @@ REFERRERS: Final = ("Practitioner", "PractitionerRole", "Organization")
 
 
 async def follow_referral(change: Change, record: Record, setting: Setting) -> None:
-    """Bring the referral of a course that is about to change to where the course is, and tell who referred."""
-    course, now = change.after, setting.clock()
+    """Bring the referral of a course that is about to change to where the course is, and tell who referred.
+
+    A referral that is itself about to be written is followed by `acknowledge`.
+    """
+    course = change.after
     if course is None or not is_course(course) or course["status"] == "entered-in-error":
         return
     for one in course.get("referralRequest", []):
         id_ = id_in(one, "ServiceRequest")
         referral = None if id_ is None else await record.get("ServiceRequest", id_)
-        if referral is not None and "requester" in referral and not _by_patient(referral):
-            await _report(referral, course, record, now)
-            await _tell(referral, {**course, "id": change.id}, change.before, record, now)
+        if referral is not None:
+            await _follow(referral, {**course, "id": change.id}, change.before, record, setting.clock())
         if referral is not None and stage_of(course) == "finished" and referral["status"] == "active":
             with own_work():
                 await record.update(content_of({**referral, "status": "completed"}))
+
+
+async def acknowledge(change: Change, record: Record, setting: Setting) -> None:
+    """Report of the course that a new referral, which is about to be written, has opened."""
+    if change.before is not None or change.after is None:
+        return
+    for course in await courses_of(record, str(patient_of(change.after))):
+        if any(id_in(one, "ServiceRequest") == change.id for one in course.get("referralRequest", [])):
+            await _follow({**change.after, "id": change.id}, course, None, record, setting.clock())
+
+
+async def _follow(referral: Resource, course: Resource, before: Resource | None, record: Record, now: datetime) -> None:
+    if "requester" in referral and not _by_patient(referral):
+        await _report(referral, course, record, now)
+        await _tell(referral, course, before, record, now)
 
 
 def _by_patient(referral: Resource) -> bool:
@@ -96,7 +114,7 @@ async def _report(referral: Resource, course: Resource, record: Record, now: dat
         if held is None:
             await record.create(wanted)
         elif (held["status"], held.get("businessStatus")) != (status, wanted["businessStatus"]):
-            kept = {"id": held["id"], "authoredOn": held["authoredOn"], "lastModified": zulu(now)}
+            kept = {**{name: held[name] for name in ("id", "authoredOn", "for")}, "lastModified": zulu(now)}
             await record.update({**wanted, **kept})
 
 

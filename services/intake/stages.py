@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from services.intake.course import bring_up_to_date, is_screening, subject_id
 from services.intake.planning import guard_plan
-from services.intake.referrals import follow_referral
+from services.intake.referrals import acknowledge, follow_referral
 from services.intake.rules.course import UNDECIDED, may_move, statuses_of
 from services.intake.setting import Setting
 from shared.fhir.json import Resource
@@ -36,6 +36,7 @@ def course_guards(setting: Setting) -> Mapping[str, Guard]:
         concerned = any(is_referral(one) for one in (change.before, change.after) if one is not None)
         if concerned and patient is not None and not is_own_work():
             await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)
+            await acknowledge(change, record, setting)
 
     async def plan(change: Change, record: Record) -> None:
         await guard_plan(change, record, setting)

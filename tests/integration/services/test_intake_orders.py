@@ -237,7 +237,7 @@ async def test_esketamine_is_ordered_for_a_certified_setting_only(intake, clock,
 
 async def test_a_dose_begins_low_and_rises_by_steps_over_what_was_ordered_before(intake, clock):
     who = await eligible(intake, clock)
-    await intake.create(weight(who, 100))
+    await intake.create(weight(who, 100, on="2026-11-15"))
     with pytest.raises(Unprocessable, match="none before") as error:
         await intake.create(order(who, 110))
     assert rules_of(error) == {"RX-TITRATION"}
@@ -255,7 +255,7 @@ def in_all(count):
 
 async def test_after_so_many_sessions_somebody_looks_whether_more_are_needed(intake, clock):
     who = await eligible(intake, clock)
-    await intake.create(weight(who))
+    await intake.create(weight(who, on="2026-11-15"))
 
     def series(count, on):
         made = order(who, authoredOn=on)

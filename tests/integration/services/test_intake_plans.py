@@ -52,7 +52,7 @@ async def test_a_plan_is_made_from_the_template_of_drug_route_and_condition_and_
         *AGREED,
         given("goal", "To ride the bus"),
         step(1, 0.5),
-        step(2, 0.9),
+        step(2, 0.75),
         given("therapy", "EMDR with her own therapist"),
         given("integration", 3),
     )
@@ -69,7 +69,7 @@ async def test_a_plan_is_made_from_the_template_of_drug_route_and_condition_and_
     doses = planned_doses(plan)
     assert [(one.session, one.sessions, one.quantity["value"], one.days) for one in doses] == [
         (1, 1, 0.5, 7),
-        (2, 2, 0.9, 7),
+        (2, 2, 0.75, 7),
     ]
     details = [one["detail"] for one in plan["activity"]]
     assert "EMDR with her own therapist" in [one["description"] for one in details]
