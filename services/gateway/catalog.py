@@ -75,6 +75,11 @@ FORWARDED: dict[str, tuple[Operation, ...]] = {
             definition="http://hl7.org/fhir/OperationDefinition/Patient-match",
         ),
         _forwarded("merge", "Patient", "Joins two records of one person by Patient.link.", level="type"),
+        _forwarded(
+            "plan",
+            "Patient",
+            "Makes the plan of a course from a template, personal, with the patient's goals and the team.",
+        ),
         _forwarded("unmerge", "Patient", "Parts two records that were joined.", level="type"),
         _forwarded("replay", "RiskAssessment", "Makes the decision of a screening again.", reads=True),
         *(
