@@ -14,7 +14,7 @@ from shared.fhir.dates import interval, zulu
 from shared.fhir.kap import visit_of
 from shared.fhir.outcome import BadRequest, Unprocessable
 from shared.store.connection import retry_conflicts
-from tests.integration.services.course import START, about, consent, eligible, milligrams, planned
+from tests.integration.services.course import START, about, appointment, consent, eligible, milligrams, planned
 
 HOURS = (("08:00:00", "12:00:00"), ("13:00:00", "18:00:00"))
 WORKDAYS = ("mon", "tue", "wed", "thu", "fri")
@@ -476,3 +476,33 @@ async def test_a_time_is_found_at_the_hour_of_the_wall_clock_on_each_side_of_a_c
     asked = (time("start", low), time("end", low + timedelta(days=1)), code("visit-type", "kap-prep"))
     offered = found(await scheduling.ask("find", "Appointment", *asked))
     assert offered[0]["start"].startswith(first)
+
+
+def of_group(slot):
+    return {
+        "resourceType": "Slot",
+        "status": "free",
+        "start": zulu(START),
+        "end": zulu(START + timedelta(hours=1)),
+        **slot,
+    }
+
+
+async def test_what_is_named_and_is_not_there_is_refused_by_its_rule(scheduling):
+    kind = code("visit-type", "kap-prep")
+
+    async def refused(work, rule):
+        with pytest.raises(Unprocessable) as error:
+            await work
+        assert rules_of(error) == {rule}
+
+    await refused(scheduling.ask("find", "Appointment", *span(0, 3), code("visit-type", "kap-dance")), "S-KIND")
+    await refused(scheduling.ask("find", "Appointment", *span(3, 1), kind), "S-WINDOW")
+    visit = appointment({"resourceType": "Patient", "id": "a"}, None, START + timedelta(days=1), visit=codes.VISIT_PREP)
+    await refused(scheduling.create({**visit, "slot": [{"reference": "Slot/none"}]}), "S-SLOT")
+    away = {"schedule": {"reference": "Schedule/none"}, "status": "busy-unavailable"}
+    await refused(scheduling.create(of_group(away)), "S-SLOT")
+    wrong = schedule("Practitioner/t", "therapist")
+    zone = {"url": codes.EXT_TIMEZONE, "valueCode": "Mars/Olympus"}
+    await scheduling.create({**wrong, "extension": [zone, *wrong["extension"]]})
+    await refused(scheduling.ask("find", "Appointment", *span(0, 3), kind), "S-HOURS")
