@@ -479,13 +479,8 @@ async def test_a_time_is_found_at_the_hour_of_the_wall_clock_on_each_side_of_a_c
 
 
 def of_group(slot):
-    return {
-        "resourceType": "Slot",
-        "status": "free",
-        "start": zulu(START),
-        "end": zulu(START + timedelta(hours=1)),
-        **slot,
-    }
+    hour = {"start": zulu(START), "end": zulu(START + timedelta(hours=1))}
+    return {"resourceType": "Slot", "status": "free", **hour, **slot}
 
 
 async def test_what_is_named_and_is_not_there_is_refused_by_its_rule(scheduling):
