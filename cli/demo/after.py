@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from datetime import datetime
+from random import Random
 
-from cli.demo.patients import Person
+from cli.demo.patients import Person, spread
 from cli.demo.resources import answer, identifier, instant, parameters, reference, response
 from shared.fhir.codes import BASE, DISCHARGE_QUESTIONNAIRE, LOINC, PHQ9_QUESTIONNAIRE, Code
 from shared.fhir.json import Resource
@@ -24,6 +25,14 @@ CSSRS_QUESTIONNAIRE = f"{BASE}/Questionnaire/c-ssrs-screener"
 CADSS6_ITEMS = ("cadss-1", "cadss-2", "cadss-6", "cadss-7", "cadss-15", "cadss-22")
 CSSRS_ITEMS = ("93246-7", "93247-5", "93267-3")
 """The wish to be dead, thoughts of suicide, behaviour: where the second is no, those between are not asked."""
+SINCE_QUESTIONNAIRE = f"{BASE}/Questionnaire/c-ssrs-since-last-contact"
+SINCE_ITEMS = ("cssrs-slc-1", "cssrs-slc-2", "cssrs-slc-6")
+GAD7_QUESTIONNAIRE = f"{BASE}/Questionnaire/gad-7"
+GAD7_ITEMS = ("69725-0", "68509-9", "69733-4", "69734-2", "69735-9", "69689-8", "69736-7")
+MEQ30_QUESTIONNAIRE = f"{BASE}/Questionnaire/meq-30"
+_MEQ30_ITEMS = 30
+_ANXIETY = 0.7
+"""The GAD-7 total of a generated patient, as a share of his PHQ-9 total."""
 REMS_LEFT = ("hypnotic", "psychostimulant", "maoi", "serious-event")
 """What a person answers on the monitoring form of the REMS, here always no."""
 
@@ -127,6 +136,30 @@ def cadss6(key: str, total: int, subject: str, encounter: str, by: str, on: date
     rated: Mapping[str, int] = {link: each + (number < rest) for number, link in enumerate(CADSS6_ITEMS)}
     items = [answer(link, valueInteger=value) for link, value in rated.items()]
     made = response(f"{key}-cadss-6", CADSS6_QUESTIONNAIRE, subject, on, items)
+    return {**made, "encounter": reference(encounter), "author": reference(by)}
+
+
+def gad7(person: Person, index: int, subject: str, on: datetime) -> Resource:
+    """Return the GAD-7 of one moment of the course: anxiety that goes with the depression."""
+    total = min(len(GAD7_ITEMS) * 3, round(sum(person.phq9[index]) * _ANXIETY))
+    values = spread(total, len(GAD7_ITEMS), 3, Random(f"{person.key}/gad-7/{index}"))  # noqa: S311 - plausible
+    items = [
+        answer(link, valueCoding=PHQ9_ANSWERS[value].coding()) for link, value in zip(GAD7_ITEMS, values, strict=True)
+    ]
+    return response(f"{person.key}-gad7-{index}", GAD7_QUESTIONNAIRE, subject, on, items)
+
+
+def meq30(key: str, subject: str, on: datetime) -> Resource:
+    """Return the MEQ-30 that the patient answers the day after a session."""
+    dice = Random(f"{key}/meq-30")  # noqa: S311 - plausible
+    items = [answer(f"meq-{number}", valueInteger=dice.randint(1, 5)) for number in range(1, _MEQ30_ITEMS + 1)]
+    return response(f"{key}-meq-30", MEQ30_QUESTIONNAIRE, subject, on, items)
+
+
+def since_last_contact(key: str, subject: str, encounter: str, by: str, on: datetime) -> Resource:
+    """Return the C-SSRS since the last contact that a clinician ran before a dose: nothing."""
+    items = [answer(link, valueCoding=_NO.coding()) for link in SINCE_ITEMS]
+    made = response(f"{key}-c-ssrs", SINCE_QUESTIONNAIRE, subject, on, items)
     return {**made, "encounter": reference(encounter), "author": reference(by)}
 
 

@@ -117,7 +117,9 @@ class Course(Visits):
         self.subject = self.told.patient = held[0].reference
         self.escort = held[-1].reference
         self.step("referred by a partner physician" if partner else "referred")
-        await self.create(after.phq9(person, 0, self.subject, on))
+        await self.all(after.phq9(person, 0, self.subject, on), after.gad7(person, 0, self.subject, on))
+        if person.story != "home":  # there it is asked for by what item 9 says
+            await self.create(after.cssrs(person, self.subject, self.team.therapist, on))
         if person.pcl5:
             await self._pcl5(0)
         if person.story == "home":
@@ -312,11 +314,18 @@ class Course(Visits):
             f"the questionnaires expected after dosing session {index} of {self.person.name}",
             lambda: self.first("Task", expected),
         )
+        await self.create(after.meq30(f"{self.person.key}-dose-{index}", self.subject, self._morning_after(index)))
         day = resources.PHQ9_DAYS[index]
         at = self.calendar.at(day, 18)
         answered = after.phq9(self.person, index, self.subject, at)
         await self.create({**answered, "encounter": reference(encounter)})
+        if index == len(self.person.sessions):
+            await self.create(after.gad7(self.person, index, self.subject, at))
         self.step(f"PHQ-9 {sum(self.person.phq9[index])}")
+
+    def _morning_after(self, index: int) -> datetime:
+        """Return a time of the day after a dosing session."""
+        return self.calendar.at(resources.DAYS["kap-dosing"][index - 1] + 1)
 
     async def _pcl5(self, index: int) -> None:
         at = self.calendar.at(resources.PCL5_DAYS[index], 18)

@@ -95,7 +95,10 @@ class Visits(Acting):
                 attempt = self._start(encounter, order, session.dose_mg, start, given)
                 await self.refused("start without blood pressure", "G-BP", attempt)
         asked = start - AFTER_ARRIVAL + _ASKED
-        await self.create(bedside.pre_dose(key, subject, encounter, asked, team.nurse, person.escort))
+        await self.all(
+            bedside.pre_dose(key, subject, encounter, asked, team.nurse, person.escort),
+            after.since_last_contact(key, subject, encounter, team.therapist, asked),
+        )
         for reading in (*session.held, session.baseline):
             at = start + timedelta(minutes=reading.minute)
             note = _HELD if reading in session.held else ""

@@ -289,11 +289,17 @@ def _note(one: Resource, known: Known) -> Iterator[Line]:
 
 
 def _flag(one: Resource, known: Known) -> Iterator[Line]:
-    when = moment(one.get("period", {}).get("start") or one["meta"]["lastUpdated"])
+    # It was raised with the finding of the same name, and stands beside it.
+    names = {each["value"] for each in one.get("identifier", [])}
+    found = [
+        known.about(each, "implicated", "evidence")
+        for each in known.of("DetectedIssue")
+        if names.intersection(name["value"] for name in each.get("identifier", []))
+    ]
     visit = known.time_of(one.get("encounter", {}).get("reference"))
-    yield Line(
-        visit or when, 65, f"FLAG     {known.said({'coding': one['code'].get('coding', [])[:1]})}: {one['status']}"
-    )
+    when = moment(one.get("period", {}).get("start") or one["meta"]["lastUpdated"])
+    said = known.said({"coding": one["code"].get("coding", [])[:1]})
+    yield Line(next((each for each in found if each), None) or visit or when, 65, f"FLAG     {said}: {one['status']}")
 
 
 LINES: Final[dict[str, Callable[[Resource, Known], Iterable[Line]]]] = {

@@ -6,7 +6,7 @@ written: a course that is charted after the fact reads as it happened.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -79,10 +79,21 @@ def _stage(extension: Mapping[str, Any]) -> str:
     return next(str(one["valueCode"]) for one in extension["extension"] if one["url"] == "stage")
 
 
+def _answered(task: Resource) -> str:
+    """Tell where a questionnaire stands that was asked for."""
+    if task["status"] == "completed":
+        return "answered"
+    if task["status"] == "cancelled":
+        return "called off"
+    return "late" if "businessStatus" in task else "ahead"
+
+
 def _foot(known: Known) -> list[str]:
     asked = [one for one in known.of("Task") if has_code(one.get("code"), EXPECT_QUESTIONNAIRE)]
-    done = [one for one in asked if one["status"] == "completed"]
-    told = ["", f"Questionnaires: {len(done)} of {len(asked)} that were asked for are answered."]
+    standing = Counter(_answered(one) for one in asked)
+    answered, late, ahead = (standing[each] for each in ("answered", "late", "ahead"))
+    said = f"{answered} answered, {late} overdue or not answered in time, {ahead} still to come"
+    told = ["", f"Questionnaires asked for: {said}."]
     flags = [one for one in known.of("Flag") if one["status"] == "active"]
     told.extend(f"Flag up: {', '.join(codes_of(one['code'], KAP)) or known.said(one['code'])}" for one in flags)
     return told

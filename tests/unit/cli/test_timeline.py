@@ -13,7 +13,7 @@ from cli.demo.resources import instant
 from cli.stack.stack import ROOT
 from cli.timeline.command import references
 from cli.timeline.told import timeline
-from shared.fhir.codes import BASE, KAP, VITAL_ALARM, rule_code
+from shared.fhir.codes import BASE, EXPECT_QUESTIONNAIRE, KAP, VITAL_ALARM, rule_code
 from shared.fhir.json import Resource
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -67,6 +67,47 @@ def test_an_alarm_stands_with_its_reading_whenever_it_was_written() -> None:
     assert told[place].startswith("  12:40")
     assert "[A-BP] high severity" in told[place]
     assert "+40 min" in told[place - 1]
+
+
+def test_a_flag_stands_with_the_finding_it_was_raised_with_and_not_at_the_beginning_of_the_visit() -> None:
+    found = record()
+    found[-2]["identifier"] = [{"system": "urn:finding", "value": "alarm:peak:A-BP"}]
+    visit = {
+        "resourceType": "Encounter",
+        "id": "v",
+        "status": "finished",
+        "class": {"code": "AMB"},
+        "type": [{"text": "Dosing session"}],
+        "period": {"start": instant(NOON - timedelta(minutes=30))},
+    }
+    flag = {
+        "resourceType": "Flag",
+        "id": "f",
+        "identifier": [{"system": "urn:flag", "value": "alarm:peak:A-BP"}],
+        "status": "active",
+        "code": VITAL_ALARM.concept(),
+        "encounter": {"reference": VISIT},
+        "period": {"start": instant(NOON + timedelta(days=9))},
+    }
+    told = timeline([*found, visit, flag])
+    alarm, raised = (next(line for line in told if word in line) for word in ("ALARM ", "FLAG "))
+    assert raised[:7] == alarm[:7] == "  12:40"
+
+
+def test_the_questionnaires_that_are_late_are_told_apart_from_those_to_come() -> None:
+    def asked(id_: str, status: str, *, late: bool = False) -> Resource:
+        code = EXPECT_QUESTIONNAIRE.concept()
+        marked = {"businessStatus": {"text": "Overdue"}} if late else {}
+        return {"resourceType": "Task", "id": id_, "status": status, "code": code, **marked}
+
+    tasks = [
+        *(asked(f"d{number}", "completed", late=number == 0) for number in range(3)),
+        *(asked("o", "requested", late=True), asked("m", "failed", late=True)),
+        *(asked(f"a{number}", "requested") for number in range(4)),
+        asked("c", "cancelled"),
+    ]
+    told = timeline([*record(), *tasks])
+    assert "Questionnaires asked for: 3 answered, 2 overdue or not answered in time, 4 still to come." in told
 
 
 def test_days_and_times_go_forward_and_deliveries_are_not_told() -> None:
