@@ -289,11 +289,11 @@ def _note(one: Resource, known: Known) -> Iterator[Line]:
 
 
 def _flag(one: Resource, known: Known) -> Iterator[Line]:
-    # It was raised with the finding of the same name, and stands beside it.
+    # It was raised with the finding or the Task of the same name, and stands beside it.
     names = {each["value"] for each in one.get("identifier", [])}
     found = [
-        known.about(each, "implicated", "evidence")
-        for each in known.of("DetectedIssue")
+        known.about(each, "implicated", "evidence", "focus")
+        for each in (*known.of("DetectedIssue"), *known.of("Task"))
         if names.intersection(name["value"] for name in each.get("identifier", []))
     ]
     visit = known.time_of(one.get("encounter", {}).get("reference"))
