@@ -78,7 +78,7 @@ async def raise_risk(
     made = task(
         name,
         patient=patient,
-        code=Code(KAP, level.task),
+        code=Code(KAP, level.task, level.title),
         description=f"{text} Source: {instrument.risk.source}.",
         now=now,
         priority=level.priority,

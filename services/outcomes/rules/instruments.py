@@ -133,6 +133,7 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         name: in identifiers.
         signs: any of them.
         task: code of the Task that is raised; one with a ladder climbs it (`policies/escalation.yaml`).
+        title: the Task's code in words.
         within_hours: when the Task is due.
         advice: what to do; the Task's description.
         safety_plan: whether a safety plan is made or offered.
@@ -143,6 +144,7 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     name: str
     signs: tuple[Sign, ...]
     task: str
+    title: str = ""
     priority: Priority
     within_hours: int
     advice: str

@@ -140,6 +140,11 @@ def test_where_item_9_is_missing_beside_items_of_another_name_it_may_be_among_th
     assert risk_in({**odd, "status": "in-progress"}, PHQ9) is None
 
 
+def test_every_level_says_in_words_what_is_to_be_done():
+    levels = [level for one in ALL.values() if one.risk is not None for level in one.risk.levels]
+    assert [level.name for level in levels if not level.title or not level.advice] == []
+
+
 def test_an_item_9_without_an_answer_is_missing_and_nothing_more():
     assert risk_in(response({link: [{"valueInteger": 0}] for link in PHQ9.items[:8]}), PHQ9) is None
 
