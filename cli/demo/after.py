@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from datetime import datetime
 from random import Random
 
 from cli.demo.patients import Person, spread
-from cli.demo.resources import answer, identifier, instant, parameters, reference, response
+from cli.demo.resources import answer, instant, parameters, reference, response
 from shared.fhir.codes import BASE, DISCHARGE_QUESTIONNAIRE, LOINC, PHQ9_QUESTIONNAIRE, Code
 from shared.fhir.json import Resource
 
@@ -37,7 +36,6 @@ REMS_LEFT = ("hypnotic", "psychostimulant", "maoi", "serious-event")
 """What a person answers on the monitoring form of the REMS, here always no."""
 
 _NO = Code(LOINC, "LA32-8", "No")
-_PROCEDURE_NOTE = Code(LOINC, "78472-8", "Mental health Procedure note")
 
 
 def leaving(key: str, subject: str, encounter: str, on: datetime, nurse: str, escort: str) -> Resource:
@@ -60,42 +58,14 @@ def discharge_parameters(on: datetime) -> Resource:
     return parameters(disposition_valueCode="home", left_valueDateTime=instant(on))
 
 
-def session_note(person: Person, index: int, subject: str, encounter: str, author: str, on: datetime) -> Resource:
-    """Return the note of a dosing session: drug, times, vital signs, course. No process note."""
-    session = person.sessions[index]
-    top = max(session.readings, key=lambda reading: reading.systolic)
-    last = session.readings[-1]
-    text = (
-        f"Dosing session {index + 1} of {len(person.sessions)}, {person.name}.\n"
-        f"{person.drug.capitalize()} {session.dose_mg} mg, {person.route.concept.display.lower()}.\n"
-        f"Blood pressure before {session.baseline.systolic}/{session.baseline.diastolic}, "
-        f"highest {top.systolic}/{top.diastolic} at {top.minute} min, "
-        f"at leaving {last.systolic}/{last.diastolic} mmHg.\n"
-        f"CADSS-6 at the peak {session.dissociation} of 24. Left with escort, no driving until tomorrow.\n"
-    )
-    return {
-        "resourceType": "DocumentReference",
-        "identifier": [identifier(f"{person.key}-note-{index + 1}")],
-        "status": "current",
-        "docStatus": "final",
-        "type": _PROCEDURE_NOTE.concept(),
-        "category": [
-            Code("http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category", "clinical-note").concept()
-        ],
-        "subject": reference(subject),
-        "date": instant(on),
-        "author": [reference(author)],
-        "content": [
-            {
-                "attachment": {
-                    "contentType": "text/plain;charset=utf-8",
-                    "data": base64.b64encode(text.encode()).decode(),
-                    "title": f"Dosing session {index + 1}",
-                }
-            }
-        ],
-        "context": {"encounter": [reference(encounter)]},
-    }
+def summary_parameters(author: str, attester: str) -> Resource:
+    """Return the Parameters of ``Encounter/$summarize``: who writes it, and who signs."""
+    return parameters(author_valueReference=reference(author), attester_valueReference=reference(attester))
+
+
+def sent_parameters(by: str) -> Resource:
+    """Return the Parameters of ``Encounter/$rems-submitted``."""
+    return parameters(channel_valueCode="web", by_valueReference=reference(by), confirmation_valueString="Received")
 
 
 def with_what_a_person_answers(form: Resource, lot: str) -> Resource | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -10,13 +11,15 @@ from cli.demo.patients import Person, Reading
 from cli.demo.resources import answer, identifier, instant, parameters, quantity, reference, response
 from shared.fhir.codes import (
     BLOOD_PRESSURE,
+    CHAPERONE_CHECK,
     DIASTOLIC,
+    EXT_EVENT_PERIOD,
     HEART_RATE,
+    MOAA_S,
     OBSERVATION_CATEGORY,
     OXYGEN_SATURATION,
     OXYGEN_SATURATION_ANY,
     PRE_DOSE_QUESTIONNAIRE,
-    PSYCHOTHERAPY,
     ROUTE_IM,
     RXNORM,
     SNOMED,
@@ -143,6 +146,12 @@ def nausea(key: str, subject: str, encounter: str, dose: str, by: str, on: datet
     """Return the adverse event: nausea, not serious, mild, probably of the dose, over within the session."""
     return {
         "resourceType": "AdverseEvent",
+        "extension": [
+            {
+                "url": EXT_EVENT_PERIOD,
+                "valuePeriod": {"start": instant(on), "end": instant(on + timedelta(minutes=40))},
+            }
+        ],
         "identifier": identifier(f"{key}-nausea"),
         "actuality": "actual",
         "event": NAUSEA.concept(),
@@ -164,24 +173,71 @@ def nausea(key: str, subject: str, encounter: str, dose: str, by: str, on: datet
     }
 
 
-def vial(person: Person, index: int) -> dict[str, str]:
-    """Return what names the vial of a session in the ledger, as parameters."""
+def vial(person: Person, index: str) -> dict[str, str]:
+    """Return what names the vial of a dose in the ledger, as parameters."""
     return {
         "ndc_valueString": "0409-2051-05",
         "lot_valueString": f"LOT-{person.key}",
-        "vial_valueString": f"{person.key}-{index + 1}",
+        "vial_valueString": f"{person.key}-{index}",
     }
 
 
-def setting(key: str, subject: str, encounter: str, by: str, on: datetime) -> Resource:
-    """Return how the session was held: the room, the music, the technique."""
+def looked(key: str, subject: str, encounter: str, by: str, minute: int, on: datetime) -> Resource:
+    """Return that the chaperone looked at a patient at home."""
+    made = _seen(f"{key}-looked-{minute}", CHAPERONE_CHECK, subject, encounter, by, on)
+    return {**made, "valueString": "Lies quietly, eye mask on, answers when spoken to"}
+
+
+def sedation(key: str, subject: str, encounter: str, by: str, minute: int, score: int, on: datetime) -> Resource:
+    """Return the sedation that was rated (MOAA/S, 5 responds readily)."""
+    return {**_seen(f"{key}-moaas-{minute}", MOAA_S, subject, encounter, by, on), "valueInteger": score}
+
+
+def _seen(key: str, code: Code, subject: str, encounter: str, by: str, on: datetime) -> Resource:
     return {
-        "resourceType": "Procedure",
-        "identifier": [identifier(f"{key}-setting")],
-        "status": "completed",
-        "code": PSYCHOTHERAPY.concept(text="Psychotherapy under the dose: quiet room, music, eye mask, breathwork"),
+        "resourceType": "Observation",
+        "identifier": [identifier(key)],
+        "status": "final",
+        "category": [Code(OBSERVATION_CATEGORY, "exam", "Exam").concept()],
+        "code": code.concept(),
         "subject": reference(subject),
         "encounter": reference(encounter),
-        "performedDateTime": instant(on),
-        "performer": [{"actor": reference(by)}],
+        "effectiveDateTime": instant(on),
+        "issued": instant(on + timedelta(minutes=1)),
+        "performer": [reference(by)],
     }
+
+
+def therapy(by: str, on: datetime, **said: str | bool | Sequence[str]) -> Resource:
+    """Return the Parameters of ``Encounter/$record-psychotherapy``: texts, yes or no, and techniques by their code."""
+    made = parameters(performer_valueReference=reference(by), occurred_valueDateTime=instant(on))
+    for name, value in said.items():
+        form = "valueCode" if name == "technique" else "valueBoolean" if isinstance(value, bool) else "valueString"
+        for one in [value] if isinstance(value, (str, bool)) else value:
+            made["parameter"].append({"name": name.replace("_", "-"), form: one})
+    return made
+
+
+CONTENT: dict[str, dict[str, str | bool | Sequence[str]]] = {
+    "kap-prep": {
+        "technique": ("talk",),
+        "intention": "To meet what has been kept away",
+        "expectation": "Relief that may be gradual; no cure in a day",
+        "worry": "Losing control",
+        "touch": True,
+    },
+    "kap-dosing": {
+        "room": "Quiet room, lying down",
+        "music": "Soft, without words",
+        "eye_mask": True,
+        "technique": ("talk", "breathwork"),
+        "theme": "Loss, and being held",
+    },
+    "kap-integration": {
+        "technique": ("talk", "somatic"),
+        "discussed": "The images of the session, and what they ask for",
+        "emotion": "Grief",
+        "strategy": "A walk each morning; writing before sleep",
+    },
+}
+"""What is recorded of the psychotherapy, by the kind of visit: no process note."""

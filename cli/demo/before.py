@@ -23,18 +23,22 @@ from shared.fhir.codes import (
     CONSENT_TREATMENT,
     ESCORT,
     EXT_CONSENT_ELEMENT,
+    EXT_TELEHEALTH,
     ID_PRESCRIPTION,
     ID_REMS_PATIENT,
     INTAKE_MEASUREMENT,
     MEDICATION_COMMUNITY,
+    MONITOR,
     OBSERVATION_CATEGORY,
     PDMP_QUERY,
     PREGNANCY,
+    PRESCRIBER,
     PROCEDURE_CONSENT,
     REFERRAL,
     RXNORM,
     SCREENING_QUESTIONNAIRE,
     SNOMED,
+    THERAPIST,
     TREATMENT_CONSENT,
     VIRTUAL,
     VISITS,
@@ -373,12 +377,13 @@ def appointment(
 ) -> Resource:
     """Return the booking of a visit; of a dosing visit with the order it stands on, and the escort."""
     home = person.story == "home" and kind == "kap-dosing"
-    actors = [subject, team.therapist]
+    staff = [(THERAPIST, team.therapist)]
     if kind == "kap-dosing":
-        actors[1:1] = [team.prescriber, team.nurse]
+        staff[:0] = [(PRESCRIBER, team.prescriber), (MONITOR, team.nurse)]
     if kind == "kap-consult":
-        actors[1:] = [team.prescriber]
-    people: list[dict[str, Any]] = [{"actor": reference(actor), "status": "accepted"} for actor in actors]
+        staff = [(PRESCRIBER, team.prescriber)]
+    people: list[dict[str, Any]] = [{"actor": reference(subject), "status": "accepted"}]
+    people += [{"type": [part.concept()], "actor": reference(who), "status": "accepted"} for part, who in staff]
     if not home:
         people.append({"actor": reference(team.room), "status": "accepted"})
     if kind == "kap-dosing" and escort_:
@@ -386,6 +391,7 @@ def appointment(
     return {
         "resourceType": "Appointment",
         "identifier": [identifier(f"{person.key}-{kind}-{index + 1}")],
+        **({"extension": [{"url": EXT_TELEHEALTH, "valueUrl": f"https://video.example/{person.key}"}]} if home else {}),
         "status": "booked",
         "serviceType": [VISITS[kind][0].concept(*([VIRTUAL] if home else []))],
         "description": VISITS[kind][0].display + (", by video" if home else ""),

@@ -13,9 +13,10 @@ from uuid import uuid4
 from cli.demo import after, before, resources
 from cli.demo.acting import Refusal, Told, create, once
 from cli.demo.client import FhirClient
+from cli.demo.live import Live
 from cli.demo.patients import staff
 from cli.demo.resources import Team, instant, parameters, reference
-from cli.demo.visits import Visits, with_status
+from cli.demo.visits import with_status
 from shared.fhir.codes import (
     ASK_CSSRS,
     COURSE,
@@ -57,7 +58,7 @@ async def prepare_team(gateway: FhirClient, name: str) -> Team:
     return Team(prescriber, therapist, nurse, room, clinic.reference, partner)
 
 
-class Course(Visits):
+class Course(Live):
     """One patient's course."""
 
     async def play(self) -> Told:
@@ -93,6 +94,8 @@ class Course(Visits):
         if self.person.pcl5:
             await self._pcl5(1)
         await self._judged()
+        if story == "iv" and self.person.number == 1:
+            await self.live()
         await self._end("finished")
         return sessions + 1
 

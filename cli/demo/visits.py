@@ -39,10 +39,12 @@ class Visits(Acting):
 
     async def visit(self, kind: str, index: int) -> None:
         """Book a visit without a dose, hold it, and close it."""
-        booked, encounter = await self._book(kind, index)
+        booked, encounter = await self.book(kind, index)
         start = self.calendar.visit(kind, index)
-        await self._begin(encounter, start)
+        await self.begin(encounter, start)
         end = start + timedelta(minutes=resources.VISIT_MINUTES[kind])
+        if kind in bedside.CONTENT:
+            await self.record(kind, encounter, end)
         await self.gateway.bring(encounter, lambda current: _finished(current, end))
         await self.gateway.bring(booked, lambda current: with_status(current, "fulfilled"))
 
@@ -50,9 +52,9 @@ class Visits(Acting):
         """One dosing session: ordered, booked, gated, given, watched, documented, left."""
         person, session = self.person, self.person.sessions[index]
         order = await self._ordered(index)
-        booked, encounter = await self._book("kap-dosing", index, order)
+        booked, encounter = await self.book("kap-dosing", index, order)
         arrival = self.calendar.visit("kap-dosing", index)
-        await self._begin(encounter, arrival)
+        await self.begin(encounter, arrival)
         start = arrival + AFTER_ARRIVAL
         key = f"{person.key}-dose-{index + 1}"
         await self._before(key, index, encounter, order, start)
@@ -61,15 +63,23 @@ class Visits(Acting):
         else:
             dose = await self._give(encounter, order, index, start)
         await self._watch(key, index, encounter, dose, start)
-        if person.story == "iv" and index == 0:
-            await self._book_vial(index, dose, start)
+        if person.story != "home":  # there the lozenges were handed out by the pharmacy
+            await self._book_vials(index, encounter)
         await self._leave(key, encounter, booked, start)
         self.step(f"{session.dose_mg} mg {person.route.key.upper()}{' at home' if person.story == 'home' else ''}")
         if person.drug == "esketamine":
             await self._rems(encounter)
         if session.late is not None or session.past_gate:
             await self._review()
+        await self.gateway.call(
+            f"{encounter}/$summarize", after.summary_parameters(self.team.therapist, self.team.prescriber)
+        )
         return encounter
+
+    async def record(self, kind: str, encounter: str, on: datetime) -> None:
+        """Record what is shareable of the psychotherapy in a visit."""
+        said = bedside.therapy(self.team.therapist, on, **bedside.CONTENT[kind])
+        await self.gateway.call(f"{encounter}/$record-psychotherapy", said)
 
     # -- Before the dose --------------------------------------------------------------------------------------------
 
@@ -92,7 +102,7 @@ class Visits(Acting):
         if person.story == "iv" and index == 0 and not given:
             measured = await self.gateway.search("Observation", {"encounter": encounter, "_count": "1"})
             if not measured:
-                attempt = self._start(encounter, order, session.dose_mg, start, given)
+                attempt = self.start_dose(encounter, order, session.dose_mg, start, given)
                 await self.refused("start without blood pressure", "G-BP", attempt)
         asked = start - AFTER_ARRIVAL + _ASKED
         await self.all(
@@ -137,7 +147,7 @@ class Visits(Acting):
         doses = [one for one in found if "effectivePeriod" in one]
         return sorted(doses, key=lambda one: str(one["effectivePeriod"]["start"]))
 
-    async def _start(
+    async def start_dose(
         self, encounter: str, order: str, dose_mg: int, start: datetime, given: list[Resource]
     ) -> Resource:
         """Start one more dose than `given`, unless an earlier run did. What a patient takes himself has a witness."""
@@ -157,7 +167,7 @@ class Visits(Acting):
         given: list[Resource] = []
         for number, part in enumerate(session.devices or (session.dose_mg,)):
             at = start + number * _BETWEEN_DEVICES
-            dose = await self._start(encounter, order, part, at, given)
+            dose = await self.start_dose(encounter, order, part, at, given)
             over = at + timedelta(minutes=GIVEN_OVER[self.person.route.key])
             await self.gateway.bring(f"MedicationAdministration/{dose['id']}", _completed(over))
             given.append(dose)
@@ -169,7 +179,7 @@ class Visits(Acting):
         """The gate refuses; the dose was given all the same, is recorded, and the alarm is there at once."""
         person = self.person
         if not await self._doses(encounter):
-            attempt = self._start(encounter, order, person.sessions[0].dose_mg, start, [])
+            attempt = self.start_dose(encounter, order, person.sessions[0].dose_mg, start, [])
             await self.refused("start at high pressure", "G-BP-STOP", attempt)
         dose = bedside.given_dose(person, 0, self.subject, encounter, order, self.team.nurse, start)
         held = await self.create(dose)
@@ -190,14 +200,20 @@ class Visits(Acting):
             at = start + timedelta(minutes=reading.minute)
             late = timedelta(minutes=75) if reading.minute == session.late else None
             charted.extend(bedside.vitals(key, subject, encounter, reading, at, self._reader, late=late))
-        end = start + timedelta(minutes=session.readings[-1].minute)
-        charted.append(bedside.setting(key, subject, encounter, team.therapist, start))
-        charted.append(after.session_note(person, index, subject, encounter, team.therapist, end))
+        if person.story == "home":
+            for minute in range(15, 121, 15):
+                at = start + timedelta(minutes=minute)
+                charted.append(bedside.looked(key, subject, encounter, self._reader, minute, at))
+        else:
+            for minute, score in ((40, 4), (120, 5)):
+                at = start + timedelta(minutes=minute)
+                charted.append(bedside.sedation(key, subject, encounter, team.nurse, minute, score, at))
         if session.nauseous:
             at = start + _NAUSEA
             charted.append(bedside.rescue(key, subject, encounter, team.nurse, at + timedelta(minutes=5)))
             charted.append(bedside.nausea(key, subject, encounter, dose, team.nurse, at))
         await self.transact(*charted)
+        await self.record("kap-dosing", encounter, start)
         if session.nauseous:
             self.step("nausea, ondansetron given, adverse event recorded")
         peak = start + _CADSS
@@ -219,30 +235,36 @@ class Visits(Acting):
         await self.gateway.call_once(f"{encounter}/$discharge", named, done)
         await self.gateway.bring(booked, lambda current: with_status(current, "fulfilled"))
 
-    async def _book_vial(self, index: int, dose: str, start: datetime) -> None:
-        """Book the vial in the ledger: received, opened, given, the rest wasted before a witness; nothing is left."""
-        nurse, amount = self.team.nurse, self.person.sessions[index].dose_mg
-        vial = bedside.vial(self.person, index)
-        entries: tuple[tuple[str, timedelta, dict[str, Any]], ...] = (
-            ("receive", timedelta(days=-1), {"amount_valueQuantity": quantity(_VIAL_MG, "mg")}),
+    async def _book_vials(self, index: int, encounter: str) -> None:
+        """Book a vial for each dose of a session; nothing is left of it."""
+        for number, dose in enumerate(await self._doses(encounter), start=1):
+            await self.book_vial(f"{index + 1}-{number}", dose)
+        if index == 0:
+            self.step("vial balanced")
+
+    async def book_vial(self, name: str, dose: Resource) -> None:
+        """Book the vial of a dose in the ledger: received, opened, given, the rest wasted before a witness."""
+        nurse, amount = self.team.nurse, int(dose["dosage"]["dose"]["value"])
+        held = max(amount, _VIAL_MG if self.person.drug == "ketamine" else 0)
+        vial, start = bedside.vial(self.person, name), datetime.fromisoformat(dose["effectivePeriod"]["start"])
+        entries: list[tuple[str, timedelta, dict[str, Any]]] = [
+            ("receive", timedelta(days=-1), {"amount_valueQuantity": quantity(held, "mg")}),
             ("open", timedelta(minutes=-5), {}),
             (
                 "administer",
                 timedelta(),
                 {
                     "amount_valueQuantity": quantity(amount, "mg"),
-                    "administration_valueReference": reference(dose),
+                    "administration_valueReference": reference(f"MedicationAdministration/{dose['id']}"),
                 },
             ),
-            (
-                "waste",
-                timedelta(minutes=45),
-                {
-                    "amount_valueQuantity": quantity(_VIAL_MG - amount, "mg"),
-                    "witness_valueReference": reference(self.team.prescriber),
-                },
-            ),
-        )
+        ]
+        if held > amount:
+            wasted = {
+                "amount_valueQuantity": quantity(held - amount, "mg"),
+                "witness_valueReference": reference(self.team.prescriber),
+            }
+            entries.append(("waste", timedelta(), wasted))
         for kind, when, more in entries:
             named = parameters(
                 kind_valueCode=kind,
@@ -251,19 +273,19 @@ class Visits(Acting):
                 occurred_valueDateTime=instant(start + when),
                 **more,
             )
-            booked = self._booked(kind, vial["vial_valueString"])
+            booked = self._booked(kind, vial["vial_valueString"], start + when)
             await self.gateway.call_once("SupplyDelivery/$substance-book", named, booked)
         balance = await self.gateway.call("SupplyDelivery/$substance-balance", parameters(**vial))
         left = balance["parameter"][0]["valueQuantity"]["value"]
         if left:
             self.told.faults.append(f"the vial holds {left} by the ledger, expected nothing")
-        self.step("vial balanced")
 
-    def _booked(self, kind: str, vial: str) -> Callable[[], Any]:
+    def _booked(self, kind: str, vial: str, when: datetime) -> Callable[[], Any]:
         """Return what tells whether the ledger has an entry of this kind for the vial."""
 
         async def done() -> Resource | None:
-            log = await self.gateway.call("SupplyDelivery/$substance-log")
+            second = parameters(start_valueDateTime=instant(when), end_valueDateTime=instant(when))
+            log = await self.gateway.call("SupplyDelivery/$substance-log", second)
             entries = [parts_of(one) for one in log.get("parameter", [])]
             return log if any(one.get("kind") == kind and one.get("vial") == vial for one in entries) else None
 
@@ -283,9 +305,12 @@ class Visits(Acting):
         lacking = [str(one["valueCode"]) for one in filled["parameter"] if one["name"] == "missing"]
         if lacking:
             self.told.faults.append(f"the REMS form lacks {', '.join(lacking)}")
-        task = await self.until(f"the REMS task of {self.person.name}", lambda: self.first("Task", found))
-        sent = self.done_by(self.team.nurse, "Sent by web.")
-        await self.gateway.bring(f"Task/{task['id']}", sent)
+
+        async def done() -> Resource | None:
+            held = await self.first("Task", found)
+            return held if held is not None and held["status"] == "completed" else None
+
+        await self.gateway.call_once(f"{encounter}/$rems-submitted", after.sent_parameters(self.team.nurse), done)
         self.step("REMS form sent")
 
     async def _review(self) -> None:
@@ -309,16 +334,21 @@ class Visits(Acting):
 
     # -- Booking and beginning --------------------------------------------------------------------------------------
 
-    async def _book(self, kind: str, index: int, order: str | None = None) -> tuple[str, str]:
+    async def book(self, kind: str, index: int, order: str | None = None) -> tuple[str, str]:
         """Book, and wait until the event has made sessions plan the visit."""
-        booked = (await self.create(self.booking(kind, index, order))).reference
+        return await self.book_as(self.booking(kind, index, order), kind)
+
+    async def book_as(self, booking: Resource, kind: str) -> tuple[str, str]:
+        """Book as it is said, and wait until the event has made sessions plan the visit."""
+        booked = (await self.create(booking)).reference
         encounter = await self.until(
             f"the planned {kind} visit of {self.person.name}",
             lambda: self.first("Encounter", {"appointment": booked}),
         )
         return booked, f"Encounter/{encounter['id']}"
 
-    async def _begin(self, encounter: str, start: datetime) -> None:
+    async def begin(self, encounter: str, start: datetime) -> None:
+        """Begin a visit: the patient has come."""
         await self.gateway.bring(encounter, _arrived)
         await self.gateway.bring(encounter, lambda current: _in_progress(current, start))
 

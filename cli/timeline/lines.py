@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from shared.fhir.codes import (
+    BACK_WITHIN,
     DIASTOLIC,
     DISCHARGE_QUESTIONNAIRE,
     EXT_FINDING,
@@ -20,9 +21,10 @@ from shared.fhir.codes import (
     RULE,
     SCREENING_QUESTIONNAIRE,
     SYSTOLIC,
+    TREATED,
 )
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, eligibility_outcome, moment
+from shared.fhir.kap import codes_of, eligibility_outcome, has_code, moment
 
 _CHANGE: Final = "change-from-baseline"
 _YES_IS_WELL: Final = frozenset(
@@ -155,11 +157,18 @@ def _dose(one: Resource, known: Known) -> Iterator[Line]:
     yield Line(
         start,
         40,
-        f"DOSE     {known.said(one.get('medicationCodeableConcept'))}, {amount.get('value', '?')} "
+        f"DOSE     {_drug(one, known)}, {amount.get('value', '?')} "
         f"{amount.get('unit', '')}, {known.said(dosage.get('route')).lower()}{until}{why} ({', '.join(people)})",
     )
     for note in one.get("note", []):
         yield Line(start, 41, f"         {note['text']}")
+
+
+def _drug(one: Resource, known: Known) -> str:
+    inside = [each for each in one.get("contained", []) if each.get("resourceType") == "Medication"]
+    drug = known.said(one.get("medicationCodeableConcept") or (inside[0].get("code") if inside else None))
+    lot = inside[0].get("batch", {}).get("lotNumber") if inside else None
+    return drug if lot is None else f"{drug} (lot {lot})"
 
 
 def _score(one: Resource, known: Known) -> Iterator[Line]:
@@ -169,6 +178,10 @@ def _score(one: Resource, known: Known) -> Iterator[Line]:
     when = moment(one.get("effectiveDateTime"))
     value = one.get("valueQuantity", {})
     said = known.said(one["valueCodeableConcept"]) if "valueCodeableConcept" in one else one.get("valueString")
+    if "valueBoolean" in one:
+        said = "yes" if one["valueBoolean"] else "no"
+    if "valueInteger" in one:
+        said = str(one["valueInteger"])
     unit = "" if value.get("code") == "{score}" else f" {value.get('unit', '')}"
     bands = [known.said(each) for each in one.get("interpretation", [])]
     change = [
@@ -253,7 +266,10 @@ def _found(one: Resource, known: Known) -> Iterator[Line]:
     when = known.about(one, "implicated", "evidence") or moment(one.get("identifiedDateTime"))
     rules = ", ".join(codes_of(one.get("code"), RULE))
     decided = "".join(
-        f"; {known.who(each.get('author'))} decided: {known.said(each['action'])}" for each in one.get("mitigation", [])
+        f"; treated: {known.said(each['action'])}"
+        if has_code(each["action"], TREATED)
+        else f"; {known.who(each.get('author'))} decided: {known.said(each['action'])}"
+        for each in one.get("mitigation", [])
     )
     name = known.said({"coding": one.get("code", {}).get("coding", [])[:1]})
     said = f"ALARM    {name} [{rules}] {one.get('severity', '')} severity"
@@ -265,10 +281,12 @@ def _task(one: Resource, known: Known) -> Iterator[Line]:
     when = known.time_of((focus or {}).get("reference")) or moment(one.get("authoredOn"))
     taken = f", by {known.who(one['owner'])}" if "owner" in one else ""
     note = "".join(f": {each['text']}" for each in one.get("note", [])[-1:])
+    over = ", back within limits" if any(has_code(each["type"], BACK_WITHIN) for each in one.get("output", [])) else ""
     yield Line(
         when,
         70,
-        f"TASK     {known.said(one.get('code'))} ({one.get('priority', 'routine')}): {one['status']}{taken}{note}",
+        f"TASK     {known.said(one.get('code'))} ({one.get('priority', 'routine')}): "
+        f"{one['status']}{over}{taken}{note}",
     )
 
 
@@ -285,7 +303,9 @@ def _procedure(one: Resource, known: Known) -> Iterator[Line]:
 def _note(one: Resource, known: Known) -> Iterator[Line]:
     by = ", ".join(known.who(each) for each in one.get("author", []))
     title = one["content"][0]["attachment"].get("title", "without a title")
-    yield Line(moment(one.get("date")), 75, f"Note: {title} ({by})")
+    ended = one.get("context", {}).get("period", {}).get("end")
+    signed = f", {one['docStatus']}, signed by {known.who(one['authenticator'])}" if "authenticator" in one else ""
+    yield Line(moment(ended or one.get("date")), 92 if ended else 75, f"Note: {title} ({by}{signed})")
 
 
 def _flag(one: Resource, known: Known) -> Iterator[Line]:

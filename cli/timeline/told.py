@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cli.timeline.lines import LINES, Known, Line, vital_signs
-from shared.fhir.codes import EXPECT_QUESTIONNAIRE, EXT_STAGE, KAP, VITALS_DUE
+from shared.fhir.codes import BOOK_SUBSTANCE, CHECK_IN, DUE_AT_BEDSIDE, EXPECT_QUESTIONNAIRE, EXT_STAGE, KAP
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, has_code
 
-_QUIET = frozenset((EXPECT_QUESTIONNAIRE.code, VITALS_DUE.code, "deliver"))
+_WAITING = (EXPECT_QUESTIONNAIRE, BOOK_SUBSTANCE, CHECK_IN, *DUE_AT_BEDSIDE)
+_QUIET = frozenset((*(one.code for one in _WAITING), "deliver"))
 
 
 def timeline(record: Iterable[Resource]) -> list[str]:

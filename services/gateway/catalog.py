@@ -130,6 +130,11 @@ FORWARDED: dict[str, tuple[Operation, ...]] = {
         _forwarded("pre-dose-gate", "Encounter", "Tells every check before a dose, with value, limit and verdict."),
         _forwarded("discharge", "Encounter", "Ends a visit and records how the patient left."),
         _forwarded("rems-form", "Encounter", "Fills the monitoring form of the REMS from the session."),
+        _forwarded("rems-submitted", "Encounter", "Records that the monitoring form of the REMS was sent."),
+        _forwarded(
+            "record-psychotherapy", "Encounter", "Records what is shareable of the psychotherapy in a visit, once."
+        ),
+        _forwarded("summarize", "Encounter", "Writes, signs and amends the summary of a visit."),
         _forwarded("substance-book", "SupplyDelivery", "Books on the ledger of controlled substances.", level="type"),
         _forwarded(
             "substance-balance", "SupplyDelivery", "What a vial holds, or held at a time.", level="type", reads=True

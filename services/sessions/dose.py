@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from services.sessions.calling import Finding, call, have_reviewed
 from services.sessions.drugs import drug_at_worst, gated_drug
 from services.sessions.gathering import asked_of, decisions_of, enrolment_of, risk_flags
 from services.sessions.leaving import judge_home
-from services.sessions.rules.amounts import Amounts, Dose, amount_checks, as_dose
+from services.sessions.lots import batch_of
+from services.sessions.rules.amounts import Amounts, Dose, amount_checks, as_dose, quantity_of
 from services.sessions.rules.checks import Check, issues_of
 from services.sessions.rules.claims import COUNTED, begins_ahead, claim_of, corrects_the_amount, resumes
 from services.sessions.rules.gate import Situation, gate, news_check
 from services.sessions.rules.infusions import gives_more, is_step, parent_id
+from services.sessions.rules.monitoring import cadence_of
 from services.sessions.rules.readings import readings_of
 from services.sessions.setting import Setting
-from services.sessions.watching import watch_from
-from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, REVIEW, SNOMED, WEIGHT
+from services.sessions.watching import restamp, watch_from
+from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, SNOMED, WEIGHT
 from shared.fhir.freshness import as_words
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
@@ -38,9 +41,9 @@ from shared.fhir.kap import (
     routes_of_order,
 )
 from shared.fhir.outcome import Issue, Unprocessable
-from shared.fhir.raised import detected_issue, flag, identifier, task
+from shared.fhir.raised import identifier
 from shared.runtime.medications import medication_of
-from shared.runtime.raising import find, keep, raise_once
+from shared.runtime.raising import find
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -83,11 +86,12 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         gender=(await record.get("Patient", str(patient)) or {}).get("gender"),
         flags=await risk_flags(record, patient, start, setting),
         enrolment=await enrolment_of(record, dose, visit, start),
+        batch=await batch_of(record, dose),
         unheard=as_words(await record.unheard(setting.knowledge.dose, f"Patient/{patient}")),
     )
     kilograms = await weight_of(record, patient, start, setting)
     amounts = Amounts(
-        dose=dose.get("dosage", {}).get("dose"),
+        dose=quantity_of(dose),
         start=start,
         drug=drug,
         route=route,
@@ -170,7 +174,7 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
         was = (await drug_at_worst(record, change.before, setting))[0] is not None
     claim = claim_of(change.before, after, was_gated=was, is_gated=drug is not None, now=now, policy=setting.gate)
     if claim != "start" and not known and after.get("status") in COUNTED:
-        await _raise_unknown(change, record, after, now)
+        await _raise_unknown(change, record, after, setting)
     if claim == "nothing" or drug is None or (claim == "given" and not known):
         return
     if await _is_harmless_step(record, after):
@@ -193,13 +197,16 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
         if issues:
             raise Unprocessable(issues)
         if not known:
-            await _raise_unknown(change, record, after, now)
+            await _raise_unknown(change, record, after, setting)
     elif issues:
         await raise_past_gate(change.id, record, after, issues, now, setting)
     visit = found.situation.visit
     if visit is not None and not corrected:
         first = min([start, *(one.when for one in found.amounts.in_this_session() if one.when is not None)])
-        await watch_from(record, visit["id"], str(patient_of(visit)), first, drug, found.situation.route, setting)
+        home = found.situation.at_home
+        cadence = cadence_of(drug, found.situation.route, setting.monitoring, home=home)
+        await watch_from(record, visit["id"], str(patient_of(visit)), first, cadence, setting)
+        await restamp(record, visit["id"], first, setting)
 
 
 async def _is_step(record: Record, dose: Resource) -> bool:
@@ -263,47 +270,31 @@ async def raise_past_gate(
     text = f"A dose was given past a closed gate. {what}"
     name = ("dose", id_, "gate")
     held = await find(record, "DetectedIssue", identifier(ID_FINDING, *name))
-    if held is not None and held.get("detail") == text:
+    if held is not None and str(held.get("detail")).startswith(text):
         return
-    about = f"MedicationAdministration/{id_}"
-    visit = id_in(dose.get("context"), "Encounter")
-    issue = detected_issue(
+    finding = Finding(
         name,
-        patient=patient,
-        code=GATE_PASSED_CLOSED,
-        rules=list(dict.fromkeys(str(issue.rule) for issue in issues)),
-        severity="high",
-        detail=text,
-        now=now,
-        implicated=[about],
-        policy=setting.version,
+        patient,
+        GATE_PASSED_CLOSED,
+        f"{text} A prescriber looks at it now.",
+        (f"MedicationAdministration/{id_}",),
+        tuple(dict.fromkeys(str(issue.rule) for issue in issues)),
+        id_in(dose.get("context"), "Encounter"),
     )
-    await keep(record, issue)
-    await keep(record, flag(name, patient=patient, code=GATE_PASSED_CLOSED, text=text, now=now, encounter=visit))
-    review = task(
-        name,
-        patient=patient,
-        code=REVIEW,
-        description=f"{text} A prescriber looks at it now.",
-        now=now,
-        priority="stat",
-        focus=about,
-        encounter=visit,
-    )
-    await keep(record, review)
+    began = effective_start(dose) or now
+    if began >= now - timedelta(minutes=setting.alarms.late.minutes):
+        await call(record, finding, setting, again=True)
+    else:  # long over: nobody is called to a bedside for it
+        await have_reviewed(record, finding, setting, again=True, priority="stat", flagged=True)
 
 
-async def _raise_unknown(change: Change, record: Record, dose: Resource, now: datetime) -> None:
+async def _raise_unknown(change: Change, record: Record, dose: Resource, setting: Setting) -> None:
     """A drug that cannot be named is given all the same, and a person finds out which it was."""
     patient = patient_of(dose)
     if patient is None:
         return
-    name = ("dose", change.id, "drug")
     text = "The record does not say which drug this dose was: its Medication is not known here."
-    about = f"MedicationAdministration/{change.id}"
-    issue = detected_issue(
-        name, patient=patient, code=DRUG_NOT_KNOWN, severity="moderate", detail=text, now=now, implicated=[about]
-    )
-    await raise_once(record, issue)
-    review = task(name, patient=patient, code=REVIEW, description=text, now=now, priority="urgent", focus=about)
-    await raise_once(record, review)
+    about = (f"MedicationAdministration/{change.id}",)
+    visit = id_in(dose.get("context"), "Encounter")
+    unknown = Finding(("dose", change.id, "drug"), patient, DRUG_NOT_KNOWN, text, about, visit=visit)
+    await have_reviewed(record, unknown, setting)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from services.sessions.calling import Finding, call
 from services.sessions.setting import Setting
-from shared.fhir.codes import REVIEW, SERIOUS_EVENT
+from shared.fhir.codes import EXT_EVENT_PERIOD, REPORT_EVENT, REVIEW, SERIOUS_EVENT
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, patient_of
-from shared.fhir.raised import detected_issue, flag, task
+from shared.fhir.raised import task
 from shared.runtime.raising import raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -19,13 +22,27 @@ def is_serious(event: Resource | None) -> bool:
     return (event or {}).get("actuality") == "actual" and "serious" in codes
 
 
+OVER = frozenset(("resolved", "resolvedwithsequelae", "recoveredwithsequelae", "fatal"))
+"""Outcomes of an event that has ended (adverse-event-outcome)."""
+
+
+def period_of(event: Resource) -> dict[str, str]:
+    """Return when an AdverseEvent began and ended, as far as it says."""
+    said = (one.get("valuePeriod", {}) for one in event.get("extension", []) if one.get("url") == EXT_EVENT_PERIOD)
+    found: dict[str, str] = next(said, {})
+    return {**({"start": event["date"]} if "date" in event else {}), **found}
+
+
 def lacks(event: Resource) -> list[str]:
-    """Return what an AdverseEvent does not say of what it is to say: seriousness, severity, causality, outcome."""
+    """Return what an AdverseEvent does not say: start, seriousness, severity, causality, outcome; if over, its end."""
     causality = any(
         "assessment" in cause for one in event.get("suspectEntity", []) for cause in one.get("causality", [])
     )
     there = {name: name in event for name in ("seriousness", "severity", "outcome")}
-    return [name for name, said in {**there, "causality": causality}.items() if not said]
+    outcomes = {str(one.get("code", "")).lower() for one in event.get("outcome", {}).get("coding", [])}
+    period = period_of(event)
+    times = {"start": "start" in period, "end": "end" in period or not outcomes & OVER}
+    return [name for name, said in {**there, "causality": causality, **times}.items() if not said]
 
 
 async def guard_event(change: Change, record: Record, setting: Setting) -> None:
@@ -34,44 +51,34 @@ async def guard_event(change: Change, record: Record, setting: Setting) -> None:
     patient = None if after is None else patient_of(after)
     if after is None or patient is None or after.get("actuality") != "actual":
         return
-    now, about, visit = setting.clock(), f"AdverseEvent/{change.id}", id_in(after.get("encounter"), "Encounter")
+    about, visit = f"AdverseEvent/{change.id}", id_in(after.get("encounter"), "Encounter")
     lacking = lacks(after)
     if lacking:
-        text = f"The adverse event does not say yet: {', '.join(lacking)}. Complete it."
         asked = task(
             ("event", change.id, "complete"),
             patient=patient,
             code=REVIEW,
-            description=text,
-            now=now,
+            description=f"The adverse event does not say yet: {', '.join(lacking)}. Complete it.",
+            now=setting.clock(),
             focus=about,
             encounter=visit,
         )
         await raise_once(record, asked)
     if is_serious(after) and not is_serious(change.before):
-        name = ("event", change.id, "serious")
         text = "A serious adverse event. Treat, and report: MedWatch; under the REMS also on its form and by telephone."
-        issue = detected_issue(
-            name,
+        name = ("event", change.id, "serious")
+        await call(record, Finding(name, patient, SERIOUS_EVENT, text, (about,), ("A-EVENT",), visit), setting)
+        report = setting.rems.report
+        now = setting.clock()
+        to_report = task(
+            ("event", change.id, "report"),
             patient=patient,
-            code=SERIOUS_EVENT,
-            rules=["A-EVENT"],
-            severity="high",
-            detail=text,
+            code=REPORT_EVENT,
+            description=f"Report the serious adverse event. {report.advice}",
             now=now,
-            implicated=[about],
-            policy=setting.version,
-        )
-        await raise_once(record, issue)
-        await raise_once(record, flag(name, patient=patient, code=SERIOUS_EVENT, text=text, now=now, encounter=visit))
-        call = task(
-            name,
-            patient=patient,
-            code=SERIOUS_EVENT,
-            description=text,
-            now=now,
-            priority="stat",
+            priority="urgent",
             focus=about,
             encounter=visit,
+            due=now + timedelta(days=report.days),
         )
-        await setting.escalation.raise_task(record, call, now)
+        await raise_once(record, to_report)

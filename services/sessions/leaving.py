@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
+from services.sessions.calling import Finding, call, have_reviewed
 from services.sessions.gathering import answers_of
 from services.sessions.rules.leaving import (
     AGAINST_ADVICE,
@@ -12,26 +13,28 @@ from services.sessions.rules.leaving import (
     Leaving,
     against_going_home,
     disposition_of,
+    integration_booked,
     too_early,
 )
 from services.sessions.rules.monitoring import cadence_of, stays_until
 from services.sessions.rules.readings import readings_of
-from services.sessions.rules.visits import OVER
+from services.sessions.rules.visits import COMING, OVER, VIRTUAL_CLASS
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import doses_of
 from shared.fhir.codes import (
+    BOOK_INTEGRATION,
     DISCHARGE_QUESTIONNAIRE,
     LEFT_AGAINST_ADVICE,
     LEFT_TOO_EARLY,
     NOT_DISCHARGED,
-    REVIEW,
+    VISIT_INTEGRATION,
     Code,
 )
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, patient_of
+from shared.fhir.kap import id_in, moment, patient_of, visit_of
 from shared.fhir.outcome import Unprocessable
-from shared.fhir.raised import detected_issue, flag, task
+from shared.fhir.raised import task
 from shared.runtime.raising import raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -45,6 +48,8 @@ async def guard_leaving(change: Change, record: Record, setting: Setting) -> Non
     before, after = change.before, change.after
     if after is None:
         return
+    if after["status"] == "finished" and (before or {}).get("status") not in OVER:
+        await _look_for_integration({**after, "id": change.id}, record, setting)
     says, said = disposition_of(after), disposition_of(before)
     ended = after.get("period", {}).get("end") != (before or {}).get("period", {}).get("end")
     if says == HOME and (said != HOME or ended):
@@ -90,7 +95,39 @@ def _against(visit: Resource) -> str:
         if any(coding.get("code") == "WIT" for kind in one.get("type", []) for coding in kind.get("coding", []))
     ]
     seen = "" if witnesses else " Nobody is named as witness: name one (participant of type WIT)."
-    return f"The patient left against advice. Reach the patient and the escort now.{seen}"
+    tried = visit.get("hospitalization", {}).get("dischargeDisposition", {}).get("text")
+    said = f" Tried: {tried}" if tried else " What was tried is not said (attempt of $discharge)."
+    return f"The patient left against advice. Reach the patient and the escort now.{said}{seen}"
+
+
+async def _look_for_integration(visit: Resource, record: Record, setting: Setting) -> None:
+    """Have the integration session booked where after a dose none is, in the time in which it is to be."""
+    leaving = await leaving_of(visit, record, setting)
+    patient = patient_of(visit)
+    if leaving is None or patient is None:
+        return
+    booked = [
+        one
+        for one in await record.search("Appointment", {"patient": f"Patient/{patient}"})
+        if one["status"] in COMING and visit_of(one) == VISIT_INTEGRATION.code and "start" in one
+    ]
+    if integration_booked(leaving.when, [moment(one["start"]) for one in booked], setting.discharge.integration):
+        return
+    limits = setting.discharge.integration
+    text = f"No integration session is booked {limits.earliest} to {limits.latest} hours after the dose. Book it now."
+    id_ = str(visit["id"])
+    asked = task(
+        ("integration", id_),
+        patient=patient,
+        code=BOOK_INTEGRATION,
+        description=text,
+        now=setting.clock(),
+        priority="urgent",
+        focus=f"Encounter/{id_}",
+        encounter=id_,
+        due=leaving.when + timedelta(hours=limits.earliest),
+    )
+    await raise_once(record, asked)
 
 
 async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Resource | None = None) -> Leaving | None:
@@ -108,8 +145,9 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
         return None
     first = min(one.start or when for one in given)
     until: datetime | None = first
+    home = visit.get("class", {}).get("code") == VIRTUAL_CLASS.code
     for one in given:
-        cadence = cadence_of(one.drug, one.route, setting.monitoring)
+        cadence = cadence_of(one.drug, one.route, setting.monitoring, home=home)
         over = stays_until(first, [one.end], cadence)
         until = None if over is None or until is None else max(until, over)
     found = await record.search("Observation", {"encounter": f"Encounter/{visit['id']}"})
@@ -124,44 +162,9 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
 
 
 async def _raise(record: Record, visit: Resource, setting: Setting, code: Code, rule: str, text: str) -> None:
-    patient, now = patient_of(visit), setting.clock()
+    patient = patient_of(visit)
     if patient is None:
         return
-    name, about = ("left", str(visit["id"]), rule), f"Encounter/{visit['id']}"
-    issue = detected_issue(
-        name,
-        patient=patient,
-        code=code,
-        rules=[rule],
-        severity="high" if code in CALLED else "moderate",
-        detail=text,
-        now=now,
-        implicated=[about],
-        policy=setting.version,
-    )
-    await raise_once(record, issue)
-    if code in CALLED:
-        await raise_once(record, flag(name, patient=patient, code=code, text=text, now=now, encounter=visit["id"]))
-        call = task(
-            name,
-            patient=patient,
-            code=code,
-            description=text,
-            now=now,
-            priority="stat",
-            focus=about,
-            encounter=visit["id"],
-        )
-        await setting.escalation.raise_task(record, call, now)
-        return
-    review = task(
-        name,
-        patient=patient,
-        code=REVIEW,
-        description=text,
-        now=now,
-        priority="urgent",
-        focus=about,
-        encounter=visit["id"],
-    )
-    await raise_once(record, review)
+    id_ = str(visit["id"])
+    finding = Finding(("left", id_, rule), patient, code, text, (f"Encounter/{id_}",), (rule,), id_)
+    await (call if code in CALLED else have_reviewed)(record, finding, setting)

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from services.sessions.dose import judge_given
 from services.sessions.rules.visits import COMING, OFF, is_kap_visit, planned_visit
 from services.sessions.setting import Setting
+from services.sessions.watching import close_due
 from shared.events.envelope import Event
 from shared.fhir.codes import ID_ENCOUNTER
 from shared.fhir.json import Resource
 from shared.fhir.kap import RUNNING_EPISODE, is_course, patient_of, reference
 from shared.fhir.raised import identifier
+from shared.runtime.ownership import OUTCOMES
 from shared.runtime.raising import content_of, find, own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Reaction
 
-PLANNED_BY_BOOKING = ("class", "type", "participant", "location")
+PLANNED_BY_BOOKING = ("extension", "class", "type", "participant", "location")
 
 
 def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
@@ -32,7 +34,17 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             if stored is not None and stored.origin == record.service.name:
                 await judge_given(dose, record, setting)
 
-    return {"Appointment": (_booked,), "EpisodeOfCare": (_course_known,), "Medication": (medication_known,)}
+    async def scored(event: Event, resource: Resource, record: Record) -> None:
+        """Close what was due at a bedside with a score that outcomes made of a questionnaire there."""
+        if event.interaction != "delete" and event.source == OUTCOMES:
+            await close_due(record, resource, setting)
+
+    return {
+        "Appointment": (_booked,),
+        "EpisodeOfCare": (_course_known,),
+        "Medication": (medication_known,),
+        "Observation": (scored,),
+    }
 
 
 async def _booked(event: Event, resource: Resource, record: Record) -> None:

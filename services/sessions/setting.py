@@ -12,7 +12,9 @@ from services.sessions.rules.amounts import DosingPolicy
 from services.sessions.rules.gate import GatePolicy
 from services.sessions.rules.leaving import DischargePolicy
 from services.sessions.rules.monitoring import MonitoringPolicy
+from services.sessions.rules.psychotherapy import PsychotherapyPolicy
 from services.sessions.rules.rems import RemsPolicy
+from services.sessions.rules.substances import SubstancesPolicy
 from shared.fhir.cited import ValueSet
 from shared.fhir.freshness import KnowledgePolicy
 from shared.runtime.escalation import Escalation
@@ -38,6 +40,8 @@ class Setting:
     monitoring: MonitoringPolicy
     discharge: DischargePolicy
     rems: RemsPolicy
+    substances: SubstancesPolicy
+    psychotherapy: PsychotherapyPolicy
     escalation: Escalation
     knowledge: KnowledgePolicy
     clock: Clock
@@ -58,6 +62,8 @@ class Setting:
             monitoring=policy.section("monitoring", MonitoringPolicy),
             discharge=policy.section("discharge", DischargePolicy),
             rems=policy.section("rems", RemsPolicy),
+            substances=policy.section("substances", SubstancesPolicy),
+            psychotherapy=policy.section("psychotherapy", PsychotherapyPolicy),
             dosing=policy.section("dosing", DosingPolicy),
             escalation=Escalation.of(policy),
             knowledge=policy.section("knowledge", KnowledgePolicy),

@@ -60,6 +60,8 @@ ID_REMS_SITE: Final = f"{BASE}/identifier/rems-site"
 """Of a Location: the number of its certification by the Spravato REMS; `period` says from when to when."""
 ID_REMS_PATIENT: Final = f"{BASE}/identifier/rems-patient"
 """Of a Patient: the number of the enrolment in the Spravato REMS."""
+ID_THERAPY: Final = f"{BASE}/identifier/psychotherapy"
+ID_SUMMARY: Final = f"{BASE}/identifier/visit-summary"
 ID_DOSE: Final = f"{BASE}/identifier/dose"
 
 # Extensions
@@ -82,6 +84,9 @@ EXT_MATCH_WHY: Final = f"{BASE}/StructureDefinition/match-why"
 EXT_ACKNOWLEDGED: Final = f"{BASE}/StructureDefinition/policy-acknowledged"
 POLICY_URI: Final = f"{BASE}/policy/"
 """Of a policy, before its digest: as `Provenance.policy`."""
+EXT_MINUTES: Final = f"{BASE}/StructureDefinition/minutes-from-dose"
+EXT_EVENT_PERIOD: Final = f"{BASE}/StructureDefinition/event-period"
+EXT_TELEHEALTH: Final = f"{BASE}/StructureDefinition/telehealth-link"
 EXT_ESCALATION: Final = f"{BASE}/StructureDefinition/escalation"
 
 # Questionnaires
@@ -124,6 +129,10 @@ MONITOR: Final = Code(KAP, "monitor", "Monitor")
 PRESCRIBER: Final = Code(KAP, "prescriber", "Prescriber")
 ROOM: Final = Code(KAP, "room", "Treatment room")
 EQUIPMENT: Final = Code(KAP, "equipment", "Equipment")
+CHAPERONE: Final = Code(KAP, "chaperone", "Adult chaperone at home")
+ATTENDER: Final = Code(PARTICIPATION, "ATND", "attender")
+SECOND_PERFORMER: Final = Code(PARTICIPATION, "SPRF", "secondary performer")
+WITNESS: Final = Code(PARTICIPATION, "WIT", "witness")
 ROLES: Final = {code.code: code for code in (THERAPIST, MONITOR, PRESCRIBER, ROOM, EQUIPMENT)}
 ESCORT: Final = Code("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "ESC", "escort")
 GROUP_SESSION: Final = Code(KAP, "kap-group", "Group session")
@@ -162,6 +171,9 @@ HEART_RATE: Final = Code(LOINC, "8867-4", "Heart rate")
 RESPIRATORY_RATE: Final = Code(LOINC, "9279-1", "Respiratory rate")
 OXYGEN_SATURATION: Final = Code(LOINC, "59408-5", "Oxygen saturation in Arterial blood by Pulse oximetry")
 OXYGEN_SATURATION_ANY: Final = Code(LOINC, "2708-6", "Oxygen saturation in Arterial blood")
+MOAA_S: Final = Code(KAP, "moaa-s", "Modified Observer's Assessment of Alertness/Sedation, 0 to 5")
+"""Sedation: 5 responds readily to the name, 2 only after mild prodding, 1 only to pain, 0 not at all."""
+CHAPERONE_CHECK: Final = Code(KAP, "chaperone-check", "Looked at by the chaperone at home")
 WEIGHT: Final = Code(LOINC, "29463-7", "Body weight")
 PREGNANCY: Final = Code(LOINC, "82810-3", "Pregnancy status")
 VITAL_SIGNS: Final = frozenset(
@@ -221,13 +233,31 @@ LEFT_AGAINST_ADVICE: Final = Code(KAP, "left-against-advice", "The patient left 
 LEFT_TOO_EARLY: Final = Code(KAP, "left-before-least-stay", "The patient went home before the least stay was over")
 NOT_DISCHARGED: Final = Code(KAP, "leaving-not-recorded", "How the patient left is not recorded")
 INVESTIGATE_SUBSTANCE: Final = Code(KAP, "investigate-controlled-substance", "A controlled substance does not balance")
+BOOK_SUBSTANCE: Final = Code(KAP, "book-controlled-substance", "Book a controlled substance out of its vial")
+TAKE_INVENTORY: Final = Code(KAP, "take-inventory", "Take the inventory of controlled substances")
 SUBMIT_REMS: Final = Code(KAP, "submit-rems-form", "Send the monitoring form of the REMS")
+REPORT_EVENT: Final = Code(KAP, "report-serious-event", "Report a serious adverse event")
+REPORT_LATE: Final = Code(KAP, "report-late", "A report was not sent in its time")
+BOOK_INTEGRATION: Final = Code(KAP, "book-integration", "Book the integration session")
 ID_REMS_FORM: Final = f"{BASE}/identifier/rems-form"
 SERIOUS_EVENT: Final = Code(KAP, "serious-adverse-event", "A serious adverse event")
 VITALS_DUE: Final = Code(KAP, "take-vital-signs", "Take vital signs")
-DUE_AT_BEDSIDE: Final = (VITALS_DUE,)
+SEDATION_DUE: Final = Code(KAP, "rate-sedation", "Rate the sedation")
+DISSOCIATION_DUE: Final = Code(KAP, "rate-dissociation", "Rate the dissociation (CADSS-6)")
+CHAPERONE_DUE: Final = Code(KAP, "check-by-chaperone", "Look at the patient at home, by the chaperone")
+PRESSURE_AGAIN: Final = Code(KAP, "repeat-blood-pressure", "Measure the blood pressure again")
+DUE_AT_BEDSIDE: Final = (VITALS_DUE, SEDATION_DUE, DISSOCIATION_DUE, CHAPERONE_DUE, PRESSURE_AGAIN)
 """Codes of the Tasks that say what is to be measured next at a bedside."""
 VITALS_MISSED: Final = Code(KAP, "missed-vital-signs", "Vital signs were due and are not recorded")
+RATING_MISSED: Final = Code(KAP, "missed-rating", "A rating was due and is not recorded")
+SUSTAINED_PRESSURE: Final = Code(KAP, "sustained-pressure-alarm", "A pressure beyond its alarm limit was repeated")
+AMEND_SUMMARY: Final = Code(KAP, "amend-summary", "Amend the summary of a visit")
+COMPLETE_VISIT: Final = Code(KAP, "complete-visit", "Complete what the record of a visit is to say")
+CHECK_IN: Final = Code(KAP, "check-in", "Ask how the patient is after a session")
+SESSION_CHECK_IN: Final = Code(KAP, "session-check-in", "What a patient said between sessions")
+CHECK_IN_MISSED: Final = Code(KAP, "check-in-missed", "Nobody has asked how the patient is after a session")
+TREATED: Final = Code(KAP, "treatment", "Treatment given for it")
+BACK_WITHIN: Final = Code(KAP, "back-within-limits", "Back within its limits")
 READING_IMPLAUSIBLE: Final = Code(KAP, "reading-implausible", "A vital sign that can hardly be")
 CHARTED_LATE: Final = Code(KAP, "vital-sign-charted-late", "A vital sign beyond its alarm limit was charted late")
 READING_NOT_UNDERSTOOD: Final = Code(KAP, "reading-not-understood", "A vital sign's value or unit is not understood")

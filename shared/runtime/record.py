@@ -281,6 +281,10 @@ class Record:
         asked = self.access
         self.access = self._all  # an alarm that a guard raises is the clinic's, whatever the caller may write
         try:
+            complete = self.service.completes.get(ready.type)
+            if complete is not None and ready.resource is not None:
+                completed = await complete(Change(interaction, ready.type, ready.id, before, ready.resource), self)
+                ready = ready if completed is None else prepare(completed, ready.id)
             for guard in self.service.guards.get(ready.type, ()):
                 await guard(Change(interaction, ready.type, ready.id, before, ready.resource), self)
         finally:

@@ -37,6 +37,11 @@ from it (DetectedIssue, Task, ...) through the `Record`, in the same transaction
 `rules.py` need, and leaves the judgement to them.
 """
 
+Completion: TypeAlias = Callable[[Change, "Record"], Awaitable[Resource | None]]
+"""Called before the guards of a write: returns the resource with what the service itself knows of it (the history of
+its status, minutes from the dose); None: there is nothing to add. It takes nothing away that the client said.
+"""
+
 Reaction: TypeAlias = Callable[[Event, Resource, "Record"], Awaitable[None]]
 """Called in the transaction that takes an event in, after its resource's copy was stored (of a delete: removed)."""
 
@@ -84,6 +89,7 @@ class Service:
         name: ``intake``; also its database's and topic's name.
         title: for people: the CapabilityStatement's and the owner sheet's.
         types: the FHIR types its endpoint offers.
+        completes: by type, what the service adds to a resource before it is judged and written.
         guards: by type, called in order on every create, update and delete of it.
         operations: its FHIR operations.
         consumes: the services whose events it takes in.
@@ -100,6 +106,7 @@ class Service:
     name: str
     title: str
     types: frozenset[str]
+    completes: Mapping[str, Completion] = field(default_factory=dict)
     guards: Mapping[str, Sequence[Guard]] = field(default_factory=dict)
     operations: Sequence[Operation] = ()
     consumes: tuple[str, ...] = ()

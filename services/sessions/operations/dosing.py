@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from services.sessions.dose import known_of
 from services.sessions.gathering import ask_for_decisions, confirm_news
+from services.sessions.operations.parameters import given_in, moment_in
 from services.sessions.rules.checks import Check, issues_of
 from services.sessions.rules.claims import begins_ahead
 from services.sessions.rules.gate import gate, news_check
 from services.sessions.rules.visits import VIRTUAL_CLASS
 from services.sessions.setting import Setting
 from shared.fhir.codes import Code
-from shared.fhir.dates import interval, zulu
+from shared.fhir.dates import zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import Drug, drug_of, id_in, patient_of, quantity_in, reference
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
@@ -63,7 +64,8 @@ def dosing_operations(setting: Setting) -> tuple[Operation, ...]:
             documentation=(
                 "Opens a dose of ketamine or esketamine in a dosing session that is in progress, when the gate before "
                 "the dose is open; else 422 with all that keeps it closed. Parameters: medicationRequest (Reference), "
-                "dose (Quantity, mg), performer (Reference), witness (Reference; esketamine needs one), effective "
+                "dose (Quantity, mg), performer (Reference), witness (Reference; esketamine needs one), lot (string) "
+                "and expires (date) of the product, effective "
                 "(dateTime, not in the future; default now), confirmedBy (Reference to the prescriber or nurse "
                 "who confirms that consent and order stand, where the check G-NEWS asks; kept as a DetectedIssue with "
                 "that mitigation). Returns the MedicationAdministration, in progress."
@@ -101,7 +103,7 @@ async def _planned(call: OperationCall, record: Record, setting: Setting, needed
     drug = drug_of(medication, setting.sets)
     if drug is None or medication is None:
         raise _refused("medicationRequest", "is not an order of ketamine or esketamine; other drugs need no gate.")
-    start = _moment(given["effective"], setting.clock())
+    start = moment_in("effective", given["effective"], setting.clock())
     dose = _administration(visit_id, visit, order, medication, given, start)
     return Planned(dose, drug, start, given["confirmedBy"])
 
@@ -173,39 +175,18 @@ FORMS: Final = {
     "dose": "valueQuantity",
     "performer": "valueReference",
     "witness": "valueReference",
+    "lot": "valueString",
+    "expires": "valueDate",
     "effective": "valueDateTime",
     "confirmedBy": "valueReference",
 }
 
 
 def _parameters(call: OperationCall, needed: Sequence[str]) -> dict[str, Any]:
-    given: dict[str, Any] = dict.fromkeys(FORMS)
-    for parameter in call.parameters.get("parameter", []):
-        name = parameter.get("name")
-        if name not in FORMS or FORMS[name] not in parameter:
-            said = ", ".join(f"{one} ({form})" for one, form in FORMS.items())
-            raise BadRequest(
-                f"${call.name} does not understand the parameter '{name}'. It has: {said}.",
-                expression=["Parameters.parameter"],
-            )
-        given[name] = parameter[FORMS[name]]
-    missing = [name for name in needed if given[name] is None]
-    if missing:
-        raise BadRequest(
-            f"${call.name} needs {', '.join(missing)}.", code="required", expression=["Parameters.parameter"]
-        )
+    given = given_in(call, FORMS, needed)
     if given["dose"] is not None and quantity_in(given["dose"], ("mg",)) is None:
         raise BadRequest("The dose is a Quantity in mg (UCUM).", code="value", expression=["Parameters.parameter"])
     return given
-
-
-def _moment(value: str | None, now: datetime) -> datetime:
-    if value is None:
-        return now
-    try:
-        return interval(value)[0]
-    except ValueError:
-        raise BadRequest("The parameter effective is not a dateTime.", expression=["Parameters.parameter"]) from None
 
 
 def _administration(
@@ -219,7 +200,7 @@ def _administration(
         **({"meta": own.claiming(own.DOSE)} if whole else {}),
         "status": "in-progress",
         "category": (COMMUNITY if virtual else OUTPATIENT).concept(),
-        "medicationCodeableConcept": medication,
+        **_product(medication, given),
         "subject": reference("Patient", str(patient_of(visit))),
         "context": reference("Encounter", visit_id),
         "effectivePeriod": {"start": zulu(start)},
@@ -234,3 +215,13 @@ def _administration(
             **({"dose": given["dose"]} if given["dose"] is not None else {}),
         },
     }
+
+
+def _product(medication: Resource, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the medication of a dose: by its code, with lot and expiry where they are said."""
+    batch = {"lotNumber": given["lot"], "expirationDate": given["expires"]}
+    said = {name: value for name, value in batch.items() if value is not None}
+    if not said:
+        return {"medicationCodeableConcept": medication}
+    inside = {"resourceType": "Medication", "id": "product", "code": medication, "batch": said}
+    return {"contained": [inside], "medicationReference": {"reference": "#product"}}

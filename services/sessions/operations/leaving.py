@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from services.sessions.gathering import answers_of
+from services.sessions.operations.parameters import given_in, moment_in
 from services.sessions.rules.leaving import AGAINST_ADVICE, DISPOSITION, HOME
 from services.sessions.setting import Setting
-from shared.fhir.codes import DISCHARGE_QUESTIONNAIRE, Code
-from shared.fhir.dates import interval, zulu
+from shared.fhir.codes import DISCHARGE_QUESTIONNAIRE, ESCORT, WITNESS, Code
+from shared.fhir.dates import zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import has_code
 from shared.fhir.outcome import BadRequest, NotFound
@@ -16,9 +17,6 @@ from shared.runtime.raising import content_of
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
 
-PARTICIPATION: Final = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-ESCORT: Final = Code(PARTICIPATION, "ESC", "escort")
-WITNESS: Final = Code(PARTICIPATION, "WIT", "witness")
 DISPOSITIONS: Final = {
     HOME: Code(DISPOSITION, HOME, "Home"),
     AGAINST_ADVICE: Code(DISPOSITION, AGAINST_ADVICE, "Left against advice"),
@@ -57,17 +55,8 @@ def leaving_operations(setting: Setting) -> tuple[Operation, ...]:
     )
 
 
-def _parameters(parameters: Resource) -> dict[str, Any]:
-    given: dict[str, Any] = dict.fromkeys(FORMS)
-    for parameter in parameters.get("parameter", []):
-        name = parameter.get("name")
-        if name not in FORMS or FORMS[name] not in parameter:
-            said = ", ".join(f"{one} ({form})" for one, form in FORMS.items())
-            raise BadRequest(
-                f"$discharge does not understand the parameter '{name}'. It has: {said}.",
-                expression=["Parameters.parameter"],
-            )
-        given[name] = parameter[FORMS[name]]
+def _parameters(call: OperationCall) -> dict[str, Any]:
+    given = given_in(call, FORMS)
     if (given["disposition"] or HOME) not in DISPOSITIONS:
         raise BadRequest(
             f"The disposition is one of {', '.join(DISPOSITIONS)}.", code="value", expression=["Parameters.parameter"]
@@ -79,11 +68,8 @@ async def _discharge(call: OperationCall, record: Record, setting: Setting) -> R
     visit = await record.get("Encounter", str(call.id))
     if visit is None:
         raise NotFound(f"There is no Encounter/{call.id} here.")
-    given = _parameters(call.parameters)
-    try:
-        left = setting.clock() if given["left"] is None else interval(given["left"])[0]
-    except ValueError:
-        raise BadRequest("The parameter left is not a dateTime.", expression=["Parameters.parameter"]) from None
+    given = _parameters(call)
+    left = moment_in("left", given["left"], setting.clock())
     disposition = DISPOSITIONS[given["disposition"] or HOME]
     concept = disposition.concept(text=given["attempt"]) if given["attempt"] else disposition.concept()
     asked = await answers_of(record, str(call.id), DISCHARGE_QUESTIONNAIRE, None, left)

@@ -6,24 +6,37 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+from services.sessions.calling import Finding, have_reviewed
 from services.sessions.events import is_serious
 from services.sessions.gathering import answers_of, enrolment_of
+from services.sessions.lots import lot_of
+from services.sessions.operations.parameters import given_in, moment_in
 from services.sessions.rules.answers import answers_in
 from services.sessions.rules.readings import readings_of
 from services.sessions.rules.rems import Session, minutes_watched, missing, pressures
+from services.sessions.rules.visits import OVER
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import Given, doses_of
-from shared.fhir.codes import ID_REMS_FORM, PRE_DOSE_QUESTIONNAIRE, REMS_QUESTIONNAIRE, SUBMIT_REMS
+from shared.fhir.codes import (
+    ID_REMS_FORM,
+    PRE_DOSE_QUESTIONNAIRE,
+    REMS_QUESTIONNAIRE,
+    REPORT_EVENT,
+    REPORT_LATE,
+    SUBMIT_REMS,
+)
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, milligrams_in, patient_of, reference
-from shared.fhir.outcome import NotFound, Unprocessable
+from shared.fhir.kap import id_in, milligrams_in, moment, patient_of, reference
+from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.fhir.raised import identifier, task
-from shared.runtime.raising import content_of, own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, content_of, own_work, raise_once
 from shared.runtime.record import Record
-from shared.runtime.service import Operation, OperationCall
+from shared.runtime.service import Change, Operation, OperationCall
+from shared.runtime.timers import Round, Timer
 
 MINUTE: Final = timedelta(minutes=1)
+EVERY: Final = timedelta(minutes=1)
 
 
 def rems_operations(setting: Setting) -> tuple[Operation, ...]:
@@ -31,6 +44,9 @@ def rems_operations(setting: Setting) -> tuple[Operation, ...]:
 
     async def fill(call: OperationCall, record: Record) -> Resource:
         return await _fill(call, record, setting)
+
+    async def submitted(call: OperationCall, record: Record) -> Resource:
+        return await _submitted(call, record, setting)
 
     return (
         Operation(
@@ -42,16 +58,43 @@ def rems_operations(setting: Setting) -> tuple[Operation, ...]:
                 "Fills the monitoring form of the Spravato REMS (QuestionnaireResponse kap-rems-pmf) from what the "
                 "session has recorded, and keeps what a person answered in it. Returns Parameters: `form` (Reference), "
                 "`missing` (code, each), `task` (Reference) with the day until which it is to be sent. Run again, it "
-                "brings the same form up to date."
+                "brings the same form up to date. At the end of a session it is filled without being asked."
+            ),
+        ),
+        Operation(
+            name="rems-submitted",
+            type="Encounter",
+            level="instance",
+            handler=submitted,
+            documentation=(
+                "Records that the monitoring form of the REMS was sent. Parameters: sent (dateTime; default now), "
+                "channel (code: web or fax), by (Reference to the Practitioner or PractitionerRole), confirmation "
+                "(string; what the programme answered). Completes the Task, in time or late, and names what the form "
+                "lacks; one that was sent with something missing is reviewed. Returns Parameters: task, missing."
             ),
         ),
     )
+
+
+async def fill_at_the_end(change: Change, record: Record, setting: Setting) -> None:
+    """Fill the form, and set its Task, at the end of an outpatient session with esketamine."""
+    after = change.after
+    if after is None or after["status"] != "finished" or (change.before or {}).get("status") in (*OVER, None):
+        return
+    doses = await doses_of(record, change.id, setting)
+    inpatient = after.get("class", {}).get("code") in setting.gate.rems.inpatient
+    if not inpatient and any(one.drug == "esketamine" and one.start is not None for one in doses):
+        await _fill_form({**after, "id": change.id}, record, setting)
 
 
 async def _fill(call: OperationCall, record: Record, setting: Setting) -> Resource:
     visit = await record.get("Encounter", str(call.id))
     if visit is None:
         raise NotFound(f"There is no Encounter/{call.id} here.")
+    return await _fill_form(visit, record, setting)
+
+
+async def _fill_form(visit: Resource, record: Record, setting: Setting) -> Resource:
     doses = [one for one in await doses_of(record, visit["id"], setting) if one.drug == "esketamine"]
     if not doses or doses[0].start is None:
         raise Unprocessable(
@@ -134,7 +177,7 @@ async def _answers(
     serious = [one for one in events if id_in(one.get("encounter"), "Encounter") == visit["id"] and is_serious(one)]
     amounts = [milligrams_in(one.resource.get("dosage", {}).get("dose")) for one in doses]
     named = (patient.get("name") or [{}])[0]
-    lots = [one for one in [await _lot(record, given.resource) for given in doses] if one]
+    lots = [one for one in [await lot_of(record, given.resource) for given in doses] if one]
     near = timedelta(minutes=setting.monitoring.after.minutes)
     found: dict[str, Any] = {
         "patient-name": " ".join([*named.get("given", []), named.get("family", "")]).strip() or None,
@@ -155,20 +198,100 @@ async def _answers(
     return {link: answer for link, answer in found.items() if answer is not None}
 
 
-async def _lot(record: Record, dose: Resource) -> str | None:
-    named = str(dose.get("medicationReference", {}).get("reference", ""))
-    if named.startswith("#"):
-        inside = [one for one in dose.get("contained", []) if one.get("id") == named.removeprefix("#")]
-        product: Resource | None = inside[0] if inside else None
-    else:
-        product = await record.get("Medication", named.rpartition("/")[2]) if named else None
-    lot = (product or {}).get("batch", {}).get("lotNumber")
-    return None if lot is None else str(lot)
-
-
 def _value(answer: Any) -> dict[str, Any]:
     if isinstance(answer, bool):
         return {"valueBoolean": answer}
     if isinstance(answer, int):
         return {"valueInteger": answer}
     return {"valueDecimal": answer} if isinstance(answer, Decimal) else {"valueString": str(answer)}
+
+
+FORMS: Final = {
+    "sent": "valueDateTime",
+    "channel": "valueCode",
+    "by": "valueReference",
+    "confirmation": "valueString",
+}
+CHANNELS: Final = ("web", "fax")
+
+
+def _parameters(call: OperationCall, now: datetime) -> tuple[dict[str, Any], datetime]:
+    given = given_in(call, FORMS)
+    person = any(id_in(given["by"], type_) for type_ in ("Practitioner", "PractitionerRole"))
+    if given["channel"] not in CHANNELS or not person:
+        raise BadRequest(
+            "$rems-submitted needs channel (web or fax) and by (a Practitioner or PractitionerRole).",
+            code="required",
+            expression=["Parameters.parameter"],
+        )
+    sent = moment_in("sent", given["sent"], now)
+    if sent > now:
+        raise BadRequest("What is recorded has happened: sent is still to come.", expression=["Parameters.parameter"])
+    return given, sent
+
+
+async def _submitted(call: OperationCall, record: Record, setting: Setting) -> Resource:
+    now = setting.clock()
+    given, sent = _parameters(call, now)
+    filled = await _fill(call, record, setting)
+    named = {one["name"]: one["valueReference"]["reference"] for one in filled["parameter"] if "valueReference" in one}
+    lacking = [one["valueCode"] for one in filled["parameter"] if one["name"] == "missing"]
+    held = await record.get("Task", id_in({"reference": named["task"]}, "Task") or "")
+    if held is None or held["status"] == "completed":
+        raise Unprocessable(
+            "The form was sent already: its Task is completed. A correction is sent to the REMS by telephone.",
+            code="duplicate",
+            rule="G-REMS-FORM",
+            source=setting.rems.submit.source,
+        )
+    late = sent > moment(held["restriction"]["period"]["end"])
+    how = {"type": SUBMIT_REMS.concept(text="Sent"), "valueDateTime": zulu(sent)}
+    channel = {"type": SUBMIT_REMS.concept(text="Channel"), "valueCode": given["channel"]}
+    answer = {"type": SUBMIT_REMS.concept(text="Confirmation"), "valueString": given["confirmation"]}
+    done = {
+        **held,
+        "status": "completed",
+        "owner": given["by"],
+        "businessStatus": {"text": "late" if late else "in time"},
+        "lastModified": zulu(now),
+        "output": [how, channel, *([answer] if given["confirmation"] else [])],
+    }
+    with own_work():
+        await record.update(content_of(done))
+    if lacking:
+        text = f"The monitoring form of the REMS was sent, and lacks {', '.join(lacking)}. Complete it."
+        name = ("rems", str(call.id), "incomplete")
+        visit = str(call.id)
+        asked = Finding(name, str(patient_of(held)), REPORT_LATE, text, (named["form"],), ("G-REMS-FORM",), visit)
+        await have_reviewed(record, asked, setting)
+    return {
+        "resourceType": "Parameters",
+        "parameter": [
+            {"name": "task", "valueReference": {"reference": named["task"]}},
+            *({"name": "missing", "valueCode": link} for link in lacking),
+        ],
+    }
+
+
+def timer(setting: Setting) -> Timer:
+    """Return the timer that has reports looked at which were not sent in their time."""
+
+    async def look(one: Round) -> None:
+        codes = f"{SUBMIT_REMS.token()},{REPORT_EVENT.token()}"
+        found = await one.search("Task", {"code": codes, "status": ",".join(sorted(OPEN_TASK))})
+        late = [due for due in found if moment(due["restriction"]["period"]["end"]) < one.now]
+
+        async def ask(due: Resource, record: Record) -> None:
+            patient, visit = patient_of(due), id_in(due.get("encounter"), "Encounter")
+            if due["status"] not in OPEN_TASK or patient is None or "businessStatus" in due:
+                return
+            text = f"Not sent by {due['restriction']['period']['end']}: {due['description']}"
+            name, about = ("report", str(due["id"])), (f"Task/{due['id']}",)
+            asked = Finding(name, patient, REPORT_LATE, text, about, ("G-REMS-FORM",), visit)
+            await have_reviewed(record, asked, setting)
+            with own_work():
+                await record.update(content_of({**due, "businessStatus": {"text": "overdue"}}))
+
+        await one.each([due for due in late if "businessStatus" not in due], ask)
+
+    return Timer("late-reports", EVERY, look)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from decimal import Decimal
 from typing import Any, Final
 
 from services.sessions.drugs import gated_drug
-from services.sessions.rules.claims import COUNTED
-from services.sessions.rules.substances import KINDS, OUT, RECORDS, WITNESSED, against, lacking, micrograms
+from services.sessions.ledger import UG_IN_MG, given_out, investigate, settle
+from services.sessions.names import address_of, name_of
+from services.sessions.operations.parameters import moment_in
+from services.sessions.rules.substances import KINDS, OUT, RECORDS, WITNESSED, against, lacking, micrograms, product_of
 from services.sessions.setting import Setting
-from shared.fhir.codes import ID_TASK, INVESTIGATE_SUBSTANCE, UCUM
-from shared.fhir.dates import MIN_INSTANT, interval, zulu
-from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, milligrams_in, patient_of
+from shared.fhir.codes import UCUM
+from shared.fhir.dates import MIN_INSTANT, zulu
+from shared.fhir.json import Resource, parse
+from shared.fhir.kap import milligrams_in, patient_of
 from shared.fhir.outcome import BadRequest, Unprocessable
-from shared.fhir.raised import identifier
-from shared.runtime.raising import raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
+from shared.store.access import Access
 from shared.store.substances import Booked, Entry, Stock, Substances, Vial
 
-UG_IN_MG: Final = Decimal(1000)
 _FORMS: Final = {
     "kind": "valueCode",
     "ndc": "valueString",
@@ -54,7 +53,7 @@ def substance_operations(setting: Setting) -> tuple[Operation, ...]:
         return await _inventory(call, record, setting)
 
     async def log(call: OperationCall, record: Record) -> Resource:
-        return await _log(call, record)
+        return await _log(call, record, setting)
 
     return (
         Operation(
@@ -83,7 +82,7 @@ def substance_operations(setting: Setting) -> tuple[Operation, ...]:
             "type",
             inventory,
             affects_state=False,
-            documentation="What every vial held at a time (at; default now): the initial and the biennial inventory.",
+            documentation="What every vial, and of each product all, held at a time (at; default now): the inventory.",
         ),
         Operation(
             "substance-log",
@@ -91,7 +90,10 @@ def substance_operations(setting: Setting) -> tuple[Operation, ...]:
             "type",
             log,
             affects_state=False,
-            documentation="Every entry of a time (start, end): the dispensing log, with patient and who did it.",
+            documentation=(
+                "Every entry of a time (start, end): the dispensing log, with substance, form and strength, the "
+                "patient with his address, and who did it before whom."
+            ),
         ),
     )
 
@@ -112,10 +114,7 @@ def _parameters(call: OperationCall) -> dict[str, Any]:
 
 
 def _time(given: dict[str, Any], name: str, now: datetime) -> datetime:
-    try:
-        return now if name not in given else interval(str(given[name]))[0]
-    except ValueError:
-        raise BadRequest(f"The parameter {name} is not a dateTime.", expression=["Parameters.parameter"]) from None
+    return moment_in(name, given.get(name), now)
 
 
 async def _book(call: OperationCall, record: Record, setting: Setting) -> Resource:
@@ -142,9 +141,7 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
     issues = list(against(kind, change, held, performer=performer, witness=witness))
     if issues:
         raise Unprocessable(issues)
-    patient = None
-    if kind == "administer":
-        patient = await _patient_of(given, record, setting)
+    dose = await _given_out(given, record, setting) if kind == "administer" else None
     booked = await ledger.book(
         Entry(
             kind=kind,
@@ -157,17 +154,24 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
             witness=witness if kind in WITNESSED or witness is not None else None,
             counted_ug=amount if kind == "count" else None,
             administration=None if kind != "administer" else str(given["administration"]["reference"]),
-            patient=patient,
+            patient=None if dose is None else f"Patient/{patient_of(dose)}",
             form41=given.get("form41"),
             note=given.get("note"),
             expires=None if "expires" not in given else date.fromisoformat(str(given["expires"])),
         )
     )
     if kind == "count" and change != 0:
-        await _investigate(record, vial, booked, f"counted {amount} micrograms, {held} by the ledger", now)
-    if kind == "administer":
-        await _reconcile(record, ledger, booked, vial, now)
+        await investigate(record, booked.id, f"{vial}: counted {amount} micrograms, {held} by the ledger", now)
+    if dose is not None:
+        await settle(record, dose, setting)
+    if kind in ("open", "administer") and await _is_expired(ledger, vial, occurred):
+        await investigate(record, f"expired:{vial}", f"{vial} was used after its last day", now)
     return {"resourceType": "Parameters", "parameter": [_told(booked)]}
+
+
+async def _is_expired(ledger: Substances, vial: Vial, when: datetime) -> bool:
+    held = [one for one in await ledger.stock(when) if one.of == vial]
+    return any(one.expires is not None and one.expires < when.date() for one in held)
 
 
 def _amount(kind: str, given: dict[str, Any]) -> int:
@@ -185,49 +189,23 @@ def _amount(kind: str, given: dict[str, Any]) -> int:
     return exact
 
 
-async def _patient_of(given: dict[str, Any], record: Record, setting: Setting) -> str:
-    id_ = id_in(given["administration"], "MedicationAdministration")
-    dose = None if id_ is None else await record.get("MedicationAdministration", id_)
-    patient = None if dose is None else patient_of(dose)
-    if dose is None or patient is None or dose["status"] not in COUNTED:
+async def _given_out(given: dict[str, Any], record: Record, setting: Setting) -> Resource:
+    """Return the dose or the hand-out that an entry names."""
+    type_, _, id_ = str(given["administration"].get("reference", "")).partition("/")
+    known = type_ in ("MedicationAdministration", "MedicationDispense")
+    stored = await record.transaction.find(Access.unrestricted(), type_, id_, lock=True) if known and id_ else None
+    # A correction of the dose waits until this is booked, or is seen here.
+    found: Resource | None = None if stored is None or stored.deleted else parse(stored.body)
+    if found is None or patient_of(found) is None or not given_out(found):
         raise Unprocessable(
-            "Not booked: the dose is not recorded here. Record the MedicationAdministration first.",
+            "Not booked: the dose is not recorded here. Record the MedicationAdministration (or what was handed out: "
+            "the MedicationDispense) first.",
             rule="C-DOSE",
             source=RECORDS,
         )
-    if await gated_drug(record, dose, setting) is None:
+    if await gated_drug(record, found, setting) is None:
         raise Unprocessable("Not booked: the dose is not of ketamine or esketamine.", rule="C-DOSE", source=RECORDS)
-    return f"Patient/{patient}"
-
-
-async def _reconcile(record: Record, ledger: Substances, booked: Booked, vial: Vial, now: datetime) -> None:
-    """Have a difference looked into between a dose and what was booked out for it."""
-    named = str(booked.entry.administration)
-    dose = await record.get("MedicationAdministration", named.rpartition("/")[2])
-    milligrams = milligrams_in((dose or {}).get("dosage", {}).get("dose"))
-    out = -sum(one.entry.change_ug for one in await ledger.entries(administration=named))
-    if milligrams is None or out > milligrams * UG_IN_MG:
-        said = "not known" if milligrams is None else f"{milligrams:f} mg"
-        await _investigate(record, vial, booked, f"{out} micrograms booked out for {named}, of which {said} given", now)
-
-
-async def _investigate(record: Record, vial: Vial, booked: Booked, what: str, now: datetime) -> None:
-    when = zulu(now)
-    await raise_once(
-        record,
-        {
-            "resourceType": "Task",
-            "identifier": [identifier(ID_TASK, "substance", booked.id)],
-            "status": "requested",
-            "intent": "order",
-            "priority": "urgent",
-            "code": INVESTIGATE_SUBSTANCE.concept(),
-            "description": f"Ketamine does not balance: {vial}: {what}. Investigate. Theft or loss: notice to the DEA "
-            "within one business day, Form 106 within 45 days.",
-            "authoredOn": when,
-            "lastModified": when,
-        },
-    )
+    return found
 
 
 async def _balance(call: OperationCall, record: Record, setting: Setting) -> Resource:
@@ -247,16 +225,42 @@ async def _inventory(call: OperationCall, record: Record, setting: Setting) -> R
     at = _time(_parameters(call), "at", setting.clock())
     found = await Substances(record.transaction).stock(at)
     told: list[dict[str, Any]] = [{"name": "at", "valueDateTime": zulu(at)}]
+    totals: dict[str, int] = {}
+    for one in found:
+        totals[one.of.ndc] = totals.get(one.of.ndc, 0) + one.balance_ug
+    for ndc, total in sorted(totals.items()):
+        said = [{"name": "ndc", "valueString": ndc}, *_product(ndc, setting)]
+        told.append({"name": "product", "part": [*said, {"name": "balance", "valueQuantity": _quantity(total)}]})
     return {"resourceType": "Parameters", "parameter": [*told, *(_vial(one) for one in found)]}
 
 
-async def _log(call: OperationCall, record: Record) -> Resource:
+def _product(ndc: str, setting: Setting) -> list[dict[str, Any]]:
+    product = product_of(ndc, setting.substances)
+    if product is None:
+        return []
+    return [{"name": name, "valueString": getattr(product, name)} for name in ("substance", "form", "strength")]
+
+
+async def _log(call: OperationCall, record: Record, setting: Setting) -> Resource:
     given = _parameters(call)
     since = None if "start" not in given else _time(given, "start", MIN_INSTANT)
     until = None if "end" not in given else _time(given, "end", MIN_INSTANT)
     found = await Substances(record.transaction).entries(since=since, until=until)
+    told = []
+    for one in found:
+        entry = _told(one)
+        entry["part"] += _product(one.entry.ndc, setting)
+        people = {"performer": one.entry.performer, "witness": one.entry.witness, "patient": one.entry.patient}
+        for name, who in people.items():
+            if who is not None:
+                said = await name_of(record, {"reference": who})
+                entry["part"].append({"name": f"{name}-name", "valueString": said})
+        address = "" if one.entry.patient is None else await address_of(record, one.entry.patient)
+        if address:
+            entry["part"].append({"name": "patient-address", "valueString": address})
+        told.append(entry)
     made: Resource = {"resourceType": "Parameters"}
-    return {**made, "parameter": [_told(one) for one in found]} if found else made
+    return {**made, "parameter": told} if told else made
 
 
 def _quantity(ug: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -21,10 +22,30 @@ class Late(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     minutes: int
 
 
+class Sustained(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When an alarm is sustained: by a second reading in a row beyond the limit.
+
+    Attributes:
+        rule, title, advice: of the sustained alarm. of: the rule that is repeated.
+        apart: readings fewer minutes apart are one. within: minutes in which the second counts.
+        repeat: minutes after which the first is measured again.
+
+    """
+
+    rule: str
+    of: str
+    title: str
+    advice: str
+    apart: int
+    within: int
+    repeat: int
+
+
 class AlarmPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `alarms`."""
 
     late: Late
+    sustained: Sustained
     limits: dict[str, Alarm]
 
 
@@ -64,3 +85,55 @@ def is_late(observation: Resource, now: datetime, policy: AlarmPolicy) -> bool:
     """Tell whether an Observation is charted so long after it was taken that its alarm is no longer news."""
     when, timed = taken_at(observation)
     return timed and when is not None and when < now - timedelta(minutes=policy.late.minutes)
+
+
+def is_sustained(observation: Resource, others: Iterable[Resource], policy: AlarmPolicy) -> bool:
+    """Tell whether an Observation and the reading next to it are both beyond the limit that is to be repeated.
+
+    Next to it is the nearest reading before or after it, of those that are understood: one within the limits between
+    two beyond it ends the first.
+    """
+    said = policy.sustained
+    points: list[tuple[datetime, bool]] = []
+    here = _point(observation, policy)
+    if here is None or not here[1]:
+        return False
+    for when, beyond in sorted(one for other in others if (one := _point(other, policy)) is not None):
+        if points and when - points[-1][0] < timedelta(minutes=said.apart):
+            points[-1] = points[-1][0], points[-1][1] or beyond
+        else:
+            points.append((when, beyond))
+    apart, within = timedelta(minutes=said.apart), timedelta(minutes=said.within)
+    before = [one for one in points if one[0] <= here[0] - apart]
+    after = [one for one in points if one[0] >= here[0] + apart]
+    near = [*before[-1:], *after[:1]]
+    return any(beyond and abs(when - here[0]) <= within for when, beyond in near)
+
+
+def _point(observation: Resource, policy: AlarmPolicy) -> tuple[datetime, bool] | None:
+    """Return when a reading of what is to be repeated was taken, and whether it is beyond its limit; None: it is none.
+
+    A value that is only perhaps within its limit ends nothing.
+    """
+    when, _ = taken_at(observation)
+    limits = [one for one in policy.limits.values() if one.rule == policy.sustained.of]
+    beyond, within = False, False
+    for limit in limits:
+        for reading in with_code(readings_of(observation), limit.codes):
+            value = reading.value_in(limit.units)
+            beyond = beyond or (value is not None and limit.is_beyond(value))
+            within = within or (value is not None and not limit.may_be_beyond(value))
+    return None if when is None or not (beyond or within) else (when, beyond)
+
+
+def within_limits(observation: Resource, rule: str, policy: AlarmPolicy) -> bool:
+    """Tell whether an Observation measured all that a rule's alarm looks at, and all of it is within the limits.
+
+    Of limits that read the same thing (pulse oximetry by two codes) one reading is enough.
+    """
+    readings = [one for one in readings_of(observation) if one.trusted]
+    for limit in (one for one in policy.limits.values() if one.rule == rule):
+        values = [one.value_in(limit.units) for one in with_code(readings, limit.codes)]
+        if not values or any(value is None or limit.may_be_beyond(value) for value in values):
+            return False
+    return True

@@ -16,9 +16,9 @@ import msgspec
 
 from services.sessions.rules.checks import Check, simple
 from shared.fhir.cited import Cited
-from shared.fhir.codes import SNOMED
+from shared.fhir.codes import SNOMED, UCUM
 from shared.fhir.json import Resource
-from shared.fhir.kap import Drug, codes_of, effective_start, id_in, milligrams_in
+from shared.fhir.kap import Drug, codes_of, effective_start, id_in, milligrams_in, quantity_in
 
 
 class Share(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +106,22 @@ class Amounts:
         return [one for one in self.others if one.visit is not None and one.visit == self.visit]
 
 
+def quantity_of(administration: Resource) -> Mapping[str, Any] | None:
+    """Return the Quantity of a dose; a volume as its mass where the product inside says its strength (mg per mL)."""
+    dose: Mapping[str, Any] | None = administration.get("dosage", {}).get("dose")
+    volume = quantity_in(dose, ("mL",))
+    named = str(administration.get("medicationReference", {}).get("reference", ""))
+    inside = [one for one in administration.get("contained", []) if named == f"#{one.get('id')}"]
+    strengths = [part["strength"] for one in inside for part in one.get("ingredient", []) if "strength" in part]
+    if volume is None or len(strengths) != 1:
+        return dose
+    mass = milligrams_in(strengths[0].get("numerator"))
+    per = quantity_in(strengths[0].get("denominator"), ("mL",))
+    if mass is None or not per:
+        return dose
+    return {"value": Decimal(volume) * mass / Decimal(per), "system": UCUM, "code": "mg", "unit": "mg"}
+
+
 def as_dose(administration: Resource, kilograms: Decimal | None) -> Dose:
     """Return a MedicationAdministration as a dose."""
     return Dose(
@@ -113,7 +129,7 @@ def as_dose(administration: Resource, kilograms: Decimal | None) -> Dose:
         effective_start(administration),
         id_in(administration.get("request"), "MedicationRequest"),
         id_in(administration.get("context"), "Encounter"),
-        milligrams_in(administration.get("dosage", {}).get("dose"), kilograms),
+        milligrams_in(quantity_of(administration), kilograms),
     )
 
 

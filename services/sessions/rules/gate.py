@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -24,9 +24,9 @@ from services.sessions.rules.answers import (
     rems_checks,
     risk_check,
 )
-from services.sessions.rules.checks import Check, Decision, Needed, simple
+from services.sessions.rules.checks import Check, Decision, Needed, Verdict, simple
 from services.sessions.rules.readings import Limit, Reading, Value, with_code
-from services.sessions.rules.visits import VIRTUAL_CLASS, is_under_way
+from services.sessions.rules.visits import VIRTUAL_CLASS, chaperoned, is_under_way
 from shared.fhir.cited import Cited
 from shared.fhir.dates import MIN_INSTANT
 from shared.fhir.freshness import KnowledgePolicy
@@ -70,6 +70,8 @@ class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     course: Cited
     consent: Cited
     order: Cited
+    lot: Cited
+    chaperone: Cited
     baseline_age: Minutes
     repeat_after: Minutes
     live: Minutes
@@ -79,6 +81,17 @@ class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answers: dict[str, Answer]
     risk: Risk
     rems: Rems
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A lot, and the last day on which it may be used; None: it is not said."""
+
+    lot: str | None = None
+    expires: date | None = None
+
+
+NO_BATCH: Final = Batch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,7 @@ class Situation:
         gender: Patient.gender.
         flags: for suicidality that are up: reference and since when.
         enrolment: in the REMS.
+        batch: lot and expiry of the product, as the dose says them.
         unheard: the services whose latest news may be missing, as people read it; empty: all is known.
 
     """
@@ -117,6 +131,7 @@ class Situation:
     flags: Sequence[tuple[str, datetime]] = ()
     enrolment: Enrolment = NOT_ENROLLED
     unheard: str = ""
+    batch: Batch = NO_BATCH
 
     @property
     def at_home(self) -> bool:
@@ -129,6 +144,8 @@ def gate(situation: Situation, policy: GatePolicy) -> list[Check]:
     return [
         _visit(situation, policy),
         _course(situation, policy),
+        *_chaperone(situation, policy),
+        _lot(situation, policy),
         *_readings(situation, policy),
         *_consent_and_order(situation, policy),
         *answer_checks(
@@ -166,6 +183,28 @@ def _course(situation: Situation, policy: GatePolicy) -> Check:
         text=f"the patient's course is {situation.course}. See why, settle it, and have a person lift the hold.",
         source=policy.course.source,
     )
+
+
+def _lot(situation: Situation, policy: GatePolicy) -> Check:
+    """Check the product: past its last day it is not given; which lot it is, the ledger may still say."""
+    lot, expires = situation.batch.lot, situation.batch.expires
+    if expires is not None and expires < situation.start.date():
+        text = f"the product expired on {expires.isoformat()}. Take another, and put this one aside."
+        return simple("G-LOT", "Lot and expiry", opens=False, text=text, source=policy.lot.source)
+    said = "In order." if lot and expires else "Lot or expiry is not said. Look at the label, and book the vial."
+    verdict: Verdict = "open" if lot and expires else "warned"
+    return Check("G-LOT", "Lot and expiry", verdict, said, policy.lot.source, closes=False, value=lot)
+
+
+def _chaperone(situation: Situation, policy: GatePolicy) -> Iterator[Check]:
+    if situation.at_home:
+        yield simple(
+            "G-CHAPERONE",
+            "Chaperone at home",
+            opens=chaperoned(situation.visit),
+            text="nobody is named who is with the patient at home (participant of type chaperone). Name him.",
+            source=policy.chaperone.source,
+        )
 
 
 def _consent_and_order(situation: Situation, policy: GatePolicy) -> Iterator[Check]:

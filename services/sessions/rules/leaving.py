@@ -6,7 +6,7 @@ advice is a fact and has none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -54,6 +54,13 @@ class Wanted(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
     named: bool = False
 
 
+class Integration(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many hours after leaving, at least and at most, the integration session is to be."""
+
+    earliest: int
+    latest: int
+
+
 class DischargePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `discharge`."""
 
@@ -61,6 +68,7 @@ class DischargePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age: Minutes
     aldrete: Aldrete
     pressure: SafePressure
+    integration: Integration
     answers: dict[str, Wanted]
 
 
@@ -90,6 +98,12 @@ def disposition_of(visit: Resource | None) -> str | None:
     concept = (visit or {}).get("hospitalization", {}).get("dischargeDisposition", {})
     codes = [one.get("code") for one in concept.get("coding", []) if one.get("system") == DISPOSITION]
     return next((one for one in (HOME, AGAINST_ADVICE) if one in codes), codes[0] if codes else None)
+
+
+def integration_booked(left: datetime, starts: Iterable[datetime], policy: Integration) -> bool:
+    """Tell whether one of the sessions booked begins in the time after leaving in which integration is to be."""
+    first, last = left + timedelta(hours=policy.earliest), left + timedelta(hours=policy.latest)
+    return any(first <= one <= last for one in starts)
 
 
 def against_going_home(leaving: Leaving, policy: DischargePolicy) -> list[Issue]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 
@@ -21,17 +22,20 @@ class Minutes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     minutes: int
 
 
-class Needs(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a time point needs: of each line one of the LOINC codes."""
+class Wanted(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is due at a bedside: of each line of `needs` one of the codes; `missed`: who looks when it is not there."""
 
-    codes: tuple[tuple[str, ...], ...]
+    title: str
+    needs: tuple[tuple[str, ...], ...]
+    missed: Literal["call", "review"]
 
 
 class Cadence(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When vital signs are due after the first dose by a route, in minutes, and how long the patient stays."""
+    """What is due after the first dose by a route, by its code and in minutes, and how long the patient stays."""
 
     route: str
-    at: tuple[int, ...]
+    at: dict[str, tuple[int, ...]]
+    home: bool = False
     stay: int
     stay_after_end: int | None = None
     drug: Drug | None = None
@@ -52,43 +56,61 @@ class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace: Minutes
     before: Minutes
     after: Minutes
-    needs: Needs
+    due: dict[str, Wanted]
     cadences: dict[str, Cadence]
     plausible: dict[str, Plausible]
 
 
-def cadence_of(drug: Drug, route: str | None, policy: MonitoringPolicy) -> Cadence:
-    """Return how a drug by a route is watched; of a route that is not known, as the one that stays longest."""
+def cadence_of(drug: Drug, route: str | None, policy: MonitoringPolicy, *, home: bool = False) -> Cadence:
+    """Return how a drug by a route is watched; of a route that is not known, as the one that is watched closest."""
     fitting = [one for one in policy.cadences.values() if one.route == route and one.drug in (None, drug)]
-    return fitting[0] if fitting else max(policy.cadences.values(), key=lambda one: (one.stay, len(one.at)))
+    clinic = [one for one in fitting if not one.home]
+    there = [one for one in fitting if one.home] if home else clinic
+    others = [one for one in policy.cadences.values() if not one.home]
+    closest = max(others, key=lambda one: (one.stay, sum(len(minutes) for minutes in one.at.values())))
+    return next(iter([*there, *clinic]), closest)
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Vital signs that are due: minutes from the first dose, and when."""
+    """What is due: its code, minutes from the first dose, and when."""
 
+    what: str
     minute: int
     when: datetime
 
 
 def due_times(start: datetime, cadence: Cadence, now: datetime, policy: MonitoringPolicy) -> list[Due]:
     """Return what is due after a first dose at `start`, from `now` on: what is past cannot be watched any more."""
-    found = [Due(minute, start + timedelta(minutes=minute)) for minute in cadence.at]
+    found = [
+        Due(what, minute, start + timedelta(minutes=minute))
+        for what, minutes in cadence.at.items()
+        for minute in minutes
+    ]
     return [one for one in found if now <= one.when + timedelta(minutes=policy.grace.minutes)]
 
 
 def is_missed(due: datetime, now: datetime, policy: MonitoringPolicy) -> bool:
-    """Tell whether vital signs due at `due` are missed."""
+    """Tell whether what was due at `due` is missed."""
     return now > due + timedelta(minutes=policy.grace.minutes)
 
 
-def covers(readings: Iterable[Reading], due: datetime, policy: MonitoringPolicy) -> list[str] | None:
-    """Return the Observations that make up the time point due at `due`; None: something of it is lacking."""
+def covers(
+    readings: Iterable[Reading], due: datetime, policy: MonitoringPolicy, what: str, *, after: datetime | None = None
+) -> list[str] | None:
+    """Return the Observations that make up what is due at `due`; None: something of it is lacking.
+
+    `after`: only what was taken after it counts.
+    """
     low = due - timedelta(minutes=policy.before.minutes)
     high = due + timedelta(minutes=policy.after.minutes)
-    near = [one for one in readings if one.timed and one.when is not None and low <= one.when <= high]
+    near = [
+        one
+        for one in readings
+        if one.timed and one.when is not None and low <= one.when <= high and (after is None or one.when > after)
+    ]
     found: list[str] = []
-    for codes in policy.needs.codes:
+    for codes in policy.due[what].needs:
         there = with_code(near, codes)
         if not there:
             return None
@@ -97,9 +119,20 @@ def covers(readings: Iterable[Reading], due: datetime, policy: MonitoringPolicy)
 
 
 def is_needed(observation: Resource, policy: MonitoringPolicy) -> bool:
-    """Tell whether an Observation has something that a time point needs."""
-    wanted = [code for codes in policy.needs.codes for code in codes]
+    """Tell whether an Observation has something that is due at a bedside."""
+    wanted = [code for one in policy.due.values() for codes in one.needs for code in codes]
     return bool(with_code(readings_of(observation), wanted))
+
+
+def is_watched(observation: Resource, policy: MonitoringPolicy) -> bool:
+    """Tell whether an Observation measured or rated something that is watched after a dose."""
+    codes = [code for limit in policy.plausible.values() for code in limit.codes]
+    return is_needed(observation, policy) or bool(with_code(readings_of(observation), codes))
+
+
+def minutes_from(first: datetime, when: datetime) -> int:
+    """Return the whole minutes from the first dose to a reading; below 0 before it."""
+    return (when - first) // timedelta(minutes=1)
 
 
 def implausible(observation: Resource, policy: MonitoringPolicy) -> list[str]:

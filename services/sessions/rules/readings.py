@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple
 
 from shared.fhir.cited import Cited
-from shared.fhir.codes import LOINC
+from shared.fhir.codes import KAP, LOINC
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, effective_start, quantity_in
@@ -88,7 +88,7 @@ class Reading:
 
     Attributes:
         reference: the Observation it is in.
-        codes: LOINC.
+        codes: LOINC, and the project's own where there is none.
         quantity: the Quantity as it stands; None: another type of value.
         when: when it was taken; where that is not said to the minute, when it was recorded.
         timed: whether it is said when it was taken.
@@ -125,7 +125,7 @@ def readings_of(observation: Resource) -> list[Reading]:
     return [
         Reading(
             f"Observation/{observation['id']}",
-            tuple(codes_of(part.get("code"), LOINC)),
+            (*codes_of(part.get("code"), LOINC), *codes_of(part.get("code"), KAP)),
             quantity,
             when,
             timed,
@@ -140,6 +140,8 @@ def readings_of(observation: Resource) -> list[Reading]:
 
 def _quantities(part: Resource) -> list[Mapping[str, Any] | None]:
     """Return the Quantity of an Observation or component; of a feed its extremes, one beyond the device's range too."""
+    if "valueInteger" in part:  # a score
+        return [{"value": part["valueInteger"], "code": "{score}"}]
     if "valueSampledData" not in part:
         return [part.get("valueQuantity")]
     feed = part["valueSampledData"]
@@ -175,6 +177,6 @@ def taken_at(observation: Resource) -> tuple[datetime | None, bool]:
 
 
 def with_code(readings: Iterable[Reading], codes: Iterable[str]) -> list[Reading]:
-    """Return the readings of one of the LOINC codes."""
+    """Return the readings of one of the codes."""
     wanted = frozenset(codes)
     return [reading for reading in readings if wanted.intersection(reading.codes)]

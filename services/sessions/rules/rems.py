@@ -58,6 +58,7 @@ class RemsPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `rems`."""
 
     submit: Submit
+    report: Submit
     pressure_at: Minutes
 
 

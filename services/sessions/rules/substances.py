@@ -3,10 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+import msgspec
+
+from shared.fhir.cited import Cited
 from shared.fhir.outcome import Issue
+
+
+class Book(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Within how many minutes a dose is booked."""
+
+    minutes: int
+
+
+class Inventory(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many days after an inventory the next is to be taken, and how many before that somebody is told."""
+
+    days: int
+    notice: int
+
+
+class Product(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a product is: its substance, form and strength."""
+
+    substance: str
+    form: str
+    strength: str
+
+
+class SubstancesPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `substances`."""
+
+    book: Book
+    inventory: Inventory
+    products: dict[str, Product]
+
+
+def product_of(ndc: str, policy: SubstancesPolicy) -> Product | None:
+    """Return what a product is by its NDC, whatever its package; None: the policy does not say."""
+    return next((one for code, one in policy.products.items() if ndc == code or ndc.startswith(f"{code}-")), None)
+
+
+def inventory_due(last: datetime | None, policy: Inventory) -> datetime | None:
+    """Return until when an inventory is to be taken after the last one; None: at once, there was none."""
+    return None if last is None else last + timedelta(days=policy.days)
+
+
+def is_inventory_near(last: datetime | None, now: datetime, policy: Inventory) -> bool:
+    """Tell whether the next inventory is to be asked for."""
+    due = inventory_due(last, policy)
+    return due is None or due - timedelta(days=policy.notice) <= now
+
 
 KINDS: Final = ("receive", "open", "administer", "waste", "destroy", "return", "count", "adjust")
 OUT: Final = frozenset(("administer", "waste", "destroy", "return"))

@@ -55,6 +55,19 @@ IN_ORDER = {
 }
 
 
+TO_DO = (
+    *codes.DUE_AT_BEDSIDE,
+    codes.BOOK_SUBSTANCE,
+    codes.REPORT_EVENT,
+    codes.BOOK_INTEGRATION,
+    codes.CHECK_IN,
+    codes.COMPLETE_VISIT,
+)
+"""Codes of Tasks that are the work of a session, and no alarm."""
+
+PRODUCT = {"lot": "valueString", "expires": "valueDate"}
+
+
 def pre_dose(who: Resource, visit: Resource, authored: str, **answers: Any) -> Resource:
     """Return what is asked before a dose, all in order but for `answers` (``food_hours=1``; None: left out)."""
     given = {**IN_ORDER, **{name.replace("_", "-"): value for name, value in answers.items()}}
@@ -185,14 +198,15 @@ class Bedside:
             {"name": "dose", "valueQuantity": milligrams(amount, more.get("unit", "mg"))},
             {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
             *({"name": name, "valueReference": {"reference": more[name]}} for name in ("witness",) if name in more),
+            *({"name": name, form: more[name]} for name, form in PRODUCT.items() if name in more),
         ]
         return await self.sessions.call("start-dose", self.visit, *given)
 
     async def raised(self) -> list[int]:
-        """Return how many DetectedIssues, Flags and Tasks stand for the patient; not the readings that are due."""
+        """Return how many DetectedIssues, Flags and Tasks stand for the patient; not what is due, or to be booked."""
         who = self.who["id"]
         found = [await self.sessions.search(type_, patient=who) for type_ in ("DetectedIssue", "Flag", "Task")]
-        due = {code.code for code in codes.DUE_AT_BEDSIDE}
+        due = {code.code for code in TO_DO}
         return [len([one for one in each if one["code"]["coding"][0]["code"] not in due]) for each in found]
 
     async def rules(self) -> set[str]:

@@ -6,10 +6,13 @@ import pytest
 import pytest_asyncio
 
 from services.intake.service import intake as intake_service
+from services.scheduling.service import scheduling as scheduling_service
 from services.sessions.service import sessions as sessions_service
+from shared.fhir.dates import zulu
 from shared.runtime.policy import load_policy
-from tests.integration.services.bedside import Bedside
+from tests.integration.services.bedside import Bedside, pre_dose
 from tests.integration.services.course import START, Bench, Clock
+from tests.integration.services.three_services import booked
 
 
 @pytest.fixture
@@ -39,3 +42,24 @@ async def bedside(bench, clock):
     at = Bedside(await bench.open(sessions_service), clock)
     await at.begin()
     return at
+
+
+@pytest_asyncio.fixture
+async def scheduling(bench):
+    return await bench.open(scheduling_service)
+
+
+@pytest_asyncio.fixture
+async def sessions(bench):
+    return await bench.open(sessions_service)
+
+
+@pytest_asyncio.fixture
+async def at_bedside(bench, clock, intake, scheduling, sessions):
+    """Return patient, consent, order and a dosing visit in progress, as three services made them."""
+    who, signed, ordered, _, visit = await booked(bench, clock, intake, scheduling, sessions)
+    visit = await sessions.update({**visit, "status": "arrived"})
+    visit = await sessions.update({**visit, "status": "in-progress", "period": {"start": zulu(clock.now)}})
+    clock.forward(minutes=10)
+    await sessions.create(pre_dose(who, visit, zulu(clock.now)))
+    return who, signed, ordered, visit

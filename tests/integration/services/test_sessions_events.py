@@ -18,6 +18,7 @@ def event(bedside, seriousness="serious", **more):
     cause = {"assessment": codes.Code(CAUSALITY, "probably-likely").concept()}
     return {
         "resourceType": "AdverseEvent",
+        "extension": [{"url": codes.EXT_EVENT_PERIOD, "valuePeriod": {"end": zulu(bedside.clock.now)}}],
         "actuality": "actual",
         "event": codes.Code(codes.SNOMED, "389087006", "Hypoxemia").concept(),
         "subject": about(bedside.who),
@@ -47,13 +48,21 @@ async def test_an_event_that_becomes_serious_calls_then(bedside):
     assert await bedside.raised() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("left_out", ["severity", "outcome", "suspectEntity"])
+@pytest.mark.parametrize("left_out", ["severity", "outcome", "suspectEntity", "extension", "date"])
 async def test_an_event_that_says_too_little_is_kept_and_asked_about(bedside, left_out):
     said = event(bedside, "non-serious")
     del said[left_out]
     await bedside.sessions.create(said)
     (task,) = await bedside.sessions.search("Task", patient=bedside.who["id"])
-    assert {"suspectEntity": "causality"}.get(left_out, left_out) in task["description"]
+    named = {"suspectEntity": "causality", "extension": "end", "date": "start"}
+    assert named.get(left_out, left_out) in task["description"]
+
+
+async def test_an_event_that_goes_on_has_no_end(bedside):
+    ongoing = event(bedside, "non-serious", outcome=codes.Code(OUTCOME, "ongoing").concept())
+    del ongoing["extension"]
+    await bedside.sessions.create(ongoing)
+    assert await bedside.raised() == [0, 0, 0]
 
 
 async def test_what_did_not_happen_calls_nobody(bedside):

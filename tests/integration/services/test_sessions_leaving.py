@@ -10,7 +10,7 @@ from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from tests.integration.services.bedside import rules_of
-from tests.integration.services.course import about, milligrams
+from tests.integration.services.course import about, appointment, milligrams
 
 READY = {
     **{f"aldrete-{part}": 2 for part in ("activity", "respiration", "circulation", "consciousness", "saturation")},
@@ -270,3 +270,31 @@ async def test_the_operation_says_what_it_needs(bedside):
         await bedside.sessions.call("discharge", {"resourceType": "Encounter", "id": "none"})
     with pytest.raises(BadRequest, match="home"):
         await bedside.sessions.call("discharge", bedside.visit, {"name": "home", "valueBoolean": True})
+
+
+# -- integration after the dose
+
+
+async def integration(bedside, hours, **more):
+    when = bedside.clock.now + timedelta(hours=hours)
+    return await bedside.tell("scheduling", appointment(bedside.who, None, when, visit=codes.VISIT_INTEGRATION, **more))
+
+
+@pytest.mark.parametrize(
+    ("hours", "status", "asked"),
+    [(48, "booked", 0), (24, "booked", 0), (23, "booked", 1), (73, "booked", 1), (48, "cancelled", 1)],
+)
+async def test_who_goes_home_without_an_integration_session_in_time_has_one_booked(dosed, hours, status, asked):
+    dosed.clock.forward(minutes=120)
+    await dosed.chart()
+    await ready(dosed)
+    await integration(dosed, hours, status=status)
+    visit = await leave(dosed)
+    assert visit["status"] == "finished"
+    found = await dosed.sessions.search("Task", patient=dosed.who["id"], code=codes.BOOK_INTEGRATION.token())
+    assert len(found) == asked
+
+
+async def test_a_visit_without_a_dose_asks_for_no_integration(bedside):
+    await bedside.sessions.update({**bedside.visit, "status": "finished"})
+    assert await bedside.sessions.search("Task", code=codes.BOOK_INTEGRATION.token()) == []

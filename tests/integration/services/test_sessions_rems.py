@@ -8,7 +8,8 @@ from services.sessions.rules.rems import REQUIRED
 from services.sessions.service import sessions as sessions_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
-from shared.fhir.outcome import NotFound, Unprocessable
+from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from shared.runtime.timers import run_once
 from tests.integration.services.bedside import Bedside, rules_of
 from tests.integration.services.course import about
 
@@ -78,9 +79,85 @@ async def test_what_a_person_answered_stays_and_the_form_is_completed_once(sessi
     assert sent["status"] == "completed"
 
 
-async def test_a_serious_event_is_on_the_form(session):
+async def tasks(session, code):
+    return await session.sessions.search("Task", patient=session.who["id"], code=code.token())
+
+
+async def run(session, name):
+    service = session.sessions.service
+    (timer,) = [one for one in service.timers if one.name == name]
+    await run_once(timer, service, session.sessions.store, session.clock.now, lambda: None)
+
+
+async def finish(session):
+    end = {**session.visit["period"], "end": zulu(session.clock.now)}
+    return await session.sessions.update({**session.visit, "status": "finished", "period": end})
+
+
+async def submit(session, **given):
+    forms = {"sent": "valueDateTime", "channel": "valueCode", "confirmation": "valueString"}
+    said = {"channel": "fax", "confirmation": "77-1", **given}
+    parameters = [{"name": name, forms[name]: value} for name, value in said.items()]
+    by = {"name": "by", "valueReference": {"reference": "Practitioner/nurse"}}
+    return await session.sessions.call("rems-submitted", session.visit, by, *parameters)
+
+
+async def test_at_the_end_of_the_session_the_form_is_filled_and_due_without_being_asked_for(session):
+    await finish(session)
+    (task,) = await tasks(session, codes.SUBMIT_REMS)
+    assert task["restriction"]["period"]["end"] == "2026-11-29T09:10:00.000Z"
+    form = await session.sessions.get("QuestionnaireResponse", task["focus"]["reference"].partition("/")[2])
+    answers = {one["linkId"]: one["answer"][0] for one in form["item"]}
+    assert answers["monitoring-minutes"] == {"valueInteger": 125}
+
+
+async def test_for_inpatients_there_is_no_form_and_a_serious_event_is_reported_all_the_same(session):
+    session.visit = await session.sessions.update({**session.visit, "class": {**session.visit["class"], "code": "IMP"}})
+    await session.sessions.create(serious(session))
+    await finish(session)
+    assert await tasks(session, codes.SUBMIT_REMS) == []
+    (report,) = await tasks(session, codes.REPORT_EVENT)
+    assert "MedWatch" in report["description"]
+
+
+@pytest.mark.parametrize(("days", "late"), [(6, "in time"), (7, "late")])
+async def test_that_the_form_was_sent_is_recorded_with_when_how_and_the_answer(session, days, late):
+    await finish(session)
+    session.clock.forward(days=days)
+    await submit(session)
+    (task,) = await tasks(session, codes.SUBMIT_REMS)
+    assert (task["status"], task["businessStatus"]["text"]) == ("completed", late)
+    assert [one.get("valueCode", one.get("valueString")) for one in task["output"]][1:] == ["fax", "77-1"]
+    (asked,) = [one for one in await tasks(session, codes.REVIEW) if "lacks" in one["description"]]
+    assert "sedation" in asked["description"]
+    with pytest.raises(Unprocessable) as error:
+        await submit(session)
+    assert rules_of(error) == {"G-REMS-FORM"}
+
+
+@pytest.mark.parametrize("given", [{"channel": "pigeon"}, {"sent": "2027-01-01T00:00:00Z"}, {"sent": "soon"}])
+async def test_what_cannot_have_been_sent_so_is_refused(session, given):
+    await finish(session)
+    with pytest.raises(BadRequest):
+        await submit(session, **given)
+
+
+async def test_a_form_or_a_report_that_is_not_sent_in_its_time_is_looked_at_once(session):
+    await session.sessions.create(serious(session))
+    await finish(session)
+    session.clock.forward(days=6)
+    await run(session, "late-reports")
+    assert [one for one in await tasks(session, codes.REVIEW) if "Not sent" in one["description"]] == []
+    session.clock.forward(days=1.1)
+    for _ in range(2):
+        await run(session, "late-reports")
+        late = [one for one in await tasks(session, codes.REVIEW) if "Not sent" in one["description"]]
+        assert len(late) == 2
+
+
+def serious(session):
     serious = "http://terminology.hl7.org/CodeSystem/adverse-event-seriousness"
-    event = {
+    return {
         "resourceType": "AdverseEvent",
         "actuality": "actual",
         "subject": about(session.who),
@@ -88,7 +165,10 @@ async def test_a_serious_event_is_on_the_form(session):
         "date": zulu(session.clock.now),
         "seriousness": {"coding": [{"system": serious, "code": "serious"}]},
     }
-    await session.sessions.create(event)
+
+
+async def test_a_serious_event_is_on_the_form(session):
+    await session.sessions.create(serious(session))
     _, answers, lacking, _ = await fill(session)
     assert answers["serious-event"] is True
     assert "serious-event" not in lacking

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import pytest
 
+from services.sessions.service import sessions as sessions_service
 from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import Unprocessable
 from shared.runtime.timers import run_once
-from tests.integration.services.bedside import vital
+from tests.integration.services.bedside import Bedside, rules_of, vital
 
 
 async def tasks(bedside, code, status=None):
     found = await bedside.sessions.search("Task", patient=bedside.who["id"], code=code.token())
     return [one for one in found if status is None or one["status"] == status]
+
+
+async def seen(bedside, code, value, minutes=0.0, **more):
+    """Record a score of a scale, or that somebody looked."""
+    rated = bedside.reading(minutes=minutes, code=code.concept(), **value, **more)
+    del rated["component"]
+    return await bedside.sessions.create(rated)
 
 
 async def pass_time(bedside, minutes=0.0):
@@ -32,8 +42,11 @@ async def dosed(bedside):
 async def test_the_first_dose_sets_what_is_due_and_a_booster_sets_none_anew(dosed):
     due = await tasks(dosed, codes.VITALS_DUE)
     assert [one["identifier"][0]["value"].rpartition(":")[2] for one in due] == ["15", "30", "45", "60", "90", "120"]
+    ratings = {code: len(await tasks(dosed, code)) for code in (codes.SEDATION_DUE, codes.DISSOCIATION_DUE)}
+    assert set(ratings.values()) == {2}
     await dosed.start(30)
     assert len(await tasks(dosed, codes.VITALS_DUE)) == 6
+    assert len(await tasks(dosed, codes.SEDATION_DUE)) == 2
 
 
 async def test_vital_signs_in_time_close_what_was_due_and_nothing_is_raised(dosed):
@@ -103,3 +116,98 @@ async def test_a_feed_alarms_on_arrival_once_as_long_as_it_lasts_and_opens_no_ga
     await bedside.sessions.create(feed)
     (call,) = await tasks(bedside, codes.VITAL_ALARM)
     assert call["status"] == "requested"
+
+
+# -- sedation, dissociation, the chaperone at home
+
+
+async def test_a_rating_of_sedation_closes_what_was_due_and_a_missed_one_calls(dosed):
+    dosed.clock.forward(minutes=30)
+    await seen(dosed, codes.MOAA_S, {"valueInteger": 4})
+    assert len(await tasks(dosed, codes.SEDATION_DUE, "completed")) == 1
+    await dosed.chart()
+    await pass_time(dosed, 95.5)
+    missed = [one for one in await tasks(dosed, codes.VITALS_MISSED) if "Sedation" in one["description"]]
+    assert [(one["status"], one["priority"]) for one in missed] == [("requested", "stat")]
+
+
+async def test_a_score_of_outcomes_closes_the_dissociation_that_was_due_and_a_missed_one_is_reviewed(dosed):
+    dosed.clock.forward(minutes=30)
+    score = dosed.reading(code=codes.Code(codes.KAP, "cadss-6-total").concept(), valueInteger=9)
+    del score["component"]
+    await dosed.tell("outcomes", score)
+    (done,) = await tasks(dosed, codes.DISSOCIATION_DUE, "completed")
+    assert done["businessStatus"]["text"] == "in time"
+    await pass_time(dosed, 95.5)
+    asked = [one for one in await tasks(dosed, codes.REVIEW) if "Dissociation" in one["description"]]
+    assert [one["priority"] for one in asked] == ["urgent"]
+
+
+async def test_who_does_not_answer_to_voice_alarms_at_once(dosed):
+    await seen(dosed, codes.MOAA_S, {"valueInteger": 1})
+    (call,) = await tasks(dosed, codes.VITAL_ALARM)
+    assert "A-SEDATION" in await dosed.rules()
+    assert call["priority"] == "stat"
+
+
+@pytest.fixture
+async def at_home(bench, clock):
+    bedside = Bedside(await bench.open(sessions_service), clock)
+    await bedside.begin(codes.ROUTE_SUBLINGUAL, 100, virtual=True)
+    return bedside
+
+
+async def test_at_home_nothing_starts_without_a_chaperone_and_the_chaperone_looks_every_quarter_of_an_hour(at_home):
+    await at_home.chart()
+    with pytest.raises(Unprocessable) as refused:
+        await at_home.start(100)
+    assert rules_of(refused) == {"G-CHAPERONE"}
+    chaperone = {"type": [codes.CHAPERONE.concept()], "individual": {"reference": "RelatedPerson/brother"}}
+    people = [*at_home.visit["participant"], chaperone]
+    await at_home.sessions.update({**at_home.visit, "participant": people})
+    await at_home.start(100)
+    assert len(await tasks(at_home, codes.CHAPERONE_DUE)) == 8
+    assert await tasks(at_home, codes.SEDATION_DUE) == []
+    at_home.clock.forward(minutes=15)
+    await seen(at_home, codes.CHAPERONE_CHECK, {"valueString": "Lies quietly, answers"})
+    assert len(await tasks(at_home, codes.CHAPERONE_DUE, "completed")) == 1
+    await pass_time(at_home, 20.5)
+    (missed,) = await tasks(at_home, codes.VITALS_MISSED)
+    assert "chaperone" in missed["description"]
+
+
+# -- minutes from the dose
+
+
+async def minutes_of(bedside, reading):
+    held = await bedside.sessions.get("Observation", reading["id"])
+    return [one["valueInteger"] for one in held.get("extension", []) if one["url"] == codes.EXT_MINUTES]
+
+
+async def test_each_reading_says_its_minutes_from_the_first_dose_those_before_it_too(bedside):
+    before = await bedside.chart(minutes=8)
+    assert await minutes_of(bedside, before) == []
+    await bedside.start(40)
+    assert await minutes_of(bedside, before) == [-8]
+    bedside.clock.forward(minutes=20)
+    await bedside.start(30)
+    after = await bedside.chart()
+    assert await minutes_of(bedside, after) == [20]
+    corrected = await bedside.sessions.update(
+        {**after, "effectiveDateTime": zulu(bedside.clock.now.replace(minute=25))}
+    )
+    assert await minutes_of(bedside, corrected) == [15]
+
+
+async def test_when_the_time_of_the_dose_is_corrected_the_minutes_follow(bedside):
+    reading = await bedside.chart(minutes=8)
+    dose = await bedside.start(40)
+    moved = {"start": zulu(bedside.clock.now.replace(minute=5))}
+    await bedside.sessions.update({**dose, "status": "completed", "effectivePeriod": moved})
+    assert await minutes_of(bedside, reading) == [-3]
+
+
+async def test_a_reading_without_its_time_says_no_minutes(dosed):
+    untimed = dosed.vitals()
+    del untimed["effectiveDateTime"]
+    assert await minutes_of(dosed, await dosed.sessions.create(untimed)) == []

@@ -14,6 +14,7 @@ from cli.demo.resources import Calendar, Team
 from shared.fhir.json import Resource, dump, parse
 from shared.fhir.registrations import is_dea
 from shared.fhir.validation import require_valid
+from shared.runtime.policy import load_policy
 
 TEAM = Team("Practitioner/1", "Practitioner/2", "Practitioner/3", "Location/1", "Organization/1")
 SUBJECT = "Patient/1"
@@ -34,11 +35,11 @@ def everything(person: Person) -> Iterator[Resource]:
     for index, session in enumerate(person.sessions):
         yield before.order(person, SUBJECT, NOON, TEAM, index)
         yield bedside.given_dose(person, index, SUBJECT, "Encounter/1", "MedicationRequest/1", TEAM.nurse, NOON)
-        yield after.session_note(person, index, SUBJECT, "Encounter/1", TEAM.therapist, NOON)
         key = f"{person.key}-{index}"
         yield before.pdmp_query(person, index, SUBJECT, TEAM.prescriber, NOON)
         yield bedside.pre_dose(key, SUBJECT, "Encounter/1", NOON, TEAM.nurse, person.escort)
-        yield bedside.setting(key, SUBJECT, "Encounter/1", TEAM.therapist, NOON)
+        yield bedside.looked(key, SUBJECT, "Encounter/1", TEAM.nurse, 15, NOON)
+        yield bedside.sedation(key, SUBJECT, "Encounter/1", TEAM.nurse, 40, 4, NOON)
         yield bedside.rescue(key, SUBJECT, "Encounter/1", TEAM.nurse, NOON)
         yield bedside.nausea(key, SUBJECT, "Encounter/1", "MedicationAdministration/1", TEAM.nurse, NOON)
         yield after.cadss6(key, session.dissociation, SUBJECT, "Encounter/1", TEAM.therapist, NOON)
@@ -96,6 +97,17 @@ def test_the_start_of_a_dose_is_valid_fhir() -> None:
         "witness",
         "effective",
     ]
+
+
+@pytest.mark.parametrize("kind", bedside.CONTENT)
+def test_what_is_recorded_of_the_psychotherapy_is_valid_fhir_and_the_policys(kind: str) -> None:
+    named = bedside.therapy("Practitioner/2", NOON, **bedside.CONTENT[kind])
+
+    require_valid(named)
+    items = load_policy().sections["psychotherapy"]["items"]
+    said = {one["name"] for one in named["parameter"]} - {"performer", "occurred"}
+    assert all(kind in items[name]["visits"] for name in said)
+    assert {name for name, item in items.items() if kind in item.get("required", [])} <= said
 
 
 def test_every_registration_number_has_its_check_digit() -> None:

@@ -8,7 +8,15 @@ from decimal import Decimal
 import pytest
 
 from services.sessions.rules.alarms import alarms_of
-from services.sessions.rules.monitoring import cadence_of, covers, due_times, implausible, is_missed, stays_until
+from services.sessions.rules.monitoring import (
+    cadence_of,
+    covers,
+    due_times,
+    implausible,
+    is_missed,
+    minutes_from,
+    stays_until,
+)
 from services.sessions.rules.readings import Reading, readings_of
 from services.sessions.setting import Setting
 from shared.fhir import codes
@@ -18,6 +26,7 @@ from shared.runtime.policy import load_policy
 SETTING = Setting.of(load_policy())
 POLICY = SETTING.monitoring
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
+VITALS = codes.VITALS_DUE.code
 
 
 def minutes(count):
@@ -35,15 +44,48 @@ def minutes(count):
     ],
 )
 def test_vital_signs_are_due_by_the_route_s_cadence(drug, route, first, last):
-    due = due_times(NOW, cadence_of(drug, route.code, POLICY), NOW, POLICY)
+    all_due = due_times(NOW, cadence_of(drug, route.code, POLICY), NOW, POLICY)
+    due = [one for one in all_due if one.what == VITALS]
     assert (due[0].minute, due[-1].minute) == (first, last)
-    assert all(one.when == NOW + minutes(one.minute) for one in due)
+    assert all(one.when == NOW + minutes(one.minute) for one in all_due)
+
+
+@pytest.mark.parametrize(
+    ("drug", "route", "what", "due"),
+    [
+        ("esketamine", codes.ROUTE_NASAL, codes.SEDATION_DUE, (40, 80, 120)),
+        ("esketamine", codes.ROUTE_NASAL, codes.DISSOCIATION_DUE, (40, 120)),
+        ("ketamine", codes.ROUTE_IV, codes.SEDATION_DUE, (15, 30, 45, 60, 75, 90, 105)),
+        ("ketamine", codes.ROUTE_IV, codes.DISSOCIATION_DUE, (40,)),
+        ("ketamine", codes.ROUTE_IM, codes.SEDATION_DUE, (30, 120)),
+        ("ketamine", codes.ROUTE_SUBLINGUAL, codes.DISSOCIATION_DUE, (40, 120)),
+        ("ketamine", codes.ROUTE_SUBLINGUAL, codes.CHAPERONE_DUE, None),
+    ],
+)
+def test_sedation_and_dissociation_are_due_by_the_route(drug, route, what, due):
+    assert cadence_of(drug, route.code, POLICY).at.get(what.code) == due
+
+
+def test_at_home_the_chaperone_looks_every_quarter_of_an_hour_and_other_routes_are_watched_as_in_the_clinic():
+    home = cadence_of("ketamine", codes.ROUTE_SUBLINGUAL.code, POLICY, home=True)
+    assert home.at[codes.CHAPERONE_DUE.code] == tuple(range(15, 121, 15))
+    assert home.at[VITALS] == (120,)
+    clinic = cadence_of("ketamine", codes.ROUTE_IM.code, POLICY)
+    assert cadence_of("ketamine", codes.ROUTE_IM.code, POLICY, home=True) == clinic
+
+
+@pytest.mark.parametrize(("seconds", "minute"), [(0, 0), (59, 0), (60, 1), (2400, 40), (-1, -1), (-600, -10)])
+def test_minutes_from_the_dose_are_whole_and_below_0_before_it(seconds, minute):
+    assert minutes_from(NOW, NOW + timedelta(seconds=seconds)) == minute
 
 
 def test_an_unknown_route_is_watched_as_the_closest_and_what_is_past_is_not_due():
-    assert len(cadence_of("ketamine", None, POLICY).at) == max(len(one.at) for one in POLICY.cadences.values())
+    closest = max(len(one.at[VITALS]) for one in POLICY.cadences.values())
+    assert len(cadence_of("ketamine", None, POLICY).at[VITALS]) == closest
     cadence = cadence_of("ketamine", codes.ROUTE_IM.code, POLICY)
-    assert [one.minute for one in due_times(NOW - minutes(50), cadence, NOW, POLICY)] == [45, 60, 90, 120]
+    due = due_times(NOW - minutes(50), cadence, NOW, POLICY)
+    assert [one.minute for one in due if one.what == VITALS] == [45, 60, 90, 120]
+    assert [one.minute for one in due if one.what == codes.SEDATION_DUE.code] == [120]
     assert due_times(NOW - minutes(300), cadence, NOW, POLICY) == []
 
 
@@ -77,7 +119,15 @@ def set_of(offset, *left_out):
     ],
 )
 def test_a_time_point_is_made_up_by_readings_near_it(readings, covered):
-    assert (covers(readings, NOW, POLICY) is not None) is covered
+    assert (covers(readings, NOW, POLICY, VITALS) is not None) is covered
+
+
+def test_a_pressure_that_is_repeated_is_taken_after_the_first_and_needs_nothing_else():
+    first, again = set_of(0), set_of(3)[:2]
+    due = NOW + minutes(5)
+    assert covers(first, due, POLICY, codes.PRESSURE_AGAIN.code, after=NOW) is None
+    assert covers([*first, *again], due, POLICY, codes.PRESSURE_AGAIN.code, after=NOW) is not None
+    assert covers([*first, *again[:1]], due, POLICY, codes.PRESSURE_AGAIN.code, after=NOW) is None
 
 
 def vitals(**values):

@@ -411,10 +411,13 @@ def test_esketamine_above_140_over_90_and_a_lozenge_at_home_at_150_over_90_have_
     assert rules(readings=(*pressures(140, 90), *OTHERS), drug="esketamine") == []
     decided = (Decision("G-BP-RISK", NOW, "DetectedIssue/1"),)
     assert rules(readings=at, drug="esketamine", decisions=decided) == []
-    home = {**VISIT, "class": {"code": "VR"}}
+    chaperone = {"type": [codes.CHAPERONE.concept()], "individual": {"display": "Her brother"}}
+    home = {**VISIT, "class": {"code": "VR"}, "participant": [chaperone]}
     assert rules(readings=pressures(149, 89), visit=home) == []
     assert rules(readings=pressures(150, 80), visit=home) == ["G-BP-HOME"]
     assert rules(readings=pressures(120, 90), visit=home) == ["G-BP-HOME"]
+    alone = {**home, "participant": [{"type": [codes.CHAPERONE.concept()]}]}
+    assert rules(readings=pressures(149, 89), visit=alone) == ["G-CHAPERONE"]
 
 
 @pytest.mark.parametrize(("minutes", "late"), [(0, False), (15, False), (16, True), (-5, False)])
@@ -497,7 +500,8 @@ def test_esketamine_needs_a_certified_setting_an_enrolled_patient_and_a_witness(
 def test_an_inpatient_is_not_enrolled_and_esketamine_is_never_given_at_home():
     inpatient = {**VISIT, "class": {"code": "IMP"}}
     assert rules(enrolment=replace(ENROLLED, patient=False), drug="esketamine", visit=inpatient) == []
-    home = {**VISIT, "class": {"code": "VR"}}
+    chaperone = {"type": [codes.CHAPERONE.concept()], "individual": {"display": "Her brother"}}
+    home = {**VISIT, "class": {"code": "VR"}, "participant": [chaperone]}
     assert "G-REMS-WITNESS" in rules(drug="esketamine", visit=home)
 
 

@@ -1,0 +1,235 @@
+"""Alarms at work: raised with the reading, in its transaction; how they were treated and how they ended.
+
+What was given or done for an alarm names its reading (`reasonReference`), and becomes a mitigation of the DetectedIssue
+and an output of the Task. The first later reading within the limits is the outcome: it ends the Flag, and leaves the
+Task to the person who has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+from services.sessions.calling import Finding, call, have_reviewed
+from services.sessions.rules.alarms import alarm_texts, is_late, is_not_understood, is_sustained, within_limits
+from services.sessions.rules.monitoring import implausible
+from services.sessions.rules.readings import readings_of, taken_at
+from services.sessions.setting import Setting
+from services.sessions.watching import measure_again
+from shared.fhir.codes import (
+    BACK_WITHIN,
+    CHARTED_LATE,
+    ID_FLAG,
+    ID_TASK,
+    READING_IMPLAUSIBLE,
+    READING_NOT_UNDERSTOOD,
+    RULE,
+    SUSTAINED_PRESSURE,
+    TREATED,
+    VITAL_ALARM,
+    Code,
+)
+from shared.fhir.dates import zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import codes_of, effective_start, has_code, id_in, patient_of
+from shared.fhir.outcome import Unprocessable
+from shared.fhir.raised import identifier
+from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, is_own_work, own_work
+from shared.runtime.record import Record
+from shared.runtime.service import Change
+
+_ALARMS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, CHARTED_LATE))
+PEOPLE: Final = ("Practitioner", "PractitionerRole")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A reading that is judged: its Observation, patient and visit, whether it is charted late, or of a feed."""
+
+    observation: Resource
+    id: str
+    patient: str
+    visit: str | None
+    late: bool
+    of_a_feed: bool
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """The reference to it."""
+        return (f"Observation/{self.id}",)
+
+    def name(self, rule: str) -> tuple[str, ...]:
+        """Return what names an alarm of it: one of a feed lasts, and is not raised once a minute."""
+        return ("feed", self.visit or self.patient, rule) if self.of_a_feed else ("alarm", self.id, rule)
+
+
+async def guard_reading(change: Change, record: Record, setting: Setting) -> None:
+    """Raise the alarms of a reading, ask about what is not understood or can hardly be, and record what is over."""
+    after = change.after
+    if after is None:
+        return
+    texts = alarm_texts(after, setting.alarms)
+    unclear = is_not_understood(after, setting.alarms)
+    patient = await _patient(after, record)
+    if patient is None and (texts or unclear):
+        raise Unprocessable(
+            "A vital sign needs the patient it is about (Observation.subject), so that its alarms reach somebody.",
+            code="required",
+            expression=["Observation.subject"],
+        )
+    if patient is None:
+        return
+    late = is_late(after, setting.clock(), setting.alarms)
+    feed = any(one.sampled for one in readings_of(after))
+    visit = id_in(after.get("encounter"), "Encounter")
+    reading = Reading(after, change.id, patient, visit, late, feed)
+    told = {} if change.before is None else alarm_texts(change.before, setting.alarms)
+    for rule, text in texts.items():
+        await _raise(record, reading, setting, rule, text, again=told.get(rule) != text)
+    if setting.alarms.sustained.of in texts and not feed:
+        await _judge_repeat(record, reading, setting)
+    if unclear:
+        text = "A vital sign was recorded in a form or unit that cannot be held against its limits. See to the patient."
+        name = ("reading", change.id)
+        await have_reviewed(
+            record, Finding(name, patient, READING_NOT_UNDERSTOOD, text, reading.about, (), visit), setting
+        )
+    if not is_own_work():
+        await _ask_about(change, record, reading, setting)
+        await _record_outcome(record, reading, setting)
+
+
+async def _patient(reading: Resource, record: Record) -> str | None:
+    """Return the patient of a reading: the one it is about, else its visit's."""
+    visit = id_in(reading.get("encounter"), "Encounter")
+    found = patient_of(reading)
+    held = None if found is not None or visit is None else await record.get("Encounter", visit)
+    return found if held is None else patient_of(held)
+
+
+async def _raise(record: Record, reading: Reading, setting: Setting, rule: str, text: str, *, again: bool) -> None:
+    """Raise an alarm; `again`: the reading says something else than before, so what was closed opens with it.
+
+    A reading that is charted late calls nobody to a bedside: it is marked so, and reviewed.
+    """
+    name = reading.name(rule)
+    if reading.of_a_feed:
+        held = await find(record, "Task", identifier(ID_TASK, *name))
+        if held is not None and held["status"] in OPEN_TASK:
+            return
+        again = True
+    code = SUSTAINED_PRESSURE if rule == setting.alarms.sustained.rule else VITAL_ALARM
+    finding = Finding(name, reading.patient, code, text, reading.about, (rule,), reading.visit)
+    if reading.late:
+        told = replace(finding, code=CHARTED_LATE, text=f"Charted late, after the fact. {text}")
+        await have_reviewed(record, told, setting, again=again)
+    else:
+        await call(record, finding, setting, again=again)
+
+
+async def _judge_repeat(record: Record, reading: Reading, setting: Setting) -> None:
+    """Raise the sustained alarm with the second reading in a row beyond the limit; after the first, measure again."""
+    said = setting.alarms.sustained
+    if reading.visit is None:
+        return
+    held = await record.search("Observation", {"encounter": f"Encounter/{reading.visit}"})
+    others = [one for one in held if one["id"] != reading.id and patient_of(one) in (reading.patient, None)]
+    if is_sustained(reading.observation, others, setting.alarms):
+        text = f"{said.title}. {said.advice} Source: {said.source}."
+        await _raise(record, reading, setting, said.rule, text, again=False)
+        return
+    when, timed = taken_at(reading.observation)
+    if timed and when is not None and not reading.late:
+        due = when + timedelta(minutes=said.repeat)
+        await measure_again(record, reading.visit, reading.patient, reading.about[0], when, due, setting)
+
+
+async def _ask_about(change: Change, record: Record, reading: Reading, setting: Setting) -> None:
+    """Ask a person about a value that can hardly be: it stays, and is looked at."""
+    told = [] if change.before is None else implausible(change.before, setting.monitoring)
+    found = implausible(reading.observation, setting.monitoring)
+    if not found or found == told:
+        return
+    text = f"Is this a slip? {'; '.join(found)}. Measure again; correct it, or say that it stands."
+    name = ("plausible", reading.id)
+    asked = Finding(name, reading.patient, READING_IMPLAUSIBLE, text, reading.about, visit=reading.visit)
+    await have_reviewed(record, asked, setting, again=True)
+
+
+# -- how an alarm was treated, and how it ended -----------------------------------------------------------------------
+
+
+async def alarms_in(record: Record, patient: str, visit: str, rules: frozenset[str] | None = None) -> list[Resource]:
+    """Return the DetectedIssues of the alarms of a visit, of some rules or all, oldest first; late ones, too."""
+    found = []
+    for issue in await record.search("DetectedIssue", {"patient": f"Patient/{patient}", "code": _ALARMS}):
+        if rules is None or rules.intersection(codes_of(issue["code"], RULE)):
+            reading = await _reading_of(record, issue)
+            if reading is not None and id_in(reading.get("encounter"), "Encounter") == visit:
+                found.append(issue)
+    return found
+
+
+async def _reading_of(record: Record, issue: Resource) -> Resource | None:
+    named = (id_in(one, "Observation") for one in issue.get("implicated", []))
+    first = next((one for one in named if one is not None), None)
+    return None if first is None else await record.get("Observation", first)
+
+
+async def join_treatment(change: Change, record: Record, setting: Setting) -> None:
+    """Join a drug or a procedure that names an alarm's reading as its reason to the alarm: what was done, by whom."""
+    after = change.after
+    if after is None or is_own_work() or after.get("status") in ("not-done", "entered-in-error", "unknown"):
+        return
+    reasons = {id_in(one, "Observation") for one in after.get("reasonReference", [])} - {None}
+    visit, patient = id_in(after.get("context") or after.get("encounter"), "Encounter"), patient_of(after)
+    if not reasons or visit is None or patient is None:
+        return
+    what = after.get("medicationCodeableConcept") or after.get("code") or {}
+    name = what.get("text") or next((one["display"] for one in what.get("coding", []) if "display" in one), "treatment")
+    when = effective_start(after)
+    people = (one.get("actor") for one in after.get("performer", []))
+    performer = next((one for one in people if any(id_in(one, type_) for type_ in PEOPLE)), None)
+    done = {
+        "action": TREATED.concept(text=str(name)),
+        "date": after.get("performedDateTime") or zulu(when or setting.clock()),
+        **({} if performer is None else {"author": performer}),
+    }
+    for issue in await alarms_in(record, patient, visit):
+        if not reasons.intersection(id_in(one, "Observation") for one in issue.get("implicated", [])):
+            continue
+        if done not in issue.get("mitigation", []):
+            with own_work():
+                await record.update(content_of({**issue, "mitigation": [*issue.get("mitigation", []), done]}))
+        await _output(record, issue, TREATED, f"{change.type}/{change.id}", setting)
+
+
+async def _record_outcome(record: Record, reading: Reading, setting: Setting) -> None:
+    """Record a reading within the limits as the outcome of the alarms before it whose outcome is not known yet."""
+    if reading.visit is None or reading.of_a_feed:
+        return
+    policy = setting.alarms
+    fine = {one.rule for one in policy.limits.values() if within_limits(reading.observation, one.rule, policy)}
+    if policy.sustained.of in fine:
+        fine.add(policy.sustained.rule)
+    when, timed = taken_at(reading.observation)
+    if not fine or not timed or when is None:
+        return
+    for issue in await alarms_in(record, reading.patient, reading.visit, frozenset(fine)):
+        alarmed = await _reading_of(record, issue)
+        began = None if alarmed is None else taken_at(alarmed)[0]
+        if began is not None and began < when and await _output(record, issue, BACK_WITHIN, reading.about[0], setting):
+            await close_flag(record, {**issue["identifier"][0], "system": ID_FLAG}, setting.clock())
+
+
+async def _output(record: Record, issue: Resource, what: Code, reference: str, setting: Setting) -> bool:
+    """Add an output to an alarm's Task; of outcomes the first counts. Return whether it was added."""
+    task = await find(record, "Task", {**issue["identifier"][0], "system": ID_TASK})
+    made = {"type": what.concept(), "valueReference": {"reference": reference}}
+    held = [] if task is None else task.get("output", [])
+    if task is None or made in held or (what == BACK_WITHIN and any(has_code(one["type"], what) for one in held)):
+        return False
+    with own_work():
+        await record.update(content_of({**task, "output": [*held, made], "lastModified": zulu(setting.clock())}))
+    return True

@@ -1,0 +1,117 @@
+"""What sessions raises when a rule calls for a person: `call` for what cannot wait, `have_reviewed` for the rest.
+
+Both are written in the transaction of what they are about, and found again by their name instead of being doubled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.sessions.setting import Setting
+from shared.fhir.codes import REVIEW, Code
+from shared.fhir.json import Resource
+from shared.fhir.raised import Priority, detected_issue, flag, task
+from shared.runtime.raising import find, keep, raise_once
+from shared.runtime.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule found.
+
+    Attributes:
+        name: what it is about; makes the identifiers.
+        patient: logical id.
+        code: what is wrong.
+        text: the sentence for people: what was found, and what to do.
+        about: references ``Type/id`` of the evidence, the most telling first.
+        rules: the rules of the house that found it.
+        visit: logical id of the Encounter.
+
+    """
+
+    name: tuple[str, ...]
+    patient: str
+    code: Code
+    text: str
+    about: tuple[str, ...]
+    rules: tuple[str, ...] = ()
+    visit: str | None = None
+
+
+async def call(
+    record: Record, finding: Finding, setting: Setting, *, again: bool = False, flagged: bool = True
+) -> None:
+    """Call a person at once: DetectedIssue, Flag, and a Task of the finding's own code that climbs its ladder.
+
+    `again`: what was found is another than before, so what was closed opens with it. `flagged`: whether the chart
+    shows it as a Flag, too.
+    """
+    now = setting.clock()
+    await _write(record, _issue(finding, setting, stat=True), again=again)
+    if flagged:
+        await _write(record, _flag(finding, setting), again=again)
+    await setting.escalation.raise_task(record, _task(finding, setting, finding.code, "stat"), now, reopen=again)
+
+
+async def have_reviewed(
+    record: Record,
+    finding: Finding,
+    setting: Setting,
+    *,
+    again: bool = False,
+    priority: Priority = "urgent",
+    flagged: bool = False,
+) -> None:
+    """Have a person look at it: DetectedIssue and a Task to review it."""
+    await _write(record, _issue(finding, setting, stat=priority == "stat"), again=again)
+    if flagged:
+        await _write(record, _flag(finding, setting), again=again)
+    await _write(record, _task(finding, setting, REVIEW, priority), again=again)
+
+
+async def _write(record: Record, resource: Resource, *, again: bool) -> None:
+    if again:  # what people decided and did about it stays with it
+        held = await find(record, resource["resourceType"], resource["identifier"][0])
+        done = (held or {}).get("mitigation")
+        await keep(record, resource if done is None else {**resource, "mitigation": done})
+    else:
+        await raise_once(record, resource)
+
+
+def _issue(finding: Finding, setting: Setting, *, stat: bool) -> Resource:
+    return detected_issue(
+        finding.name,
+        patient=finding.patient,
+        code=finding.code,
+        rules=finding.rules,
+        severity="high" if stat else "moderate",
+        detail=finding.text,
+        now=setting.clock(),
+        implicated=finding.about,
+        policy=setting.version,
+    )
+
+
+def _flag(finding: Finding, setting: Setting) -> Resource:
+    return flag(
+        finding.name,
+        patient=finding.patient,
+        code=finding.code,
+        text=finding.text,
+        now=setting.clock(),
+        encounter=finding.visit,
+    )
+
+
+def _task(finding: Finding, setting: Setting, code: Code, priority: Priority) -> Resource:
+    return task(
+        finding.name,
+        patient=finding.patient,
+        code=code,
+        description=finding.text,
+        now=setting.clock(),
+        priority=priority,
+        focus=next(iter(finding.about), None),
+        encounter=finding.visit,
+    )

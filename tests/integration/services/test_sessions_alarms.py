@@ -1,0 +1,159 @@
+"""An alarm's whole life: repeated, treated, over; and what nobody but the service may call its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import Unprocessable
+from shared.fhir.raised import identifier
+from tests.integration.services.bedside import rules_of, vital
+from tests.integration.services.course import about
+
+LABETALOL = codes.Code(codes.RXNORM, "6185", "labetalol")
+NURSE = {"reference": "Practitioner/nurse"}
+
+
+async def tasks(bedside, code):
+    return await bedside.sessions.search("Task", patient=bedside.who["id"], code=code.token())
+
+
+async def issue_of(bedside, rule):
+    found = await bedside.sessions.search("DetectedIssue", patient=bedside.who["id"])
+    return [one for one in found if rule in {coding["code"] for coding in one["code"]["coding"]}]
+
+
+def rescue(bedside, reading, **more):
+    return {
+        "resourceType": "MedicationAdministration",
+        "status": "completed",
+        "medicationCodeableConcept": LABETALOL.concept(),
+        "subject": about(bedside.who),
+        "context": about(bedside.visit),
+        "effectiveDateTime": zulu(bedside.clock.now),
+        "performer": [{"actor": NURSE}],
+        "reasonReference": [about(reading)],
+        "dosage": {"dose": {"value": 10, "unit": "mg", "system": codes.UCUM, "code": "mg"}},
+        **more,
+    }
+
+
+async def test_a_high_pressure_calls_and_is_due_again_and_the_second_is_sustained(bedside):
+    await bedside.chart(185, 100)
+    assert len(await tasks(bedside, codes.VITAL_ALARM)) == 1
+    (again,) = await tasks(bedside, codes.PRESSURE_AGAIN)
+    assert again["status"] == "requested"
+    assert await tasks(bedside, codes.SUSTAINED_PRESSURE) == []
+    bedside.clock.forward(minutes=5)
+    await bedside.sessions.create(
+        bedside.reading(vital(codes.SYSTOLIC, 182, "mm[Hg]"), vital(codes.DIASTOLIC, 95, "mm[Hg]"))
+    )
+    (sustained,) = await tasks(bedside, codes.SUSTAINED_PRESSURE)
+    assert (sustained["priority"], sustained["status"]) == ("stat", "requested")
+    assert "AdverseEvent" in sustained["description"]
+    (again,) = await tasks(bedside, codes.PRESSURE_AGAIN)
+    assert again["status"] == "completed"
+
+
+async def test_a_pressure_that_came_down_in_between_is_not_sustained(bedside):
+    await bedside.chart(185, 100)
+    bedside.clock.forward(minutes=5)
+    await bedside.chart(150, 90)
+    bedside.clock.forward(minutes=5)
+    await bedside.chart(185, 100)
+    assert await tasks(bedside, codes.SUSTAINED_PRESSURE) == []
+
+
+async def test_a_sustained_pressure_charted_late_is_reviewed_and_calls_nobody(bedside):
+    await bedside.chart(185, 100, minutes=40)
+    await bedside.chart(185, 100, minutes=30)
+    assert await tasks(bedside, codes.SUSTAINED_PRESSURE) == []
+    assert len(await issue_of(bedside, "A-BP-SUSTAINED")) == 1
+    assert await tasks(bedside, codes.PRESSURE_AGAIN) == []
+
+
+async def test_what_was_given_for_an_alarm_and_how_it_ended_are_joined_to_it(bedside):
+    reading = await bedside.chart(185, 100)
+    bedside.clock.forward(minutes=2)
+    given = await bedside.sessions.create(rescue(bedside, reading))
+    (issue,) = await issue_of(bedside, "A-BP")
+    (done,) = issue["mitigation"]
+    assert (done["action"]["text"], done["author"]) == ("labetalol", NURSE)
+    bedside.clock.forward(minutes=5)
+    fine = await bedside.chart(150, 90)
+    (task,) = await tasks(bedside, codes.VITAL_ALARM)
+    said = [(one["type"]["coding"][0]["code"], one["valueReference"]["reference"]) for one in task["output"]]
+    assert said == [
+        ("treatment", f"MedicationAdministration/{given['id']}"),
+        ("back-within-limits", f"Observation/{fine['id']}"),
+    ]
+    assert task["status"] == "requested"
+    (flag,) = await bedside.sessions.search("Flag", patient=bedside.who["id"])
+    assert flag["status"] == "inactive"
+    await bedside.chart(140, 80)
+    (task,) = await tasks(bedside, codes.VITAL_ALARM)
+    assert len(task["output"]) == 2
+
+
+async def test_a_correction_of_the_alarming_value_keeps_what_was_done_about_it(bedside):
+    reading = await bedside.chart(185, 100)
+    await bedside.sessions.create(rescue(bedside, reading))
+    worse = bedside.vitals(200, 100)["component"]
+    await bedside.sessions.update({**reading, "status": "corrected", "component": worse})
+    (issue,) = await issue_of(bedside, "A-BP")
+    assert "200" in issue["detail"]
+    assert len(issue["mitigation"]) == 1
+
+
+@pytest.mark.parametrize("status", ["not-done", "entered-in-error"])
+async def test_what_was_not_given_treats_nothing(bedside, status):
+    reading = await bedside.chart(185, 100)
+    await bedside.sessions.create(rescue(bedside, reading, status=status))
+    (issue,) = await issue_of(bedside, "A-BP")
+    assert "mitigation" not in issue
+
+
+async def test_an_earlier_reading_or_one_that_says_less_ends_no_alarm(bedside):
+    await bedside.chart(185, 100)
+    await bedside.chart(120, 80, minutes=5)
+    bedside.clock.forward(minutes=5)
+    await bedside.sessions.create(bedside.reading(vital(codes.SYSTOLIC, 120, "mm[Hg]")))
+    await bedside.chart(120, 80, status="registered")
+    (flag,) = await bedside.sessions.search("Flag", patient=bedside.who["id"])
+    assert flag["status"] == "active"
+
+
+@pytest.mark.parametrize("status", ["registered", "unknown", "preliminary"])
+async def test_a_value_beyond_its_limit_calls_whatever_its_status_says(bedside, status):
+    await bedside.chart(185, 100, status=status)
+    assert len(await tasks(bedside, codes.VITAL_ALARM)) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "rules", "asked"), [("<70", {"A-SPO2"}, 0), ("<95", set(), 1), (">70", set(), 1), (">=90", set(), 0)]
+)
+async def test_a_value_with_a_comparator_never_passes_in_silence(bedside, value, rules, asked):
+    await bedside.sessions.create(bedside.reading(vital(codes.OXYGEN_SATURATION, value, "%")))
+    assert await bedside.rules() == rules
+    assert len(await tasks(bedside, codes.REVIEW)) == asked
+
+
+async def test_nobody_gives_a_task_or_flag_the_name_of_an_alarm(bedside):
+    reading = bedside.vitals(185, 100)
+    planted = {
+        "resourceType": "Task",
+        "identifier": [identifier(codes.ID_TASK, "alarm", "x", "A-BP")],
+        "status": "completed",
+        "intent": "order",
+        "code": codes.VITAL_ALARM.concept(),
+        "for": about(bedside.who),
+        "encounter": about(bedside.visit),
+    }
+    with pytest.raises(Unprocessable) as refused:
+        await bedside.sessions.create(planted)
+    assert rules_of(refused) == {"T-NAME"}
+    await bedside.sessions.create(reading)
+    (call,) = await tasks(bedside, codes.VITAL_ALARM)
+    taken = {**call, "status": "accepted", "owner": {"reference": "Practitioner/prescriber"}}
+    assert (await bedside.sessions.update(taken))["status"] == "accepted"
