@@ -247,6 +247,8 @@ class Gate:
             )
         _require_proof(context)
         whole = Access.unrestricted(caller.tenant, origin=caller.origin)
+        if not operation.affects_state and not caller.in_full("Patient", "r"):
+            whole = replace(whole, patients=frozenset())  # a report may not name patients to who may not read them all
         return await self.inner.operation(replace(context, access=whole), operation, call)
 
 

@@ -93,6 +93,7 @@ SERVICE = Service(
     operations=(
         Operation("screen", "Patient", "instance", nothing),
         Operation("everything", "Patient", "instance", nothing, affects_state=False),
+        Operation("report", "Group", "type", nothing, affects_state=False),
     ),
 )
 
@@ -207,6 +208,13 @@ async def test_an_operation_that_reads_by_access_is_given_it_and_another_has_to_
         assert (await http.post("Patient/ada/$screen")).is_success
         assert (await http.get("Patient/ada/$everything")).status_code == 403
     assert backend.seen[-1][1].grants is None
+
+
+@pytest.mark.parametrize(("scope", "patients"), [("", frozenset()), ("user/Patient.r", None)])
+async def test_a_report_is_told_whether_it_may_name_patients(backend, scope, patients):
+    async with client(backend, f"user/Group.$report {scope}") as http:
+        assert (await http.get("Group/$report")).is_success
+    assert backend.seen[-1][1].patients == patients
 
 
 def provenance():
