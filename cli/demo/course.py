@@ -85,6 +85,7 @@ class Course(Live):
         self.step("prepared")
         sessions = 1 if story == "withdrawn" else len(self.person.sessions)
         for index in range(sessions):
+            await self.create(self.booking("kap-integration", index))
             encounter = await self.dosing(index)
             await self.visit("kap-integration", index)
             await self._questionnaire(index + 1, encounter)

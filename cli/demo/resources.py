@@ -30,7 +30,7 @@ PATIENTS_PER_TEAM = 4
 
 _VISIT_HOURS = (7.0, 10.5, 14.0, 17.5)
 VISIT_MINUTES = {"kap-consult": 60, "kap-prep": 50, "kap-dosing": 170, "kap-integration": 50}
-DAYS = {"kap-consult": (1,), "kap-prep": (3,), "kap-dosing": (7, 14), "kap-integration": (8, 15)}
+DAYS = {"kap-consult": (1,), "kap-prep": (3,), "kap-dosing": (7, 14), "kap-integration": (9, 16)}
 """The day of the course on which each visit of a kind is; the course's last day is 45."""
 PHQ9_DAYS = (0, 13, 21)
 PCL5_DAYS = (0, 35)

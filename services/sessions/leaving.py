@@ -35,7 +35,7 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, moment, patient_of, visit_of
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import task
-from shared.runtime.raising import raise_once
+from shared.runtime.raising import close_task, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -128,6 +128,19 @@ async def _look_for_integration(visit: Resource, record: Record, setting: Settin
         due=leaving.when + timedelta(hours=limits.earliest),
     )
     await raise_once(record, asked)
+
+
+async def integration_is_booked(appointment: Resource, record: Record, setting: Setting) -> None:
+    """Close the Task to book the integration session with an Appointment for one in its time."""
+    patient = patient_of(appointment)
+    if patient is None or appointment["status"] not in COMING or visit_of(appointment) != VISIT_INTEGRATION.code:
+        return
+    limits = setting.discharge.integration
+    named = {"patient": f"Patient/{patient}", "code": BOOK_INTEGRATION.token()}
+    for task_ in await record.search("Task", named):
+        left = moment(task_["restriction"]["period"]["end"]) - timedelta(hours=limits.earliest)
+        if integration_booked(left, [moment(appointment.get("start"))], limits):
+            await close_task(record, task_["identifier"][0], setting.clock(), why="It is booked now.")
 
 
 async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Resource | None = None) -> Leaving | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.sessions.dose import judge_given
+from services.sessions.leaving import integration_is_booked
 from services.sessions.rules.visits import COMING, OFF, is_kap_visit, planned_visit
 from services.sessions.setting import Setting
 from services.sessions.watching import close_due
@@ -39,8 +40,13 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         if event.interaction != "delete" and event.source == OUTCOMES:
             await close_due(record, resource, setting)
 
+    async def integrating(event: Event, resource: Resource, record: Record) -> None:
+        """Close the Task to book an integration session with its booking."""
+        if event.interaction != "delete":
+            await integration_is_booked(resource, record, setting)
+
     return {
-        "Appointment": (_booked,),
+        "Appointment": (_booked, integrating),
         "EpisodeOfCare": (_course_known,),
         "Medication": (medication_known,),
         "Observation": (scored,),

@@ -298,3 +298,13 @@ async def test_who_goes_home_without_an_integration_session_in_time_has_one_book
 async def test_a_visit_without_a_dose_asks_for_no_integration(bedside):
     await bedside.sessions.update({**bedside.visit, "status": "finished"})
     assert await bedside.sessions.search("Task", code=codes.BOOK_INTEGRATION.token()) == []
+
+
+async def test_an_integration_session_that_is_booked_after_leaving_closes_what_was_asked(dosed):
+    dosed.clock.forward(minutes=120)
+    await leave(dosed, disposition="aadvice", attempt="Asked to stay")
+    task = {"patient": dosed.who["id"], "code": codes.BOOK_INTEGRATION.token()}
+    await integration(dosed, 80)
+    assert [one["status"] for one in await dosed.sessions.search("Task", **task)] == ["requested"]
+    await integration(dosed, 48)
+    assert [one["status"] for one in await dosed.sessions.search("Task", **task)] == ["completed"]
