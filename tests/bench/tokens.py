@@ -73,6 +73,7 @@ async def main(count: int) -> None:
     client = httpx.AsyncClient(transport=httpx.MockTransport(published))
     bearer = Bearer(Issuer(ISSUER, client), [BASE], origin=None)
     same, new = token(0), [token(number) for number in range(1, count // 10 + 1)]
+    await measure(everybody(origin=None), [None] * 500)  # warm
     none = await measure(everybody(origin=None), [None] * count)
     remembered = await measure(bearer, [same] * count)
     fresh = await measure(bearer, new)
