@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from shared.events.envelope import Event
-from shared.events.shards import shard_of
-from shared.fhir.definitions import type_id
 from shared.fhir.history import HistoryQuery
 from shared.fhir.index import IndexRows
 from shared.fhir.search import SearchQuery
-from shared.store import body, copies, history, inbox, parking, queries
+from shared.store import copies, history, inbox, parking, queries
 from shared.store.access import Access
 from shared.store.calendars import Calendars
+from shared.store.changes import change
 from shared.store.connection import Connection, Pool, open_pool, translated
 from shared.store.copies import Copy
 from shared.store.identity import Identities
@@ -30,19 +29,14 @@ from shared.store.knowledge import Knowledge
 from shared.store.migrate import check
 from shared.store.notices import NoticeQueue
 from shared.store.parking import Parking
-from shared.store.predicates import patient_uuids
 from shared.store.pruning import Pruning
 from shared.store.replay import Replay
-from shared.store.rows import NO_ROWS, arrays_of
 from shared.store.timers import TimerRuns
 from shared.store.types import Page, Stored, Write, Written
 from shared.store.verify import Verification
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
-
-_WRITE_FIXED = 21
-_WRITE = f"SELECT * FROM kap_write({', '.join(f'${n + 1}' for n in range(_WRITE_FIXED + len(NO_ROWS)))})"
 
 MIN_TIMEOUT = 0.1
 
@@ -206,7 +200,9 @@ class Store:
                 return await transaction.write(access, write)
         async with self._connection() as connection:
             tenant = await self._tenant(connection, access.tenant)
-            return await _write(connection, self, access, tenant, write, wake=True)
+            return await change(
+                connection, access, tenant, write, service=self.service, publishes=self.publishes, wake=True
+            )
 
     async def apply_copy(self, event: Event, index: IndexRows, patient: UUID | None) -> bool:
         """As `Transaction.apply_copy`, committed alone: one round trip."""
@@ -337,10 +333,13 @@ class Transaction:
         if restricted:
             await self.lock(write.key)
             await queries.require_changeable(self.connection, access, number, write)
-        written = await _write(self.connection, self._store, access, number, write, wake=False)
+        store = self._store
+        written = await change(
+            self.connection, access, number, write, service=store.service, publishes=store.publishes, wake=False
+        )
         if restricted and write.interaction != "delete":
             await queries.require_visible(self.connection, access, number, write)
-        self.wrote = self._store.publishes
+        self.wrote = store.publishes
         return written
 
     async def lock(self, *keys: str) -> None:
@@ -419,54 +418,6 @@ class Transaction:
         if tenant != self.tenant:
             raise ValueError(f"a transaction of tenant {self.tenant!r} was asked for data of another")
         return self.number
-
-
-async def _write(
-    connection: Connection, store: Store, access: Access, tenant: int, write: Write, *, wake: bool
-) -> Written:
-    deletes = write.interaction == "delete"
-    if deletes != (write.resource is None):
-        raise ValueError("a delete carries no resource, and every other write carries one")
-    head, tail = body.parts(write.type, write.id, write.resource)
-    with translated():
-        row = await connection.fetchrow(
-            _WRITE,
-            store.service,
-            tenant,
-            access.tenant,
-            key_lock(access.tenant, write.key),
-            shard_of(access.tenant, write.key),
-            store.publishes,
-            wake,
-            type_id(write.type),
-            write.type,
-            write.id,
-            write.interaction,
-            write.expected,
-            write.key,
-            write.patient,
-            list(write.labels),
-            write.request_id,
-            write.traceparent,
-            head,
-            tail,
-            patient_uuids(access),
-            sorted(access.hidden_labels),
-            *(NO_ROWS if deletes else arrays_of(write.index)),
-        )
-    assert row is not None  # noqa: S101 - a function with OUT parameters answers one row
-    version, last_updated, sequence, created = row
-    stored = Stored(
-        type=write.type,
-        id=write.id,
-        version=version,
-        last_updated=last_updated,
-        deleted=deletes,
-        body=body.join(head, version, last_updated, tail),
-        origin=store.service,
-        interaction=write.interaction,
-    )
-    return Written(stored=stored, created=created, key=write.key, sequence=sequence or 0)
 
 
 async def _rollback(connection: Connection) -> None:
