@@ -36,11 +36,17 @@ async def require_decision(change: Change, record: Record, setting: Setting) -> 
     for number, mitigation in new:
         lacking = await _lacking(record, mitigation)
         if lacking:
-            issues.append(_issue(f"A decision to proceed needs {', '.join(lacking)}.", number, setting))
+            issues.append(
+                _issue(f"A decision to proceed needs {', '.join(lacking)}. Give it with the decision.", number, setting)
+            )
     if new and await _is_absolute(record, after, patient, rule, setting):
         number = new[0][0]
         issues.append(
-            _issue(f"{rule} is absolute: nobody may decide past it. {after.get('detail', '')}", number, setting)
+            _issue(
+                f"{rule} is absolute: nobody may decide past it. Leave the decision out. {after.get('detail', '')}",
+                number,
+                setting,
+            )
         )
     if issues:
         raise Unprocessable(issues)

@@ -25,13 +25,12 @@ def tells_what_to_do(said: str) -> bool:
 
 
 def lacking(refused: Unprocessable) -> list[str]:
-    """Return what the issues of a refusal by rule do not say."""
+    """Return what the issues of a refusal that name a rule do not say besides."""
     found = []
     for issue in refused.issues:
-        if issue.severity not in ("error", "fatal"):
+        if issue.severity not in ("error", "fatal") or issue.rule is None:
             continue
         for name, there in (
-            ("its rule", issue.rule),
             ("its source", issue.source),
             ("where", issue.expression),
             ("what to do", tells_what_to_do(issue.diagnostics)),

@@ -74,6 +74,30 @@ def test_each_refusal_says_what_to_do(made):
     assert tells_what_to_do(made.said), made.said
 
 
+WRAPPERS = {"_issue", "_series", "_not_kept", "wrong", "refused"}
+"""Functions that make the issue of a sentence that is given to them."""
+ADD_TO_IT = {"privacy.py", "replay.py"}
+"""Where they add to it what to do."""
+LONG = 40
+"""Letters from which on a text is a sentence, and no code."""
+
+
+def given_sentences() -> Iterator[tuple[str, str]]:
+    for path in (one for service in SERVICES for one in sorted((ROOT / "services" / service).rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in WRAPPERS
+            if not is_call or path.name in ADD_TO_IT:
+                continue
+            for said in (sentence(one) for one in node.args):
+                if len(said) > LONG and " " in said.strip():
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", said
+
+
+@pytest.mark.parametrize(("where", "said"), list(given_sentences()), ids=lambda one: one[:60])
+def test_each_sentence_that_is_given_to_one_that_makes_a_refusal_says_what_to_do(where, said):
+    assert tells_what_to_do(said), where
+
+
 @pytest.mark.parametrize("made", [one for one in ALL if not one.literal], ids=lambda made: made.where)
 def test_where_the_sentence_is_the_callers_that_is_known_here(made):
     assert made.said in SAID_BY_CALLER

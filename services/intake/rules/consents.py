@@ -94,7 +94,7 @@ def check_elements(consent: Resource, drug: Drug | None, now: datetime, policy: 
     """Return what the elements of a treatment consent that is to be in force lack."""
     found = {one.name: one for one in signed_elements(consent)}
     issues = [
-        _issue(f"There is no element '{name}' that the clinic's policy has.", policy.witness, position)
+        _issue(f"There is no element '{name}' that the clinic's policy has. Leave it out.", policy.witness, position)
         for position, name in enumerate(found)
         if name not in policy.elements
     ]
@@ -108,7 +108,8 @@ def check_elements(consent: Resource, drug: Drug | None, now: datetime, policy: 
             )
             continue
         issues.extend(
-            _issue(f"The element '{name}' {lack}.", element) for lack in _lacks(one, element, signers, now, policy)
+            _issue(f"The element '{name}' {lack}. Correct it, or leave the consent a draft.", element)
+            for lack in _lacks(one, element, signers, now, policy)
         )
     return issues
 

@@ -186,7 +186,9 @@ def _limits(request: Resource, policy: HomePolicy) -> Iterator[Issue]:
     if unit != "d":
         over.append("expectedSupplyDuration is not in days (UCUM d)")
     if over:
-        yield _issue(f"dispenseRequest is beyond the limit: {'; '.join(over)}.", "RX-LIMIT", limit, "dispenseRequest")
+        yield _issue(
+            f"dispenseRequest is beyond the limit: {'; '.join(over)}. Order less.", "RX-LIMIT", limit, "dispenseRequest"
+        )
     if not _numbers(request.get("identifier", [])):
         yield _issue(
             "The number of the prescription is not recorded. Issue it in certified EPCS software, and give its number "
