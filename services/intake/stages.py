@@ -116,7 +116,7 @@ async def _require_ground(record: Record, episode: Resource, setting: Setting) -
     if not eligible or (stage_of(episode) not in (*UNDECIDED, "eligible") and not consented):
         lacking = "an eligible screening" if not eligible else "a consent in force"
         raise Unprocessable(
-            f"The course cannot go on: it needs {lacking}.",
+            f"The course cannot go on: it needs {lacking}. Obtain it first, then change the status.",
             expression=["EpisodeOfCare.status"],
             rule="K-HOLD",
             source="KAP Exchange",
