@@ -158,7 +158,7 @@ def _eligible(ground: Ground, start: datetime | None, rule: Required, _: Schedul
 def _course(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
     status = ground.episode_status
     what = "there is no course of somebody found eligible" if status is None else f"the course is {status}"
-    advice = "A referral and an eligible screening open it; a hold is lifted by a person."
+    advice = "Refer and screen the patient (Patient/<id>/$screen); a hold is lifted by a person (EpisodeOfCare.status)."
     return status in ("planned", "active"), what, advice, ()
 
 

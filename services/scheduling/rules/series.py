@@ -39,7 +39,7 @@ class Missing:
     def as_issue(self) -> Issue:
         """Return it as an issue."""
         return Issue(
-            f"{self.step} {self.number} ({self.visit}) has no place: {self.why}",
+            f"{self.step} {self.number} ({self.visit}) has no place: {self.why} Ask for another time, or add hours.",
             code="business-rule",
             expression=("Parameters.parameter",),
             rule="S-SERIES",
