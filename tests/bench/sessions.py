@@ -1,0 +1,321 @@
+"""How 200 dosing sessions at once are charted, on a whole stack with Apache Kafka; prints, judges nothing.
+
+    .venv/bin/python -m tests.bench.sessions [--sessions 200] [--minutes 5]
+
+Real rates, not compressed: each session charts one set of vital signs (a transaction of three Observations) every five
+minutes, and has one batch of a monitor's feed (heart rate and saturation, ten samples each, put into the SampledData
+Observation of the signal and minute) every ten seconds. One set in four, and now and then a sample, is beyond its
+limit. Everything goes through the gateway; this process sends it, on the same processors.
+
+Then every acknowledged reading is looked for in the store of sessions and at the gateway, with what it says, and every
+alarm beside its reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cli.demo import resources
+from cli.demo.acting import create
+from cli.demo.client import FhirClient
+from cli.demo.course import prepare_team
+from cli.demo.patients import staff
+from cli.demo.resources import Team, identifier, instant, quantity, reference
+from cli.stack.ports import GATEWAY, Ports
+from shared.fhir.codes import (
+    HEART_RATE,
+    OBSERVATION_CATEGORY,
+    OXYGEN_SATURATION,
+    OXYGEN_SATURATION_ANY,
+    VITAL_ALARM,
+    Code,
+)
+from shared.fhir.json import Resource
+from tests.e2e.kap import Kap, free_base
+from tests.live import Session, publish_questionnaires
+
+SET_EVERY, FEED_EVERY = 300.0, 10.0
+SAMPLES = 10
+ALARMING_SETS = 4
+"""One set in so many is beyond its limit."""
+ALARMING_FEEDS = 200
+AT_ONCE = 12
+"""Patients that are brought to their dose side by side."""
+SIGNALS = {"hr": (HEART_RATE.concept(), "/min"), "spo2": (OXYGEN_SATURATION.concept(OXYGEN_SATURATION_ANY), "%")}
+_VITAL_SIGNS = Code(OBSERVATION_CATEGORY, "vital-signs", "Vital Signs")
+
+
+@dataclass
+class Timed:
+    """Seconds that something took, each time."""
+
+    taken: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        if not self.taken:
+            return "none"
+        cuts = [at(self.taken, share) * 1000 for share in (0.5, 0.95, 0.99, 1.0)]
+        return "p50 {:6.0f}   p95 {:6.0f}   p99 {:6.0f}   max {:6.0f} ms".format(*cuts) + f"   ({len(self.taken)})"
+
+
+def at(taken: Sequence[float], share: float) -> float:
+    """Return the value that so great a share does not exceed."""
+    ordered = sorted(taken)
+    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
+
+
+@dataclass
+class Charted:
+    """What one session was told to have been stored: by its identifier, what it says; and what must have alarmed."""
+
+    session: Session
+    says: dict[str, Any] = field(default_factory=dict)
+    alarming: list[str] = field(default_factory=list)
+    feed_alarms: int = 0
+
+
+class Ward:
+    """Many sessions at once; `team` is on duty for all of them."""
+
+    def __init__(self, gateway: FhirClient, sessions: FhirClient, team: Team) -> None:
+        self.team = team
+        self.gateway = gateway
+        self.sessions = sessions
+        self.sets, self.feeds, self.alarms, self.seen = Timed(), Timed(), Timed(), Timed()
+        self.late = Timed()
+        self.watching: set[asyncio.Task[None]] = set()
+
+    async def chart(self, charted: Charted, until: float, dice: random.Random) -> None:
+        """Chart one session: its sets and its feed, each at its own pace, both begun at a random moment."""
+        await asyncio.gather(
+            self._every(SET_EVERY, until, dice, lambda number: self._set(charted, number, dice)),
+            self._every(FEED_EVERY, until, dice, lambda number: self._feed(charted, number, dice)),
+        )
+
+    async def _every(
+        self, seconds: float, until: float, dice: random.Random, do: Callable[[int], Awaitable[None]]
+    ) -> None:
+        """Do something at a fixed pace: what takes long does not make the next one late."""
+        due = time.monotonic() + dice.uniform(0, seconds)
+        number = 0
+        while due < until:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self.late.taken.append(time.monotonic() - due)
+            number += 1
+            await do(number)
+            due += seconds
+
+    async def _set(self, charted: Charted, number: int, dice: random.Random) -> None:
+        alarming = dice.randrange(ALARMING_SETS) == 0
+        made = charted.session.reading(1000 + number, heart_rate=150 if alarming else dice.randint(60, 100))
+        begun = time.monotonic()
+        held = await self.gateway.transact([(f"urn:uuid:set-{n}", one, once(one)) for n, one in enumerate(made)])
+        took = time.monotonic() - begun
+        self.sets.taken.append(took)
+        for one in made:
+            charted.says[one["identifier"][0]["value"]] = said(one)
+        if alarming:
+            self.alarms.taken.append(took)
+            rate = held[1].reference
+            charted.alarming.append(rate)
+            task = asyncio.create_task(self._see(charted.session.subject, rate, begun))
+            self.watching.add(task)
+            task.add_done_callback(self.watching.discard)
+
+    async def _see(self, subject: str, reading: str, begun: float) -> None:
+        """Look for the call at the gateway, as a screen of the clinic would, and take it."""
+        query = {"patient": subject, "code": VITAL_ALARM.token(), "_sort": "-_lastUpdated"}
+        while True:
+            found = await self.gateway.search("Task", query)
+            mine = [one for one in found if one["focus"]["reference"] == reading]
+            if mine:
+                break
+            await asyncio.sleep(0.02)
+        self.seen.taken.append(time.monotonic() - begun)
+        taken = {"status": "accepted", "owner": reference(self.team.prescriber)}
+        await self.gateway.bring(
+            f"Task/{mine[0]['id']}", lambda now: None if now["status"] == "accepted" else {**now, **taken}
+        )
+
+    async def _feed(self, charted: Charted, number: int, dice: random.Random) -> None:
+        """Put ten more samples of each signal into the Observation of its minute."""
+        low = dice.randrange(ALARMING_FEEDS) == 0
+        minute, batch = divmod(number - 1, int(60 / FEED_EVERY))
+        made = []
+        for signal, (code, unit) in SIGNALS.items():
+            samples = [str(dice.randint(62, 98) if signal == "hr" else dice.randint(95, 99)) for _ in range(SAMPLES)]
+            if low and signal == "spo2":
+                samples[-1] = "85"
+            name = f"{charted.session.key}-feed-{signal}-{minute}"
+            before = charted.says.get(name, "") if batch else ""
+            data = f"{before} {' '.join(samples)}".strip()
+            made.append(feed(charted.session, name, code, unit, data, minute))
+        entries = [
+            {"fullUrl": f"urn:uuid:feed-{n}", "resource": one, "request": {"method": "PUT", "url": conditional(one)}}
+            for n, one in enumerate(made)
+        ]
+        begun = time.monotonic()
+        await self.gateway.call("", {"resourceType": "Bundle", "type": "transaction", "entry": entries})
+        took = time.monotonic() - begun
+        self.feeds.taken.append(took)
+        if low:
+            self.alarms.taken.append(took)
+            charted.feed_alarms += 1
+        for one in made:
+            charted.says[one["identifier"][0]["value"]] = said(one)
+
+
+def once(one: Resource) -> str:
+    """Return the search that finds a resource by its identifier."""
+    return f"identifier={one['identifier'][0]['system']}|{one['identifier'][0]['value']}"
+
+
+def conditional(one: Resource) -> str:
+    """Return the URL of an update by identifier."""
+    return f"Observation?{once(one)}"
+
+
+def feed(session: Session, name: str, code: Resource, unit: str, data: str, minute: int) -> Resource:
+    """Return a minute of a signal, as far as it has come."""
+    begun = session.began + timedelta(minutes=minute)
+    return {
+        "resourceType": "Observation",
+        "identifier": [identifier(name)],
+        "status": "final",
+        "category": [_VITAL_SIGNS.concept()],
+        "code": code,
+        "subject": reference(session.subject),
+        "encounter": reference(session.visit_ref),
+        "effectivePeriod": {"start": instant(begun), "end": instant(begun + timedelta(minutes=1))},
+        "issued": instant(datetime.now(UTC)),
+        "valueSampledData": {"origin": quantity(0, unit), "period": 1000, "dimensions": 1, "data": data},
+    }
+
+
+def said(one: Resource) -> Any:
+    """Return what a reading says: its value, its samples or its components."""
+    if "valueSampledData" in one:
+        return one["valueSampledData"]["data"]
+    values = one.get("component", [one])
+    return [int(part["valueQuantity"]["value"]) for part in values]
+
+
+async def a_team(gateway: FhirClient, name: str, whole: Team) -> Team:
+    """Return people and a room of their own for one session; who is on duty is the clinic's first team."""
+    made = await asyncio.gather(
+        create(gateway, resources.room(name, whole.clinic)),
+        *(create(gateway, resources.practitioner(name, member)) for member in staff(name)),
+    )
+    room, prescriber, therapist, nurse = (one.reference for one in made)
+    roles = {"room": room, "prescriber": prescriber, "therapist": therapist, "monitor": nurse}
+    await asyncio.gather(*(create(gateway, resources.schedule(name, role, who)) for role, who in roles.items()))
+    return Team(prescriber, therapist, nurse, room, whole.clinic, whole.referrer)
+
+
+async def admit(gateway: FhirClient, count: int) -> tuple[Team, list[Charted]]:
+    """Bring so many patients to their dose."""
+    await publish_questionnaires(gateway)
+    whole = await prepare_team(gateway, "bench")
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> Charted:
+        async with gate:
+            team = await a_team(gateway, f"bench-{number}", whole)
+            session = Session(gateway, team, 50_000 + number, datetime.now(UTC))
+            await session.until_the_dose()
+            return Charted(session)
+
+    return whole, await asyncio.gather(*(one(number) for number in range(count)))
+
+
+async def compare(ward: Ward, charted: Iterable[Charted]) -> dict[str, int]:
+    """Count what was acknowledged, and what of it is lost, doubled or changed, at the owner and at the gateway."""
+    wrong = ("lost in sessions", "lost at the gateway", "doubled", "changed", "alarms due", "alarms lost")
+    found = dict.fromkeys(("acknowledged", *wrong), 0)
+    for one in charted:
+        found["acknowledged"] += len(one.says)
+        for name, client in (("sessions", ward.sessions), ("the gateway", ward.gateway)):
+            held = await client.search("Observation", {"encounter": one.session.visit_ref, "_count": "1000"})
+            there: dict[str, list[Resource]] = {}
+            for reading in held:
+                for key in reading.get("identifier", []):
+                    there.setdefault(key["value"], []).append(reading)
+            for key, value in one.says.items():
+                got = there.get(key, [])
+                found[f"lost {'in' if name == 'sessions' else 'at'} {name}"] += not got
+                found["doubled"] += len(got) > 1
+                found["changed"] += bool(got) and said(got[0]) != value
+        calls = await ward.sessions.search("Task", {"patient": one.session.subject, "code": VITAL_ALARM.token()})
+        raised = [call["focus"]["reference"] for call in calls]
+        found["alarms due"] += len(one.alarming) + (one.feed_alarms > 0)
+        found["alarms lost"] += sum(raised.count(reading) != 1 for reading in one.alarming)
+        found["alarms lost"] += one.feed_alarms > 0 and len(raised) <= len(one.alarming)
+    return found
+
+
+async def measure(kap: Kap, count: int, minutes: float) -> None:
+    """Admit, chart, compare, print."""
+    ports = kap.ports
+    async with (
+        FhirClient(ports.fhir(GATEWAY), concurrency=64) as gateway,
+        FhirClient(ports.fhir("sessions"), name="Sessions", concurrency=16) as sessions,
+    ):
+        begun = time.monotonic()
+        whole, charted = await admit(gateway, count)
+        print(f"{count} patients brought to their dose in {time.monotonic() - begun:.0f} s")
+        ward = Ward(gateway, sessions, whole)
+        before, here, since = psutil.cpu_times(), time.process_time(), time.monotonic()
+        until = since + minutes * 60
+        dice = random.Random(7)
+        await asyncio.gather(*(ward.chart(one, until, random.Random(dice.random())) for one in charted))
+        seconds = time.monotonic() - since
+        used = psutil.cpu_times()
+        busy = sum(getattr(used, name) - getattr(before, name) for name in ("user", "system", "nice"))
+        asked = len(ward.sets.taken) + len(ward.feeds.taken)
+        print(
+            f"{count} sessions for {seconds / 60:.1f} min at the real rate: {asked} requests, {asked / seconds:.1f} a "
+            f"second; {psutil.cpu_count()} processors {100 * busy / seconds / psutil.cpu_count():.0f} % busy, of which "
+            f"this process {100 * (time.process_time() - here) / seconds / psutil.cpu_count():.0f} %"
+        )
+        print(f"a set of vital signs, to its answer      {ward.sets}")
+        print(f"a batch of the feed, to its answer       {ward.feeds}")
+        print(f"an alarm, from the reading sent to there {ward.alarms}")
+        if ward.watching:
+            await asyncio.wait(ward.watching, timeout=60)
+        print(f"an alarm, until the gateway finds it     {ward.seen}")
+        print(f"this process was late in sending by      {ward.late}")
+        print(f"requests sent again                      {gateway.retried}")
+        kap.must("verify", timeout=600)
+        print(", ".join(f"{name} {number}" for name, number in (await compare(ward, charted)).items()))
+
+
+def main() -> None:
+    """Start a stack, measure, and stop it."""
+    given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    given.add_argument("--sessions", type=int, default=200)
+    given.add_argument("--minutes", type=float, default=5)
+    asked = given.parse_args(sys.argv[1:])
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] - told as it comes, into a file too
+    with tempfile.TemporaryDirectory(prefix="kap-bench-", ignore_cleanup_errors=True) as folder:
+        kap = Kap(Path(folder), Ports(free_base()))
+        try:
+            kap.must("up", "--detach", "--port-base", str(kap.ports.base), "--kafka", "apache")
+            asyncio.run(measure(kap, asked.sessions, asked.minutes))
+        finally:
+            kap.run("down")
+
+
+if __name__ == "__main__":
+    main()
