@@ -81,6 +81,7 @@ class Charted:
     """What one session was told to have been stored: by its identifier, what it says; and what must have alarmed."""
 
     session: Session
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
     says: dict[str, Any] = field(default_factory=dict)
     alarming: list[str] = field(default_factory=list)
     feed_alarms: int = 0
@@ -99,6 +100,7 @@ class Ward:
 
     async def chart(self, charted: Charted, until: float, dice: random.Random) -> None:
         """Chart one session: its sets and its feed, each at its own pace, both begun at a random moment."""
+        charted.since = datetime.now(UTC)
         await asyncio.gather(
             self._every(SET_EVERY, until, dice, lambda number: self._set(charted, number, dice)),
             self._every(FEED_EVERY, until, dice, lambda number: self._feed(charted, number, dice)),
@@ -161,7 +163,7 @@ class Ward:
             name = f"{charted.session.key}-feed-{signal}-{minute}"
             before = charted.says.get(name, "") if batch else ""
             data = f"{before} {' '.join(samples)}".strip()
-            made.append(feed(charted.session, name, code, unit, data, minute))
+            made.append(feed(charted.session, name, code, unit, data, charted.since + timedelta(minutes=minute)))
         entries = [
             {"fullUrl": f"urn:uuid:feed-{n}", "resource": one, "request": {"method": "PUT", "url": conditional(one)}}
             for n, one in enumerate(made)
@@ -187,9 +189,8 @@ def conditional(one: Resource) -> str:
     return f"Observation?{once(one)}"
 
 
-def feed(session: Session, name: str, code: Resource, unit: str, data: str, minute: int) -> Resource:
+def feed(session: Session, name: str, code: Resource, unit: str, data: str, begun: datetime) -> Resource:
     """Return a minute of a signal, as far as it has come."""
-    begun = session.began + timedelta(minutes=minute)
     return {
         "resourceType": "Observation",
         "identifier": [identifier(name)],
