@@ -327,7 +327,7 @@ async def compare(store: Store, tenant: str, world: list[Resource], deleted: set
     """Ask for everything as three callers; return how often some were found and some not."""
     unrestricted = Access.unrestricted(tenant)
     of_one = Access(tenant, None, frozenset({world[0]["id"] if world else "nobody"}), frozenset(), None)
-    callers = [unrestricted, Access(tenant, None, None, frozenset({HIDDEN})), of_one]
+    callers = [unrestricted, Access(tenant, None, None, frozenset({HIDDEN}), None), of_one]
     telling = 0
     for one in world:
         await store.write(unrestricted, write_of(one))
