@@ -26,10 +26,10 @@ class Door:
         self.open = asyncio.Event()
         self.open.set()
         self.writers: set[asyncio.StreamWriter] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.server: asyncio.Server | None = None
 
     async def serve(self) -> None:
-        await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=_CHUNK)
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=_CHUNK)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.add(writer)
@@ -78,11 +78,13 @@ class Doors:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="doors", daemon=True)
         self._thread.start()
+        self._made: list[Door] = []
 
     def make(self, port: int, target: int) -> Door:
         async def make() -> Door:
             door = Door(port, target)
             await door.serve()
+            self._made.append(door)
             return door
 
         return asyncio.run_coroutine_threadsafe(make(), self._loop).result(10)
@@ -95,6 +97,9 @@ class Doors:
 
     def stop(self) -> None:
         async def end() -> None:
+            for door in self._made:
+                if door.server is not None:
+                    door.server.close()
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
                 task.cancel()
@@ -104,3 +109,5 @@ class Doors:
             asyncio.run_coroutine_threadsafe(end(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        if not self._thread.is_alive():
+            self._loop.close()
