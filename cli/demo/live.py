@@ -35,7 +35,10 @@ class Live(Visits):
         key = f"{person.key}-dose-{INDEX + 1}"
         now = await self._begun(key)
         start = now - _BEGAN
-        made = before.order(person, subject, now - timedelta(days=1), team, 0)
+        ordered = now - timedelta(days=1)
+        weighed = before.weight(person, subject, ordered - timedelta(hours=1))
+        await self.create({**weighed, "identifier": _named(f"{key}-weight-ordered")})
+        made = before.order(person, subject, ordered, team, 0)
         order = (await self.create({**made, "identifier": _named(f"{person.key}-order-{INDEX + 1}")})).reference
         booking = before.appointment(person, "kap-dosing", INDEX, subject, now - _ARRIVED, team, order, self.escort)
         booked, encounter = await self.book_as(booking, "kap-dosing")
