@@ -249,12 +249,13 @@ GOALS = {
 """What patients say that they want of the course, by story."""
 
 
-def plan(person: Person, team: Team) -> Resource:
+def plan(person: Person, team: Team, on: datetime) -> Resource:
     """Return the parameters of `$plan`: the drug and route, the doses of the sessions, the goal, and who does what."""
     made = parameters(
         drug_valueCode=person.drug,
         route_valueCode=person.route.concept.code,
         status_valueCode="active",
+        date_valueDateTime=instant(on),
         goal_valueString=GOALS.get(person.story, "To feel like myself again."),
         sessions_valuePositiveInt=max(len(person.sessions), 2),
     )

@@ -204,7 +204,7 @@ class Course(Live):
             await self.refused("booking", "S-CONSENT", self.create(self.booking("kap-dosing", 0)))
         await self.create(consent)
         self.step("consented")
-        await self.gateway.call_once(f"{subject}/$plan", before.plan(person, self.team), self._any_plan)
+        await self.gateway.call_once(f"{subject}/$plan", before.plan(person, self.team, at(1, 12)), self._any_plan)
 
     # -- What stops a course ----------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from html import escape
 from typing import Any, Final, Literal, get_args
@@ -34,7 +35,7 @@ from shared.fhir.codes import (
     VISITS,
     Code,
 )
-from shared.fhir.dates import zulu
+from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import Drug, PlannedDose, is_plan, latest_eligibility, planned_doses, quantity_in, reference
 from shared.fhir.outcome import BadRequest, Issue, NotFound, Unprocessable
@@ -54,9 +55,10 @@ NUMBERS: Final = ("sessions", "days-between", "preparation", "integration", "fol
 
 @dataclass(slots=True)
 class Asked:
-    """What `$plan` was asked for."""
+    """What `$plan` was asked for; `date` is when it was agreed, None: now."""
 
     wish: Wish
+    date: datetime | None = None
     template: str | None = None
     drug: Drug | None = None
     route: str | None = None
@@ -80,7 +82,8 @@ def plan_operation(setting: Setting) -> Operation:
             "Makes the plan of a course from a template of the policy, by drug, route and condition, and makes it "
             "personal. Parameters: template, drug, route (code); dose (Quantity in mg or mg/kg) or step (parts session "
             "and dose); sessions, days-between, preparation, integration, followup (positiveInt); therapy, goal "
-            "(string; goals in the patient's words); member (parts role and reference); status (draft or active). "
+            "(string; goals in the patient's words); member (parts role and reference); status (draft or active); date "
+            "(dateTime: when it was agreed, now where none is given). "
             "Writes and returns CarePlan, Goals and CareTeam; an active plan takes the place of the one before."
         ),
     )
@@ -99,7 +102,8 @@ async def guard_plan(change: Change, record: Record, setting: Setting) -> None:
     doses = planned_doses(after)
     patient = str(after.get("subject", {}).get("reference", "")).rpartition("/")[2]
     if doses:
-        weights = await weights_of(record, patient, setting.clock())
+        at = interval(after["created"])[0] if "created" in after else setting.clock()
+        weights = await weights_of(record, patient, at)
         issues = check_plan(doses, weights, setting.orders, "CarePlan.activity")
         if issues:
             raise Unprocessable(issues)
@@ -120,7 +124,11 @@ async def _plan(call: OperationCall, record: Record, setting: Setting) -> Resour
         raise Unprocessable([chosen])
     name, template = chosen[0], personal(chosen[1], asked.wish)
     doses = planned(template)
-    weights = await weights_of(record, str(call.id), setting.clock())
+    now = setting.clock()
+    if asked.date is not None and asked.date > now:
+        raise _wrong("date", "valueDateTime with its zone, not in the future")
+    at = asked.date or now
+    weights = await weights_of(record, str(call.id), at)
     issues = check_plan(doses, weights, setting.orders, WHERE)
     if asked.status == "active":
         issues.extend(check_agreed(asked.goals, [role.code for role, _ in asked.members], template, policy))
@@ -131,7 +139,7 @@ async def _plan(call: OperationCall, record: Record, setting: Setting) -> Resour
         for one in conditions
         if not template.conditions or any(setting.sets[set_].holds(one.get("code")) for set_ in template.conditions)
     ]
-    return await _write(record, patient, name, template, doses, concerned, asked, setting, policy)
+    return await _write(record, patient, name, template, doses, concerned, asked, at, setting, policy)
 
 
 async def _conditions(record: Record, patient: str) -> list[Resource]:
@@ -152,10 +160,11 @@ async def _write(
     doses: Sequence[PlannedDose],
     conditions: Sequence[Resource],
     asked: Asked,
+    at: datetime,
     setting: Setting,
     policy: PlanPolicy,
 ) -> Resource:
-    subject, now = reference("Patient", str(patient["id"])), setting.clock()
+    subject = reference("Patient", str(patient["id"]))
     active = asked.status == "active"
     goals = [
         await _created(
@@ -165,7 +174,7 @@ async def _write(
                 "lifecycleStatus": "active" if active else "proposed",
                 "description": {"text": words},
                 "subject": subject,
-                "startDate": zulu(now)[:10],
+                "startDate": zulu(at)[:10],
                 "expressedBy": subject,
                 **({"addresses": [reference("Condition", one["id"]) for one in conditions]} if conditions else {}),
             },
@@ -202,7 +211,7 @@ async def _write(
         "category": [ASSESS_PLAN.concept(), PLAN.concept()],
         "title": template.title,
         "subject": subject,
-        "created": zulu(now),
+        "created": zulu(at),
         "careTeam": [reference("CareTeam", one["id"]) for one in team],
         "addresses": [reference("Condition", one["id"]) for one in conditions],
         "goal": [reference("Goal", one["id"]) for one in goals],
@@ -342,12 +351,14 @@ def _asked(parameters: Resource) -> Asked:
                 asked.goals = (*asked.goals, text)
             else:
                 wished["therapies"] = (*wished.get("therapies", ()), text)
+        elif name == "date":
+            asked.date = _moment(one)
         elif name == "member":
             asked.members = (*asked.members, _member(one))
         else:
             raise BadRequest(
                 f"$plan has no parameter '{name}'. It has: template, drug, route, dose, step, {', '.join(NUMBERS)}, "
-                "therapy, goal, member, status.",
+                "therapy, goal, member, status, date.",
                 expression=[WHERE],
             )
     asked.wish = Wish(doses=tuple(steps), **wished)
@@ -385,6 +396,17 @@ def _text(one: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _wrong(name, "valueString")
     return value.strip()
+
+
+def _moment(one: Mapping[str, Any]) -> datetime:
+    value = one.get("valueDateTime")
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise _wrong("date", "valueDateTime with its zone, not in the future")
+    return moment
 
 
 def _number(one: Mapping[str, Any], name: str) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from shared.fhir import codes
+from shared.fhir.dates import zulu
 from shared.fhir.kap import planned_doses, stage_of
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from tests.integration.services.at_intake import condition, rules_of, the_course
@@ -15,6 +18,7 @@ MEMBERS = (("prescriber", "Practitioner/p"), ("therapist", "Practitioner/t"), ("
 
 def given(name, value):
     kind = {int: "valuePositiveInt", dict: "valueQuantity"}.get(type(value), "valueString")
+    kind = "valueDateTime" if name == "date" else kind
     kind = "valueCode" if name in ("template", "drug", "route", "status") else kind
     return {"name": name, kind: value}
 
@@ -171,6 +175,18 @@ async def test_a_parameter_that_is_not_understood_is_refused_and_named(intake, w
     with pytest.raises(BadRequest, match=wrong["name"].replace("step", "step|dose")) as error:
         await intake.call("plan", who, wrong)
     assert error.value.issues[0].expression
+
+
+async def test_a_plan_bears_the_day_it_was_agreed_and_no_day_to_come(intake, clock):
+    who = await eligible(intake, clock)
+    await intake.create(weight(who))
+    agreed = clock() - timedelta(hours=1)
+    made = await intake.call("plan", who, *BY_MUSCLE, *AGREED, given("date", agreed.isoformat()))
+    assert of(made, "CarePlan")[0]["created"] == zulu(agreed)
+    assert of(made, "Goal")[0]["startDate"] == zulu(agreed)[:10]
+    for wrong in ((clock() + timedelta(minutes=1)).isoformat(), "2026-05-01", "yesterday"):
+        with pytest.raises(BadRequest, match="date"):
+            await intake.call("plan", who, *BY_MUSCLE, *AGREED, given("date", wrong))
 
 
 async def test_a_plan_is_made_for_a_patient_who_is_known(intake):
