@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from cli.stack.ports import HOSPITAL
+from shared.fhir.codes import ACT_REASON
 from tests.chaos.fleet import DELIVERY, Fleet
 from tests.e2e.kap import free_base
 
@@ -77,8 +78,8 @@ def test_consent_withdrawn_while_kafka_is_down_stops_what_is_queued_for_the_hosp
             "performer": [about],
             "organization": [{"display": "The clinic"}],
             "sourceAttachment": {"contentType": "text/plain", "title": "What was signed", "data": "c2lnbmVk"},
-            "policyRule": {"text": "HIPAA"},
-            "provision": {"type": "permit"},
+            "policy": [{"uri": "http://terminology.hl7.org/CodeSystem/consentpolicycodes#hipaa-auth"}],
+            "provision": {"type": "permit", "purpose": [{"system": ACT_REASON, "code": "TREAT"}]},
         }
     )
     post({"resourceType": "Condition", "subject": about, "code": {"text": "Told while consent stood"}})
