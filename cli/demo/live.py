@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from cli.demo import after, bedside, before
+from cli.demo import bedside, before
 from cli.demo.patients import Reading
 from cli.demo.resources import IDENTIFIER, instant, parameters, quantity, reference
 from cli.demo.visits import Visits, with_status
@@ -128,9 +128,8 @@ class Live(Visits):
 
         await self.gateway.call_once(f"{encounter}/$discharge", leaving, left)
         await self.gateway.bring(booked, lambda current: with_status(current, "fulfilled"))
-        signed = after.summary_parameters(self.team.therapist, self.team.prescriber)
-        told = await self.gateway.call(f"{encounter}/$summarize", signed)
-        lacking = [one for one in told["parameter"] if one["name"] == "missing"]
+        told = await self.summarise(encounter)
+        lacking = [one for one in told.get("parameter", []) if one["name"] == "missing"]
         self.step(f"infusion stopped, handed over to the ward, summary signed ({len(lacking)} not recorded)")
 
 

@@ -71,10 +71,17 @@ class Visits(Acting):
             await self._rems(encounter)
         if session.late is not None or session.past_gate:
             await self._review()
-        await self.gateway.call(
-            f"{encounter}/$summarize", after.summary_parameters(self.team.therapist, self.team.prescriber)
-        )
+        await self.summarise(encounter)
         return encounter
+
+    async def summarise(self, encounter: str) -> Resource:
+        """Sum the session up and sign it, once: a second time would amend it."""
+        signed = after.summary_parameters(self.team.therapist, self.team.prescriber)
+
+        async def summed_up() -> Resource | None:
+            return await self.first("Composition", {"encounter": encounter})
+
+        return await self.gateway.call_once(f"{encounter}/$summarize", signed, summed_up)
 
     async def record(self, kind: str, encounter: str, on: datetime) -> None:
         """Record what is shareable of the psychotherapy in a visit."""

@@ -95,8 +95,35 @@ async def _one(fleet: Fleet, service: str, sql: str, argument: object) -> tuple[
         await connection.close()
 
 
-async def collect(fleet: Fleet, log: Log) -> Evidence:
-    """Read all of it."""
+async def collect(
+    fleet: Fleet, log: Log, report: Callable[[str], None], *, patience: float, longest: float
+) -> Evidence:
+    """Read all of it while nothing is written: what a timer writes during the reading would be half read.
+
+    Raises:
+        TimeoutError: the timers left no pause in which all could be read.
+
+    """
+    deadline = time.monotonic() + longest
+    while time.monotonic() < deadline:
+        await settle(fleet, report, patience=patience, longest=deadline - time.monotonic())
+        before = await _written(fleet)
+        seen = await _read(fleet, log)
+        if await _written(fleet) == before:
+            return seen
+        report("a timer wrote while the evidence was read; reading again")
+    raise TimeoutError("Something was written each time the evidence was read.")
+
+
+async def _written(fleet: Fleet) -> dict[str, int]:
+    """Return how many versions each source has written."""
+    return {
+        source: (await _one(fleet, source, "SELECT count(*) FROM history WHERE origin = $1", source))[0]
+        for source in SOURCES
+    }
+
+
+async def _read(fleet: Fleet, log: Log) -> Evidence:
     commits: list[Commit] = []
     held: dict[tuple[str, str], dict[str, str]] = {}
     expected: dict[tuple[str, str], frozenset[str]] = {}

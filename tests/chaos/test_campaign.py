@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.checker import check
-from tests.chaos.collect import collect, created_twice, settle
+from tests.chaos.collect import collect, created_twice
 from tests.chaos.evidence import Applied, Evidence, Told
 from tests.chaos.faults import Trouble, schedule
 from tests.chaos.fleet import Fleet
@@ -76,8 +76,7 @@ async def test_nothing_acknowledged_is_lost_doubled_invented_or_out_of_order(
     say(f"answers: {dict(work.log.statuses)}")
     await asyncio.to_thread(fleet.unshut_all)
     await asyncio.to_thread(fleet.await_ready)
-    await settle(fleet, say, patience=60, longest=longest)
-    seen = await collect(fleet, work.log)
+    seen = await collect(fleet, work.log, say, patience=60, longest=longest)
     ended = {process.name: process.ends for process in fleet.processes.values() if process.ends}
     say(
         f"{time.monotonic() - began:.0f} s: {len(seen.commits)} versions committed, {len(seen.told)} records, "

@@ -48,8 +48,15 @@ def eventually(true: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.3)
 
 
-def test_consent_withdrawn_while_kafka_is_down_stops_what_is_queued_for_the_hospital(fleet: Fleet) -> None:
-    http = httpx.Client(timeout=20, trust_env=False)
+@pytest.fixture
+def http() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=20, trust_env=False) as client:
+        yield client
+
+
+def test_consent_withdrawn_while_kafka_is_down_stops_what_is_queued_for_the_hospital(
+    fleet: Fleet, http: httpx.Client
+) -> None:
     intake, hospital = fleet.ports.fhir("intake"), fleet.ports.fhir(HOSPITAL)
 
     def post(resource: dict[str, Any]) -> dict[str, Any]:
