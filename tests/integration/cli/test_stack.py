@@ -289,7 +289,7 @@ def test_ctrl_c_in_the_foreground_stops_everything_and_another_up_heals_meanwhil
             line = foreground.stdout.readline()
             assert line, said
             said += line
-        assert "There are no tokens yet" in said
+        assert "It runs without tokens" in said
         before = pids(stack)
         kill(before["intake"])
         assert "intake (process" in foreground.stdout.readline()

@@ -133,6 +133,6 @@ def test_the_course_is_over_before_its_last_day() -> None:
 
 @pytest.mark.parametrize("number", range(7))
 def test_what_a_course_plans_is_valid_fhir_and_names_a_goal_and_the_team(number: int) -> None:
-    asked = before.plan(generate(1, 7)[number], TEAM)
+    asked = before.plan(generate(1, 7)[number], TEAM, NOON)
     require_valid(parse(dump(asked)))
     assert {one["name"] for one in asked["parameter"]} >= {"drug", "route", "goal", "member", "step", "status"}
