@@ -77,10 +77,10 @@ class Session(Course):
         await self._agree()
         await self.visit("kap-prep", 0)
         self.order_ref = (await create(self.gateway, self.order(0))).reference
-        _, self.visit_ref = await self._book("kap-dosing", 0, self.order_ref)
-        await self._begin(self.visit_ref, self.began - AFTER_ARRIVAL)
+        _, self.visit_ref = await self.book("kap-dosing", 0, self.order_ref)
+        await self.begin(self.visit_ref, self.began - AFTER_ARRIVAL)
         await self._before(self.key, 0, self.visit_ref, self.order_ref, self.began)
-        dose = await self._start(self.visit_ref, self.order_ref, self.person.sessions[0].dose_mg, self.began, [])
+        dose = await self.start_dose(self.visit_ref, self.order_ref, self.person.sessions[0].dose_mg, self.began, [])
         self.dose_ref = f"MedicationAdministration/{dose['id']}"
 
     def reading(self, number: int, *, heart_rate: int = 72) -> list[Resource]:
