@@ -178,7 +178,7 @@ async def clinic(make_database):
             LocalBackend(INTAKE, stores["intake"]),
             settings("intake"),
             authenticate=who,
-            routes=ops_routes(INTAKE, stores["intake"], waiting=lambda: 0),
+            routes=ops_routes(INTAKE, stores["intake"], partitions=4),
         )
         who, issuer = bearer(ISSUER, [BASE], client, origin=None)
         backend = GatewayBackend(GATEWAY, stores["gateway"], Owners(client, {"intake": "http://intake/fhir"}))
