@@ -102,7 +102,15 @@ def referral(requester, subject):
                       "code": {"coding": [{"system": codes.ICD10CM, "code": "F33.2"}]}}),
             entry(3, {"resourceType": "MedicationStatement", "status": "active", "subject": ada,
                       "medicationCodeableConcept": taken}),
-            entry(4, {"resourceType": "AllergyIntolerance", "patient": ada, "code": rash}),
+            entry(4, {"resourceType": "AllergyIntolerance",
+                "clinicalStatus": {
+                    "coding": [
+                        {
+                            "system": "http://terminology.hl7.org/CodeSystem/allergyintolerance-clinical",
+                            "code": "active",
+                        }
+                    ]
+                }, "patient": ada, "code": rash}),
             entry(5, {"resourceType": "DocumentReference", "status": "current", "subject": ada,
                       "content": [{"attachment": {"contentType": "text/plain", "title": "Referral letter",
                                                   "data": b64encode(LETTER).decode()}}]}),
