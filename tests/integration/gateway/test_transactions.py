@@ -164,15 +164,16 @@ async def test_history_from_elsewhere_has_one_owner_and_is_marked(stack):
 
 
 async def test_a_batch_is_split_and_its_reads_need_no_owner(stack):
-    ann = await stack.create(PATIENT)
-    subject = f"Patient/{ann['id']}"
+    ann, bea = await stack.create(PATIENT), await stack.create({"resourceType": "Patient", "active": True})
+    subject, other = f"Patient/{ann['id']}", f"Patient/{bea['id']}"
     await stack.carry(to="sessions")
     made = await done(
         stack,
-        entry("POST", "Encounter", kap_visit(subject)),
+        # of another record: the entries have no order, and Ann's Condition is news that her visits would wait for
+        entry("POST", "Encounter", kap_visit(other)),
         entry("POST", "Condition", condition(subject)),
         entry("GET", f"Condition?patient={ann['id']}"),
-        entry("POST", "Encounter", kap_visit(subject, status="entered-in-error")),
+        entry("POST", "Encounter", kap_visit(other, status="entered-in-error")),
         entry("PUT", subject, {**ann, "active": False}, ifMatch='W/"1"'),
         kind="batch",
     )
