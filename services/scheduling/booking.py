@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from services.scheduling.memory import memory
 from services.scheduling.rules.booking import OCCUPYING, Span, name_of, spans, taken
 from services.scheduling.setting import Setting
 from shared.fhir.codes import EXT_GROUP_PLACES, GROUP_SESSION
@@ -12,7 +13,7 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import comes_from_elsewhere, has_code, id_in
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.runtime.record import Record
-from shared.store.bookings import Claim, Taken, book, close, unbook
+from shared.store.bookings import Claim, Taken, book, book_all, close, unbook
 
 
 def is_group(slot: Resource) -> bool:
@@ -62,8 +63,24 @@ async def needed(record: Record, appointment: Resource, setting: Setting) -> lis
 
 async def hold(record: Record, owner: str, wanted: Sequence[Span]) -> list[Taken]:
     """Let `owner` hold what it needs; return what stands in the way."""
-    claims = [Claim(one.resource, one.start, one.end, one.shared) for one in wanted]
-    return await book(record.transaction, owner, claims)
+    return await book(record.transaction, owner, _claims(wanted))
+
+
+async def hold_all(record: Record, wanted: Mapping[str, Sequence[Span]]) -> dict[str, list[Taken]]:
+    """Let each owner hold what it needs, in one call; return by owner what stands in the way."""
+    return await book_all(record.transaction, {owner: _claims(spans) for owner, spans in wanted.items()})
+
+
+async def held_for(record: Record, owner: str, appointment: Resource, setting: Setting) -> list[Taken]:
+    """Let an appointment hold what it takes, unless the operation has done so for all its visits at once."""
+    kept = memory()
+    if kept is not None and owner in kept.taken:
+        return kept.taken[owner]
+    return await hold(record, owner, await needed(record, appointment, setting))
+
+
+def _claims(wanted: Sequence[Span]) -> list[Claim]:
+    return [Claim(one.resource, one.start, one.end, one.shared) for one in wanted]
 
 
 async def let_go(record: Record, owner: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from services.scheduling.appointments import answered, appointment_of, booked, proposal, written
+from services.scheduling.appointments import answered, appointment_of, booked, proposal
+from services.scheduling.booking import hold_all, needed
 from services.scheduling.finding import Asked, board_of, visit_asked
 from services.scheduling.ground import ground_of
 from services.scheduling.memory import Memory, held, remembering
@@ -18,10 +19,11 @@ from services.scheduling.setting import Setting
 from services.scheduling.slots import follow_bookings
 from shared.fhir.codes import RULE, VISIT_DOSING, VISITS
 from shared.fhir.dates import interval, zulu
-from shared.fhir.json import Resource
+from shared.fhir.ids import new_id
+from shared.fhir.json import Resource, parse
 from shared.fhir.kap import id_in, is_plan, planned_doses, routes_of_order, visit_of
 from shared.fhir.outcome import BadRequest, Issue, NotFound, Unprocessable
-from shared.runtime.record import Record
+from shared.runtime.record import Record, prepare
 from shared.runtime.service import OperationCall
 
 SERIES: Final[Mapping[str, str]] = {
@@ -104,11 +106,22 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting, ke
         for one in laying.placed
     ]
     if not given.flag("dry-run"):
-        proposed, made = made, []
-        for one in proposed:
-            made.append(await written(record, booked(one)))
-            kept.add(made[-1])
+        made = await _book(record, made, setting, kept)
     return answered(made, [_as_warning(one) for one in missing])
+
+
+async def _book(record: Record, proposed: Sequence[Resource], setting: Setting, kept: Memory) -> list[Resource]:
+    """Book visits: what they all take is held in one call, then each is judged and written."""
+    ready = [prepare(booked(one), new_id()) for one in proposed]
+    kept.taken = await hold_all(
+        record,
+        {f"Appointment/{one.id}": await needed(record, one.resource, setting) for one in ready if one.resource},
+    )
+    made = []
+    for one in ready:
+        made.append(parse((await record.create(one)).stored.body))
+        kept.add(made[-1])
+    return made
 
 
 async def _planned(record: Record, patient: str, route: str, course: Course) -> tuple[int, timedelta]:

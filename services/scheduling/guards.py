@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from services.scheduling.booking import (
     actors_of_schedule,
+    held_for,
     hold,
     is_group,
     let_go,
-    needed,
     occupies,
     places_of,
     refusals,
@@ -74,7 +74,7 @@ async def _booking(change: Change, record: Record, setting: Setting) -> None:
             await record.require_current(setting.news if stands_on_news else None, *patients)
             await lock_patients(record, after)
         issues = await _judged(change.id, after, record, setting)
-    found = await hold(record, owner, await needed(record, after, setting))
+    found = await held_for(record, owner, after, setting)
     about_to_be = (start := start_of(after)) is not None and start >= setting.clock()
     standing = [one for one in found if about_to_be or not one.closed]
     if intent:

@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 
 from shared.fhir.json import Resource
 from shared.runtime.record import Record
+from shared.store.bookings import Taken
 
 
 @dataclass(slots=True)
 class Memory:
-    """What was found by search and by id, and the visits that were booked."""
+    """What was found by search and by id, the visits that were booked, and what stands in the way of which."""
 
     found: dict[tuple[str, str], list[Resource]] = field(default_factory=dict)
     got: dict[tuple[str, str], Resource | None] = field(default_factory=dict)
     booked: list[Resource] = field(default_factory=list)
+    taken: dict[str, list[Taken]] = field(default_factory=dict)
 
     def add(self, appointment: Resource) -> None:
         """Note a visit that was written: what was found by searching Appointments has it, too."""

@@ -33,6 +33,14 @@ class Candidate:
     lanes: dict[int, int] = field(default_factory=dict)
     known: bool = False
     load: int = 0
+    _rooms: dict[tuple[int, int], int] = field(default_factory=dict, repr=False, compare=False)
+
+    def room(self, shared: int, steps: int) -> int:
+        """Return the bits from which on it is free for `steps` steps in a row: worked out once until it is taken."""
+        key = (shared, steps)
+        if key not in self._rooms:
+            self._rooms[key] = fits(self.free(shared), steps)
+        return self._rooms[key]
 
     def free(self, shared: int) -> int:
         """Return the bits in which it is free for one who shares it with `shared` at most (0: alone)."""
@@ -48,6 +56,7 @@ class Candidate:
 
     def take(self, bits: int, shared: int) -> None:
         """Note that it is taken: of a shared one the first lane that is free."""
+        self._rooms = {}
         if shared == 0:
             self.taken |= bits
             return
@@ -60,6 +69,11 @@ class Candidate:
     def kept(self) -> Kept:
         """Return itself with what is taken of it now."""
         return self, self.taken, dict(self.lanes), self.known
+
+    def restore(self, kept: Kept) -> None:
+        """Become again what it was."""
+        _, self.taken, lanes, self.known = kept
+        self.lanes, self._rooms = dict(lanes), {}
 
 
 Kept: TypeAlias = tuple[Candidate, int, dict[int, int], bool]
@@ -94,7 +108,7 @@ class Wanted:
 
     def starts(self, grid: Grid) -> int:
         """Return the bits at which the visit can begin."""
-        possible = fits(self.patient.free(0), grid.steps(self.length)) & grid.everything
+        possible = self.patient.room(0, grid.steps(self.length)) & grid.everything
         for need in self.needs:
             possible &= self._role(grid, need)
         return possible
@@ -102,7 +116,7 @@ class Wanted:
     def lacking(self, grid: Grid, window: int) -> list[str]:
         """Return the roles that nobody is free for in the window; where each has somebody, "everybody together"."""
         alone = [need.role for need in self.needs if not self._role(grid, need) & window]
-        if not fits(self.patient.free(0), grid.steps(self.length)) & window:
+        if not self.patient.room(0, grid.steps(self.length)) & window:
             alone.append("patient")
         return alone or ["everybody together"]
 
@@ -110,7 +124,7 @@ class Wanted:
         steps = self._steps(grid, need)
         found = 0
         for candidate in self.candidates.get(need.role, ()):
-            found |= fits(candidate.free(need.shared), steps)
+            found |= candidate.room(need.shared, steps)
         return found
 
     def _steps(self, grid: Grid, need: Need) -> int:
@@ -129,7 +143,7 @@ class Wanted:
     def _ranked(self, grid: Grid, need: Need) -> list[tuple[Candidate, int]]:
         steps = self._steps(grid, need)
         ranked = sorted(self.candidates.get(need.role, ()), key=lambda one: (not one.known, one.load, one.name))
-        return [(one, fits(one.free(need.shared), steps)) for one in ranked]
+        return [(one, one.room(need.shared, steps)) for one in ranked]
 
     def take(self, grid: Grid, option: Option) -> list[Kept]:
         """Note that the people of an option are taken; return what to give to `give_back` to undo it."""
@@ -147,8 +161,7 @@ class Wanted:
 def give_back(kept: Sequence[Kept]) -> None:
     """Undo what `Wanted.take` noted, the last first."""
     for one in reversed(kept):
-        candidate, candidate_taken, lanes, known = one
-        candidate.taken, candidate.lanes, candidate.known = candidate_taken, dict(lanes), known
+        one[0].restore(one)
 
 
 def _choose(table: Sequence[tuple[Need, Sequence[tuple[Candidate, int]]]], bit: int) -> dict[str, Candidate] | None:
