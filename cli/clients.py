@@ -79,7 +79,7 @@ def _asked(data: Path, method: str, what: str, **more: Any) -> httpx.Response:
     stack = Stack(data)
     auth = stack.auth(Wanted(scope=MANAGE_CLIENTS))
     if auth is None:
-        raise StackProblem("This stack runs with --no-auth, and has no issuer of tokens. See ./kap up --auth.")
+        raise StackProblem("This stack runs with --no-auth, and has no issuer of tokens. ./kap up --auth starts one.")
     url = f"{stack.ports().url('identity')}/auth/{what}"
     try:
         with httpx.Client(timeout=10.0, trust_env=False, auth=auth) as client:

@@ -29,7 +29,7 @@ def token(
     json_: Annotated[bool, typer.Option("--json", help="The issuer's whole answer.")] = False,
     data: DataOption = DATA,
 ) -> None:
-    """Print a bearer token for the local stack, good for an hour. The stack must be up with --auth.
+    """Print a bearer token for the local stack, good for an hour.
 
     curl -H "Authorization: Bearer $(./kap token prescriber)" http://127.0.0.1:8000/fhir/Patient
     """

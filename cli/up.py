@@ -47,8 +47,8 @@ def up(
         bool | None,
         typer.Option(
             "--auth/--no-auth",
-            help="Every request needs a token (./kap token), or (default) everybody who reaches the ports may do "
-            "everything; they are open to this machine only (127.0.0.1).",
+            help="Every request needs a token (./kap token; default), or everybody who reaches the ports may do "
+            "everything. They are open to this machine only (127.0.0.1).",
         ),
     ] = None,
 ) -> None:

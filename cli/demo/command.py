@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.demo import report
+from cli.demo import access, report
 from cli.demo.client import FhirClient
 from cli.demo.journal import Journal
 from cli.demo.play import load, play
@@ -39,7 +39,7 @@ def demo(
         typer.Option(min=0, help="Which patients: the same seed makes the same (new ones unless told otherwise)."),
     ] = None,
     auth: Annotated[
-        bool | None, typer.Option("--auth/--no-auth", help="Start the stack with tokens, and use one; or without.")
+        bool | None, typer.Option("--auth/--no-auth", help="Start the stack with tokens (default), or without.")
     ] = None,
     data: DataOption = DATA,
 ) -> None:
@@ -80,8 +80,9 @@ async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: i
         report.urls(out, taken, played.patient, played.given)
         if auth is not None:
             out.print(
-                '  Those of the gateway need a token: curl -H "Authorization: Bearer $(./kap token prescriber)" URL'
+                '  Those of the gateway need a token: curl -H "Authorization: Bearer $(./kap token prescriber)" URL\n'
             )
+            report.seen(out, played.given, await access.seen(ports.fhir(GATEWAY), played.patient, stack.auth))
     for sentence in missing(counted, taken.destinations):
         problem(sentence)
     return counted.complete

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from cli.demo.access import ASKED, Seen
 from cli.demo.acting import Told
 from cli.demo.synthea import Loaded, Screened
 from cli.demo.watch import Picture
@@ -168,12 +169,21 @@ def urls(console: Console, picture: Picture, patient: str, given: str) -> None:
         console.print(f"  {escape(what):<{width}}  {url}", soft_wrap=True)
 
 
+def seen(console: Console, given: str, several: Iterable[Seen]) -> None:
+    """Show what each caller sees of a patient's record."""
+    console.print(f"[bold]Who sees what of {escape(given)}[/]: how many, or the refusal's status")
+    table = _table("who", *ASKED)
+    for one in several:
+        table.add_row(one.who, *one.answers)
+    console.print(table)
+
+
 def percentile95(values: Sequence[float]) -> float:
     """Return the 95th percentile."""
     return quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else values[0]
 
 
-_TEXT = frozenset(("type", "service", "hop"))
+_TEXT = frozenset(("type", "service", "hop", "who"))
 
 
 def _table(*columns: str) -> Table:

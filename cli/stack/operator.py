@@ -69,7 +69,7 @@ class OperatorKey:
             return ECKey.import_key(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise StackProblem(
-                f"There is no key in {self.path.parent}: this stack has not run with tokens. ./kap up --auth makes one."
+                f"There is no key in {self.path.parent} that asks for tokens: no stack ran there. ./kap up starts one."
             ) from None
 
 
@@ -129,7 +129,7 @@ class OperatorAuth(httpx.Auth):
                 answer = client.send(self._ask())
         except httpx.TransportError:
             raise StackProblem(
-                f"The issuer of tokens does not answer at {self._issuer}. Is the stack up with --auth? ./kap status"
+                f"The issuer of tokens does not answer at {self._issuer}. Is the stack up? ./kap status"
             ) from None
         return self._keep(answer)
 

@@ -143,8 +143,9 @@ class Stack:
     def status(self) -> list[Row]:
         """Ask everything how it is."""
         state = self.state()
-        with _client(self.auth()) as client:
-            services = [self._service_row(client, state, name) for name in self._ordered(state.options)]
+        # whether something is ready needs no token: it is told while the issuer is down
+        with _client() as client, _client(self.auth()) as operator:
+            services = [self._service_row(client, operator, state, name) for name in self._ordered(state.options)]
         return [*self._infrastructure(state), *services]
 
     def _ordered(self, options: Options) -> list[str]:
@@ -165,7 +166,7 @@ class Stack:
         whole = Wanted(role="clinic-admin")
         return OperatorAuth(_ports(options).url(IDENTITY), OperatorKey(self.data), wanted or whole)
 
-    def _service_row(self, client: httpx.Client, state: State, name: str) -> Row:
+    def _service_row(self, client: httpx.Client, operator: httpx.Client, state: State, name: str) -> Row:
         ports = _ports(state.options)
         process = next((one for one in state.processes.values() if name in one.serves), None)
         base = Row(name=name, kind="service", port=ports.of(name), pid=None, health="down", url=ports.fhir(name))
@@ -180,7 +181,7 @@ class Stack:
             health="ready" if problem is None else "not ready",
             problem=problem,
             url=ports.fhir(name),
-            lag=None if problem else lag(client, ports.url(name)),
+            lag=None if problem else lag(operator, ports.url(name)),
             memory=processes.memory(process.pid),
             uptime=time.time() - process.created,
         )
@@ -443,7 +444,7 @@ def environment(
 
 def lag(client: httpx.Client, url: str) -> int | None:
     """Return how many events a service has yet to publish or to apply, by its ``/ops/flow``; None: it does not say."""
-    with suppress(httpx.TransportError, ValueError, KeyError, TypeError):
+    with suppress(httpx.TransportError, StackProblem, ValueError, KeyError, TypeError):
         answer = client.get(f"{url}/ops/flow")
         if answer.status_code == httpx.codes.OK:
             told = answer.json()["lag"]

@@ -51,7 +51,7 @@ class Options:
         return replace(remembered, **given)
 
 
-DEFAULTS = Options(port_base=DEFAULT_BASE, kafka=APACHE, postgres=EMBEDDED, single=False, auth=False)
+DEFAULTS = Options(port_base=DEFAULT_BASE, kafka=APACHE, postgres=EMBEDDED, single=False, auth=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,7 +312,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kap-bench-", ignore_cleanup_errors=True) as folder:
         kap = Kap(Path(folder), Ports(free_base()))
         try:
-            kap.must("up", "--detach", "--port-base", str(kap.ports.base), "--kafka", "apache")
+            kap.must("up", "--detach", "--port-base", str(kap.ports.base), "--kafka", "apache", "--no-auth")
             asyncio.run(measure(kap, asked.sessions, asked.minutes))
         finally:
             kap.run("down")

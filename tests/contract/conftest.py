@@ -57,7 +57,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     """A stack in which `./kap demo` has played, read before any test adds to it."""
     kap = Kap(tmp_path_factory.mktemp("kap"), Ports(free_base()))
     try:
-        kap.must("up", "--detach", "--port-base", str(kap.ports.base), "--kafka", "memory", "--single")
+        kap.must("up", "--detach", "--port-base", str(kap.ports.base), "--kafka", "memory", "--single", "--no-auth")
         kap.must("demo", "--patients", "3")
         with httpx.Client(base_url=f"{kap.ports.url('gateway')}/fhir", trust_env=False, timeout=30) as client:
             served = {type_: list(pages(client, type_)) for type_ in held_types(client)}

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.stack.ports import OFFSETS, Ports, is_free
+from cli.stack.ports import HOSPITAL, OFFSETS, Ports, is_free
+from cli.stack.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,7 +59,13 @@ class Kap:
         return int(rows[name]["pid"])
 
     def get(self, service: str, path: str) -> Any:
-        return httpx.get(f"{self.ports.url(service)}/{path}", trust_env=False, timeout=30).raise_for_status().json()
+        auth = None if service == HOSPITAL else self.auth()
+        url = f"{self.ports.url(service)}/{path}"
+        return httpx.get(url, auth=auth, trust_env=False, timeout=30).raise_for_status().json()
+
+    def auth(self) -> httpx.Auth | None:
+        """Return what sends the token of who runs the stack; None where it runs without."""
+        return Stack(self.data).auth()
 
     def written(self, service: str) -> int:
         """Return how many events a service ever wrote."""

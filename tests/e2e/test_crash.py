@@ -25,7 +25,7 @@ VICTIMS = (
     "kafka",
     *(
         pytest.param(service, marks=pytest.mark.slow)
-        for service in ("gateway", "intake", "scheduling", "outcomes", "delivery", "hospital")
+        for service in ("gateway", "intake", "scheduling", "outcomes", "delivery", "hospital", "identity")
     ),
 )
 """Every kind of process; the short form kills one of each layer. Relay and consumers are tasks in their service's

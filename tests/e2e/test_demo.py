@@ -24,6 +24,15 @@ FORMS = [
     pytest.param(("--kafka", "apache", "--single"), id="apache-single", marks=pytest.mark.kafka),
 ]
 
+WHO_SEES_WHAT = {
+    "prescriber": r"1 +\d+ +[1-9]\d* +[1-9]\d*",
+    "front-desk": r"1 +\d+ +403 +403",
+    "the patient": r"1 +\d+ +[1-9]\d* +[1-9]\d*",
+    "another patient": "0 +0 +0 +0",
+    r"nobody \(no token\)": "401 +401 +401 +401",
+}
+"""Of one patient's record: Patient, Appointment, Observation, MedicationAdministration."""
+
 
 @pytest.mark.parametrize("options", FORMS)
 def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
@@ -37,6 +46,8 @@ def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
     for rule in ("S-CONSENT", "G-BP", "E01", "S-ELIGIBLE", "G-BP-STOP"):
         assert rule in told
     assert "dose past the gate recorded, alarm raised" in " ".join(told.split())
+    for who, answers in WHO_SEES_WHAT.items():
+        assert re.search(rf"^{who} +{answers}", told, re.MULTILINE), f"what {who} sees is not told:\n{told}"
     assert "Nothing is missing, nothing is doubled, nothing differs." in kap.must("verify")
     for service in ("gateway", "hospital"):
         for type_ in ("Patient", "Encounter", "MedicationAdministration", "Observation"):

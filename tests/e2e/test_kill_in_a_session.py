@@ -155,11 +155,11 @@ class Middle:
 @asynccontextmanager
 async def in_the_middle(kap: Kap, seed: int) -> AsyncIterator[Middle]:
     """Bring a patient to the middle of a session that goes on now."""
-    fhir = kap.ports.fhir
+    fhir, auth = kap.ports.fhir, kap.auth()
     async with (
-        FhirClient(fhir(GATEWAY)) as gateway,
-        FhirClient(fhir("sessions"), name="Sessions") as sessions,
-        FhirClient(fhir("outcomes"), name="Outcomes") as outcomes,
+        FhirClient(fhir(GATEWAY), auth=auth) as gateway,
+        FhirClient(fhir("sessions"), name="Sessions", auth=auth) as sessions,
+        FhirClient(fhir("outcomes"), name="Outcomes", auth=auth) as outcomes,
     ):
         await publish_questionnaires(gateway)
         at = await Session.of_a_team_of_its_own(gateway, seed, datetime.now(UTC) - BEGAN)

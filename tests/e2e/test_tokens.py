@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 def test_a_stack_with_tokens_answers_nobody_without_one_and_the_demo_runs_with_one(
     make_stack: Callable[..., Kap], tmp_path
 ) -> None:
-    kap = make_stack("--kafka", "memory", "--single", "--auth")
+    kap = make_stack("--kafka", "memory", "--single")
     gateway = kap.ports.fhir("gateway")
 
     def asked(path: str, token: str | None = None) -> int:

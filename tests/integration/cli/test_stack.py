@@ -67,7 +67,7 @@ def stacks(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 
 @pytest.fixture
 def options(own_postgres: str, own_kafka: str) -> Options:
-    return Options(port_base=free_base(), kafka=own_kafka, postgres=own_postgres)
+    return Options(port_base=free_base(), kafka=own_kafka, postgres=own_postgres, auth=False)
 
 
 def pids(stack: Stack) -> dict[str, int]:
@@ -235,7 +235,7 @@ def test_two_stacks_live_beside_each_other(stacks, options: Options) -> None:
 
 def test_a_stack_of_its_own_database_and_broker_heals_after_any_of_them_was_killed(stacks) -> None:
     stack = stacks(("intake",))
-    stack.up(Options(port_base=free_base(), kafka=MEMORY))
+    stack.up(Options(port_base=free_base(), kafka=MEMORY, auth=False))
     rows = {row.name: row for row in stack.status()}
     assert {row.health for row in rows.values()} == {"ready"}
 

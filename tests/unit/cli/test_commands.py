@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.stack.stack import Row
+from cli.stack.state import Options, State, StateFile
 from cli.table import table
 from cli.terminal import megabytes
 from cli.test import EVERY_CORE, FEWER_EXAMPLES, arguments
@@ -29,6 +30,7 @@ def test_the_version_is_the_projects() -> None:
 
 
 def test_a_stack_without_tokens_gives_none_and_says_how_to_have_one(tmp_path: Path) -> None:
+    StateFile(tmp_path).write(State(options=Options(auth=False)))
     result = runner.invoke(app, ["token", "prescriber", "--data", str(tmp_path)])
     assert result.exit_code == 1
     assert "--auth" in result.stderr
@@ -52,6 +54,7 @@ def test_status_for_programs_lists_everything(tmp_path: Path) -> None:
     assert said["ready"] is False
     assert [row["name"] for row in said["processes"]] == [
         "postgres", "kafka", "gateway", "intake", "scheduling", "sessions", "outcomes", "delivery", "hospital",
+        "identity",
     ]  # fmt: skip
     assert {row["health"] for row in said["processes"]} == {"down"}
 

@@ -16,6 +16,7 @@ from cli.main import app
 from cli.ops import Ops
 from cli.stack.ports import Ports
 from cli.stack.stack import Stack
+from cli.stack.state import Options, State, StateFile
 
 runner = CliRunner()
 
@@ -53,6 +54,7 @@ class Services:
 def services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Services:
     answering = Services()
     monkeypatch.setenv("KAP_DATA", str(tmp_path))
+    StateFile(tmp_path).write(State(options=Options(auth=False)))
     monkeypatch.setattr(module, "Ops", partial(Ops, transport=httpx.MockTransport(answering)))
     return answering
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cli import replay as module
 from cli.main import app
 from cli.ops import Ops
+from cli.stack.state import Options, State, StateFile
 
 runner = CliRunner()
 
@@ -40,6 +41,7 @@ class Intake:
 def intake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Intake:
     answering = Intake()
     monkeypatch.setenv("KAP_DATA", str(tmp_path))
+    StateFile(tmp_path).write(State(options=Options(auth=False)))
     monkeypatch.setattr(module, "Ops", partial(Ops, transport=httpx.MockTransport(answering)))
     monkeypatch.setattr(module, "_POLL", 0.0)
     return answering

@@ -60,6 +60,12 @@ def test_what_an_option_does_not_say_is_as_it_was() -> None:
     )
 
 
+def test_a_stack_asks_for_tokens_unless_told_otherwise() -> None:
+    assert Options().over(DEFAULTS).auth is True
+    assert Options(auth=False).over(DEFAULTS).auth is False
+    assert Options().over(Options(auth=False).over(DEFAULTS)).auth is False, "as it was the last time"
+
+
 def test_one_command_at_a_time_changes_a_stack_and_the_other_says_that_it_waits(tmp_path: Path) -> None:
     order: list[str] = []
     waiting = threading.Event()
