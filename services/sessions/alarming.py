@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Final
 
 from services.sessions.calling import Finding, call, have_reviewed
+from services.sessions.charted import charted_between
 from services.sessions.rules.alarms import alarm_texts, is_late, is_not_understood, is_sustained, within_limits
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of, taken_at
@@ -20,11 +21,12 @@ from services.sessions.watching import measure_again
 from shared.fhir.codes import (
     BACK_WITHIN,
     CHARTED_LATE,
+    ID_FINDING,
     ID_FLAG,
     ID_TASK,
     READING_IMPLAUSIBLE,
     READING_NOT_UNDERSTOOD,
-    RULE,
+    REVIEW,
     SUSTAINED_PRESSURE,
     TREATED,
     VITAL_ALARM,
@@ -32,7 +34,7 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, effective_start, has_code, id_in, patient_of
+from shared.fhir.kap import effective_start, has_code, id_in, patient_of
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import identifier
 from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, is_own_work, own_work
@@ -40,6 +42,10 @@ from shared.runtime.record import Record
 from shared.runtime.service import Change
 
 _ALARMS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, CHARTED_LATE))
+_CALLS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, REVIEW))
+"""Codes of the Tasks of alarms; of one that is charted late it is REVIEW."""
+_NAMES: Final = ("alarm", "feed")
+"""What the names of alarms begin with: of a reading that was charted, of a device's feed. They end with the rule."""
 PEOPLE: Final = ("Practitioner", "PractitionerRole")
 
 
@@ -61,7 +67,8 @@ class Reading:
 
     def name(self, rule: str) -> tuple[str, ...]:
         """Return what names an alarm of it: one of a feed lasts, and is not raised once a minute."""
-        return ("feed", self.visit or self.patient, rule) if self.of_a_feed else ("alarm", self.id, rule)
+        kind, about = _NAMES[self.of_a_feed], (self.visit or self.patient) if self.of_a_feed else self.id
+        return (kind, about, rule)
 
 
 async def guard_reading(change: Change, record: Record, setting: Setting) -> None:
@@ -117,7 +124,10 @@ async def _raise(record: Record, reading: Reading, setting: Setting, rule: str, 
     if reading.of_a_feed:
         held = await find(record, "Task", identifier(ID_TASK, *name))
         if held is not None and held["status"] in OPEN_TASK:
-            return
+            if not has_code(held.get("businessStatus"), BACK_WITHIN):
+                return
+            with own_work():  # it was over, and begins again while the call still stands
+                await record.update(content_of({key: held[key] for key in held if key != "businessStatus"}))
         again = True
     code = SUSTAINED_PRESSURE if rule == setting.alarms.sustained.rule else VITAL_ALARM
     finding = Finding(name, reading.patient, code, text, reading.about, (rule,), reading.visit)
@@ -133,14 +143,18 @@ async def _judge_repeat(record: Record, reading: Reading, setting: Setting) -> N
     said = setting.alarms.sustained
     if reading.visit is None:
         return
-    held = await record.search("Observation", {"encounter": f"Encounter/{reading.visit}"})
+    when, timed = taken_at(reading.observation)
+    if when is None:
+        return
+    near = timedelta(minutes=said.within + said.apart)
+    codes = [code for one in setting.alarms.limits.values() if one.rule == said.of for code in one.codes]
+    held = await charted_between(record, reading.visit, codes, when - near, when + near, untimed=True)
     others = [one for one in held if one["id"] != reading.id and patient_of(one) in (reading.patient, None)]
     if is_sustained(reading.observation, others, setting.alarms):
         text = f"{said.title}. {said.advice} Source: {said.source}."
         await _raise(record, reading, setting, said.rule, text, again=False)
         return
-    when, timed = taken_at(reading.observation)
-    if timed and when is not None and not reading.late:
+    if timed and not reading.late:
         due = when + timedelta(minutes=said.repeat)
         await measure_again(record, reading.visit, reading.patient, reading.about[0], when, due, setting)
 
@@ -160,14 +174,13 @@ async def _ask_about(change: Change, record: Record, reading: Reading, setting: 
 # -- how an alarm was treated, and how it ended -----------------------------------------------------------------------
 
 
-async def alarms_in(record: Record, patient: str, visit: str, rules: frozenset[str] | None = None) -> list[Resource]:
-    """Return the DetectedIssues of the alarms of a visit, of some rules or all, oldest first; late ones, too."""
+async def alarms_in(record: Record, patient: str, visit: str) -> list[Resource]:
+    """Return the DetectedIssues of the alarms of a visit, oldest first; late ones, too."""
     found = []
     for issue in await record.search("DetectedIssue", {"patient": f"Patient/{patient}", "code": _ALARMS}):
-        if rules is None or rules.intersection(codes_of(issue["code"], RULE)):
-            reading = await _reading_of(record, issue)
-            if reading is not None and id_in(reading.get("encounter"), "Encounter") == visit:
-                found.append(issue)
+        reading = await _reading_of(record, issue)
+        if reading is not None and id_in(reading.get("encounter"), "Encounter") == visit:
+            found.append(issue)
     return found
 
 
@@ -216,20 +229,36 @@ async def _record_outcome(record: Record, reading: Reading, setting: Setting) ->
     when, timed = taken_at(reading.observation)
     if not fine or not timed or when is None:
         return
-    for issue in await alarms_in(record, reading.patient, reading.visit, frozenset(fine)):
-        alarmed = await _reading_of(record, issue)
+    for name in await _unsettled(record, reading.visit, frozenset(fine)):
+        issue = await find(record, "DetectedIssue", {"system": ID_FINDING, "value": name})
+        alarmed = None if issue is None else await _reading_of(record, issue)
         began = None if alarmed is None else taken_at(alarmed)[0]
-        if began is not None and began < when and await _output(record, issue, BACK_WITHIN, reading.about[0], setting):
-            await close_flag(record, {**issue["identifier"][0], "system": ID_FLAG}, setting.clock())
+        if issue is None or began is None or began >= when:
+            continue
+        if await _output(record, issue, BACK_WITHIN, reading.about[0], setting):
+            await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())
+
+
+async def _unsettled(record: Record, visit: str, rules: frozenset[str]) -> list[str]:
+    """Return the names of the alarms of some rules in a visit whose Tasks do not say yet how they ended."""
+    about = {"encounter": f"Encounter/{visit}", "code": _CALLS, "business-status:not": BACK_WITHIN.token()}
+    found = await record.search("Task", about)
+    names = [one["value"] for task in found for one in task.get("identifier", []) if one.get("system") == ID_TASK]
+    return [name for name in names if name.partition(":")[0] in _NAMES and name.rpartition(":")[2] in rules]
 
 
 async def _output(record: Record, issue: Resource, what: Code, reference: str, setting: Setting) -> bool:
-    """Add an output to an alarm's Task; of outcomes the first counts. Return whether it was added."""
+    """Add an output to an alarm's Task; of outcomes the first counts. Return whether it was added.
+
+    That it is over is its business status, too, until it begins again.
+    """
     task = await find(record, "Task", {**issue["identifier"][0], "system": ID_TASK})
     made = {"type": what.concept(), "valueReference": {"reference": reference}}
     held = [] if task is None else task.get("output", [])
-    if task is None or made in held or (what == BACK_WITHIN and any(has_code(one["type"], what) for one in held)):
+    if task is None or made in held or (what == BACK_WITHIN and has_code(task.get("businessStatus"), what)):
         return False
+    over = {"businessStatus": BACK_WITHIN.concept()} if what == BACK_WITHIN else {}
+    ended = {**task, **over, "output": [*held, made], "lastModified": zulu(setting.clock())}
     with own_work():
-        await record.update(content_of({**task, "output": [*held, made], "lastModified": zulu(setting.clock())}))
+        await record.update(content_of(ended))
     return True

@@ -11,6 +11,7 @@ from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking
 from services.sessions.operations.rems import fill_at_the_end
 from services.sessions.operations.summary import ask_for_amendment, keep_signed
+from services.sessions.rules.readings import measures_anew
 from services.sessions.rules.visits import OVER, may_become, with_history
 from services.sessions.setting import Setting
 from services.sessions.therapy import guard_therapy
@@ -41,7 +42,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
     async def reading(change: Change, record: Record) -> None:
         await guard_reading(change, record, setting)
-        if change.after is not None and not is_own_work():
+        if change.after is not None and not is_own_work() and measures_anew(change.before, change.after):
             await close_due(record, change.after, setting)
         await ask_for_amendment(change, record, setting)
 

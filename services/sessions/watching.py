@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from services.sessions.calling import Finding, call, have_reviewed
+from services.sessions.charted import charted_between
 from services.sessions.rules.monitoring import (
     Cadence,
     covers,
@@ -16,7 +16,7 @@ from services.sessions.rules.monitoring import (
     is_watched,
     minutes_from,
 )
-from services.sessions.rules.readings import Reading, readings_of, taken_at
+from services.sessions.rules.readings import readings_of, taken_at
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import doses_of
 from shared.fhir.codes import DUE_AT_BEDSIDE, EXT_MINUTES, ID_TASK, KAP, PRESSURE_AGAIN, RATING_MISSED, VITALS_MISSED
@@ -34,6 +34,8 @@ EVERY = timedelta(seconds=15)
 
 _CODES: Final = {one.code: one for one in DUE_AT_BEDSIDE}
 _TOKENS: Final = ",".join(one.token() for one in DUE_AT_BEDSIDE)
+_OPEN: Final = ",".join(sorted(OPEN_TASK))
+_SECOND: Final = timedelta(seconds=1)
 
 
 async def watch_from(
@@ -56,6 +58,9 @@ async def watch_from(
             due=due.when + timedelta(minutes=policy.grace.minutes),
         )
         await raise_once(record, {**made, "executionPeriod": {"start": zulu(due.when)}})
+    # A dose that is recorded a while after it began may have its first readings already.
+    for one in await _open_due(record, visit, until=now + timedelta(minutes=policy.before.minutes)):
+        await _close_where_covered(record, one, visit, setting)
 
 
 async def measure_again(
@@ -78,45 +83,57 @@ async def measure_again(
 
 
 async def close_due(record: Record, reading: Resource, setting: Setting) -> None:
-    """Complete the Tasks for what is there with this reading, which is about to be written, or was."""
-    visit = id_in(reading.get("encounter"), "Encounter")
-    if visit is None or not is_needed(reading, setting.monitoring):
+    """Complete the Tasks for what is there with this reading, which is about to be written, or was.
+
+    Only what was due near its time is looked at, and only what was taken near that: what a reading costs does not grow
+    with the visit.
+    """
+    visit, policy = id_in(reading.get("encounter"), "Encounter"), setting.monitoring
+    when, timed = taken_at(reading)
+    if visit is None or when is None or not timed or not is_needed(reading, policy):
         return
-    now, policy = setting.clock(), setting.monitoring
-    open_ = [
-        one
-        for one in await record.search("Task", {"encounter": f"Encounter/{visit}", "code": _TOKENS})
-        if one["status"] in OPEN_TASK
+    early, late = timedelta(minutes=policy.before.minutes), timedelta(minutes=policy.after.minutes)
+    for one in await _open_due(record, visit, until=when + early, since=when - late):
+        await _close_where_covered(record, one, visit, setting, reading)
+
+
+async def _open_due(record: Record, visit: str, *, until: datetime, since: datetime | None = None) -> list[Resource]:
+    """Return the open Tasks for what is due in a visit from `since` to `until`, both included."""
+    asked = [
+        ("encounter", f"Encounter/{visit}"),
+        ("code", _TOKENS),
+        ("status", _OPEN),
+        ("period", f"lt{zulu(until + _SECOND)}"),
+        *([] if since is None else [("period", f"sa{zulu(since - _SECOND)}")]),
     ]
-    if not open_:
+    return await record.search("Task", asked)
+
+
+async def _close_where_covered(
+    record: Record, one: Resource, visit: str, setting: Setting, new: Resource | None = None
+) -> None:
+    """Complete a Task for what is due where it is there; `new`: a reading that is about to be written, or was."""
+    now, policy = setting.clock(), setting.monitoring
+    due, what = moment(one["executionPeriod"]["start"]), codes_of(one["code"], KAP)[0]
+    earliest = one.get("restriction", {}).get("period", {}).get("start")
+    low, high = due - timedelta(minutes=policy.before.minutes), due + timedelta(minutes=policy.after.minutes)
+    needed = [code for codes in policy.due[what].needs for code in codes]
+    held = await charted_between(record, visit, needed, low, high)
+    near = [*(other for other in held if new is None or other["id"] != new["id"]), *([] if new is None else [new])]
+    readings = [reading for other in near for reading in readings_of(other) if reading.trusted]
+    by = covers(readings, due, policy, what, after=None if earliest is None else moment(earliest))
+    if by is None:
         return
-    readings = await _readings(record, visit, reading)
-    for one in open_:
-        due = moment(one["executionPeriod"]["start"])
-        earliest = one.get("restriction", {}).get("period", {}).get("start")
-        what = codes_of(one["code"], KAP)[0]
-        by = covers(readings, due, policy, what, after=None if earliest is None else moment(earliest))
-        if by is None:
-            continue
-        late = is_missed(due, now, policy)
-        ended = {
-            **one,
-            "status": "completed",
-            "lastModified": zulu(now),
-            "businessStatus": {"text": "charted late" if late else "in time"},
-            "output": [{"type": _CODES[what].concept(), "valueReference": {"reference": name}} for name in by],
-        }
-        with own_work():
-            await record.update(content_of(ended))
-        await close_task(record, identifier(ID_TASK, "missed", one["id"]), now, why="It is recorded now.")
-
-
-async def _readings(record: Record, visit: str, new: Resource) -> Sequence[Reading]:
-    held = await record.search("Observation", {"encounter": f"Encounter/{visit}"})
-    found: list[Reading] = []
-    for one in (*(one for one in held if one["id"] != new["id"]), new):
-        found.extend(reading for reading in readings_of(one) if reading.trusted)
-    return found
+    ended = {
+        **one,
+        "status": "completed",
+        "lastModified": zulu(now),
+        "businessStatus": {"text": "charted late" if is_missed(due, now, policy) else "in time"},
+        "output": [{"type": _CODES[what].concept(), "valueReference": {"reference": name}} for name in by],
+    }
+    with own_work():
+        await record.update(content_of(ended))
+    await close_task(record, identifier(ID_TASK, "missed", one["id"]), now, why="It is recorded now.")
 
 
 async def end_watch(record: Record, visit: str, setting: Setting, why: str) -> None:
@@ -132,13 +149,19 @@ def timer(setting: Setting) -> Timer:
     """Return the timer that flags what is missed."""
 
     async def look(one: Round) -> None:
-        found = await one.search("Task", {"code": _TOKENS, "status": ",".join(sorted(OPEN_TASK))})
+        grace = timedelta(minutes=setting.monitoring.grace.minutes)
+        asked = {
+            "code": _TOKENS,
+            "status": _OPEN,
+            "period": f"lt{zulu(one.now - grace)}",
+            "business-status:missing": "true",
+        }
+        found = await one.search("Task", asked)
 
         async def flag(due: Resource, record: Record) -> None:
             await _flag(due, record, one.now, setting)
 
-        new = [due for due in found if "businessStatus" not in due]
-        await one.each([due for due in new if _is_missed(due, one.now, setting)], flag)
+        await one.each([due for due in found if "businessStatus" not in due], flag)
 
     return Timer("missed-vital-signs", EVERY, look)
 
@@ -167,7 +190,8 @@ async def _flag(due: Resource, record: Record, now: datetime, setting: Setting) 
     else:
         await have_reviewed(record, missed, setting)
     with own_work():
-        await record.update(content_of({**due, "businessStatus": {"text": "missed"}}))
+        said = (VITALS_MISSED if calls else RATING_MISSED).concept(text="missed")
+        await record.update(content_of({**due, "businessStatus": said}))
 
 
 # -- minutes from the dose --------------------------------------------------------------------------------------------
@@ -179,6 +203,9 @@ async def with_minutes(change: Change, record: Record, setting: Setting) -> Reso
     visit = None if after is None else id_in(after.get("encounter"), "Encounter")
     if after is None or visit is None or is_own_work() or not is_watched(after, setting.monitoring):
         return None
+    before = change.before
+    if before is not None and _is_as_before(before, after):  # whoever moves the first dose brings it to all readings
+        return _with_stamp(after, _stamps(before))
     return _stamped(after, await _first_dose(record, visit, setting))
 
 
@@ -196,9 +223,25 @@ def _stamped(reading: Resource, first: datetime | None) -> Resource | None:
     when, timed = taken_at(reading)
     if first is None or when is None or not timed:
         return None
+    return _with_stamp(reading, [{"url": EXT_MINUTES, "valueInteger": minutes_from(first, when)}])
+
+
+def _with_stamp(reading: Resource, stamps: list[Resource]) -> Resource | None:
+    if stamps == _stamps(reading):
+        return None
     others = [one for one in reading.get("extension", []) if one.get("url") != EXT_MINUTES]
-    said = {"url": EXT_MINUTES, "valueInteger": minutes_from(first, when)}
-    return None if said in reading.get("extension", []) else {**reading, "extension": [*others, said]}
+    return {**reading, "extension": [*others, *stamps]}
+
+
+def _stamps(reading: Resource) -> list[Resource]:
+    return [one for one in reading.get("extension", []) if one.get("url") == EXT_MINUTES]
+
+
+def _is_as_before(before: Resource, after: Resource) -> bool:
+    """Tell whether a minute of a device's feed that was stamped has only grown."""
+    same = ("encounter", "effectiveDateTime", "effectivePeriod")
+    sampled = "valueSampledData" in before and "valueSampledData" in after
+    return sampled and bool(_stamps(before)) and all(before.get(name) == after.get(name) for name in same)
 
 
 async def _first_dose(record: Record, visit: str, setting: Setting) -> datetime | None:

@@ -221,7 +221,10 @@ async def a_team(gateway: FhirClient, name: str, whole: Team) -> Team:
     )
     room, prescriber, therapist, nurse = (one.reference for one in made)
     roles = {"room": room, "prescriber": prescriber, "therapist": therapist, "monitor": nurse}
-    await asyncio.gather(*(create(gateway, resources.schedule(name, role, who)) for role, who in roles.items()))
+    await asyncio.gather(
+        create(gateway, resources.duty(name, "prescriber", prescriber, whole.clinic, room)),  # orders, is not on call
+        *(create(gateway, resources.schedule(name, role, who)) for role, who in roles.items()),
+    )
     return Team(prescriber, therapist, nurse, room, whole.clinic, whole.referrer)
 
 

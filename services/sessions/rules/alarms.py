@@ -54,10 +54,11 @@ def alarms_of(observation: Resource, policy: AlarmPolicy) -> list[tuple[Alarm, V
 
     Whatever its status says: only what was entered in error or cancelled alarms nobody.
     """
+    readings = readings_of(observation)
     return [
         (alarm, value)
         for alarm in policy.limits.values()
-        for reading in with_code(readings_of(observation), alarm.codes)
+        for reading in with_code(readings, alarm.codes)
         if (value := reading.value_in(alarm.units)) is not None and alarm.is_beyond(value)
     ]
 
@@ -73,8 +74,9 @@ def alarm_texts(observation: Resource, policy: AlarmPolicy) -> dict[str, str]:
 
 def is_not_understood(observation: Resource, policy: AlarmPolicy) -> bool:
     """Tell whether an Observation gives a vital sign with an alarm limit in a form that cannot be held against it."""
+    readings = readings_of(observation)
     for alarm in policy.limits.values():
-        for reading in with_code(readings_of(observation), alarm.codes):
+        for reading in with_code(readings, alarm.codes):
             value = reading.value_in(alarm.units)
             if value is None or (alarm.may_be_beyond(value) and not alarm.is_beyond(value)):
                 return True
@@ -117,9 +119,9 @@ def _point(observation: Resource, policy: AlarmPolicy) -> tuple[datetime, bool] 
     """
     when, _ = taken_at(observation)
     limits = [one for one in policy.limits.values() if one.rule == policy.sustained.of]
-    beyond, within = False, False
+    beyond, within, readings = False, False, readings_of(observation)
     for limit in limits:
-        for reading in with_code(readings_of(observation), limit.codes):
+        for reading in with_code(readings, limit.codes):
             value = reading.value_in(limit.units)
             beyond = beyond or (value is not None and limit.is_beyond(value))
             within = within or (value is not None and not limit.may_be_beyond(value))

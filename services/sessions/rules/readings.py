@@ -138,6 +138,18 @@ def readings_of(observation: Resource) -> list[Reading]:
     ]
 
 
+def measures_anew(before: Resource | None, after: Resource) -> bool:
+    """Tell whether a change of an Observation says of anything that it was measured then, which was not said before.
+
+    A device's feed that grows within its minute does not, whatever its values.
+    """
+    said = [
+        {(one.codes, one.when, one.timed, one.trusted) for one in readings_of(each)} if each is not None else set()
+        for each in (before, after)
+    ]
+    return not said[1] <= said[0]
+
+
 def _quantities(part: Resource) -> list[Mapping[str, Any] | None]:
     """Return the Quantity of an Observation or component; of a feed its extremes, one beyond the device's range too."""
     if "valueInteger" in part:  # a score

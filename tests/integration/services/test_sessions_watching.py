@@ -118,6 +118,25 @@ async def test_a_feed_alarms_on_arrival_once_as_long_as_it_lasts_and_opens_no_ga
     assert call["status"] == "requested"
 
 
+async def test_a_feed_that_is_low_again_is_flagged_again_while_nobody_has_taken_the_call(bedside):
+    async def low():
+        feed = bedside.reading(code=codes.OXYGEN_SATURATION.concept())
+        del feed["component"]
+        origin = {"value": 0, "unit": "%", "system": codes.UCUM, "code": "%"}
+        feed["valueSampledData"] = {"origin": origin, "period": 1000, "dimensions": 1, "data": "97 85"}
+        await bedside.sessions.create(feed)
+
+    flags = []
+    for do in (low, bedside.chart, low, low, bedside.chart):
+        await do()
+        (flag,) = await bedside.sessions.search("Flag", patient=bedside.who["id"])
+        (call,) = await tasks(bedside, codes.VITAL_ALARM)
+        flags.append((flag["status"], "businessStatus" in call))
+        bedside.clock.forward(minutes=1)
+    over, stands = ("inactive", True), ("active", False)
+    assert flags == [stands, over, stands, stands, over]
+
+
 # -- sedation, dissociation, the chaperone at home
 
 
