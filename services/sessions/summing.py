@@ -63,7 +63,7 @@ async def sections_of(record: Record, visit: Resource, setting: Setting) -> tupl
         await _visit(record, visit),
         await _given(record, visit, first, lacking),
         _vitals(readings, first, lacking, dosed=bool(doses)),
-        _scores(readings, first),
+        _scores(readings, first, visit),
         await _alarms(record, visit, lacking),
         await _events(record, visit, lacking),
         await _therapy(record, visit, held),
@@ -148,8 +148,17 @@ def _cell(readings: Iterable[Reading]) -> str:
     return ", ".join(f"{one.get('comparator', '')}{one.get('value', '')}" for one in said)
 
 
-def _scores(readings: list[Resource], first: datetime | None) -> Section:
-    scored = [one for one in readings if one.get("derivedFrom") and ("valueInteger" in one or "valueQuantity" in one)]
+def _scores(readings: list[Resource], first: datetime | None, visit: Resource) -> Section:
+    """Return the scores of the visit: what is answered about it in the days after its end is no part of it."""
+    said = visit.get("period", {}).get("end")
+    end = MAX_INSTANT if said is None else interval(said)[1]
+    scored = [
+        one
+        for one in readings
+        if one.get("derivedFrom")
+        and ("valueInteger" in one or "valueQuantity" in one)
+        and (effective_start(one) or end) <= end
+    ]
     rows = []
     for one in scored:
         value = one.get("valueInteger", one.get("valueQuantity", {}).get("value"))

@@ -83,6 +83,7 @@ async def _summarize(call: OperationCall, record: Record, setting: Setting) -> R
         raise _refused("The summary is signed, and the record says something else now. Amend it by signing: attester.")
     status = status_of(held, signed=signed, changed=changed)
     if held is not None and not changed and status == held["status"]:
+        await close_task(record, identifier(ID_TASK, "summary", visit["id"]), now, why="The summary says it already.")
         document = await find(record, "DocumentReference", name)
         return _told(held["id"], (document or held)["id"], lacking)
     signatures = list((held or {}).get("attester", []))

@@ -116,6 +116,37 @@ async def test_written_again_it_is_the_same_and_after_a_change_it_is_amended_in_
     assert "Room 2" in text
 
 
+async def test_what_is_answered_about_the_visit_days_later_is_no_part_of_it_and_makes_no_new_version(left):
+    def score(minutes):
+        scored = left.reading(code=codes.Code(codes.KAP, "cadss-6-total").concept(), valueInteger=9, minutes=minutes)
+        del scored["component"]
+        return {**scored, "derivedFrom": [{"reference": "QuestionnaireResponse/answered"}]}
+
+    await left.tell("outcomes", score(5))
+    first = await summarize(left)
+    left.clock.forward(days=6)
+    await left.tell("outcomes", score(0))
+    assert await summarize(left) == first
+    composition, document, text = await held(left, first)
+    assert composition["meta"]["versionId"] == document["meta"]["versionId"] == "1"
+    assert text.count("cadss-6-total") == 1
+
+
+async def test_a_change_that_the_summary_does_not_tell_of_asks_and_is_answered_by_the_same_version(left):
+    first = await summarize(left)
+    late = left.reading(code={"text": "Skin"}, valueString="warm", minutes=20)
+    del late["component"]
+    await left.sessions.create(late)
+    tasks = {"patient": left.who["id"], "code": codes.AMEND_SUMMARY.token()}
+    (asked,) = await left.sessions.search("Task", **tasks)
+    assert asked["status"] == "requested"
+    assert await summarize(left) == first
+    (asked,) = await left.sessions.search("Task", **tasks)
+    assert asked["status"] == "completed"
+    composition, _, _ = await held(left, first)
+    assert composition["meta"]["versionId"] == "1"
+
+
 async def test_what_is_charted_after_it_was_signed_asks_for_an_amendment(left):
     await summarize(left)
     tasks = {"patient": left.who["id"], "code": codes.AMEND_SUMMARY.token()}
