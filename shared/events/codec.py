@@ -5,16 +5,18 @@ Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kaf
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import get_args
 from urllib.parse import quote, unquote
 
-from shared.events.envelope import EVERYBODY, Event, Interaction
+from shared.events.envelope import EVERYBODY, Claim, Event, Interaction
 
 CONTENT_TYPE = "application/fhir+json; fhirVersion=4.0"
+CLAIM_CONTENT_TYPE = "application/json"
 SPEC_VERSION = "1.0"
 
 REQUIRED_HEADERS = (
@@ -32,11 +34,16 @@ REQUIRED_HEADERS = (
     "ce_shard",
 )
 REPLAY = "ce_replay"
-OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id", REPLAY)
+DATAREF = "ce_dataref"
+"""Of a claim: which body it is for. CloudEvents' extension for the Claim Check pattern:
+https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/dataref.md"""
+OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id", REPLAY, DATAREF)
 
 SOURCE_PREFIX = "/kap/"
 _TOPICS = "kap."
-_TYPE = re.compile(r"org\.kap-exchange\.fhir\.(\w+)\.v1")
+_TYPE = re.compile(r"org\.kap-exchange\.fhir\.(\w+)\.v([12])")
+"""The second version has a claim for a value: a program that knows the first only must not take that for a resource."""
+_CLAIMED = "2"
 _INTERACTIONS: tuple[str, ...] = get_args(Interaction)
 
 Headers = list[tuple[str, bytes]]
@@ -56,13 +63,14 @@ class Record:
 
 
 def encode(event: Event) -> Record:
-    """Return the record of an event."""
+    """Return the record of an event; of one with a claim, the record that comes behind the pieces of its body."""
+    claimed = event.claim is not None
     values = {
-        "content-type": CONTENT_TYPE,
+        "content-type": CLAIM_CONTENT_TYPE if claimed else CONTENT_TYPE,
         "ce_specversion": SPEC_VERSION,
         "ce_id": event.id,
         "ce_source": f"{SOURCE_PREFIX}{event.source}",
-        "ce_type": f"org.kap-exchange.fhir.{event.interaction}.v1",
+        "ce_type": f"org.kap-exchange.fhir.{event.interaction}.{'v2' if claimed else 'v1'}",
         "ce_time": instant(event.time),
         "ce_subject": f"{event.type}/{event.resource_id}",
         "ce_resourcetype": event.type,
@@ -74,6 +82,7 @@ def encode(event: Event) -> Record:
         "traceparent": event.traceparent,
         "x-request-id": event.request_id,
         REPLAY: event.replay,
+        DATAREF: f"{SOURCE_PREFIX}{event.source}/{event.id}" if claimed else None,
     }
     headers = [(name, value.encode()) for name, value in values.items() if value is not None]
     return Record(event.key.encode(), event.body, headers)
@@ -111,6 +120,11 @@ def _decode(key: str, body: bytes, given: dict[str, str]) -> Event:
     type_, version = given["ce_resourcetype"], int(given["ce_resourceversion"])
     if given["ce_id"] != f"{given['ce_subject']}/{version}" or not given["ce_subject"].startswith(f"{type_}/"):
         raise UnreadableEvent(f"The id {given['ce_id']} does not agree with subject, type and version.")
+    claim = None
+    if matched.group(2) == _CLAIMED:
+        if given[DATAREF] != f"{given['ce_source']}/{given['ce_id']}":
+            raise UnreadableEvent(f"The claim is for {given[DATAREF]}, which is not the body of {given['ce_id']}.")
+        claim = read_claim(body)
     return Event(
         id=given["ce_id"],
         source=given["ce_source"].removeprefix(SOURCE_PREFIX),
@@ -128,7 +142,27 @@ def _decode(key: str, body: bytes, given: dict[str, str]) -> Event:
         request_id=given.get("x-request-id"),
         traceparent=given.get("traceparent"),
         replay=given.get(REPLAY),
+        claim=claim,
     )
+
+
+def dump_claim(claim: Claim) -> bytes:
+    """Return the value of a claim's record: ``{"bytes":20971520,"pieces":20,"sha256":"..."}``."""
+    return json.dumps(asdict(claim), separators=(",", ":"), sort_keys=True).encode()
+
+
+def read_claim(value: bytes) -> Claim:
+    """Return the claim that is the value of a record.
+
+    Raises:
+        UnreadableEvent: it is none.
+
+    """
+    try:
+        members = json.loads(value)
+        return Claim(int(members["pieces"]), int(members["bytes"]), str(members["sha256"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableEvent("The value is no claim: it lacks pieces, bytes or sha256, or they cannot be.") from error
 
 
 def is_for(headers: Iterable[tuple[str, bytes | None]], consumer: str) -> bool:

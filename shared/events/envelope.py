@@ -16,6 +16,22 @@ EVERYBODY: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a body is asked for by that came ahead of its event, in so many pieces (`shared.events.claims`).
+
+    Attributes:
+        pieces: how many records the body was cut into.
+        bytes: of the body.
+        sha256: of the body, in hex.
+
+    """
+
+    pieces: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A committed change.
 
@@ -39,6 +55,7 @@ class Event:
         traceparent: W3C trace context.
         replay: None: told because it was committed. Else told again on an operator's word: for the consumer of this
             name, or for all where it is `EVERYBODY`.
+        claim: None: `body` is the resource. Else `body` is the claim's own JSON, and the resource is to be had for it.
         unread: of a record that this program cannot read, and that is parked: its headers; a later one may read it.
 
     """
@@ -59,6 +76,7 @@ class Event:
     request_id: str | None = None
     traceparent: str | None = None
     replay: str | None = None
+    claim: Claim | None = None
     unread: tuple[tuple[str, bytes], ...] = ()
 
     @property

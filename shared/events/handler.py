@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from shared.events.claims import Piece
 from shared.events.envelope import Event
 from shared.events.watermark import Watermark
 
@@ -56,6 +57,15 @@ class EventHandler(Protocol):
 
         What becomes of each is the same as if `handle` were called with one after the other. Whatever this raises, the
         consumer then does that instead: so an event that fails fails alone, and what is too much at once goes through.
+        """
+        ...
+
+    async def deposit(self, piece: Piece) -> None:
+        """Keep a piece of a body until the event that has the claim on it comes; a repeat replaces it.
+
+        Raises:
+            Unavailable: not now.
+
         """
         ...
 

@@ -16,6 +16,7 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from shared.events import metrics
+from shared.events.claims import Piece, piece_of
 from shared.events.codec import UnreadableEvent, decode, is_for, unreadable
 from shared.events.envelope import Event
 from shared.events.handler import EventHandler, Outcome, Position
@@ -43,6 +44,7 @@ class Limits:
         together: events that one transaction takes in at most, where so many wait.
         together_bytes: bytes of their bodies, at most; an event that is larger goes alone.
         queue: events of one partition held in memory, at which it is fetched no more until half of them are done.
+        queue_bytes: bytes of their bodies, at which the same is done.
 
     """
 
@@ -54,6 +56,7 @@ class Limits:
     together: int = 64
     together_bytes: int = 1024 * 1024
     queue: int = 200
+    queue_bytes: int = 16 * 1024 * 1024
 
 
 class Lane:
@@ -95,6 +98,7 @@ class Lane:
         self._beat = beat
         self._heard = heard
         self._queue: deque[ConsumerRecord] = deque()
+        self._queued_bytes = 0
         self._more = asyncio.Event()
         self._alone = 0
         """How many events are taken in alone before several are tried together again."""
@@ -104,6 +108,7 @@ class Lane:
     def add(self, records: Sequence[ConsumerRecord]) -> None:
         """Take over records that were read, in order."""
         self._queue.extend(records)
+        self._queued_bytes += sum(map(_size, records))
         self._more.set()
 
     @property
@@ -113,11 +118,11 @@ class Lane:
 
     def is_full(self) -> bool:
         """Return whether no more should be read for now."""
-        return len(self._queue) >= self._limits.queue
+        return len(self._queue) >= self._limits.queue or self._queued_bytes >= self._limits.queue_bytes
 
     def has_room(self) -> bool:
         """Return whether a full lane should be read for again."""
-        return len(self._queue) <= self._limits.queue // 2
+        return len(self._queue) <= self._limits.queue // 2 and self._queued_bytes <= self._limits.queue_bytes // 2
 
     def check(self) -> None:
         """Raise what ended the lane, if anything did: that is a fault of the program."""
@@ -149,7 +154,7 @@ class Lane:
             if watermark is not None:
                 self._heard(watermark)
             if watermark is not None or not is_for(self._queue[0].headers, self._service):
-                self.done = self._queue.popleft().offset + 1
+                self._leave_behind()
                 continue
             taken = await self._take_together()
             if not taken:
@@ -157,8 +162,13 @@ class Lane:
                 self._alone = max(self._alone - 1, 0)
                 taken = 1
             for _ in range(taken):
-                self.done = self._queue.popleft().offset + 1
+                self._leave_behind()
             self._beat()
+
+    def _leave_behind(self) -> None:
+        record = self._queue.popleft()
+        self._queued_bytes -= _size(record)
+        self.done = record.offset + 1
 
     async def _take_together(self) -> int:
         """Take in what waits, as far as it may go together; return how many events, 0 where one is to go alone."""
@@ -194,7 +204,7 @@ class Lane:
         return len(events)
 
     def _first(self, most: int) -> list[Event]:
-        """Return the first events that wait: readable, of one tenant, and not too many bytes."""
+        """Return the first events that wait: readable, whole, of one tenant, and not too many bytes."""
         events: list[Event] = []
         size = 0
         for record in islice(self._queue, most):
@@ -202,7 +212,7 @@ class Lane:
                 break
             event, refused = self._read(record)
             size += len(event.body)
-            if refused is not None or size > self._limits.together_bytes:
+            if refused is not None or event.claim is not None or size > self._limits.together_bytes:
                 break
             if events and event.tenant != events[0].tenant:
                 break
@@ -212,9 +222,12 @@ class Lane:
     async def _take(self, record: ConsumerRecord) -> None:
         position = Position(self.topic, self.partition, record.offset)
         event, refused = self._read(record)
+        piece = _piece_in(record)
+        if piece is not None:
+            refused = None
         if refused is not None:
             log.error("event_unreadable", **self._where(position))
-        await self._until_done(event, position, refused)
+        await self._until_done(event, position, refused, piece)
 
     def _read(self, record: ConsumerRecord) -> tuple[Event, Exception | None]:
         try:
@@ -223,17 +236,24 @@ class Lane:
             where = {"topic": self.topic, "partition": self.partition, "offset": record.offset}
             return unreadable(record.key, record.value, record.headers, **where), error
 
-    async def _until_done(self, event: Event, position: Position, refused: Exception | None) -> None:
-        """Handle the event, or park it where it is `refused`; come back only when one of both is committed."""
+    async def _until_done(
+        self, event: Event, position: Position, refused: Exception | None, piece: Piece | None
+    ) -> None:
+        """Handle the event, or park it where it is `refused`; come back only when one of both is committed.
+
+        Where its record is a `piece`, that is deposited instead.
+        """
         failures = outages = 0
         while True:
             try:
                 await self._below_bound()
                 async with self._slots:
-                    if refused is None:
+                    if refused is None and piece is not None:
+                        await self._handler.deposit(piece)
+                    elif refused is None:
                         self._note(event, await self._handler.handle(event, position))
                         metrics.TOGETHER.labels(self._service).observe(1)
-                    else:
+                    elif refused is not None:
                         words = f"{type(refused).__name__}: {refused}"[:_ERROR_CHARACTERS]
                         await self._handler.park(event, position, words)
                         metrics.CONSUMED.labels(self._service, event.source, PARKED).inc()
@@ -293,6 +313,18 @@ class Lane:
             "partition": position.partition,
             "offset": position.offset,
         }
+
+
+def _size(record: ConsumerRecord) -> int:
+    return len(record.value or b"")
+
+
+def _piece_in(record: ConsumerRecord) -> Piece | None:
+    """Return the piece that a record is; one that cannot be read is parked like any other record."""
+    try:
+        return piece_of(record.value, record.headers)
+    except UnreadableEvent:
+        return None
 
 
 def _watermark_in(record: ConsumerRecord) -> Watermark | None:

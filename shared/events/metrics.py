@@ -20,8 +20,10 @@ RELAY_FAILURES = Counter(
     "kap_relay_failures_total", "Rounds of the relay that failed and were begun again", ("service",)
 )
 HELD_SHARDS = Gauge("kap_relay_held_shards", "Shards of the outbox this process publishes", ("service",))
-UNPUBLISHABLE = Gauge(
-    "kap_relay_unpublishable_keys", "Keys whose events wait behind one that is too large for Kafka; alert", ("service",)
+CLAIMED = Counter(
+    "kap_events_claimed_total",
+    "Events published whose body was too large for a record and went ahead in pieces",
+    ("service",),
 )
 OUTBOX_PENDING = Gauge("kap_outbox_pending_events", "Committed events that Kafka has not acknowledged", ("service",))
 OUTBOX_AGE = Gauge(

@@ -17,7 +17,8 @@ from aiokafka.errors import KafkaError
 
 from shared.events import metrics, watermark
 from shared.events.admin import ensure_topics
-from shared.events.codec import Record, encode
+from shared.events.claims import records_in, records_of
+from shared.events.codec import Record
 from shared.events.envelope import Event
 from shared.events.kafka import MAX_REQUEST_BYTES, KafkaConnection
 from shared.events.topics import PARTITIONS, topic_of
@@ -72,7 +73,8 @@ class EventProducer:
         """
         acknowledgements: list[asyncio.Future[object]] = []
         try:
-            await self._send(((event.shard, encode(event)) for event in events), acknowledgements)
+            records = ((event.shard, record) for event in events for record in records_of(event))
+            await self._send(records, acknowledgements)
         except (KafkaError, OSError, TimeoutError) as error:
             acknowledged = self._count(events, acknowledgements)
             await self._give_up()
@@ -150,9 +152,11 @@ class EventProducer:
         """Return the events acknowledged before the first that is not, in each shard."""
         broken: set[int] = set()
         acknowledged = []
-        for index, event in enumerate(events):
-            one = acknowledgements[index] if index < len(acknowledgements) else None
-            good = one is not None and one.done() and not one.cancelled() and one.exception() is None
+        end = 0
+        for event in events:
+            begin, end = end, end + records_in(event)
+            own = acknowledgements[begin:end]
+            good = len(own) == end - begin and all(map(_is_acknowledged, own))
             if good and event.shard not in broken:
                 acknowledged.append(event)
             else:
@@ -162,6 +166,7 @@ class EventProducer:
         for event in acknowledged:
             metrics.PUBLISH_DELAY.labels(self.service).observe((now - event.time).total_seconds())
         metrics.PUBLISHED.labels(self.service).inc(len(acknowledged))
+        metrics.CLAIMED.labels(self.service).inc(sum(records_in(event) > 1 for event in acknowledged))
         return acknowledged
 
     async def _give_up(self) -> None:
@@ -189,6 +194,10 @@ async def _close(producer: AIOKafkaProducer) -> bool:
     except (KafkaError, OSError, TimeoutError):
         return False
     return True
+
+
+def _is_acknowledged(one: asyncio.Future[object]) -> bool:
+    return one.done() and not one.cancelled() and one.exception() is None
 
 
 def _forget(acknowledgements: list[asyncio.Future[object]]) -> None:

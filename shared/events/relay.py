@@ -18,12 +18,14 @@ from shared.events import metrics
 from shared.events.envelope import Event
 from shared.events.producer import PublishError
 from shared.events.shards import SHARDS
-from shared.events.topics import MAX_EVENT_BODY_BYTES
 from shared.events.watermark import Watermark
 
 log = structlog.get_logger(__name__)
 
 _ACQUIRE_AGAIN_SECONDS = 5.0
+
+BATCH_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of bodies at which a batch is enough; the event that reaches it is the last, however large."""
 
 WATERMARK_SECONDS: Final = 5.0
 """How often a relay says of each shard it holds up to when all has been told."""
@@ -48,8 +50,11 @@ class Outbox(Protocol):
         """Return the present by the database's clock: a later call of `unpublished` sees all committed before it."""
         ...
 
-    async def unpublished(self, limit: int) -> list[Event]:
-        """Return unpublished events of the held shards, in order of sequence within each shard."""
+    async def unpublished(self, limit: int, most_bytes: int) -> list[Event]:
+        """Return unpublished events of the held shards, in order of sequence within each shard.
+
+        At most `limit`, and none more once their bodies come to `most_bytes`.
+        """
         ...
 
     async def mark_published(self, events: Sequence[Event]) -> None:
@@ -151,12 +156,12 @@ class Relay:
             held, until = outbox.held(), None
             if time.monotonic() - told >= self.watermark_seconds:
                 until = await outbox.now()
-            read = await outbox.unpublished(self.batch)
-            events = self._publishable(read)
+            events = await outbox.unpublished(self.batch, BATCH_BYTES)
             published = not events or await self._publish(outbox, events)
-            if until is not None and published and len(read) < self.batch:
+            all_read = len(events) < self.batch and sum(len(event.body) for event in events) < BATCH_BYTES
+            if until is not None and published and all_read:
                 told = time.monotonic()
-                await self._tell(held - {event.shard for event in read if event not in events}, until)
+                await self._tell(held, until)
             if not events:
                 await outbox.wait(self.idle_seconds)
             self._turned = time.monotonic()
@@ -186,23 +191,6 @@ class Relay:
         await outbox.mark_published(events)
         self._failures = 0
         return True
-
-    def _publishable(self, events: list[Event]) -> list[Event]:
-        """Leave out what is too large for Kafka, and what comes after it along the same key."""
-        held_back: set[tuple[str, str]] = set()
-        publishable = []
-        for event in events:
-            along = (event.tenant, event.key)
-            if along in held_back or len(event.body) > MAX_EVENT_BODY_BYTES:
-                if along not in held_back:
-                    log.error(
-                        "event_too_large", event_type=event.type, bytes=len(event.body), limit=MAX_EVENT_BODY_BYTES
-                    )
-                held_back.add(along)
-            else:
-                publishable.append(event)
-        metrics.UNPUBLISHABLE.labels(self.service).set(len(held_back))
-        return publishable
 
     async def _pause(self, error: Exception) -> None:
         metrics.RELAY_FAILURES.labels(self.service).inc()

@@ -14,7 +14,10 @@ RETENTION_MS = 7 * 24 * 3600 * 1000
 """Kafka keeps events seven days; older ones are replayed from PostgreSQL's history."""
 
 MAX_EVENT_BODY_BYTES = MAX_REQUEST_BYTES - 256 * 1024
-"""The largest resource that can travel as an event: what is left of a record beside its headers."""
+"""The largest resource that travels in its event's own record: what is left of one beside its headers."""
+
+PIECE_BYTES = 1024 * 1024
+"""What is larger travels ahead of its event, in pieces of so many bytes."""
 
 
 def topic_of(source: str) -> str:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from shared.events.topics import MAX_EVENT_BODY_BYTES
 from shared.fhir.extraction import compartment_key
 from shared.fhir.ids import new_id
 from shared.fhir.json import Json, Resource, dump, parse
-from shared.fhir.outcome import FhirError, NotFound, PreconditionFailed, TooLarge
+from shared.fhir.outcome import FhirError, NotFound, PreconditionFailed
 from shared.http.backend import OperationResult, Transacted, WriteResult, positions_of
 from shared.http.body import LARGE
 from shared.http.entries import READS, Change, refused
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 
 AWAIT_SECONDS: Final = 2.0
 """How long a write may wait for what its caller has seen elsewhere; then its guards are told what is missing."""
-
-_MOST_PUBLISHED: Final = MAX_EVENT_BODY_BYTES - 1024
-"""Bytes of a resource without what the store adds to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +153,9 @@ class LocalBackend:
             if len(held.body) + context.body_bytes < LARGE:
                 ready = prepare(patch.apply(parse(held.body)), id_)
             else:
-                ready = await asyncio.to_thread(self._prepare_patched, patch, held.body, id_)
+                ready = await asyncio.to_thread(_prepare_patched, patch, held.body, id_)
             written = await record.update(ready, expected=held.version)
         return _result(written, record.written, context)
-
-    def _prepare_patched(self, patch: Patch, body: bytes, id_: str) -> Prepared:
-        return self._prepare_large(patch.apply(parse(body)), id_)
 
     async def delete(
         self, context: RequestContext, type_: str, id_: str, *, expected: int | None
@@ -240,9 +233,8 @@ class LocalBackend:
         def record(keys: Iterable[str]) -> AbstractAsyncContextManager[Record]:
             return self._record(context, *keys, behind=behind)
 
-        ready = prepare if context.body_bytes <= _MOST_PUBLISHED else self._prepare_large
         return Ground(
-            self.store, context, self.service.fixed_ids, self.service.judges_on_news, record=record, prepare=ready
+            self.store, context, self.service.fixed_ids, self.service.judges_on_news, record=record, prepare=prepare
         )
 
     async def operation(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:
@@ -292,17 +284,7 @@ class LocalBackend:
     async def _prepared(self, context: RequestContext, resource: Resource, id_: str) -> Prepared:
         if context.body_bytes < LARGE:
             return prepare(resource, id_)
-        return await asyncio.to_thread(self._prepare_large, resource, id_)
-
-    def _prepare_large(self, resource: Resource, id_: str) -> Prepared:
-        ready = prepare(resource, id_)
-        if self.service.publishes and len(dump(ready.resource)) > _MOST_PUBLISHED:
-            raise TooLarge(
-                f"The resource is larger than {_MOST_PUBLISHED} bytes, the most that can be sent on to other systems. "
-                "Put large content in several resources.",
-                expression=[ready.type],
-            )
-        return ready
+        return await asyncio.to_thread(prepare, resource, id_)
 
     async def _key_of(self, context: RequestContext, type_: str, id_: str) -> tuple[str, ...]:
         """Return the key of the record a held resource belongs to; it never changes, so it is read before the lock."""
@@ -334,6 +316,10 @@ class LocalBackend:
                 )
             ]
         )
+
+
+def _prepare_patched(patch: Patch, body: bytes, id_: str) -> Prepared:
+    return prepare(patch.apply(parse(body)), id_)
 
 
 async def _proved(context: RequestContext, record: Record, done: Mapping[int, Done]) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import structlog
 
+from shared.events.claims import Piece, piece_of
 from shared.events.codec import read_again
 from shared.events.envelope import Event
 from shared.events.handler import Outcome, Position
@@ -25,6 +26,7 @@ from shared.runtime.service import Service
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
 from shared.store.copies import Copy
+from shared.store.parking import DueEvent
 from shared.store.store import Store, Transaction
 
 LARGE: Final = 64 * 1024
@@ -34,6 +36,10 @@ _LOOK_SECONDS: Final = 2.0
 _BEHIND: Final = "an earlier event of this key is parked"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class NotRedeemed(Exception):
+    """An event came whose body, ahead of it, did not, or not all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +54,17 @@ class ServiceEvents:
 
     async def handle(self, event: Event, position: Position) -> Outcome:
         """Take the event in and commit, or change nothing."""
-        read = await self._read(event) if event.replay is None else (await self._read_many([event]))[0]
-        return await retry_conflicts(lambda: self._handle(event, position, read))
+        whole = await self._whole(event)
+        read = await self._read(whole) if event.replay is None else (await self._read_many([whole]))[0]
+        return await retry_conflicts(lambda: self._handle(whole, position, read, claimed=event.claim is not None))
 
-    async def _handle(self, event: Event, position: Position, read: tuple[Resource, IndexRows] | None) -> Outcome:
+    async def _handle(
+        self, event: Event, position: Position, read: tuple[Resource, IndexRows] | None, *, claimed: bool
+    ) -> Outcome:
         consumer = self.service.name
         async with self.store.transaction(keys=(event.key,), tenant=event.tenant) as transaction:
+            if claimed:
+                await transaction.release(consumer, event)
             if await transaction.waits_behind(consumer, event):
                 if await transaction.applied(consumer, [event]):
                     return Outcome.DUPLICATE
@@ -134,6 +145,31 @@ class ServiceEvents:
         for react in reactions:
             await react(event, resource, record)
 
+    async def deposit(self, piece: Piece) -> None:
+        """Keep a piece of a body that is ahead of its event, where the event's resource will be kept."""
+        if piece.source in self.service.consumes and piece.type in self.service.holds:
+            await self.store.claims.deposit(self.service.name, piece)
+
+    async def _whole(self, event: Event) -> Event:
+        """Return the event with its body, where that came ahead of it; as it is where it needs none here.
+
+        Raises:
+            NotRedeemed: the body did not come, and the event was not applied before.
+
+        """
+        if event.claim is None or not self._holds(event):
+            return event
+        body = await self.store.claims.redeem(self.service.name, event)
+        if body is not None:
+            return replace(event, body=body, claim=None)
+        async with self.store.transaction(keys=(), tenant=event.tenant) as transaction:
+            if await transaction.applied(self.service.name, [event]):
+                return event
+        raise NotRedeemed(
+            f"Of the body of {event.id}, {event.claim.bytes} bytes in {event.claim.pieces} pieces, not all came. "
+            f"./kap replay {event.source} brings it again; then retry."
+        )
+
     async def park(self, event: Event, position: Position, error: str) -> None:
         """Store an event that could not be applied; later ones of its key wait behind it."""
         async with self.store.transaction(keys=(event.key,), tenant=event.tenant) as transaction:
@@ -167,9 +203,12 @@ class ServiceEvents:
             if along in failed:
                 continue
             try:
+                if await self._piece_again(due):
+                    continue
                 event = read_again(due.event)
-                read = await self._read(event)
-                await retry_conflicts(partial(self._take_up, due.parked.number, event, read))
+                whole = await self._whole(event)
+                read = await self._read(whole)
+                await retry_conflicts(partial(self._take_up, due.parked.number, whole, read))
                 applied += 1
             except Unavailable:
                 raise
@@ -181,10 +220,21 @@ class ServiceEvents:
                 failed.add(along)
         return applied
 
+    async def _piece_again(self, due: DueEvent) -> bool:
+        """Deposit a piece that an older program parked as a record it could not read; False where it is none."""
+        piece = piece_of(due.event.body, due.event.unread)
+        if piece is None:
+            return False
+        await self.deposit(piece)
+        async with self.store.transaction(keys=(due.event.key,), tenant=due.event.tenant) as transaction:
+            await transaction.take_up(due.parked.number)
+        return True
+
     async def _take_up(self, number: int, event: Event, read: tuple[Resource, IndexRows] | None) -> None:
         async with self.store.transaction(keys=(event.key,), tenant=event.tenant) as transaction:
             if not await transaction.take_up(number):
                 return
+            await transaction.release(self.service.name, event)
             if await transaction.take_in(self.service.name, event) and read is not None:
                 await self.apply(event, *read, transaction)
 

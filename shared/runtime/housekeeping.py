@@ -68,6 +68,10 @@ class Housekeeping:
         while gone:
             gone = await self.pruning.inbox(now - self.inbox)
             await self._note("inbox", gone, beat)
+        gone = 1
+        while gone:
+            gone = await self.pruning.pieces(now - self.inbox)
+            await self._note("claim_piece", gone, beat)
 
     async def _note(self, table: str, gone: int, beat: Callable[[], None]) -> None:
         PRUNED.labels(self.service, table).inc(gone)

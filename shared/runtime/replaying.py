@@ -16,7 +16,6 @@ from prometheus_client import Counter
 
 from shared.events.envelope import Event
 from shared.events.producer import PublishError
-from shared.events.topics import MAX_EVENT_BODY_BYTES
 from shared.fhir.outcome import Unavailable
 from shared.store.replay import Replay
 
@@ -73,7 +72,6 @@ class Replaying:
         async with self.replay.batch() as events:
             if events is None:
                 return False
-            sendable = [event for event in events if len(event.body) <= MAX_EVENT_BODY_BYTES]
-            await self.publisher.publish(sendable)
-            REPLAYED.labels(self.service).inc(len(sendable))
+            await self.publisher.publish(events)
+            REPLAYED.labels(self.service).inc(len(events))
         return True

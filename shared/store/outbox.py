@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 from asyncpg import Record
 
 from shared.events.envelope import Event
+from shared.events.relay import BATCH_BYTES
 from shared.events.shards import SHARDS
 from shared.fhir.outcome import Unavailable
 from shared.store.connection import Connection, open_connection, translated
@@ -32,7 +33,10 @@ _LINGER_SECONDS = 0.01
 _UNPUBLISHED = """
 SELECT sequence, id, aggregatetype, aggregateid, type, payload, tenant, shard, resource_id, version, time, labels,
        request_id, traceparent
-FROM outbox WHERE published_at IS NULL AND shard = ANY ($1::smallint[]) ORDER BY sequence LIMIT $2
+FROM (
+    SELECT *, sum(octet_length(payload)) OVER (ORDER BY sequence) - octet_length(payload) AS bytes_before
+    FROM outbox WHERE published_at IS NULL AND shard = ANY ($1::smallint[]) ORDER BY sequence LIMIT $2
+) AS next WHERE bytes_before < $3 ORDER BY sequence
 """
 _PENDING = "SELECT EXISTS (SELECT FROM outbox WHERE published_at IS NULL AND shard = ANY ($1::smallint[]))"
 _MARK = """
@@ -121,10 +125,13 @@ class Outbox:
             present: datetime = await self._connection.fetchval("SELECT clock_timestamp()")
         return present
 
-    async def unpublished(self, limit: int) -> list[Event]:
-        """Return up to `limit` unpublished events of the held shards, in order of sequence."""
+    async def unpublished(self, limit: int, most_bytes: int = BATCH_BYTES) -> list[Event]:
+        """Return up to `limit` unpublished events of the held shards, in order of sequence.
+
+        None more once their bodies come to `most_bytes`: the one that reaches it is the last, however large.
+        """
         with translated():
-            rows = await self._connection.fetch(_UNPUBLISHED, sorted(self._held), limit)
+            rows = await self._connection.fetch(_UNPUBLISHED, sorted(self._held), limit, most_bytes)
         return [self._event(row) for row in rows]
 
     async def mark_published(self, events: Sequence[Event]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from asyncpg import Record
 
+from shared.events.codec import read_claim
 from shared.events.envelope import Event
 from shared.fhir.outcome import NotFound
 from shared.store.connection import Connection, Pool, translated
@@ -19,15 +20,19 @@ from shared.store.types import Parked
 _PARK = """
 INSERT INTO parked (consumer, source, event_id, tenant, key, interaction, type, resource_id, version, time, shard,
                     sequence, body, labels, request_id, traceparent, topic, partition, "offset", error,
-                    header_names, header_values, due)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                    header_names, header_values, claimed, due)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
        coalesce((SELECT bool_and(p.due) FROM parked p WHERE p.consumer = $1 AND p.tenant = $4 AND p.key = $5), false)
 ON CONFLICT (consumer, source, event_id)
-    DO UPDATE SET attempts = parked.attempts + 1
+    DO UPDATE SET attempts = parked.attempts + 1, claimed = parked.claimed AND excluded.claimed,
+                  body = CASE WHEN parked.claimed THEN excluded.body ELSE parked.body END
 """
 _BEHIND = "SELECT EXISTS (SELECT FROM parked WHERE consumer = $1 AND tenant = $2 AND key = $3)"
 _BEHIND_MANY = "SELECT DISTINCT key FROM parked WHERE consumer = $1 AND tenant = $2 AND key = ANY ($3)"
-_LIST = "SELECT * FROM parked WHERE $1::text IS NULL OR consumer = $1 ORDER BY number LIMIT $2"
+_LIST = """
+SELECT number, consumer, source, event_id, tenant, key, topic, partition, "offset", error, attempts, parked_at
+FROM parked WHERE $1::text IS NULL OR consumer = $1 ORDER BY number LIMIT $2
+"""
 _SAME_KEY = (
     "FROM parked one WHERE one.number = $1 AND one.consumer = parked.consumer AND one.tenant = parked.tenant "
     "AND one.key = parked.key"
@@ -56,7 +61,8 @@ async def park(
 ) -> None:
     """Set an event aside. One whose key is being retried is due with it.
 
-    A repeat counts as a further attempt, and keeps its reason and its turn.
+    A repeat counts as a further attempt, and keeps its reason and its turn; it brings the body where only the claim on
+    it was there.
     """
     with translated():
         await connection.execute(
@@ -83,6 +89,7 @@ async def park(
             error,
             [name for name, _ in event.unread],
             [text for _, text in event.unread],
+            event.claim is not None,
         )
 
 
@@ -207,5 +214,6 @@ def _event(row: Record) -> Event:
         labels=tuple(row["labels"]),
         request_id=row["request_id"],
         traceparent=row["traceparent"],
+        claim=read_claim(row["body"]) if row["claimed"] else None,
         unread=tuple(zip(row["header_names"] or (), row["header_values"] or (), strict=True)),
     )

@@ -30,6 +30,10 @@ SELECT (SELECT count(*) FROM gone) AS gone, last.sequence, last.created_at < $1 
 _INBOX = """
 DELETE FROM inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM inbox WHERE applied_at < $1 ORDER BY applied_at LIMIT $2))
 """
+_PIECES = """
+DELETE FROM claim_piece WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM claim_piece WHERE deposited_at < $1 ORDER BY deposited_at LIMIT $2))
+"""
 
 
 class Pruning:
@@ -57,4 +61,10 @@ class Pruning:
         """
         with translated():
             done = await self._pool.execute(_INBOX, before, rows)
+        return int(done.rsplit(" ", 1)[-1])
+
+    async def pieces(self, before: datetime, *, rows: int = ROWS) -> int:
+        """Forget pieces deposited before a time whose event never came, so many at most; return how many."""
+        with translated():
+            done = await self._pool.execute(_PIECES, before, rows)
         return int(done.rsplit(" ", 1)[-1])

@@ -20,9 +20,12 @@ from shared.fhir.outcome import NotFound
 from shared.store.connection import Pool, translated
 
 _BATCH: Final = 500
+_BATCH_BYTES: Final = 16 * 1024 * 1024
 _SINCE = """
+SELECT * FROM (
 SELECT h.sequence, h.version, h.last_updated, h.interaction, h.key, h.labels, h.request_id, h.traceparent, h.body,
-       r.id, t.name AS tenant, k.name AS type
+       r.id, t.name AS tenant, k.name AS type,
+       sum(octet_length(h.body)) OVER (ORDER BY h.sequence) - octet_length(h.body) AS bytes_before
 FROM history h
 JOIN resource r ON r.rid = h.rid
 JOIN tenant t ON t.id = r.tenant
@@ -32,6 +35,7 @@ WHERE h.origin = $1 AND h.sequence IS NOT NULL AND h.sequence > $2
   AND ($4::text IS NULL OR h.key = $4)
   AND ($5::text IS NULL OR t.name = $5)
 ORDER BY h.sequence LIMIT $6
+) AS next WHERE bytes_before < $7 ORDER BY sequence
 """
 _ASK = """
 INSERT INTO replay (consumer, tenant, key, since, done, until)
@@ -76,10 +80,10 @@ class Replay:
         """
         while True:
             with translated():
-                rows = await self._pool.fetch(_SINCE, self._service, sequence, time, key, tenant, _BATCH)
+                rows = await self._pool.fetch(_SINCE, self._service, sequence, time, key, tenant, _BATCH, _BATCH_BYTES)
             for row in rows:
                 yield self._event(row)
-            if len(rows) < _BATCH:
+            if not rows:
                 return
             sequence = rows[-1]["sequence"]
 
@@ -126,12 +130,20 @@ class Replay:
                     yield None
                     return
                 rows = await connection.fetch(
-                    _SINCE, self._service, asked["done"], asked["since"], asked["key"], asked["tenant"], _BATCH
+                    _SINCE,
+                    self._service,
+                    asked["done"],
+                    asked["since"],
+                    asked["key"],
+                    asked["tenant"],
+                    _BATCH,
+                    _BATCH_BYTES,
                 )
-                rows = [row for row in rows if row["sequence"] <= asked["until"]]
+                whole = len(rows) < _BATCH and sum(len(row["body"]) for row in rows) < _BATCH_BYTES
+                rows, read = [row for row in rows if row["sequence"] <= asked["until"]], len(rows)
                 yield [self._event(row, replay=asked["consumer"] or EVERYBODY) for row in rows]
                 done = rows[-1]["sequence"] if rows else asked["until"]
-                await connection.execute(_TOLD, asked["number"], done, len(rows), len(rows) < _BATCH)
+                await connection.execute(_TOLD, asked["number"], done, len(rows), whole or len(rows) < read)
 
     def _event(self, row: Record, *, replay: str | None = None) -> Event:
         return Event(

@@ -16,10 +16,11 @@ from shared.events.envelope import Event
 from shared.fhir.history import HistoryQuery
 from shared.fhir.index import IndexRows
 from shared.fhir.search import SearchQuery
-from shared.store import copies, history, inbox, parking, queries
+from shared.store import claims, copies, history, inbox, parking, queries
 from shared.store.access import Access
 from shared.store.calendars import Calendars
 from shared.store.changes import change
+from shared.store.claims import Claims
 from shared.store.connection import Connection, Pool, open_pool, translated
 from shared.store.copies import Copy
 from shared.store.identity import Identities
@@ -47,6 +48,7 @@ class Store:
     Attributes:
         service: the service's name: the origin of its own rows.
         publishes: whether its own writes make events.
+        claims: bodies that are ahead of their events.
         inbox: what it has applied of other services' events.
         knowledge: how old what it knows of other services is.
         calendars: secret links to calendars.
@@ -65,6 +67,7 @@ class Store:
         self.publishes = publishes
         self._pool = pool
         self._tenants: dict[str, int] = {}
+        self.claims = Claims(pool)
         self.inbox = Inbox(pool)
         self.knowledge = Knowledge(pool)
         self.calendars = Calendars(pool)
@@ -406,6 +409,10 @@ class Transaction:
     async def keys_with_parked(self, consumer: str, keys: Collection[str]) -> set[str]:
         """Return those of the keys of which an event is parked, so that further ones have to wait behind it."""
         return await parking.keys_with_parked(self.connection, consumer, self.tenant, keys)
+
+    async def release(self, consumer: str, event: Event) -> None:
+        """Forget the pieces that the event's body came in."""
+        await claims.release(self.connection, consumer, event)
 
     async def take_up(self, number: int) -> bool:
         """Take a parked event out, to apply it in this transaction; False where it is not parked any more."""

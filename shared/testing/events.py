@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from shared.events.claims import Piece, redeemed
 from shared.events.envelope import Event
 from shared.events.handler import Outcome, Position
 from shared.events.shards import SHARDS, shard_of
@@ -92,9 +94,15 @@ class MemoryOutbox:
         """Return the present."""
         return datetime.now(UTC)
 
-    async def unpublished(self, limit: int) -> list[Event]:
+    async def unpublished(self, limit: int, most_bytes: int) -> list[Event]:
         """Return what waits, in order."""
-        return [event for event in self.pending if event.shard in self._held][:limit]
+        read: list[Event] = []
+        for event in self.pending:
+            if len(read) == limit or sum(len(one.body) for one in read) >= most_bytes:
+                break
+            if event.shard in self._held:
+                read.append(event)
+        return read
 
     async def mark_published(self, events: Sequence[Event]) -> None:
         """Mark, or raise what `fails` holds."""
@@ -134,6 +142,7 @@ class MemoryInbox:
         before: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:
         self.applied: list[Event] = []
+        self.pieces: dict[tuple[str, int], bytes] = {}
         self.waiting: list[tuple[Event, Position, str]] = []
         self.calls: Counter[str] = Counter()
         """How often each event was tried alone."""
@@ -177,6 +186,11 @@ class MemoryInbox:
 
     def _handle(self, event: Event, position: Position) -> Outcome:
         self._require()
+        if event.claim is not None:
+            body = redeemed(event.claim, [self.pieces[event.id, n + 1] for n in range(event.claim.pieces)])
+            if body is None:
+                raise ValueError("the body of this event did not come")
+            event = replace(event, body=body, claim=None)
         if (event.source, event.id) in self._seen:
             return Outcome.DUPLICATE
         if any(event.key == parked.key for parked, _, _ in self.waiting):
@@ -187,6 +201,11 @@ class MemoryInbox:
         self._seen.add((event.source, event.id))
         self.applied.append(event)
         return Outcome.APPLIED
+
+    async def deposit(self, piece: Piece) -> None:
+        """Keep a piece of a body."""
+        self._require()
+        self.pieces[piece.event_id, piece.number] = piece.body
 
     async def park(self, event: Event, position: Position, error: str) -> None:
         """Set an event aside."""

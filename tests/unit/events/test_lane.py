@@ -3,13 +3,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 from prometheus_client import REGISTRY
 
-from shared.events import watermark
+from shared.events import claims, watermark
 from shared.events.codec import encode
 from shared.events.envelope import Event
 from shared.events.handler import Outcome, Position
@@ -235,6 +235,41 @@ async def test_an_outage_in_the_midst_of_several_repeats_none_of_them():
     assert [event.sequence for event in inbox.applied] == list(range(1, 7))
     assert inbox.outcomes == {Outcome.APPLIED: 6}
     assert not inbox.waiting
+
+
+async def test_pieces_are_kept_for_the_event_that_has_the_claim_on_them(monkeypatch):
+    monkeypatch.setattr(claims, "MAX_EVENT_BODY_BYTES", 50)
+    monkeypatch.setattr(claims, "PIECE_BYTES", 40)
+    inbox, events = MemoryInbox(), [event_of(number, body=b"%d" % number * 99) for number in (1, 2, 3)]
+    records = [record for event in (event_of(7), *events, event_of(8)) for record in claims.records_of(event)]
+    async with lane_with(inbox, limits=replace(QUICK, queue=100)) as lane:
+        lane.add([SimpleNamespace(**asdict(record), offset=offset) for offset, record in enumerate(records)])
+        await eventually(lambda: lane.done == len(records) == 14)
+    assert [event.body for event in inbox.applied][1:4] == [event.body for event in events]
+    assert not inbox.waiting
+
+
+async def test_an_outage_at_a_piece_is_waited_for(monkeypatch):
+    monkeypatch.setattr(claims, "MAX_EVENT_BODY_BYTES", 50)
+    monkeypatch.setattr(claims, "PIECE_BYTES", 40)
+    inbox, event = MemoryInbox(), event_of(1, body=b"x" * 99)
+    inbox.available = False
+    async with lane_with(inbox) as lane:
+        lane.add([SimpleNamespace(**asdict(one), offset=offset) for offset, one in enumerate(claims.records_of(event))])
+        await asyncio.sleep(0.05)
+        assert lane.done is None
+        inbox.available = True
+        await eventually(lambda: lane.done == 4)
+    assert [one.body for one in inbox.applied] == [event.body]
+
+
+async def test_a_lane_is_full_by_bytes_too():
+    async with lane_with(MemoryInbox(), limits=replace(QUICK, queue=1000, queue_bytes=200)) as lane:
+        lane.add(records_of([event_of(number, body=b"x" * 100) for number in (1, 2, 3)]))
+        assert lane.is_full()
+        assert not lane.has_room()
+        await eventually(lambda: lane.done == 3)
+        assert lane.has_room()
 
 
 def watermark_at(offset: int, until: datetime) -> SimpleNamespace:

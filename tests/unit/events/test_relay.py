@@ -3,15 +3,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
 from shared.events.envelope import Event
 from shared.events.producer import PublishError
-from shared.events.relay import Relay
+from shared.events.relay import BATCH_BYTES, Relay
 from shared.events.shards import SHARDS
-from shared.events.topics import MAX_EVENT_BODY_BYTES
 from shared.events.watermark import Watermark
 from shared.fhir.outcome import Unavailable
 from shared.testing.events import MemoryOutbox, event_of, events_of, eventually
@@ -22,6 +20,7 @@ class Topic:
 
     def __init__(self) -> None:
         self.records: list[Event] = []
+        self.batches: list[list[int]] = []
         self.watermarks: list[tuple[int, Watermark]] = []
         """Each with how many events stood before it."""
         self.fails: list[PublishError] = []
@@ -32,6 +31,7 @@ class Topic:
             error = self.fails.pop(0)
             self.records.extend(error.acknowledged)
             raise error
+        self.batches.append([event.sequence for event in events])
         self.records.extend(events)
 
     async def publish_watermarks(self, watermarks: Sequence[Watermark]) -> None:
@@ -114,14 +114,13 @@ async def test_a_database_that_is_away_ends_nothing():
         assert relay.progress_age_seconds() < 1
 
 
-async def test_an_event_too_large_for_kafka_holds_back_its_own_key_only():
-    large = event_of(1, patient="a", body=b"x" * (MAX_EVENT_BODY_BYTES + 1))
-    outbox, topic = MemoryOutbox([large, event_of(2, patient="a"), event_of(3, patient="b")]), Topic()
+async def test_large_events_are_published_in_their_turn_and_never_many_at_once():
+    events = [event_of(n, body=b"x" * (BATCH_BYTES // 2 if n < 6 else 10)) for n in range(1, 10)]
+    outbox, topic = MemoryOutbox(events), Topic()
     async with relaying(outbox, topic):
-        await eventually(lambda: len(outbox.pending) == 2)
-        await asyncio.sleep(0.15)
-    assert topic.sequences == [3]
-    assert [event.sequence for event in outbox.pending] == [1, 2]
+        await eventually(lambda: not outbox.pending)
+    assert topic.sequences == list(range(1, 10))
+    assert topic.batches[:2] == [[1, 2], [3, 4]]
 
 
 async def test_an_idle_relay_makes_progress_too():
@@ -144,13 +143,12 @@ async def test_a_watermark_comes_behind_all_that_was_committed_before_it():
         assert {event.id for event in outbox.published if event.time < one.until and event.sequence <= 50} <= told
 
 
-async def test_a_shard_with_something_unpublished_has_no_watermark():
-    """What is too large stays, and so nobody may believe that all was told; the other shards go on."""
-    large = replace(event_of(1), body=b"x" * (MAX_EVENT_BODY_BYTES + 1))
-    outbox, topic = MemoryOutbox([large, *events_of(9, source="intake")[1:]]), Topic()
+async def test_there_is_no_watermark_while_a_batch_was_cut_for_its_bytes():
+    """Behind what was read there may be more, so nobody may believe that all was told."""
+    outbox, topic = MemoryOutbox([event_of(n, body=b"x" * BATCH_BYTES) for n in range(1, 6)]), Topic()
     async with relaying(outbox, topic, watermark_seconds=0.001):
-        await eventually(lambda: len(topic.watermarks) > 3 * SHARDS)
-    assert {one.shard for _, one in topic.watermarks} == set(range(SHARDS)) - {large.shard}
+        await eventually(lambda: bool(topic.watermarks))
+    assert min(before for before, _ in topic.watermarks) == 5
 
 
 async def test_there_is_no_watermark_while_kafka_does_not_acknowledge():
