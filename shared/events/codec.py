@@ -37,7 +37,7 @@ REPLAY = "ce_replay"
 DATAREF = "ce_dataref"
 """Of a claim: which body it is for. CloudEvents' extension for the Claim Check pattern:
 https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/dataref.md"""
-OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id", REPLAY, DATAREF)
+OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id", REPLAY)
 
 SOURCE_PREFIX = "/kap/"
 _TOPICS = "kap."

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from shared.events import admin, codec, relay, topics, watermark
+from shared.events import admin, claims, codec, relay, topics, watermark
 from shared.events.envelope import Event, Interaction
 from shared.events.kafka import MAX_REQUEST_BYTES
 from shared.events.shards import SHARDS, shard_of
@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "asyncapi.yaml").read_text("utf-8"))
 MESSAGE = DOCUMENT["components"]["messages"]["change"]
 HEADERS = DOCUMENT["components"]["schemas"]["headers"]
+PIECE = DOCUMENT["components"]["messages"]["piece"]
+CLAIM = DOCUMENT["components"]["messages"]["claim"]
+OF_PIECES = DOCUMENT["components"]["schemas"]["pieceHeaders"]
+OF_CLAIMS = DOCUMENT["components"]["schemas"]["claimHeaders"]
 WATERMARK = DOCUMENT["components"]["messages"]["watermark"]
 OF_WATERMARKS = DOCUMENT["components"]["schemas"]["watermarkHeaders"]
 RESOURCE = DOCUMENT["components"]["schemas"]["resource"]
@@ -63,12 +67,12 @@ def assert_headers_fit(headers: dict[str, str], document: dict[str, Any] = HEADE
         assert re.search(schema.get("pattern", ""), value), name
 
 
-def test_each_topic_is_a_channel_with_changes_and_watermarks():
+def test_each_topic_is_a_channel_with_changes_and_watermarks_and_what_large_changes_travel_in():
     assert {name: channel["address"] for name, channel in DOCUMENT["channels"].items()} == {
         source: topics.topic_of(source) for source in topics.SOURCES
     }
     for channel in DOCUMENT["channels"].values():
-        assert [resolve(message) for message in channel["messages"].values()] == [MESSAGE, WATERMARK]
+        assert [resolve(message) for message in channel["messages"].values()] == [MESSAGE, PIECE, CLAIM, WATERMARK]
 
 
 def test_each_channel_is_published_by_one_operation():
@@ -126,6 +130,36 @@ def test_a_watermark_fits_the_document_and_never_says_too_much():
     assert watermark.decode(record.headers) == watermark.Watermark("sessions", 15, until.replace(microsecond=5000))
     assert OF_WATERMARKS["properties"]["ce_source"]["enum"] == HEADERS["properties"]["ce_source"]["enum"]
     assert f"{relay.WATERMARK_SECONDS:.0f} seconds each shard" in DOCUMENT["info"]["description"]
+
+
+@pytest.mark.parametrize("replay", [None, "gateway"])
+def test_pieces_and_the_claim_on_them_fit_the_document(replay):
+    large = replace(EVENT, body=b"x" * (topics.MAX_EVENT_BODY_BYTES + 1), replay=replay)
+    *pieces, claim = claims.records_of(large)
+    assert len(pieces) == 8
+    for piece in pieces:
+        assert_headers_fit({name: value.decode() for name, value in piece.headers}, OF_PIECES)
+        assert re.search(PIECE["bindings"]["kafka"]["key"]["pattern"], piece.key.decode())
+    assert_headers_fit({name: value.decode() for name, value in claim.headers}, OF_CLAIMS)
+    schema = DOCUMENT["components"]["schemas"]["claim"]
+    value = json.loads(claim.value)
+    assert set(value) == set(schema["required"]) == set(schema["properties"])
+    assert re.search(schema["properties"]["sha256"]["pattern"], value["sha256"])
+    assert tuple(OF_PIECES["required"]) == claims.REQUIRED_HEADERS
+    assert tuple(OF_PIECES["properties"]) == claims.REQUIRED_HEADERS + claims.OPTIONAL_HEADERS
+    assert tuple(OF_CLAIMS["required"]) == (*codec.REQUIRED_HEADERS, codec.DATAREF)
+    assert f"({topics.MAX_EVENT_BODY_BYTES / 2**20} MiB)" in DOCUMENT["info"]["description"]
+
+
+def test_the_examples_of_a_piece_and_a_claim_can_be_read():
+    for message, headers in ((PIECE, OF_PIECES), (CLAIM, OF_CLAIMS)):
+        assert_headers_fit(message["examples"][0]["headers"], headers)
+    piece = claims.piece_of(b"x", [(name, value.encode()) for name, value in PIECE["examples"][0]["headers"].items()])
+    assert (piece.number, piece.event_id.count("/")) == (3, 2)
+    example = CLAIM["examples"][0]
+    headers = [(name, value.encode()) for name, value in example["headers"].items()]
+    event = codec.decode(b"Patient/1", json.dumps(example["payload"]).encode(), headers)
+    assert codec.encode(event).headers == headers
 
 
 def test_a_change_is_no_watermark():

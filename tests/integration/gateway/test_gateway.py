@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from decimal import Decimal
 
 import pytest
 
+from shared.events.topics import MAX_EVENT_BODY_BYTES
 from shared.fhir.json import dump, parse
 
 PATIENT = {"resourceType": "Patient", "active": True, "name": [{"family": "Kerr", "given": ["Ann"]}]}
@@ -339,3 +341,14 @@ async def test_the_gateway_validates_and_answers_for_codes_itself(stack):
     outcome = (await stack.http.get(f"/fhir/Group/{group['id']}/$validate")).json()
     assert [issue["severity"] for issue in outcome["issue"]] == ["information"]
     assert stack.switch.requests == []
+
+
+async def test_a_resource_above_the_brokers_limit_is_taken_and_read(stack):
+    data = base64.b64encode(bytes(7 * 1024 * 1024)).decode()
+    photo = {"resourceType": "Patient", "active": True, "photo": [{"contentType": "image/png", "data": data}]}
+    made = await stack.create(photo)
+    assert len(dump(made)) > MAX_EVENT_BODY_BYTES
+    assert parse((await stack.http.get(f"/fhir/Patient/{made['id']}")).content) == made
+    await stack.carry()
+    committed, held = await stack.digests()
+    assert committed == held
