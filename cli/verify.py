@@ -34,7 +34,7 @@ from cli.compare import (
     compare_versions,
     unequal_types,
 )
-from cli.demo.client import FhirClient, Refused
+from cli.demo.client import FhirClient, Refused, Unreachable
 from cli.ops import DELIVERY, SOURCES, Destination, Flow, Ops, versions_of
 from cli.options import DATA, DataOption
 from cli.stack.ports import GATEWAY, OWNERS
@@ -67,6 +67,8 @@ class Hop:
     on_its_way: int = 0
     differences: list[Difference] = field(default_factory=list)
     note: str = ""
+    unread: str = ""
+    """Why what is there could not be compared although it should have been."""
 
 
 @dataclass(slots=True)
@@ -88,8 +90,9 @@ class Finding:
 
     @property
     def clean(self) -> bool:
-        """Whether all is equal, and nothing waits or is parked."""
-        return not self.differences and not self.on_its_way and not any(self.parked.values())
+        """Whether all is equal, and nothing waits, is parked or could not be read."""
+        unread = any(hop.unread for hop in self.hops)
+        return not self.differences and not self.on_its_way and not any(self.parked.values()) and not unread
 
 
 def verify(
@@ -182,8 +185,13 @@ class Held:
         here = self.digests[GATEWAY]
         arrived = all(versions_of(self.digests[owner], owner) == versions_of(here, owner) for owner in SOURCES)
         known = all(flow.lag is not None for flow in self.flows.values())
-        waiting = self.lag + sum(one.pending for one in self.destinations)
+        waiting = self.lag + self.pending
         return arrived and known and not waiting
+
+    @property
+    def pending(self) -> int:
+        """Resources on their way to a destination: what waits for one that is off or deleted is on none."""
+        return sum(one.pending for one in self.destinations if one.active)
 
     @property
     def lag(self) -> int:
@@ -204,10 +212,9 @@ class Held:
         """What is on its way, for the person who waits."""
         here = self.digests[GATEWAY]
         missing = sum(versions_of(self.digests[owner], owner) - versions_of(here, owner) for owner in SOURCES)
-        pending = sum(one.pending for one in self.destinations)
         return (
             f"{missing} versions are not at the gateway yet, {self.lag} events are on their way, "
-            f"{pending} resources on their way to the hospital."
+            f"{self.pending} resources on their way to the hospital."
         )
 
 
@@ -291,9 +298,21 @@ async def _named(ops: Ops, held: Held, hop: str, type_: str, owner: str, holder:
 
 
 async def _to_destination(ops: Ops, destination: Destination, server: Callable[[str, str], FhirClient]) -> list[Hop]:
-    """Compare the gateway with delivery's ledger, and the ledger with what the destination shows."""
+    """Compare the gateway with delivery's ledger, and the ledger with what the destination shows.
+
+    One that was deleted is no destination any more. One that is off has what was sent there before; what waits is not
+    on its way.
+    """
+    names = f"gateway → delivery ({destination.name})", f"delivery → {destination.name}"
     async with server(ops.ports.fhir(DELIVERY), "delivery") as delivery:
-        pushed = pushed_to(await delivery.read(f"Endpoint/{destination.id}"))
+        try:
+            pushed = pushed_to(await delivery.read(f"Endpoint/{destination.id}"))
+        except Refused as refusal:
+            if refusal.status not in {httpx.codes.NOT_FOUND, httpx.codes.GONE}:
+                raise
+            gone = f"Endpoint/{destination.id} was deleted: nothing is sent there any more, nothing was compared"
+            return [Hop(name, 0, "resources", note=gone) for name in names]
+    off = "" if destination.active else f"is off; {destination.pending} resources wait until it is active again"
     current: dict[str, int] = {}
     for type_ in sorted(pushed):
         for owner in SOURCES:
@@ -302,20 +321,29 @@ async def _to_destination(ops: Ops, destination: Destination, server: Callable[[
                 current[name] = max(version.version, current.get(name, 0))
     ledger = [line.compared() for line in destination.deliveries]
     queued = Hop(
-        f"gateway → delivery ({destination.name})",
+        names[0],
         len(current),
         "resources",
-        destination.pending,
+        destination.pending if destination.active else 0,
         compare_ledger(current, ledger, pushed),
+        off,
     )
-    async with server(destination.address, f"The {destination.name}") as there:
-        resources, unread = await _everything(there, sorted(pushed - set(destination.not_accepted)))
+    try:
+        async with server(destination.address, f"The {destination.name}") as there:
+            resources, unread = await _everything(there, sorted(pushed - set(destination.not_accepted)))
+    except (Unreachable, Refused) as error:
+        if destination.active:
+            return [queued, Hop(names[1], 0, "resources", unread=str(error))]
+        return [
+            queued,
+            Hop(names[1], 0, "resources", note=f"is off and cannot be read: nothing was compared ({error})"),
+        ]
     shown = compare_hospital(ledger, resources)
     note = f"{shown.foreign} resources there are not ours" if shown.foreign else ""
     if unread:
         note = "; ".join(filter(None, (note, f"not readable there: {', '.join(unread)}")))
     arrived = Hop(
-        f"delivery → {destination.name}",
+        names[1],
         sum(shown.ours.values()),
         "resources",
         0,
@@ -353,7 +381,7 @@ def show(found: Finding, since: datetime | None = None) -> None:
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for hop in found.hops:
         differing = sum(difference.count for difference in hop.differences)
-        well = not differing and not hop.on_its_way
+        well = not differing and not hop.on_its_way and not hop.unread
         table.add_row(
             "[green]✓[/]" if well else "[red]✗[/]",
             hop.name,
@@ -369,6 +397,9 @@ def show(found: Finding, since: datetime | None = None) -> None:
     out.print()
     for difference in found.differences[:_SHOWN]:
         problem(str(difference))
+    for hop in found.hops:
+        if hop.unread:
+            problem(f"{hop.name} could not be compared. {hop.unread} Start it, or set its Endpoint's status to off.")
     for name, count in found.parked.items():
         if count:
             problem(f"{name} has parked {count} events that it could not apply. ./kap parked list names them.")
@@ -376,5 +407,7 @@ def show(found: Finding, since: datetime | None = None) -> None:
         out.print("[green]Nothing is missing, nothing is doubled, nothing differs.[/]")
     elif found.on_its_way:
         problem(f"{found.on_its_way} are on their way and have stopped moving. ./kap status tells what is down.")
-    else:
+    elif found.differences or any(found.parked.values()):
         problem("What was committed and what arrived are not the same.")
+    else:
+        problem("What could be compared is the same.")

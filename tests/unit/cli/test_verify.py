@@ -42,6 +42,8 @@ class World:
         self.lag: dict[str, int | None] = dict.fromkeys(NAMES.values(), 0)
         self.parked = dict.fromkeys(NAMES.values(), 0)
         self.hospital = [in_hospital("a", "h1")]
+        self.hospital_is_down = self.endpoint_is_deleted = False
+        self.active = True
         self.line: dict[str, Any] = {
             "type": "Patient",
             "id": "a",
@@ -57,9 +59,13 @@ class World:
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         if str(request.url).startswith(HOSPITAL):
+            if self.hospital_is_down:
+                raise httpx.ConnectError("refused", request=request)
             return self._hospital(request)
         name = NAMES[request.url.port or 0]
         path = request.url.path
+        if path.startswith("/fhir/Endpoint/") and self.endpoint_is_deleted:
+            return httpx.Response(410, json={"resourceType": "OperationOutcome", "issue": [{"diagnostics": "gone"}]})
         if path.startswith("/fhir/Endpoint/"):
             payload = [{"coding": [{"system": "http://hl7.org/fhir/resource-types", "code": "Patient"}]}]
             return httpx.Response(200, json={"resourceType": "Endpoint", "id": "e", "payloadType": payload})
@@ -86,7 +92,7 @@ class World:
                     "id": "e",
                     "name": "hospital",
                     "address": HOSPITAL,
-                    "active": True,
+                    "active": self.active,
                     "problem": None,
                     "not_accepted": [],
                     "by_type": {"Patient": {self.line["state"]: 1}},
@@ -107,7 +113,9 @@ class World:
     async def found(self) -> Finding:
         transport = httpx.MockTransport(self.answer)
         async with Ops(PORTS, transport=transport) as ops:
-            return await compare(ops, await ask(ops), lambda base, _: FhirClient(base, transport=transport))
+            return await compare(
+                ops, await ask(ops), lambda base, name: FhirClient(base, transport=transport, patience=0, name=name)
+            )
 
 
 @pytest.fixture
@@ -221,6 +229,57 @@ def test_what_was_found_equal_is_not_looked_at_again_but_for_what_was_open_then(
     assert last_clean(tmp_path) == now - OVERLAP
     (tmp_path / "verified.json").write_text("not ours")
     assert last_clean(tmp_path) is None
+
+
+async def test_a_destination_that_was_deleted_is_said_and_the_rest_is_compared(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.endpoint_is_deleted, world.active, world.hospital = True, False, []
+    world.line["state"] = "queued"
+
+    found = await world.found()
+
+    assert found.clean
+    assert [hop.compared for hop in found.hops if "hospital" in hop.name] == [0, 0]
+    show(found)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "was deleted" in said
+    world.digests["gateway"] = []
+    world.versions["gateway"] = []
+    assert ("intake → gateway", "missing") in faults(await world.found())
+
+
+async def test_what_waits_for_a_destination_that_is_off_is_said_and_not_waited_for(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.active, world.line["state"] = False, "queued"
+
+    async with Ops(PORTS, transport=httpx.MockTransport(world.answer)) as ops:
+        assert (await ask(ops)).settled
+    found = await world.found()
+
+    assert found.clean
+    show(found)
+    assert "is off; 1 resources wait" in " ".join(capsys.readouterr().out.split())
+    world.hospital_is_down = True
+    assert (await world.found()).clean
+    world.line["id"] = "b"
+    assert ("gateway → delivery", "missing") in faults(await world.found())
+
+
+async def test_a_destination_that_should_answer_and_does_not_is_named_and_not_clean(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.hospital_is_down = True
+
+    found = await world.found()
+
+    assert not found.clean
+    assert not found.differences
+    show(found)
+    said = capsys.readouterr()
+    assert "delivery → hospital could not be compared" in " ".join(said.err.split())
+    assert "Nothing is missing" not in said.out
 
 
 async def test_a_source_that_nobody_takes_in_is_waited_for_and_said(world: World) -> None:
