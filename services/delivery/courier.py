@@ -20,7 +20,7 @@ import structlog
 from prometheus_client import Histogram
 
 from services.delivery.capability import Accepted
-from services.delivery.destination import Answer, DestinationServer, NoAnswer
+from services.delivery.destination import TRACE, Answer, DestinationServer, NoAnswer
 from services.delivery.mapping import Target, outbound, targets_of, withdrawn
 from services.delivery.rules import (
     MOST_ATTEMPTS,
@@ -92,6 +92,8 @@ class _Parcel:
     entry: Entry
     resource: Resource | None
     targets: frozenset[Target]
+    traceparent: str | None
+    """Of the request that caused the version that is sent."""
 
     @property
     def own(self) -> Target:
@@ -230,6 +232,7 @@ class Courier:
     ) -> Settled:
         """Do what the rules say until the entry is settled or the destination does not go along."""
         entry = parcel.entry
+        TRACE.set(parcel.traceparent)
         sent = self._outbound(parcel, known)
         new_hash = None if sent is None else content_hash(sent)
         step = next_step(entry, self.accepted, new_hash)
@@ -412,7 +415,8 @@ async def _parcel(entry: Entry, transaction: Transaction) -> _Parcel:
     if resource is not None and is_withheld(resource):
         resource = None  # as if deleted: what is there of an earlier version is withdrawn
     newest = replace(entry, wanted_version=held.version, wanted_at=held.last_updated, deleted=resource is None)
-    return _Parcel(newest, resource, frozenset() if resource is None else targets_of(resource))
+    traceparent = await Ledger(transaction).traceparent_of(newest)
+    return _Parcel(newest, resource, frozenset() if resource is None else targets_of(resource), traceparent)
 
 
 def _kept(entry: Entry) -> Settled:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
@@ -11,6 +13,7 @@ from services.delivery.capability import Accepted, accepted_by
 from shared.fhir.ids import new_id
 from shared.fhir.json import Json, Resource, dump, parse
 from shared.fhir.outcome import BadRequest, Issue, operation_outcome
+from shared.runtime.tracing import continued
 
 _FHIR_JSON = "application/fhir+json"
 _LONGEST_REASON = 2000
@@ -51,6 +54,10 @@ _ISSUE_CODES = frozenset(
     )
 )
 """https://hl7.org/fhir/R4/valueset-issue-type.html"""
+
+
+TRACE: Final[ContextVar[str | None]] = ContextVar("TRACE", default=None)
+"""The trace context of the change that is being sent; requests that are about none begin traces of their own."""
 
 
 class NoAnswer(Exception):
@@ -146,7 +153,7 @@ class DestinationServer:
     async def _send(
         self, method: str, path: str, *, body: Resource | None = None, parameters: dict[str, str] | None = None
     ) -> httpx.Response:
-        headers = {"Accept": _FHIR_JSON, "X-Request-Id": new_id()}
+        headers = {"Accept": _FHIR_JSON, "X-Request-Id": new_id(), "traceparent": continued(TRACE.get())}
         if body is not None:
             headers |= {"Content-Type": f"{_FHIR_JSON}; fhirVersion=4.0", "Prefer": "return=minimal"}
         try:

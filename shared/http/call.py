@@ -149,7 +149,7 @@ class Call:
             request_id=scope["state"]["request_id"],
             base_url=served.base_url,
             links=served.links,
-            traceparent=self.headers.get("traceparent"),
+            traceparent=scope["state"]["traceparent"],
             returns=returns,
             lenient=lenient,
             awaits=() if awaits is None else parse_awaits(awaits, caller.tenant),

@@ -1,6 +1,7 @@
 """The outermost layer: request ids, one log line and one count per request, and a fault as an OperationOutcome.
 
-Plain ASGI. The log line holds method, route template, status, duration and request id; nothing else of the request.
+Plain ASGI. The log line holds method, route template, status, duration, request id and trace id; nothing else of the
+request.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from shared.fhir.ids import new_id
 from shared.http.errors import unexpected
 from shared.http.metrics import IN_FLIGHT, count_request
 from shared.runtime.logging import fault
+from shared.runtime.tracing import continued, trace_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,8 +36,8 @@ QUIET_ROUTES = frozenset(("/livez", "/readyz", "/metrics"))
 class Observe:
     """Wraps one service's whole ASGI application, inside the framework's own last resort and around everything else.
 
-    The request id is put in ``scope["state"]["request_id"]``. A route tells its template in
-    ``scope["state"]["route"]``; one that does not is known as ``unrouted``.
+    The request id is put in ``scope["state"]["request_id"]``, the trace context in ``scope["state"]["traceparent"]``. A
+    route tells its template in ``scope["state"]["route"]``; one that does not is known as ``unrouted``.
     """
 
     def __init__(self, app: ASGIApp, service: str) -> None:
@@ -49,10 +51,12 @@ class Observe:
             await self._app(scope, receive, send)
             return
         began = perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        state["traceparent"] = traceparent = continued(headers.get("traceparent"))
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -90,6 +94,7 @@ class Observe:
                     status=status,
                     ms=round(seconds * 1000, 2),
                     request_id=request_id,
+                    trace=trace_of(traceparent),
                 )
 
 

@@ -100,6 +100,22 @@ class Ledger:
 
     # The queue
 
+    async def traceparent_of(self, entry: Entry) -> str | None:
+        """Return the trace context that the wanted version came with; None where it had none."""
+        with translated():
+            given: str | None = await self._connection.fetchval(
+                """
+                SELECT h.traceparent FROM history h JOIN resource r ON r.rid = h.rid
+                JOIN tenant n ON n.id = r.tenant JOIN resource_type t ON t.id = r.type
+                WHERE n.name = $1 AND t.name = $2 AND r.id = $3 AND h.version = $4
+                """,
+                entry.tenant,
+                entry.type,
+                entry.id,
+                entry.wanted_version,
+            )
+        return given
+
     async def want(
         self, *, tenant: str, type_: str, id_: str, key: str, version: int, committed_at: datetime, deleted: bool
     ) -> None:
