@@ -60,6 +60,6 @@ def test_a_header_that_v1_has_always_had_is_never_left_out(header):
 
 def test_an_event_of_a_new_major_version_is_not_guessed_at():
     key, value, headers = record_of(GOLDEN[0])
-    newer = [(name, b"org.kap-exchange.fhir.create.v2" if name == "ce_type" else text) for name, text in headers]
+    newer = [(name, b"org.kap-exchange.fhir.create.v3" if name == "ce_type" else text) for name, text in headers]
     with pytest.raises(UnreadableEvent):
         decode(key, value, newer)

@@ -134,6 +134,7 @@ def test_a_record_without_a_required_header_is_refused_by_its_name(name):
     ("name", "value"),
     [
         ("ce_specversion", b"0.3"),
+        ("ce_type", b"org.kap-exchange.fhir.create.v3"),
         ("ce_type", b"org.kap-exchange.fhir.create.v2"),
         ("ce_type", b"org.kap-exchange.fhir.explode.v1"),
         ("ce_source", b"https://elsewhere.example"),
