@@ -43,6 +43,7 @@ ICD10CM: Final = "http://hl7.org/fhir/sid/icd-10-cm"
 UCUM: Final = "http://unitsofmeasure.org"
 ACT_CODE: Final = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 ACT_REASON: Final = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
+CONFIDENTIALITY: Final = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
 PARTICIPATION: Final = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
 OBSERVATION_CATEGORY: Final = "http://terminology.hl7.org/CodeSystem/observation-category"
 

@@ -19,7 +19,7 @@ from shared.http.entries import READS, Change, refused
 from shared.http.planning import ChangesRefused, Ground
 from shared.http.provenance import of_versions
 from shared.http.transactions import Changes
-from shared.runtime.record import Prepared, Record, open_record, prepare
+from shared.runtime.record import Prepared, Record, bearing, open_record, prepare
 from shared.store.connection import retry_conflicts
 from shared.store.terminology import StoredTerminology
 
@@ -90,7 +90,11 @@ class LocalBackend:
             type_ = str(resource["resourceType"])
             return await self._written(context, Change(0, "POST", type_, None, if_none_exist, resource=resource))
         ready = await self._prepared(context, resource, new_id())
-        if not self.service.guards.get(ready.type):
+        labels = self.service.labels
+        asks = labels is not None and labels.ask_for_unit(ready.resource or {}) is not None
+        if not self.service.guards.get(ready.type) and not asks:
+            if labels is not None:
+                ready = bearing(ready, labels.labelled(ready.resource or {}))
             written = await retry_conflicts(
                 lambda: self.store.write(
                     context.access,

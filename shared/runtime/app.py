@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from shared.http.backend import Backend, TypeInteraction
+from shared.runtime.labelling import labels_of_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Role, Settings
 
@@ -94,3 +95,5 @@ class App:
     def __post_init__(self) -> None:
         if self.settings.client_ids:
             object.__setattr__(self, "service", replace(self.service, fixed_ids=True))
+        if self.fhir and self.service.publishes:
+            object.__setattr__(self, "service", replace(self.service, labels=labels_of_policy(self.settings.policy)))

@@ -104,6 +104,16 @@ def prepare(resource: Resource, id_: str) -> Prepared:
     return Prepared(type_, id_, after, compartment_key(after, type_, id_), labels_of(after), extract(after))
 
 
+def bearing(ready: Prepared, resource: Resource) -> Prepared:
+    """Return a prepared resource with the labels of `resource`, which is the same in all else."""
+    if resource is ready.resource:
+        return ready
+    of_labels = extract({"resourceType": ready.type, "meta": {"security": resource["meta"]["security"]}}).token
+    others = [row for row in ready.index.token if row.parameter.partition(":")[0] != "_security"]
+    index = replace(ready.index, token=[*others, *of_labels])
+    return replace(ready, resource=resource, labels=labels_of(resource), index=index)
+
+
 class Record:
     """One transaction on what a service holds."""
 
@@ -221,8 +231,12 @@ class Record:
         self._require_owned(ready.type)
         return await self._commit("create", ready, before=None, expected=None)
 
-    async def update(self, resource: Resource | Prepared, *, expected: int | None = None) -> Written:
+    async def update(
+        self, resource: Resource | Prepared, *, expected: int | None = None, unlabels: bool = False
+    ) -> Written:
         """Validate, guard and write a new version of the resource whose `id` it carries.
+
+        It keeps the security labels of the last version; with `unlabels` those alone that it says and has to bear.
 
         Raises:
             NotFound: no such resource here, and a client may not choose ids.
@@ -245,7 +259,7 @@ class Record:
                 "The patient of a resource cannot be changed. Mark it entered-in-error and create a new one.",
                 expression=[f"{type_}.subject"],
             )
-        return await self._commit("update", ready, before=before, expected=expected)
+        return await self._commit("update", ready, before=before, expected=expected, unlabels=unlabels)
 
     async def delete(self, type_: str, id_: str, *, expected: int | None = None) -> Written | None:
         """Guard and write a deletion; None where it was deleted before.
@@ -275,8 +289,28 @@ class Record:
         if type_ not in self.service.types:
             raise MethodNotAllowed(f"{self.service.title} does not own {type_}.")
 
+    async def _labelled(self, ready: Prepared, before: Resource | None) -> Prepared:
+        """Return it with the labels it has to bear.
+
+        Raises:
+            Unprocessable: it is a process note, which is no part of the record.
+
+        """
+        labels = self.service.labels
+        if labels is None or ready.resource is None:
+            return ready
+        asked = labels.ask_for_unit(ready.resource)
+        encounter = None if asked is None else await self.get("Encounter", asked)
+        return bearing(ready, labels.labelled(ready.resource, before=before, encounter=encounter))
+
     async def _commit(
-        self, interaction: Interaction, ready: Prepared, *, before: Resource | None, expected: int | None
+        self,
+        interaction: Interaction,
+        ready: Prepared,
+        *,
+        before: Resource | None,
+        expected: int | None,
+        unlabels: bool = False,
     ) -> Written:
         asked = self.access
         self.access = self._all  # an alarm that a guard raises is the clinic's, whatever the caller may write
@@ -285,6 +319,7 @@ class Record:
             if complete is not None and ready.resource is not None:
                 completed = await complete(Change(interaction, ready.type, ready.id, before, ready.resource), self)
                 ready = ready if completed is None else prepare(completed, ready.id)
+            ready = await self._labelled(ready, None if unlabels else before)
             for guard in self.service.guards.get(ready.type, ()):
                 await guard(Change(interaction, ready.type, ready.id, before, ready.resource), self)
         finally:

@@ -16,6 +16,7 @@ from shared.fhir.json import Resource
 if TYPE_CHECKING:
     from shared.runtime.record import Record
     from shared.runtime.timers import Timer
+    from shared.security.labels import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class Service:
             the service has heard all that its caller has seen. Writes of other types never wait for Kafka.
         fixed_ids: whether a client may choose the id of a new resource by PUT (update as create): `KAP_CLIENT_IDS`.
         publishes: whether what it commits becomes events; the stand-in hospital does not.
+        labels: what resources are labelled with when it writes them; None: with nothing. The `App` of a service of the
+            clinic has the policy's.
 
     """
 
@@ -116,3 +119,4 @@ class Service:
     judges_on_news: frozenset[str] = frozenset()
     fixed_ids: bool = False
     publishes: bool = True
+    labels: Labels | None = None

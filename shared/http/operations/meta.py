@@ -52,7 +52,7 @@ def operations_on(type_: str) -> tuple[Operation, ...]:
             type_,
             "instance",
             _deleted,
-            documentation="Takes profiles, tags and security labels away, as a new version.",
+            documentation="Takes profiles, tags and security labels away, as a new version; not what a rule labels.",
             definition=f"{_HL7}meta-delete",
         ),
     )
@@ -68,7 +68,7 @@ async def _added(call: OperationCall, record: Record) -> Resource:
         known = {_identity(one) for one in held}
         return [*held, *{_identity(one): one for one in given if _identity(one) not in known}.values()]
 
-    return await _changed(call, record, union)
+    return await _changed(call, record, union, unlabels=False)
 
 
 async def _deleted(call: OperationCall, record: Record) -> Resource:
@@ -76,10 +76,10 @@ async def _deleted(call: OperationCall, record: Record) -> Resource:
         unwanted = {_identity(one) for one in given}
         return [one for one in held if _identity(one) not in unwanted]
 
-    return await _changed(call, record, difference)
+    return await _changed(call, record, difference, unlabels=True)
 
 
-async def _changed(call: OperationCall, record: Record, change: _Change) -> Resource:
+async def _changed(call: OperationCall, record: Record, change: _Change, *, unlabels: bool) -> Resource:
     given = _given(call)
     held = await record.transaction.read(record.access, call.type, str(call.id))
     resource = parse(held.body)
@@ -89,7 +89,7 @@ async def _changed(call: OperationCall, record: Record, change: _Change) -> Reso
     after = {name: value for name, value in after.items() if value != []}
     if after == before:
         return _answer(before)
-    written = await record.update({**resource, "meta": after})
+    written = await record.update({**resource, "meta": after}, unlabels=unlabels)
     return _answer(parse(written.stored.body)["meta"])
 
 

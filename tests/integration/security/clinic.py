@@ -23,6 +23,7 @@ from shared.fhir.json import parse
 from shared.http.app import create_fhir_app
 from shared.http.local import LocalBackend
 from shared.http.ops import ops_routes
+from shared.runtime.labelling import labels_of_policy
 from shared.runtime.ownership import types_of
 from shared.runtime.policy import load_policy
 from shared.runtime.service import Service
@@ -57,7 +58,13 @@ async def raise_an_alarm(change, record):
         )
 
 
-INTAKE = Service("intake", "Intake", types_of("intake"), guards={"Observation": (raise_an_alarm,)})
+INTAKE = Service(
+    "intake",
+    "Intake",
+    types_of("intake"),
+    guards={"Observation": (raise_an_alarm,)},
+    labels=labels_of_policy(None),
+)
 
 
 @dataclass

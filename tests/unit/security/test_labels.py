@@ -1,0 +1,163 @@
+"""Labels put on by rule: what a resource bears when it is written, whatever its writer says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.fhir.codes import ACT_CODE, CONFIDENTIALITY, ICD10CM
+from shared.fhir.extraction import extract, labels_of
+from shared.fhir.outcome import Unprocessable
+from shared.runtime.labelling import labels_of_policy
+from shared.runtime.record import bearing, prepare
+from shared.security.labels import LEVELS, high_water
+
+LABELS = labels_of_policy(None)
+ADA = {"reference": "Patient/ada"}
+
+
+def condition(code=None, *, system=ICD10CM, **more):
+    coded = {} if code is None else {"code": {"coding": [{"system": system, "code": code}]}}
+    return {"resourceType": "Condition", "subject": ADA, **coded, **more}
+
+
+def bears(resource, **more):
+    return set(labels_of(LABELS.labelled(resource, **more)))
+
+
+def labelled_as(*codes, level=None):
+    security = [{"system": ACT_CODE, "code": code} for code in codes]
+    security += [] if level is None else [{"system": CONFIDENTIALITY, "code": level}]
+    return {"security": security} if security else {"versionId": "1"}
+
+
+@pytest.mark.parametrize(
+    ("resource", "labels"),
+    [
+        ({"resourceType": "Practitioner"}, set()),
+        ({"resourceType": "Patient"}, {"R"}),
+        (condition("F33.1"), {"R", "MH", "BH"}),
+        (condition("F10.20"), {"R", "MH", "BH", "SUD", "ETHUD"}),
+        (condition("F11.2"), {"R", "MH", "BH", "SUD", "OPIOIDUD"}),
+        (condition("F17.2"), {"R", "MH", "BH"}),
+        (condition("66590003", system="http://snomed.info/sct"), {"R", "MH", "BH", "SUD"}),
+        (condition("T74.21XA"), {"R", "MH", "BH", "SDV"}),
+        (condition(code={"text": "Opioid use disorder, severe"}), {"R", "MH", "BH", "SUD", "OPIOIDUD"}),
+        (
+            {"resourceType": "Observation", "code": {"coding": [{"system": "http://loinc.org", "code": "75626-2"}]}},
+            {"R", "MH", "BH", "SUD", "ETHUD"},
+        ),
+        (
+            {"resourceType": "QuestionnaireResponse", "questionnaire": "http://loinc.org/q/82666-9|1"},
+            {"R", "MH", "BH", "SUD"},
+        ),
+        (
+            {"resourceType": "QuestionnaireResponse", "questionnaire": "https://kap-exchange.org/fhir/Questionnaire/lec-5"},
+            {"R", "MH", "BH", "SDV"},
+        ),
+        (
+            {"resourceType": "MedicationRequest", "reasonCode": [{"coding": [{"system": ICD10CM, "code": "F11.20"}]}]},
+            {"R", "MH", "BH", "SUD", "OPIOIDUD"},
+        ),
+        (
+            {"resourceType": "Composition", "event": [{"code": [{"coding": [{"system": ICD10CM, "code": "F14.1"}]}]}]},
+            {"V", "MH", "BH", "SUD"},
+        ),
+        (
+            {"resourceType": "Consent", "provision": {"securityLabel": [{"system": ACT_CODE, "code": "SUD"}],
+                                                      "code": [{"coding": [{"system": ICD10CM, "code": "F10.2"}]}]}},
+            {"R", "MH", "BH"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_resource_bears_what_the_rules_say(resource, labels):
+    assert bears(resource) == labels
+
+
+def test_a_narrower_label_of_the_writers_brings_the_wider_one():
+    assert {"SUD", "ETH"} <= bears(condition("F33.1", meta=labelled_as("ETH")))
+
+
+def test_the_highest_confidentiality_counts_and_is_the_only_one():
+    after = LABELS.labelled(condition("F33.1", meta=labelled_as(level="N")))
+    assert [one["code"] for one in after["meta"]["security"] if one["system"] == CONFIDENTIALITY] == ["R"]
+    assert "V" in bears(condition("F33.1", meta=labelled_as(level="V")))
+    assert "V" in bears(condition("F33.1"), before=condition("F33.1", meta=labelled_as(level="V")))
+
+
+def test_a_process_note_is_refused_and_told_where_it_belongs():
+    for note in (
+        {"resourceType": "DocumentReference", "meta": labelled_as("PSYTHPN")},
+        {"resourceType": "Observation", "meta": labelled_as("PSYTHPN")},
+        {"resourceType": "Composition", "type": {"text": "Psychotherapy process note"}},
+    ):
+        with pytest.raises(Unprocessable, match="sessions' endpoint for process notes") as refused:
+            LABELS.labelled(note)
+        assert refused.value.issues[0].rule == "L-PSYTHPN"
+
+
+def part_2(**more):
+    policy = msgspec.structs.replace(LABELS.policy, part_2=msgspec.structs.replace(LABELS.policy.part_2, **more))
+    return replace(LABELS, policy=policy)
+
+
+def test_part_2_is_about_units_marked_as_programmes_and_about_nothing_else():
+    sud, other = condition("F11.2", encounter={"reference": "Encounter/e"}), condition("F33.1")
+    assert "42CFRPart2" not in bears(sud)
+    clinic = part_2(whole_clinic=True)
+    assert "42CFRPart2" in labels_of(clinic.labelled(sud))
+    assert "42CFRPart2" not in labels_of(clinic.labelled(other))
+    units = part_2(units=("Organization/sud",))
+    assert units.ask_for_unit(other) is None
+    assert units.ask_for_unit(sud) == "e"
+    there = {"resourceType": "Encounter", "serviceProvider": {"reference": "Organization/sud"}}
+    elsewhere = {"resourceType": "Encounter", "serviceProvider": {"reference": "Organization/kap"}}
+    assert "42CFRPart2" in labels_of(units.labelled(sud, encounter=there))
+    assert "42CFRPart2" not in labels_of(units.labelled(sud, encounter=elsewhere))
+    own = {"resourceType": "Observation", "performer": [{"reference": "Organization/sud"}],
+           "code": {"coding": [{"system": ICD10CM, "code": "F11.2"}]}}  # fmt: skip
+    assert units.ask_for_unit(own) is None
+    assert "42CFRPart2" in labels_of(units.labelled(own))
+    document = {"resourceType": "DocumentReference", "meta": labelled_as("SUD"),
+                "context": {"encounter": [{"reference": "Encounter/e"}]}}  # fmt: skip
+    assert units.ask_for_unit(document) == "e"
+
+
+CODES = st.sampled_from(["SUD", "ETH", "SDV", "HIV", "MH", "42CFRPart2"])
+METAS = st.builds(
+    lambda codes, level: labelled_as(*codes, level=level),
+    st.lists(CODES, unique=True),
+    st.none() | st.sampled_from(LEVELS),
+)
+WRITTEN = st.builds(lambda code, meta: condition(code, meta=meta), st.sampled_from(["F33.1", "F10.2", "T74.2"]), METAS)
+
+
+@given(WRITTEN, WRITTEN)
+def test_labels_only_grow_and_putting_them_on_twice_is_putting_them_on_once(before, after):
+    first = LABELS.labelled(before)
+    second = LABELS.labelled(after, before=first)
+    codes = {one["code"] for one in first["meta"]["security"] if one["system"] == ACT_CODE}
+    assert codes | set(labels_of(after)) - set(LEVELS) <= set(labels_of(second))
+    assert LABELS.labelled(second, before=first) is second
+    levels = [one["code"] for one in second["meta"]["security"] if one["system"] == CONFIDENTIALITY]
+    said = [one for one in (*labels_of(first), *labels_of(after), "R") if one in LEVELS]
+    assert levels == [max(said, key=LEVELS.index)]
+
+
+@given(WRITTEN)
+def test_index_rows_after_labelling_are_those_of_the_labelled_resource(written):
+    ready = prepare(written, "c")
+    labelled = bearing(ready, LABELS.labelled(ready.resource))
+    assert sorted(map(repr, labelled.index.token)) == sorted(map(repr, extract(labelled.resource).token))
+    assert replace(labelled.index, token=[]) == replace(extract(labelled.resource), token=[])
+    assert labelled.labels == labels_of(labelled.resource)
+
+
+def test_a_bundle_is_as_confidential_as_the_most_confidential_in_it():
+    assert high_water(["N", "V", "R"]) == "V"
+    assert high_water([None, None]) == "N"
+    assert high_water([]) is None
