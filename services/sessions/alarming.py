@@ -17,6 +17,7 @@ from services.sessions.rules.alarms import alarm_texts, is_late, is_not_understo
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of, taken_at
 from services.sessions.setting import Setting
+from services.sessions.symptoms import join_symptoms
 from services.sessions.watching import measure_again
 from shared.fhir.codes import (
     BACK_WITHIN,
@@ -28,6 +29,7 @@ from shared.fhir.codes import (
     READING_NOT_UNDERSTOOD,
     REVIEW,
     SUSTAINED_PRESSURE,
+    SYMPTOM_ALARM,
     TREATED,
     VITAL_ALARM,
     Code,
@@ -41,7 +43,7 @@ from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, is_o
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
-_ALARMS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, CHARTED_LATE))
+_ALARMS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, SYMPTOM_ALARM, CHARTED_LATE))
 _CALLS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, REVIEW))
 """Codes of the Tasks of alarms; of one that is charted late it is REVIEW."""
 _NAMES: Final = ("alarm", "feed")
@@ -94,6 +96,8 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
     told = {} if change.before is None else alarm_texts(change.before, setting.alarms)
     for rule, text in texts.items():
         await _raise(record, reading, setting, rule, text, again=told.get(rule) != text)
+    if texts and not late:
+        await join_symptoms(record, {**after, "id": change.id}, patient, set(texts), setting)
     if setting.alarms.sustained.of in texts and not feed:
         await _judge_repeat(record, reading, setting)
     if unclear:

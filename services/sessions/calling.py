@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.sessions.setting import Setting
-from shared.fhir.codes import REVIEW, Code
+from shared.fhir.codes import ID_FLAG, ID_TASK, REVIEW, Code
 from shared.fhir.json import Resource
 from shared.fhir.raised import Priority, detected_issue, flag, task
-from shared.runtime.raising import find, keep, raise_once
+from shared.runtime.raising import close_flag, find, is_own_work, keep, raise_once
 from shared.runtime.record import Record
+from shared.runtime.service import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,16 @@ async def _write(record: Record, resource: Resource, *, again: bool) -> None:
         await keep(record, resource if done is None else {**resource, "mitigation": done})
     else:
         await raise_once(record, resource)
+
+
+async def lower_flag(change: Change, record: Record, setting: Setting) -> None:
+    """Guard of Task: who completes what was raised takes its Flag down; what comes after it raises another."""
+    after = change.after
+    if is_own_work() or after is None or after["status"] != "completed":
+        return
+    for name in after.get("identifier", []):
+        if name.get("system") == ID_TASK:
+            await close_flag(record, {"system": ID_FLAG, "value": name["value"]}, setting.clock())
 
 
 def _issue(finding: Finding, setting: Setting, *, stat: bool) -> Resource:

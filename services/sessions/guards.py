@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.sessions.alarming import guard_reading, join_treatment
+from services.sessions.calling import lower_flag
 from services.sessions.dose import guard_dose
 from services.sessions.events import guard_event
 from services.sessions.leaving import guard_leaving, judge_home
@@ -14,6 +15,7 @@ from services.sessions.operations.summary import ask_for_amendment, keep_signed
 from services.sessions.rules.readings import measures_anew
 from services.sessions.rules.visits import OVER, may_become, with_history
 from services.sessions.setting import Setting
+from services.sessions.symptoms import guard_symptom
 from services.sessions.therapy import guard_therapy
 from services.sessions.watching import close_due, end_watch, with_minutes
 from shared.fhir.json import Resource
@@ -41,18 +43,23 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await guard_booking(change, record, setting)
 
     async def reading(change: Change, record: Record) -> None:
+        await guard_symptom(change, record, setting)
         await guard_reading(change, record, setting)
         if change.after is not None and not is_own_work() and measures_anew(change.before, change.after):
             await close_due(record, change.after, setting)
         await ask_for_amendment(change, record, setting)
 
     async def event(change: Change, record: Record) -> None:
+        await guard_symptom(change, record, setting)
         await guard_event(change, record, setting)
         await ask_for_amendment(change, record, setting)
 
     async def procedure(change: Change, record: Record) -> None:
         await join_treatment(change, record, setting)
         await ask_for_amendment(change, record, setting)
+
+    async def task(change: Change, record: Record) -> None:
+        await lower_flag(change, record, setting)
 
     async def visit(change: Change, record: Record) -> None:
         await _visit(change, record)
@@ -73,7 +80,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         "Composition": (belongs_here, keep_signed),
         "DocumentReference": (belongs_here, keep_signed),
         "Encounter": (belongs_here, visit),
-        "Task": (keep_names, setting.escalation.guard),
+        "Task": (keep_names, setting.escalation.guard, task),
         "Flag": (keep_names,),
         "Communication": (keep_names,),
     }

@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from services.sessions.rules.readings import Limit, Value, readings_of, taken_at, with_code
+from services.sessions.rules.readings import WITHDRAWN, Limit, Value, readings_of, taken_at, with_code
 from shared.fhir.cited import Cited
+from shared.fhir.codes import KAP, SNOMED, SYMPTOM
 from shared.fhir.json import Resource
+from shared.fhir.kap import codes_of, has_code
 
 
 class Alarm(Limit, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,12 +43,29 @@ class Sustained(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     repeat: int
 
 
+class Symptom(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A symptom that calls a person at once.
+
+    Attributes:
+        codes: of KAP's CodeSystem or SNOMED CT. title, advice: what it is, and what to do.
+        beside: only with a reading of this rule beyond its limit. within: minutes between them, at most.
+
+    """
+
+    codes: tuple[str, ...]
+    title: str
+    advice: str
+    beside: str | None = None
+    within: int = 0
+
+
 class AlarmPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `alarms`."""
 
     late: Late
     sustained: Sustained
     limits: dict[str, Alarm]
+    symptoms: dict[str, Symptom]
 
 
 def alarms_of(observation: Resource, policy: AlarmPolicy) -> list[tuple[Alarm, Value]]:
@@ -139,3 +158,30 @@ def within_limits(observation: Resource, rule: str, policy: AlarmPolicy) -> bool
         if not values or any(value is None or limit.may_be_beyond(value) for value in values):
             return False
     return True
+
+
+def symptoms_in(resource: Resource | None, policy: AlarmPolicy) -> dict[str, Symptom]:
+    """Return the symptoms of the policy that an Observation or an AdverseEvent tells of, by name.
+
+    One that is coded as itself is there whatever its value says, unless it says `false`.
+    """
+    if resource is None or resource.get("status") in WITHDRAWN or resource.get("valueBoolean") is False:
+        return {}
+    if resource["resourceType"] == "AdverseEvent":
+        said = [resource["event"]] if resource.get("actuality") == "actual" and "event" in resource else []
+    else:
+        said = [resource[name] for name in ("code", "valueCodeableConcept") if name in resource]
+    codes = {code for one in said for system in (KAP, SNOMED) for code in codes_of(one, system)}
+    return {name: one for name, one in policy.symptoms.items() if codes.intersection(one.codes)}
+
+
+def is_symptom_not_understood(observation: Resource, policy: AlarmPolicy) -> bool:
+    """Tell whether an Observation says that there is a symptom, and not by a code of the policy which.
+
+    A value that says in a code which it is, though the policy knows no alarm for it, is understood.
+    """
+    if not has_code(observation.get("code"), SYMPTOM) or observation.get("status") in WITHDRAWN:
+        return False
+    if observation.get("valueBoolean") is False or symptoms_in(observation, policy):
+        return False
+    return not any(coding.get("code") for coding in observation.get("valueCodeableConcept", {}).get("coding", []))
