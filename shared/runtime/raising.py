@@ -24,6 +24,9 @@ _own_work: ContextVar[bool] = ContextVar("own_work", default=False)
 OPEN_TASK: Final = frozenset(("draft", "requested", "received", "accepted", "ready", "in-progress", "on-hold"))
 
 
+_PUT_IN: Final = frozenset(("versionId", "lastUpdated", "security"))
+"""Of a meta, what the store and the labels' policy put in with each version."""
+
 OPEN: Final = OPEN_TASK | {"active"}
 
 OWN_NAMES: Final = frozenset((ID_TASK, ID_FLAG, ID_COMMUNICATION))
@@ -124,7 +127,7 @@ async def close_task(
 
 
 def content_of(resource: Resource) -> dict[str, Any]:
-    """Return a resource without what the store sets: `meta.versionId` and `meta.lastUpdated`."""
-    meta = {key: value for key, value in resource.get("meta", {}).items() if key not in ("versionId", "lastUpdated")}
+    """Return a resource without what is put in when it is written: version and time, and the labels, which stay."""
+    meta = {key: value for key, value in resource.get("meta", {}).items() if key not in _PUT_IN}
     rest = {key: value for key, value in resource.items() if key != "meta"}
     return {**rest, "meta": meta} if meta else rest

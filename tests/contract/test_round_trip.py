@@ -43,7 +43,7 @@ def labels(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def security(members: list[tuple[str, Any]]) -> list[Any]:
-    """Return the security labels to which a server may add, and which it may not take away; of confidentiality but one."""
+    """Return the labels that a server may not take away, to which it may add; of confidentiality there is but one."""
     meta = dict(dict(members).get("meta", []))
     return [one for one in meta.get("security", []) if "Confidentiality" not in str(dict(one).get("system"))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from shared.fhir.outcome import Unprocessable
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.record import Record, open_record
+from shared.runtime.labelling import labels_of_policy
 from shared.runtime.service import OperationCall, Service
 from shared.store.access import Access
 from shared.store.store import Store
@@ -145,6 +146,7 @@ class Bench:
         self.addresses.append(self.make_database(service.name))
         store = await Store.connect(self.addresses[-1], service=service.name)
         await all_is_heard(store, service, ago=heard)
+        service = replace(service, labels=labels_of_policy(None))  # as its App has it
         self.opened.append(Opened(service, store))
         return self.opened[-1]
 
