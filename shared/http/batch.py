@@ -212,7 +212,7 @@ async def _ask(call: Call, routes: Sequence[Route], request: Request) -> tuple[A
         "root_path": "",
         "query_string": query.encode(),
         "headers": headers,
-        "state": {"request_id": call.context.request_id},
+        "state": {"request_id": call.context.request_id, "traceparent": call.context.traceparent},
     }
     for route in routes:
         match, more = route.matches(scope)
