@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from services.outcomes.expectations import expect, expect_nothing, fulfil_with_what_came_before
 from services.outcomes.scores import courses_of, judge_all
 from services.outcomes.setting import Setting
+from services.outcomes.surveillance import watch
 from shared.events.envelope import Event
+from shared.fhir.codes import VISIT_DOSING
 from shared.fhir.dates import MIN_INSTANT, interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import effective_start, id_in, is_course, patient_of, stage_of, visit_of
@@ -30,6 +32,7 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             await expect_nothing(f"{event.resource_id}-dose", record, setting, why=why)
         else:
             await _visited(visit, record, setting)
+            await _watched(visit, record, setting)
         patient = patient_of(visit or resource)
         if patient is not None and visit_of(visit or resource) == "kap-dosing":
             await judge_all(patient, record, setting)
@@ -67,6 +70,13 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         "EpisodeOfCare": (course_changed,),
         "MedicationAdministration": (dose_changed,),
     }
+
+
+async def _watched(visit: Resource, record: Record, setting: Setting) -> None:
+    """Look at long-term use with each session that ended."""
+    patient = patient_of(visit)
+    if patient is not None and visit["status"] == "finished" and visit_of(visit) == VISIT_DOSING.code:
+        await watch(patient, setting.clock(), record, setting)
 
 
 async def _visited(visit: Resource, record: Record, setting: Setting) -> None:

@@ -11,6 +11,7 @@ from services.outcomes.setting import Setting
 from shared.fhir.codes import (
     CRISIS_PLAN,
     ID_FLAG,
+    ID_TASK,
     KAP,
     SAFETY_PLAN,
     SUICIDE_PRECAUTIONS,
@@ -22,7 +23,7 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, moment
 from shared.fhir.raised import flag, task
 from shared.runtime.escalation import is_acknowledged
-from shared.runtime.raising import close_flag, content_of, own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, own_work, raise_once
 from shared.runtime.record import Record
 
 _CLINICIANS = ("Practitioner", "PractitionerRole")
@@ -154,6 +155,30 @@ async def end_what_asked_for_it(
         if risk is None:
             for raised_for in one.get("identifier", []):
                 await close_flag(record, {"system": ID_FLAG, "value": raised_for["value"]}, setting.clock())
+    if risk is None:
+        await _take_down(response, patient, record, setting)
+
+
+async def _take_down(response: Resource, patient: str, record: Record, setting: Setting) -> None:
+    """Take down the Flags of answers that a later measurement by a clinician, without risk, has overtaken.
+
+    One measurement raises a Flag; a second takes it down, and only where a person has ended what the first called for:
+    the Flag of answers whose Task is still open stands.
+    """
+    given = moment(response["authored"]) if "authored" in response else None
+    for up in await record.search("Flag", {"patient": f"Patient/{patient}"}):
+        name = next((one["value"] for one in up.get("identifier", []) if one.get("system") == ID_FLAG), "")
+        kind, _, rest = name.partition(":")
+        if up["status"] != "active" or kind != "risk" or given is None:
+            continue
+        answers = await record.get("QuestionnaireResponse", rest.partition(":")[0])
+        called = await find(record, "Task", {"system": ID_TASK, "value": name})
+        authored = None if answers is None else answers.get("authored")
+        since = authored or up.get("period", {}).get("start")
+        if called is not None and called["status"] in OPEN_TASK:
+            continue
+        if since is not None and moment(since) < given:
+            await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())
 
 
 async def _is_since(response: Resource, asked: Resource, record: Record) -> bool:

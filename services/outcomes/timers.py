@@ -9,19 +9,18 @@ from services.outcomes.rules.measures import definition
 from services.outcomes.rules.schedule import (
     MISSED,
     OVERDUE,
-    due_watches,
     is_marked,
     reminders_due,
     standing_of,
 )
 from services.outcomes.setting import Setting
-from shared.fhir.codes import EXPECT_QUESTIONNAIRE, KAP, QUESTIONNAIRE_REMINDER, VISIT_DOSING, Code
-from shared.fhir.dates import interval, zulu
+from services.outcomes.surveillance import looked_back_to, watch
+from shared.fhir.codes import EXPECT_QUESTIONNAIRE, QUESTIONNAIRE_REMINDER, VISIT_DOSING
+from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, patient_of
-from shared.fhir.raised import task
 from shared.notify.telling import Letter, tell
-from shared.runtime.raising import content_of, keep, own_work, raise_once
+from shared.runtime.raising import content_of, keep, own_work
 from shared.runtime.record import Record
 from shared.runtime.timers import Round, Timer
 
@@ -50,8 +49,13 @@ def timers(setting: Setting) -> tuple[Timer, ...]:
         async def work(patient: Resource, record: Record) -> None:
             await watch(str(patient["id"]), one.now, record, setting)
 
+        asked = {
+            "status": "finished",
+            "type": VISIT_DOSING.token(),
+            "date": f"ge{zulu(looked_back_to(one.now, setting))}",
+        }
         async with one.record() as record:
-            visits = await record.search("Encounter", {"status": "finished", "type": VISIT_DOSING.token()})
+            visits = await record.search("Encounter", asked)
         treated = {patient for visit in visits if (patient := patient_of(visit)) is not None}
         await one.each([{"resourceType": "Patient", "id": patient} for patient in sorted(treated)], work)
 
@@ -109,34 +113,3 @@ async def _remind(expected: Resource, now: datetime, record: Record, setting: Se
     )
     # One reminder at a time: after an outage the last that was due stands for those before it.
     await tell(record, ("reminder", str(expected["id"]), str(max(hours))), letter, to=held, now=now, patient=who)
-
-
-async def watch(patient: str, now: datetime, record: Record, setting: Setting) -> None:
-    """Raise the checks of long-term use that are due for a patient."""
-    sessions = sorted(
-        interval(visit["period"]["start"])[0]
-        for visit in await record.search(
-            "Encounter", {"subject": f"Patient/{patient}", "status": "finished", "type": VISIT_DOSING.token()}
-        )
-        if "start" in visit.get("period", {})
-    )
-    watches = setting.policy.surveillance
-    checked: dict[str, datetime] = {}
-    for name, one in watches.items():
-        for done in await record.search("Task", {"patient": f"Patient/{patient}", "code": Code(KAP, one.task).token()}):
-            if done["status"] == "completed":
-                when = interval(done.get("executionPeriod", {}).get("end", done["lastModified"]))[0]
-                checked[name] = max(when, checked.get(name, when))
-    for name, why in due_watches(watches, sessions, checked, now).items():
-        one = watches[name]
-        since = zulu(checked[name]) if name in checked else "start"
-        made = task(
-            ("watch", patient, name, since),
-            patient=patient,
-            code=Code(KAP, one.task, one.title),
-            description=f"{one.title}: {why}. {one.advice} Source: {one.source}.",
-            now=now,
-            priority="asap",
-            due=now + timedelta(hours=one.within_hours),
-        )
-        await raise_once(record, made)

@@ -123,13 +123,18 @@ INSTRUMENTS: Final = (
     *("phq-9", "phq-2", "gad-7", "pcl-5", "c-ssrs-screener", "madrs", "qids-sr16", "cadss", "cadss-6"),
     *("meq-30", "audit-c", "dast-10", "brs", "promis-global-10", "mood", "phq-9m", "lec-5"),
     "c-ssrs-since-last-contact",
+    "c-ssrs-full",
 )
-PANELS: Final = ("44249-1", "55757-9", "69737-5", "101697-1", "93373-9", "72109-2", "82666-9", "89206-7")
+PANELS: Final = ("44249-1", "55757-9", "69737-5", "101697-1", "93373-9", "93245-9", "72109-2", "82666-9", "89206-7")
 """The outcome instruments: names of the project's questionnaires, and LOINC panels where they were verified."""
 
+_FULL: Final = (
+    *(f"{when}-{number}" for when in ("month", "life") for number in range(1, 6)),
+    *(f"{one}{when}" for one in ("attempt", "interrupted", "aborted", "preparatory") for when in ("", "-recent")),
+)
 RISK_ITEMS: Final = frozenset(
     ("44260-8", "93246-7", "93247-5", "93248-3", "93249-1", "93250-9", "93267-3", "93269-9", "qids-12", "madrs-10")
-) | frozenset(("phq9m-9", *(f"cssrs-slc-{number}" for number in range(1, 7))))
+) | frozenset(("phq9m-9", *(f"cssrs-slc-{number}" for number in range(1, 7)), *(f"cssrs-full-{one}" for one in _FULL)))
 """linkIds about suicidal thoughts and behaviour: who answers one is outcomes', whatever the questionnaire is called."""
 
 QUESTIONNAIRES: Final[Mapping[str, str]] = {

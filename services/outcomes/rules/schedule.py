@@ -74,6 +74,12 @@ class Baseline(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     days: int
 
 
+class LookBack(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many days back the timer looks for sessions that may have made a check due."""
+
+    days: int
+
+
 class Watch(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A check of long-term use: every so many sessions, so many in a time, or so many days after the last check."""
 
@@ -95,6 +101,7 @@ class OutcomesPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reminders: Reminding
     sustained: Sustained
     baseline: Baseline
+    look_back: LookBack
     surveillance: dict[str, Watch] = msgspec.field(default_factory=dict)
 
 

@@ -16,6 +16,7 @@ from shared.fhir.dates import interval, zulu
 from shared.fhir.extraction import compartment_key, extract
 from shared.fhir.json import dump
 from shared.runtime.consume import ServiceEvents
+from shared.runtime.record import Record
 from shared.runtime.timers import Round, run_once
 from tests.integration.services.course import START, about
 
@@ -390,6 +391,28 @@ async def test_sessions_that_add_up_raise_the_checks_of_long_term_use_once_until
     bench.clock.forward(days=1)
     await tick(bench, outcomes, "surveillance")
     assert len(await outcomes.search("Task", patient="ada", code=f"{KAP}|review-craving")) == 1
+
+
+async def test_a_session_that_ended_is_looked_at_with_its_event_and_the_timer_reads_no_older_ones(
+    bench, outcomes, monkeypatch
+):
+    await heard(outcomes, "intake", patient())
+    for number in range(6):
+        await heard(outcomes, "sessions", visit(f"v{number}", "finished", day=-30 * (number + 1)))
+    assert len(await outcomes.search("Task", patient="ada", code=f"{KAP}|review-bladder")) == 1
+    asked = []
+    plain = Record.get
+
+    async def noted(self, type_, id_):
+        asked.append((type_, id_))
+        return await plain(self, type_, id_)
+
+    monkeypatch.setattr(Record, "get", noted)
+    await tick(bench, outcomes, "surveillance")
+    assert ("Patient", "ada") not in asked
+    await heard(outcomes, "sessions", visit("v9", "finished", day=-14))
+    await tick(bench, outcomes, "surveillance")
+    assert ("Patient", "ada") in asked
 
 
 async def test_sessions_owns_the_visits_that_outcomes_hears_of(bench, outcomes):

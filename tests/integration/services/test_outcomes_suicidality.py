@@ -203,6 +203,51 @@ async def test_a_clinician_who_finds_risk_leaves_the_flag_of_item_9_up(outcomes)
     assert said == [{"suicidality-item-positive"}, {"suicidality-item-positive", "suicide-risk-moderate"}]
 
 
+async def test_a_flag_of_high_risk_comes_down_by_a_second_measurement_after_its_evaluation(outcomes):
+    """By a clinician's, later, without risk, and not while what the first called for is open."""
+
+    async def up():
+        return [one["status"] for one in await outcomes.search("Flag", patient="ada")]
+
+    first = await outcomes.create(cssrs(2, 4, author=ANNA))
+    later = {"authored": "2026-11-23T09:00:00Z"}
+    await outcomes.create(cssrs(author=ANNA, **later))
+    assert await up() == ["active"]  # nobody has evaluated it yet
+    (task,) = await raised(outcomes, "evaluate-suicide-risk")
+    await outcomes.update({**task, "status": "completed", "owner": ANNA})
+    assert await up() == ["active"]  # an evaluation is no measurement
+    await outcomes.create(cssrs(author=about(WHO), **later))  # the patient's own
+    await outcomes.create(cssrs(author=ANNA, authored=first["authored"]))  # no later than the first
+    partial = cssrs(author=ANNA, **later)
+    del partial["item"][2]
+    await outcomes.create({**partial, "item": partial["item"][1:]})  # not complete
+    assert await up() == ["active"]
+    await outcomes.create(cssrs(author=ANNA, **later))
+    assert await up() == ["inactive"]
+
+
+async def test_the_full_version_raises_and_ends_as_the_screener_does(outcomes):
+    full = [*(f"cssrs-full-{when}-{n}" for when in ("month", "life") for n in range(1, 6))]
+    full += [
+        f"cssrs-full-{one}{when}"
+        for one in ("attempt", "interrupted", "aborted", "preparatory")
+        for when in ("", "-recent")
+    ]
+
+    def run(*positive, **more):
+        code = {True: "LA33-6", False: "LA32-8"}
+        given = {one: {"valueCoding": {"system": LOINC, "code": code[one in positive]}} for one in full}
+        return response("c-ssrs-full", given, **more)
+
+    await outcomes.create(phq9({"valueInteger": 1}))
+    await outcomes.create(run(author=ANNA))
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    assert task["status"] == "completed"
+    await outcomes.create(run("cssrs-full-attempt", "cssrs-full-attempt-recent"))
+    (task,) = await raised(outcomes, "evaluate-suicide-risk")
+    assert task["priority"] == "stat"
+
+
 async def test_an_unfinished_screener_does_not_end_what_asked_for_it(outcomes):
     await outcomes.create(phq9({"valueInteger": 1}))
     partial = cssrs(author=ANNA)

@@ -33,6 +33,7 @@ KNOWLEDGE = (
     *("instruments/phq-9m.risk", "instruments/phq-9m.change", "instruments/phq-9m.entries.items-and-answers"),
     *("instruments/pcl-5.change", "instruments/pcl-5.entries.item-codes"),
     *("instruments/c-ssrs-screener.risk", "instruments/c-ssrs-screener.entries.answers-moderate-high"),
+    *("instruments/c-ssrs-full", "instruments/c-ssrs-full.risk", "outcomes.look_back"),
     *("instruments/c-ssrs-since-last-contact", "instruments/c-ssrs-since-last-contact.risk"),
     *("instruments/madrs", "instruments/madrs.change", "instruments/madrs.risk"),
     *("instruments/qids-sr16.change", "instruments/qids-sr16.risk"),

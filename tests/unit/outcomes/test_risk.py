@@ -81,6 +81,38 @@ def test_each_level_of_the_screener_since_last_contact_has_its_signs(positive, l
     )
 
 
+@pytest.mark.parametrize(
+    ("positive", "level"),
+    [
+        ((), None),
+        (("month-1",), "low"),
+        (("life-3", "life-2"), "low"),
+        (("month-2", "month-3"), "moderate"),
+        (("life-2", "life-4"), "moderate"),
+        (("attempt",), "moderate"),
+        (("preparatory",), "moderate"),
+        (("month-2", "month-4"), "high"),
+        (("month-5",), "high"),
+        *(((one, f"{one}-recent"), "high") for one in ("attempt", "interrupted", "aborted", "preparatory")),
+    ],
+)
+def test_each_level_of_the_full_version_has_its_signs(positive, level):
+    full = ALL["c-ssrs-full"]
+    items = {one: [YES if one.removeprefix("cssrs-full-") in positive else NO] for one in full.items}
+    found = risk_in(response(items), full)
+    assert (None if found is None else found.level.name) == level
+    for odd in ("cssrs-full-month-1", "cssrs-full-attempt"):
+        assert risk_in(response({**items, odd: [{"valueString": "?"}]}), full).level.name == "high"
+
+
+def test_behaviour_of_which_it_is_not_known_when_it_was_is_high_and_intensity_alone_is_no_sign():
+    full = ALL["c-ssrs-full"]
+    items = {one: [NO] for one in full.items if one != "cssrs-full-attempt-recent"}
+    assert risk_in(response({**items, "cssrs-full-attempt": [YES]}), full).level.name == "high"
+    asked = {"cssrs-full-frequency": [{"valueInteger": 5}], "cssrs-full-lethality": [{"valueInteger": 0}]}
+    assert risk_in(response({one: [NO] for one in full.items} | asked), full) is None
+
+
 ODD = [
     {"valueString": "Nearly every day"},
     {"valueString": ""},

@@ -1,0 +1,54 @@
+"""Long-term use: the checks that are due for a patient after so many sessions, or after so long.
+
+A session that ended is looked at with its event. The timer looks again at those whose last session was lately, and at
+those for whom days alone make a check due: what a clinic did before that is not read.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from services.outcomes.rules.schedule import due_watches
+from services.outcomes.setting import Setting
+from shared.fhir.codes import KAP, VISIT_DOSING, Code
+from shared.fhir.dates import interval, zulu
+from shared.fhir.raised import task
+from shared.runtime.raising import raise_once
+from shared.runtime.record import Record
+
+
+def looked_back_to(now: datetime, setting: Setting) -> datetime:
+    """Return since when a session may have made a check due that its event did not."""
+    longest = max((one.every_days or 0 for one in setting.policy.surveillance.values()), default=0)
+    return now - timedelta(days=longest + setting.policy.look_back.days)
+
+
+async def watch(patient: str, now: datetime, record: Record, setting: Setting) -> None:
+    """Raise the checks of long-term use that are due for a patient."""
+    sessions = sorted(
+        interval(visit["period"]["start"])[0]
+        for visit in await record.search(
+            "Encounter", {"subject": f"Patient/{patient}", "status": "finished", "type": VISIT_DOSING.token()}
+        )
+        if "start" in visit.get("period", {})
+    )
+    watches = setting.policy.surveillance
+    checked: dict[str, datetime] = {}
+    for name, one in watches.items():
+        for done in await record.search("Task", {"patient": f"Patient/{patient}", "code": Code(KAP, one.task).token()}):
+            if done["status"] == "completed":
+                when = interval(done.get("executionPeriod", {}).get("end", done["lastModified"]))[0]
+                checked[name] = max(when, checked.get(name, when))
+    for name, why in due_watches(watches, sessions, checked, now).items():
+        one = watches[name]
+        since = zulu(checked[name]) if name in checked else "start"
+        made = task(
+            ("watch", patient, name, since),
+            patient=patient,
+            code=Code(KAP, one.task, one.title),
+            description=f"{one.title}: {why}. {one.advice} Source: {one.source}.",
+            now=now,
+            priority="asap",
+            due=now + timedelta(hours=one.within_hours),
+        )
+        await raise_once(record, made)
