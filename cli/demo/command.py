@@ -82,7 +82,7 @@ async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: i
             out.print(
                 '  Those of the gateway need a token: curl -H "Authorization: Bearer $(./kap token prescriber)" URL\n'
             )
-            report.seen(out, played.given, await access.seen(ports.fhir(GATEWAY), played.patient, stack.auth))
+            report.seen(out, played.given, await access.seen(ports, played.patient, played.therapist, stack.auth))
     for sentence in missing(counted, taken.destinations):
         problem(sentence)
     return counted.complete

@@ -28,11 +28,12 @@ QUESTIONNAIRES = ROOT / "policies" / "questionnaires"
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """How it went: whether all came to its end, and a patient to look at (``Patient/id``, given name)."""
+    """How it went: whether all came to its end, and a patient to look at (``Patient/id``, given name, therapist)."""
 
     whole: bool
     patient: str = ""
     given: str = ""
+    therapist: str = ""
 
 
 async def play(gateway: FhirClient, journal: Journal, patients: int | None, seed: int | None) -> Played:
@@ -72,7 +73,7 @@ async def play(gateway: FhirClient, journal: Journal, patients: int | None, seed
     if not faults:
         journal.finish(run)
     best = next((one for one in told if one.person.story == "im"), told[0])
-    return Played(not faults, best.patient, best.person.given)
+    return Played(not faults, best.patient, best.person.given, teams[block_of(best.person.number)].therapist)
 
 
 def block_of(number: int) -> int:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from cli.demo.access import ASKED, Seen
+from cli.demo.access import ASKED, PROCESS_NOTES, Seen
 from cli.demo.acting import Told
 from cli.demo.synthea import Loaded, Screened
 from cli.demo.watch import Picture
@@ -172,7 +172,7 @@ def urls(console: Console, picture: Picture, patient: str, given: str) -> None:
 def seen(console: Console, given: str, several: Iterable[Seen]) -> None:
     """Show what each caller sees of a patient's record."""
     console.print(f"[bold]Who sees what of {escape(given)}[/]: how many, or the refusal's status")
-    table = _table("who", *ASKED)
+    table = _table("who", *ASKED, PROCESS_NOTES)
     for one in several:
         table.add_row(one.who, *one.answers)
     console.print(table)

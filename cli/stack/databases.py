@@ -6,12 +6,15 @@ import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from cli.stack.problem import StackProblem
 from cli.stack.state import EMBEDDED
 from shared.local.postgres import PostgresCluster, PostgresError, binaries
+
+NOTES: Final = "kap_notes"
+"""The database of process notes, and its role in a PostgreSQL of the stack's own: no other role may connect to it."""
 
 
 class Databases(Protocol):
@@ -71,11 +74,14 @@ class Embedded:
         """Create the databases that are missing."""
         try:
             there = set(self.cluster.databases())
-            return {
-                name: self.cluster.url(name) if name in there else self.cluster.create_database(name) for name in names
-            }
+            return {name: self._address(name, exists=name in there) for name in names}
         except PostgresError as error:
             raise StackProblem(str(error)) from error
+
+    def _address(self, name: str, *, exists: bool) -> str:
+        if name == NOTES:
+            return self.cluster.create_database(name, owner=NOTES)
+        return self.cluster.url(name) if exists else self.cluster.create_database(name)
 
 
 class Given:

@@ -20,7 +20,8 @@ import psutil
 
 from cli.stack import processes
 from cli.stack.brokers import Broker, broker
-from cli.stack.databases import Databases, databases
+from cli.stack.databases import NOTES, Databases, databases
+from cli.stack.notes_keys import NotesKeys
 from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
 from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OWNERS, SERVICES, Ports, require_free
 from cli.stack.problem import StackProblem
@@ -263,9 +264,12 @@ class Stack:
             self._report(f"Starting {kafka.title}.")
         state.kafka_bootstrap = kafka.start()
         self._file.write(state)
+        wanted = [f"kap_{name}" for name in self._served(options)]
         if options.auth:
             OperatorKey(self.data).make()
-        addresses = database.provide([f"kap_{name}" for name in self._served(options)])
+            NotesKeys(self.data).make()
+            wanted.append(NOTES)
+        addresses = database.provide(wanted)
         with _client() as client:
             for plan in self._plans(options, addresses, state.kafka_bootstrap):
                 why = self._why_start(client, state, plan)
@@ -343,11 +347,12 @@ class Stack:
         served = self._served(options)
         groups = {TOGETHER: served} if options.single else {name: (name,) for name in served}
         operator = OperatorKey(self.data).jwks() if options.auth else None
+        keys = NotesKeys(self.data).path if options.auth else None
         return [
             Plan(
                 name=group,
                 command=self._command(names),
-                environment=environment(names, ports, addresses, bootstrap, operator),
+                environment=environment(names, ports, addresses, bootstrap, operator, keys),
                 serves={name: ports.of(name) for name in names},
             )
             for group, names in groups.items()
@@ -408,12 +413,17 @@ class Stack:
 
 
 def environment(
-    names: Sequence[str], ports: Ports, addresses: Mapping[str, str], bootstrap: str, operator: str | None = None
+    names: Sequence[str],
+    ports: Ports,
+    addresses: Mapping[str, str],
+    bootstrap: str,
+    operator: str | None = None,
+    keys: Path | None = None,
 ) -> dict[str, str]:
     """Return what a process of these services is told, beside what the person's own KAP_* variables say.
 
-    `addresses` holds the database's address by database name; `operator` the public keys of who runs the stack, where
-    requests need tokens.
+    `addresses` holds the database's address by database name; where requests need tokens `operator` holds the public
+    keys of who runs the stack, and `keys` is the file of the keys of process notes.
     """
     told = {
         "KAP_HOST": HOST,
@@ -435,6 +445,8 @@ def environment(
         }
     for owner in (*OWNERS, "delivery"):
         told[f"KAP_{owner.upper()}_URL"] = ports.fhir(owner)
+    if keys is not None and "sessions" in names:
+        told |= {"KAP_SESSIONS_NOTES_DATABASE_URL": addresses[NOTES], "KAP_SESSIONS_NOTES_KEYS": str(keys)}
     for name in names:
         told[f"KAP_{name.upper()}_DATABASE_URL"] = addresses[f"kap_{name}"]
         told[f"KAP_{name.upper()}_PORT"] = str(ports.of(name))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from starlette.routing import Mount
+
 from services.sessions.guards import completions, guards
 from services.sessions.ledger import inventory_timer
 from services.sessions.ledger import timer as unbooked
 from services.sessions.operations import operations
 from services.sessions.operations.rems import timer as late_reports
+from services.sessions.process_notes import PLACE, ProcessNotes
 from services.sessions.reactions import reactions
+from services.sessions.sealing import Sealing
 from services.sessions.setting import Clock, Setting, utc_now
 from services.sessions.therapy import timer as check_ins
 from services.sessions.watching import timer as missed_vital_signs
 from shared.notify.sending import NOTICES_TASK
-from shared.runtime.app import App
+from shared.runtime.app import App, Parts
 from shared.runtime.ownership import INTAKE, OUTCOMES, SCHEDULING, SESSIONS, types_of
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.service import Service
-from shared.runtime.settings import Settings
+from shared.runtime.settings import Settings, SettingsError
+from shared.security.envelope import Keyring, KeyringError
+from shared.store.notes import SCHEMA, NoteStore
 
 GROUND = ("Patient", "Consent", "MedicationRequest", "Medication", "Observation", "Location", "Organization", "Flag")
 """What the gate stands on."""
@@ -46,5 +52,34 @@ def sessions(policy: Policy, clock: Clock = utc_now) -> Service:
 
 
 def create(settings: Settings) -> App:
-    """Return the service as a process runs it."""
-    return App(sessions(load_policy(settings.policy)), settings, background=(NOTICES_TASK,))
+    """Return the service as a process runs it.
+
+    Raises:
+        SettingsError: of what process notes need one part is missing, or their keys cannot be read.
+
+    """
+    policy = load_policy(settings.policy)
+    dsn, keys = settings.notes_database_url, settings.notes_keys
+    if (dsn is None) != (keys is None):
+        raise SettingsError("sessions does not start: process notes need KAP_NOTES_DATABASE_URL and KAP_NOTES_KEYS.")
+    try:
+        keyring = None if keys is None else Keyring.read(keys)
+    except KeyringError as error:
+        raise SettingsError(f"sessions does not start: {error}") from None
+
+    def routes(parts: Parts) -> list[Mount]:
+        vault = None
+        if dsn is not None and keyring is not None:
+            vault = Sealing(NoteStore(dsn.get_secret_value()), keyring)
+            parts.closing.push_async_callback(vault.notes.close)
+        base_url = settings.base_url.removesuffix("/fhir") + PLACE
+        notes = ProcessNotes(parts.service, parts.store, vault, parts.authenticate, Setting.of(policy), base_url)
+        return [notes.routes()]
+
+    return App(
+        sessions(policy),
+        settings,
+        background=(NOTICES_TASK,),
+        routes=routes,
+        databases={} if dsn is None else {dsn.get_secret_value(): SCHEMA},
+    )

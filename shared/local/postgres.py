@@ -128,7 +128,7 @@ class PostgresCluster:
                 self._initialise()
             self._make_socket_dir()
             self._start(time.monotonic() + timeout)
-            self._create_role()
+            self._create_role(APPLICATION_ROLE)
 
     def stop(self, timeout: float = 30.0, *, immediate: bool = False) -> None:
         """Stop the server: open transactions are rolled back. Nothing to do where it does not run.
@@ -186,17 +186,19 @@ class PostgresCluster:
         where = urlencode({"host": str(self.socket_dir), "port": self.port or _SOCKET_PORT})
         return f"postgresql://{who}@/{quote(database)}?{where}"
 
-    def create_database(self, name: str, *, template: str | None = None) -> str:
+    def create_database(self, name: str, *, template: str | None = None, owner: str = APPLICATION_ROLE) -> str:
         """Create the database `name`, owned by the application role, unless it exists; return its `url`.
 
-        `template` is a database nobody is connected to; the new one starts as its copy.
+        `template` is a database nobody is connected to; the new one starts as its copy. `owner`: another role, which is
+        made where there is none, and which alone may connect.
         """
         _check_name(name)
         if not self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):  # noqa: S608 - checked name
             source = f" TEMPLATE {_check_name(template)}" if template is not None else ""
-            self.execute(f"CREATE DATABASE {name} OWNER {APPLICATION_ROLE}{source}")
+            self._create_role(_check_name(owner))
+            self.execute(f"CREATE DATABASE {name} OWNER {owner}{source}")
             self.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
-        return self.url(name)
+        return self.url(name, role=owner)
 
     def drop_database(self, name: str) -> None:
         """Drop the database `name`, ending the sessions in it; nothing to do where there is none."""
@@ -221,9 +223,7 @@ class PostgresCluster:
         if self._pgdata.exists():  # a first start that was cut short
             shutil.rmtree(self._pgdata)
         for role in (SUPERUSER, APPLICATION_ROLE):
-            secret = self.data_dir / f"{role}.password"
-            secret.touch(mode=0o600)
-            secret.write_text(secrets.token_urlsafe(24))
+            self._make_password(role)
         with tempfile.NamedTemporaryFile("w", dir=self.data_dir) as password:
             password.write(self._password(SUPERUSER))
             password.flush()
@@ -284,10 +284,12 @@ class PostgresCluster:
             if psutil.pid_exists(int(file.read_text().split("\n", 1)[0])) and self.pid() is None:
                 file.unlink()
 
-    def _create_role(self) -> None:
-        if not self.execute(f"SELECT 1 FROM pg_roles WHERE rolname = '{APPLICATION_ROLE}'"):  # noqa: S608 - a constant
-            password = self._password(APPLICATION_ROLE)  # of the URL-safe alphabet, by its making
-            self.execute(f"CREATE ROLE {APPLICATION_ROLE} LOGIN PASSWORD '{password}'")
+    def _create_role(self, role: str) -> None:
+        if not self.execute(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608 - a checked name
+            if not self._password_file(role).exists():
+                self._make_password(role)
+            password = self._password(role)  # of the URL-safe alphabet, by its making
+            self.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
 
     def _make_socket_dir(self) -> None:
         directory = self.socket_dir
@@ -302,8 +304,16 @@ class PostgresCluster:
         for stale in directory.glob(".s.PGSQL.*"):
             stale.unlink()
 
+    def _password_file(self, role: str) -> Path:
+        return self.data_dir / f"{role}.password"
+
+    def _make_password(self, role: str) -> None:
+        secret = self._password_file(role)
+        secret.touch(mode=0o600)
+        secret.write_text(secrets.token_urlsafe(24))
+
     def _password(self, role: str) -> str:
-        return (self.data_dir / f"{role}.password").read_text()
+        return self._password_file(role).read_text()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

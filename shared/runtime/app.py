@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from shared.http.backend import Backend, TypeInteraction
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from shared.events.consumer import EventHandler
+    from shared.security.caller import Authenticate
     from shared.store.store import Store
 
 
@@ -31,6 +32,7 @@ class Parts:
     Attributes:
         service, settings: as the App has them.
         store: the service's database, connected.
+        authenticate: tells who sent a request.
         closing: what is entered or pushed here is closed when the service stops (an HTTP client, say).
 
     """
@@ -38,6 +40,7 @@ class Parts:
     service: Service
     settings: Settings
     store: Store
+    authenticate: Authenticate
     closing: AsyncExitStack
 
 
@@ -77,6 +80,7 @@ class App:
         middleware: ASGI middleware around the FHIR routes only, first is outermost; faults are injected here.
         interactions: by type, what is offered; a type that is not named offers all. `metadata` says the same.
         fhir: whether it has a FHIR endpoint (the issuer of tokens has none).
+        databases: further databases: by address, the folder of their migrations.
         shows_copies: whether its FHIR endpoint shows copies of others' resources too (the gateway's does).
 
     """
@@ -90,6 +94,7 @@ class App:
     middleware: Sequence[Middleware] = ()
     interactions: Mapping[str, frozenset[TypeInteraction]] | None = None
     fhir: bool = True
+    databases: Mapping[str, str] = field(default_factory=dict, repr=False)
     shows_copies: bool = False
 
     def __post_init__(self) -> None:

@@ -106,20 +106,20 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             max_size=settings.database_connections,
         )
         closing.push_async_callback(store.close)
-        parts = Parts(service=service, settings=settings, store=store, closing=closing)
-        tasks = _tasks(app, parts)
-        backend = None
-        if "api" in settings.roles and app.fhir:
-            backend = app.backend(parts) if app.backend is not None else LocalBackend(service, store)
         origin = None if app.shows_copies else service.name
-        before = list(app.routes(parts)) if app.routes is not None else []
-        authenticate = everybody(origin=origin)
+        authenticate, issuer = everybody(origin=origin), None
         if settings.issuer is not None and not settings.no_auth:
             client = open_client()
             closing.push_async_callback(client.aclose)
             authenticate, issuer = bearer(settings.issuer, settings.audiences, client, origin=origin)
-            if app.fhir:
-                before.append(smart_configuration(issuer))
+        parts = Parts(service, settings, store, authenticate, closing)
+        tasks = _tasks(app, parts)
+        backend = None
+        if "api" in settings.roles and app.fhir:
+            backend = app.backend(parts) if app.backend is not None else LocalBackend(service, store)
+        before = list(app.routes(parts)) if app.routes is not None else []
+        if app.fhir and issuer is not None:
+            before.append(smart_configuration(issuer))
         asgi = create_fhir_app(
             service,
             backend,
@@ -284,8 +284,10 @@ async def _entered(stack: AsyncExitStack, app: App) -> Opened:
 
 
 async def bring_up_to_date(app: App) -> None:
-    """Migrate a service's database, and make its index rows anew where an older program made them."""
+    """Migrate a service's databases, and make its index rows anew where an older program made them."""
     await _patiently(lambda: migrate(app.settings.dsn))
+    for dsn, schema in app.databases.items():
+        await _patiently(partial(migrate, dsn, schema))
     made = await _patiently(lambda: reindex(app.settings.dsn))
     if made:
         _log.info("reindexed", service=app.settings.service, resources=made)

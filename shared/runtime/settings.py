@@ -57,6 +57,8 @@ class Settings(BaseSettings):
         operator_jwks: public keys (a JWKS as JSON) of the client of who runs the installation; for the issuer only.
         requests_per_second: how often one caller may ask this process, in the long run. None: as often as he likes.
         no_auth: everybody may do everything; for trying things out.
+        notes_database_url, notes_keys: where sessions keeps process notes, and the file of keys (a line each: 32 bytes
+            in base64, the current one first). None: this installation keeps none.
         stop_seconds: how long requests in flight may take to finish when the process is told to stop.
         intake_url ... delivery_url: FHIR base URLs of the owners, for the gateway.
         hospital_url: FHIR base URL of the destination, for delivery.
@@ -92,6 +94,8 @@ class Settings(BaseSettings):
     operator_jwks: str | None = None
     requests_per_second: float | None = Field(default=None, gt=0)
     no_auth: bool = False
+    notes_database_url: SecretStr | None = None
+    notes_keys: Path | None = None
     stop_seconds: int = Field(default=20, ge=1)
     intake_url: str | None = None
     scheduling_url: str | None = None

@@ -118,10 +118,9 @@ class Labels:
                 [
                     Issue(
                         "This is a therapist's process note (psychotherapy note), which is no part of the record that "
-                        "is exchanged. Its place is a store of its own behind sessions' endpoint for process notes, "
-                        "which this version does not have: process notes are not kept yet, and nothing of this one "
-                        "was. Leave it where it is. What belongs to the record (times, doses, progress, plan) is sent "
-                        f"without the label {notes.label}.",
+                        "is exchanged; nothing of it was kept. Send it to sessions' endpoint for process notes: POST "
+                        "[sessions]/process-notes/DocumentReference. What belongs to the record (times, doses, "
+                        f"progress, plan) is sent without the label {notes.label}.",
                         code="business-rule",
                         expression=(f"{resource.get('resourceType')}.meta.security",),
                         rule="L-PSYTHPN",

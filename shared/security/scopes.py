@@ -31,7 +31,10 @@ OPERATE: Final = "kap/operate"
 MANAGE_CLIENTS: Final = "kap/clients"
 """Lets its bearer register clients and turn keys at the issuer."""
 
-OTHERS: Final = frozenset((OPERATE, MANAGE_CLIENTS))
+PROCESS_NOTES: Final = "kap/process-notes"
+"""Lets its bearer, who has to be a person, keep process notes and read those that are open to him."""
+
+OTHERS: Final = frozenset((OPERATE, MANAGE_CLIENTS, PROCESS_NOTES))
 
 _FORM: Final = re.compile(
     r"(?P<context>patient|user|system)/(?P<type>\*|[A-Z][A-Za-z]+)"

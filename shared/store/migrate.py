@@ -44,19 +44,23 @@ class Migration:
     checksum: str
 
 
+SCHEMA: Final = "schema"
+"""The folder of the migrations of a resource store."""
+
+
 @cache
-def migrations() -> tuple[Migration, ...]:
-    """Return the migrations in order."""
+def migrations(schema: str = SCHEMA) -> tuple[Migration, ...]:
+    """Return the migrations of a folder in order."""
     found = []
-    for file in sorted(files("shared.store").joinpath("schema").iterdir(), key=lambda file: file.name):
+    for file in sorted(files("shared.store").joinpath(schema).iterdir(), key=lambda file: file.name):
         if file.name.endswith(".sql"):
             text = file.read_text(encoding="utf-8")
             found.append(Migration(file.name[:-4], text, hashlib.sha256(text.encode()).hexdigest()))
     return tuple(found)
 
 
-async def migrate(dsn: str) -> list[str]:
-    """Run the migrations that are missing; return their names.
+async def migrate(dsn: str, schema: str = SCHEMA) -> list[str]:
+    """Run the migrations of a folder that are missing; return their names.
 
     Raises:
         SchemaMismatch: an applied migration was changed since, or is unknown to this program.
@@ -70,7 +74,7 @@ async def migrate(dsn: str) -> list[str]:
             await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, MIGRATION_LOCK)
             await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
             await connection.execute(_TABLE)
-            missing = _missing(await _applied(connection))
+            missing = _missing(await _applied(connection), schema)
             for migration in missing:
                 async with connection.transaction():
                     await connection.execute(migration.sql)
@@ -79,7 +83,8 @@ async def migrate(dsn: str) -> list[str]:
                         migration.name,
                         migration.checksum,
                     )
-            await _number_names(connection)
+            if schema == SCHEMA:
+                await _number_names(connection)
         return [migration.name for migration in missing]
     finally:
         await connection.close()
@@ -109,8 +114,8 @@ async def _applied(connection: Connection) -> dict[str, str]:
     return {row["name"]: row["checksum"] for row in rows}
 
 
-def _missing(applied: dict[str, str]) -> list[Migration]:
-    known = {migration.name: migration for migration in migrations()}
+def _missing(applied: dict[str, str], schema: str = SCHEMA) -> list[Migration]:
+    known = {migration.name: migration for migration in migrations(schema)}
     for name, checksum in sorted(applied.items()):
         if name not in known:
             raise SchemaMismatch(
@@ -120,7 +125,7 @@ def _missing(applied: dict[str, str]) -> list[Migration]:
             raise SchemaMismatch(
                 f"The migration {name} was changed after it was applied. Write a new migration instead."
             )
-    return [migration for migration in migrations() if migration.name not in applied]
+    return [migration for migration in migrations(schema) if migration.name not in applied]
 
 
 async def _number_names(connection: Connection) -> None:

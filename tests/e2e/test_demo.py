@@ -25,13 +25,15 @@ FORMS = [
 ]
 
 WHO_SEES_WHAT = {
-    "prescriber": r"1 +\d+ +[1-9]\d* +[1-9]\d*",
-    "front-desk": r"1 +\d+ +403 +403",
-    "the patient": r"1 +\d+ +[1-9]\d* +[1-9]\d*",
-    "another patient": "0 +0 +0 +0",
-    r"nobody \(no token\)": "401 +401 +401 +401",
+    "her therapist": r"1 +\d+ +[1-9]\d* +[1-9]\d* +1",
+    "another therapist": r"1 +\d+ +[1-9]\d* +[1-9]\d* +0",
+    "prescriber": r"1 +\d+ +[1-9]\d* +[1-9]\d* +403",
+    "front-desk": r"1 +\d+ +403 +403 +403",
+    "the patient": r"1 +\d+ +[1-9]\d* +[1-9]\d* +403",
+    "another patient": "0 +0 +0 +0 +403",
+    r"nobody \(no token\)": "401 +401 +401 +401 +401",
 }
-"""Of one patient's record: Patient, Appointment, Observation, MedicationAdministration."""
+"""Of one patient's record: Patient, Appointment, Observation, MedicationAdministration; and her process notes."""
 
 
 @pytest.mark.parametrize("options", FORMS)

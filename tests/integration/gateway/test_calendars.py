@@ -21,6 +21,7 @@ from shared.http.app import create_fhir_app
 from shared.http.local import LocalBackend
 from shared.runtime.app import Parts
 from shared.runtime.policy import load_policy
+from shared.security.caller import everybody
 from shared.store.store import Store
 from shared.testing.knowledge import all_is_heard
 from tests.integration.gateway.conftest import settings
@@ -36,7 +37,7 @@ async def clinic(make_database):
         store = await Store.connect(make_database("scheduling"), service="scheduling")
         opened.push_async_callback(store.close)
         await all_is_heard(store, service)
-        parts = Parts(service, settings("scheduling"), store, opened)
+        parts = Parts(service, settings("scheduling"), store, everybody(origin="scheduling"), opened)
         setting = Setting.of(load_policy(), base="http://gateway.example")
         service = scheduling(load_policy())
         owner = create_fhir_app(

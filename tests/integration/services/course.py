@@ -17,9 +17,9 @@ from shared.fhir.extraction import compartment_key
 from shared.fhir.json import Resource, parse
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.consume import ServiceEvents
+from shared.runtime.labelling import labels_of_policy
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.record import Record, open_record
-from shared.runtime.labelling import labels_of_policy
 from shared.runtime.service import OperationCall, Service
 from shared.store.access import Access
 from shared.store.store import Store

@@ -20,6 +20,7 @@ from shared.http.app import create_fhir_app
 from shared.runtime.app import Parts
 from shared.runtime.policy import load_policy
 from shared.runtime.settings import Settings
+from shared.security.caller import everybody
 from tests.integration.services.course import START, appointment
 from tests.integration.services.test_scheduling_operations import code, ref
 
@@ -35,7 +36,7 @@ async def scheduling(bench):
 async def client(scheduling, clock):
     settings = Settings(service="scheduling", database_url=SecretStr("postgresql://none"), no_auth=True)
     async with AsyncExitStack() as closing:
-        parts = Parts(scheduling.service, settings, scheduling.store, closing)
+        parts = Parts(scheduling.service, settings, scheduling.store, everybody(origin="scheduling"), closing)
         route = calendar_route(parts, Setting.of(load_policy(), clock, "https://clinic.example"))
         app = create_fhir_app(scheduling.service, None, settings, before=[route])
         transport = httpx.ASGITransport(app)

@@ -1,0 +1,104 @@
+"""Therapists' process notes: what a note must be, and whom a patient lets read one. Pure.
+
+A process note is what a therapist writes for himself about a conversation (a "psychotherapy note"). It is no part of
+the session record: drug, times, vital signs, scores, progress and plan belong there, and flow.
+
+Source: 45 CFR 164.501 (definition), 164.508(a)(2) and (b)(3)(ii) (an authorization of its own), 164.524(a)(1)(i).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from shared.fhir.codes import ACT_CODE, CONSENT_PRIVACY, PARTICIPATION
+from shared.fhir.dates import period_interval, zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import codes_of, comes_from_elsewhere, has_code, id_in, moment
+from shared.fhir.outcome import Issue
+
+LABEL: Final = "PSYTHPN"
+CONFIDENTIALITY: Final = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
+SECURITY: Final = (
+    {"system": ACT_CODE, "code": LABEL, "display": "psychotherapy note information sensitivity"},
+    {"system": CONFIDENTIALITY, "code": "R", "display": "restricted"},
+)
+"""The labels that every process note bears."""
+
+WRITERS: Final = ("Practitioner", "PractitionerRole")
+STATUSES: Final = ("current", "entered-in-error")
+SOURCE: Final = "45 CFR 164.501, psychotherapy notes"
+
+
+def check_note(note: Resource, author: str) -> list[Issue]:
+    """Return what is wrong with a process note that `author` (``Practitioner/<id>``) writes."""
+    return [_issue(said, where, rule) for said, where, rule in _against(note, author)]
+
+
+def _against(note: Resource, author: str) -> Iterator[tuple[str, str, str]]:
+    if id_in(note.get("subject"), "Patient") is None:
+        yield "A process note is about one patient: name him as subject.", "subject", "N-SUBJECT"
+    if note.get("status") not in STATUSES:
+        yield f"The status of a process note is one of {', '.join(STATUSES)}.", "status", "N-STATUS"
+    named = [one.get("reference") for one in note.get("author", [])]
+    if named and named != [author]:
+        yield f"Only its author writes a process note. Leave author out, or name {author}.", "author", "N-AUTHOR"
+    for number, content in enumerate(note.get("content", [])):
+        attachment = content.get("attachment", {})
+        where = f"content[{number}].attachment"
+        if "data" not in attachment or "url" in attachment:
+            yield "The text of a process note is within it, as attachment.data, and nowhere else.", where, "N-TEXT"
+        if not str(attachment.get("contentType", "")).startswith("text/"):
+            yield "A process note is text: contentType text/plain or text/markdown.", f"{where}.contentType", "N-TEXT"
+
+
+def _issue(said: str, where: str, rule: str) -> Issue:
+    return Issue(said, code="business-rule", expression=(f"DocumentReference.{where}",), rule=rule, source=SOURCE)
+
+
+def labelled(note: Resource, *, author: str, version: int, now: datetime) -> Resource:
+    """Return a note as it is kept: its author, its version, and the labels of a process note among its own."""
+    meta = note.get("meta", {})
+    ours = {label["code"] for label in SECURITY}
+    own = [label for label in meta.get("security", []) if label.get("code") not in ours]
+    kept = {**meta, "versionId": str(version), "lastUpdated": zulu(now), "security": [*SECURITY, *own]}
+    return {**note, "author": [{"reference": author}], "meta": kept}
+
+
+def authorising(consents: Iterable[Resource], reader: str, when: datetime) -> Resource | None:
+    """Return the Consent by which a patient lets `reader` see process notes at `when`; None: he does not.
+
+    It is an authorization of its own: a privacy consent in force that permits PSYTHPN, that label and no other, to the
+    reader by name, and was taken by the clinic. One in force that denies him the label goes before every permission.
+    """
+    found = None
+    for consent in consents:
+        if consent.get("status") != "active" or not has_code(consent.get("scope"), CONSENT_PRIVACY):
+            continue
+        if moment(consent.get("dateTime")) > when:
+            continue
+        whole = consent.get("provision", {})
+        for provision in (whole, *whole.get("provision", [])):
+            if not _in_force(provision, when) or reader not in _recipients(provision):
+                continue
+            labels = {str(one.get("code")) for one in provision.get("securityLabel", [])}
+            if provision.get("type") == "deny" and LABEL in labels:
+                return None
+            permits = provision.get("type") == "permit" and labels == {LABEL} and not comes_from_elsewhere(consent)
+            if permits and _in_force(whole, when):
+                found = consent
+    return found
+
+
+def _in_force(provision: Mapping[str, Any], when: datetime) -> bool:
+    period = period_interval(provision.get("period", {}))
+    return period is None or period[0] <= when < period[1]
+
+
+def _recipients(provision: Mapping[str, Any]) -> set[str]:
+    return {
+        str(one.get("reference", {}).get("reference", ""))
+        for one in provision.get("actor", [])
+        if "IRCP" in codes_of(one.get("role"), PARTICIPATION)
+    }
