@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from services.intake.chart import prescriber_of, proceeding, rule_of
+from services.intake.chart import proceeding, rule_of
+from services.intake.orders import prescriber_named
 from services.intake.rules.forms import deciders
+from services.intake.rules.prescribers import check_decider
 from services.intake.screening import screened_for
 from services.intake.setting import Setting
+from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import latest_eligibility, patient_of
 from shared.fhir.outcome import Issue, Unprocessable
@@ -18,7 +22,7 @@ from shared.runtime.service import Change
 
 
 async def require_decision(change: Change, record: Record, setting: Setting) -> None:
-    """Refuse a decision to proceed without prescriber, reason and time, and one past what nobody may decide.
+    """Refuse a decision to proceed without licensed prescriber, reason and time, and one past what nobody may decide.
 
     Raises:
         Unprocessable: E-OVERRIDE, with every lack.
@@ -34,11 +38,12 @@ async def require_decision(change: Change, record: Record, setting: Setting) -> 
     new = [(number, one) for number, one in new if one not in known]
     issues = []
     for number, mitigation in new:
-        lacking = await _lacking(record, mitigation)
+        lacking = _lacking(mitigation)
         if lacking:
             issues.append(
                 _issue(f"A decision to proceed needs {', '.join(lacking)}. Give it with the decision.", number, setting)
             )
+        issues.extend(await _may_not_decide(mitigation, number, record, setting))
     if new and await _is_absolute(record, after, patient, rule, setting):
         number = new[0][0]
         issues.append(
@@ -46,16 +51,24 @@ async def require_decision(change: Change, record: Record, setting: Setting) -> 
                 f"{rule} is absolute: nobody may decide past it. Leave the decision out. {after.get('detail', '')}",
                 number,
                 setting,
+                tuple(str(one.get("reference")) for one in after.get("implicated", [])),
             )
         )
     if issues:
         raise Unprocessable(issues)
 
 
-async def _lacking(record: Record, mitigation: Mapping[str, Any]) -> list[str]:
+async def _may_not_decide(mitigation: Mapping[str, Any], number: int, record: Record, setting: Setting) -> list[Issue]:
+    """Return why its author may not decide: he is a prescriber, with role and licence in force when he decided."""
+    at = interval(mitigation["date"])[0] if "date" in mitigation else setting.clock()
+    who = await prescriber_named(mitigation.get("author"), record, at)
+    where = (f"DetectedIssue.mitigation[{number}].author",)
+    found = check_decider(who, setting.orders.prescriber, setting.orders.licence)
+    return [replace(one, expression=where) for one in found]
+
+
+def _lacking(mitigation: Mapping[str, Any]) -> list[str]:
     lacking = []
-    if await prescriber_of(record, mitigation) is None:
-        lacking.append("its prescriber (mitigation.author: Practitioner or PractitionerRole)")
     if not str(mitigation.get("action", {}).get("text", "")).strip():
         lacking.append("its reason (mitigation.action.text)")
     if "date" not in mitigation:
@@ -73,11 +86,12 @@ async def _is_absolute(record: Record, issue: Resource, patient: str, rule: str,
     return policy is None or deciders(policy.override, drug, route) == 0
 
 
-def _issue(said: str, number: int, setting: Setting) -> Issue:
+def _issue(said: str, number: int, setting: Setting, evidence: tuple[str, ...] = ()) -> Issue:
     return Issue(
         said,
         code="business-rule",
         expression=(f"DetectedIssue.mitigation[{number}]",),
         rule="E-OVERRIDE",
         source=setting.rules.eligibility.prescribers.source,
+        evidence=evidence,
     )

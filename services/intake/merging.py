@@ -38,6 +38,11 @@ class Pair:
     target: Resource
     preview: bool
 
+    @property
+    def references(self) -> list[str]:
+        """Both, as references."""
+        return [f"Patient/{one['id']}" for one in (self.source, self.target)]
+
 
 def merge_operations(setting: Setting) -> tuple[Operation, ...]:
     """Return `Patient/$merge` and `Patient/$unmerge` under a policy."""
@@ -86,6 +91,7 @@ async def guard_links(change: Change, _record: Record) -> None:
             expression=["Patient.link"],
             rule="M-LINK",
             source="KAP Exchange",
+            evidence=[f"Patient/{other}" for _, other in (*_joined(change.before or {}), *_joined(change.after))],
         )
 
 
@@ -150,6 +156,7 @@ async def _unmerge(pair: Pair, record: Record, setting: Setting) -> Resource:
             expression=["Patient.link"],
             rule="M-JOINED",
             source="KAP Exchange",
+            evidence=pair.references,
         )
     before = await _before(pair, record)
     source = _without(pair.source, target_id)
@@ -238,14 +245,17 @@ async def _against(pair: Pair, record: Record, setting: Setting, policy: MatchPo
     """Return what stands against joining the two."""
     source, target = pair.source, pair.target
     if source["id"] == target["id"]:
-        return [_issue("M-SAME", "A record cannot replace itself. Name two.", "KAP Exchange")]
+        return [_issue("M-SAME", "A record cannot replace itself. Name two.", "KAP Exchange", pair.references[:1])]
     issues = []
     for one in (source, target):
         other = replaced_by(one)
         if other is not None:
             issues.append(
                 _issue(
-                    "M-JOINED", f"Patient/{one['id']} was replaced by Patient/{other}: name that one.", "KAP Exchange"
+                    "M-JOINED",
+                    f"Patient/{one['id']} was replaced by Patient/{other}: name that one.",
+                    "KAP Exchange",
+                    [f"Patient/{one['id']}"],
                 )
             )
     found = match(source, target, policy)
@@ -256,6 +266,7 @@ async def _against(pair: Pair, record: Record, setting: Setting, policy: MatchPo
                 f"The two are graded {found.grade} ({found.why}), and at least {policy.merging.least} is needed. "
                 "Correct what is wrong in one of them first.",
                 policy.merging.source,
+                pair.references,
             )
         )
     issues.extend(await _running(source, record, setting, policy))
@@ -274,6 +285,7 @@ async def _running(source: Resource, record: Record, setting: Setting, policy: M
                 "M-COURSE",
                 f"A course of Patient/{id_} is not over. Join the other way round, or end it (EpisodeOfCare.status).",
                 policy.merging.source,
+                [f"EpisodeOfCare/{course['id']}"],
             )
         )
     orders = [
@@ -287,6 +299,7 @@ async def _running(source: Resource, record: Record, setting: Setting, policy: M
                 "M-ORDER",
                 f"Orders of Patient/{id_} are in force: {', '.join(orders)}. Stop them, or write them for the other.",
                 policy.merging.source,
+                orders,
             )
         )
     since = setting.clock() - timedelta(days=policy.merging.quiet_days)
@@ -304,13 +317,21 @@ async def _running(source: Resource, record: Record, setting: Setting, policy: M
                 f"Patient/{id_} had visits in the last {policy.merging.quiet_days} days ({', '.join(recent)}), which "
                 "the spacing of doses counts. Join the other way round, or later.",
                 policy.merging.source,
+                recent,
             )
         )
     return issues
 
 
-def _issue(rule: str, text: str, source: str) -> Issue:
-    return Issue(text, code="business-rule", expression=("Parameters.parameter",), rule=rule, source=source)
+def _issue(rule: str, text: str, source: str, evidence: Sequence[str]) -> Issue:
+    return Issue(
+        text,
+        code="business-rule",
+        expression=("Parameters.parameter",),
+        rule=rule,
+        source=source,
+        evidence=tuple(evidence),
+    )
 
 
 def _link(other: Resource, type_: str) -> dict[str, Any]:

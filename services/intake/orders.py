@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -72,7 +73,7 @@ async def _issues(
     order: Resource, drug: Drug, patient: str, change: Change, record: Record, setting: Setting
 ) -> list[Issue]:
     policy, at = setting.orders, _written(order, setting)
-    who = await _prescriber(order, record, at)
+    who = await prescriber_named(order.get("requester"), record, at, place=order.get("performer"))
     weights = await weights_of(record, patient, at)
     routes = list(dict.fromkeys(routes_of_order(order)))
     issues = [
@@ -86,13 +87,19 @@ async def _issues(
     for route in asked:
         planned = f"{drug}, {ROUTES[route].display}" if route else drug
         result = await _screened(View(record, patient, change), drug, route, setting)
-        issues.extend(check_screened(result, planned, setting.orders))
+        issues.extend(check_screened(result, planned, setting.orders, f"Patient/{patient}"))
         if result is None:
             break
     if is_for_home(order):
         facts = await _home_facts(order, patient, record, setting)
         issues.extend(check_home(order, drug, routes, facts, setting.orders.at_home))
-    return issues
+    return [lacking_of(patient, one) for one in issues]
+
+
+def lacking_of(patient: str, issue: Issue) -> Issue:
+    """Return a refusal for want of a weight with the patient, whose record lacks it, as its evidence."""
+    is_lack = issue.rule == "RX-WEIGHT" and not issue.evidence
+    return replace(issue, evidence=(f"Patient/{patient}",)) if is_lack else issue
 
 
 async def _screened(view: View, drug: Drug, route: str | None, setting: Setting) -> Screening | None:
@@ -145,10 +152,20 @@ async def _amounts(
             of_route(policy.titration, drug, routes),
             share,
             f"{where}.doseAndRate",
+            tuple(f"MedicationRequest/{one.id}" for one in before),
         ),
         *check_count(sessions_of(dosages), series, where),
         *check_total(sessions_of(dosages), before, max(looked, default=None), at, series),
-        *check_planned(doses, drug, routes, planned, kilograms, share, policy.planned),
+        *check_planned(
+            doses,
+            drug,
+            routes,
+            planned,
+            kilograms,
+            share,
+            policy.planned,
+            tuple(f"CarePlan/{plan['id']}" for plan in plans),
+        ),
     ]
 
 
@@ -180,19 +197,20 @@ async def weights_of(record: Record, patient: str, at: datetime) -> list[Weight]
     return found
 
 
-async def _prescriber(order: Resource, record: Record, at: datetime) -> Prescriber:
-    """Return who ordered, as the directory knows him, and the places it is ordered for."""
-    requester = order.get("requester")
-    named = [f"{type_}/{id_}" for type_ in ("Practitioner", "PractitionerRole") if (id_ := id_in(requester, type_))]
-    role_id = id_in(requester, "PractitionerRole")
+async def prescriber_named(
+    who: Resource | None, record: Record, at: datetime, *, place: Resource | None = None
+) -> Prescriber:
+    """Return who ordered or decided, as the directory knows him, and the places it is for: `place`, else his own."""
+    named = [f"{type_}/{id_}" for type_ in ("Practitioner", "PractitionerRole") if (id_ := id_in(who, type_))]
+    role_id = id_in(who, "PractitionerRole")
     role = None if role_id is None else await record.get("PractitionerRole", role_id)
-    id_ = id_in(requester if role_id is None else (role or {}).get("practitioner"), "Practitioner")
+    id_ = id_in(who if role_id is None else (role or {}).get("practitioner"), "Practitioner")
     practitioner = None if id_ is None else await record.get("Practitioner", id_)
     if role_id is not None:
         roles = [] if role is None else [role]
     else:
         roles = [] if id_ is None else await record.search("PractitionerRole", {"practitioner": f"Practitioner/{id_}"})
-    performer = id_in(order.get("performer"), "Location")
+    performer = id_in(place, "Location")
     places = (
         [performer] if performer else [id_in(one, "Location") for each in roles for one in each.get("location", [])]
     )
@@ -214,6 +232,7 @@ async def _home_facts(order: Resource, patient: str, record: Record, setting: Se
     return HomeFacts(
         visits=await record.search("Encounter", about),
         pdmp_queries=asked,
+        patient=f"Patient/{patient}",
         prescriber=None if practitioner is None else await record.get("Practitioner", practitioner),
         site=await _site(order, role, record),
         at=_written(order, setting),

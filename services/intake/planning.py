@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from html import escape
 from typing import Any, Final, Literal, get_args
 
-from services.intake.orders import weights_of
+from services.intake.orders import lacking_of, weights_of
 from services.intake.rules.eligibility import is_active
 from services.intake.rules.plans import (
     PlanPolicy,
@@ -104,7 +104,7 @@ async def guard_plan(change: Change, record: Record, setting: Setting) -> None:
     if doses:
         at = interval(after["created"])[0] if "created" in after else setting.clock()
         weights = await weights_of(record, patient, at)
-        issues = check_plan(doses, weights, setting.orders, "CarePlan.activity")
+        issues = [lacking_of(patient, one) for one in check_plan(doses, weights, setting.orders, "CarePlan.activity")]
         if issues:
             raise Unprocessable(issues)
 
@@ -129,7 +129,7 @@ async def _plan(call: OperationCall, record: Record, setting: Setting) -> Resour
         raise _wrong("date", "valueDateTime with its zone, not in the future")
     at = asked.date or now
     weights = await weights_of(record, str(call.id), at)
-    issues = check_plan(doses, weights, setting.orders, WHERE)
+    issues = [lacking_of(str(call.id), one) for one in check_plan(doses, weights, setting.orders, WHERE)]
     if asked.status == "active":
         issues.extend(check_agreed(asked.goals, [role.code for role, _ in asked.members], template, policy))
     if issues:

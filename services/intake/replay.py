@@ -39,11 +39,13 @@ async def replay(call: OperationCall, record: Record, setting: Setting) -> Resou
         if has_code(one.get("activity"), SCREENING)
     ]
     if not about:
-        raise _not_kept("It is not recorded what this decision was made on.", "RiskAssessment")
+        raise _not_kept(
+            "It is not recorded what this decision was made on.", "RiskAssessment", f"RiskAssessment/{call.id}"
+        )
     digest = next((uri.removeprefix(POLICY_URI) for uri in about[0]["policy"] if uri.startswith(POLICY_URI)), "")
     content = await content_of(record.transaction, digest)
     if content is None:
-        raise _not_kept(f"The policy {digest} is not kept here.", "Provenance.policy")
+        raise _not_kept(f"The policy {digest} is not kept here.", "Provenance.policy", f"Provenance/{about[0]['id']}")
     policy = Policy.of_content(content)
     again = await _decide(record, assessment, about[0], Setting.of(policy, setting.clock), policy)
     same = _content(again) == _content(assessment)
@@ -64,31 +66,35 @@ async def _decide(
     pinned = Pinned(str(patient_of(assessment)), held, meanings_of(provenance))
     patient = await pinned.the_patient()
     if patient is None:
-        raise _not_kept("The decision does not say which version of the Patient it saw.", "Provenance.entity")
+        said = "The decision does not say which version of the Patient it saw."
+        raise _not_kept(said, "Provenance.entity", f"Provenance/{provenance['id']}")
     drug, route = screened_for(assessment)
     now = interval(assessment["occurrenceDateTime"])[0]
     chart = await chart_of(pinned, patient, setting, drug=drug, route=route, now=now)
     return assessment_of(screen(chart, setting.rules), chart, policy)
 
 
-def _not_kept(said: str, where: str) -> Unprocessable:
+def _not_kept(said: str, where: str, evidence: str) -> Unprocessable:
     return Unprocessable(
         f"{said} Without it the decision cannot be made again: screen the patient anew (POST Patient/<id>/$screen).",
         expression=[where],
         rule="E-REPLAY",
         source="KAP Exchange",
+        evidence=[evidence],
     )
 
 
 async def _version(record: Record, reference: str) -> Resource:
     parts = reference.split("/")
     if len(parts) != _NAMED:
-        raise _not_kept(f"{reference} names no version.", "Provenance.entity")
+        raise _not_kept(f"{reference} names no version.", "Provenance.entity", reference)
     try:
         stored = await record.transaction.read_version(record.access, parts[0], parts[1], int(parts[-1]))
     except (NotFound, Gone) as error:
         raise _not_kept(
-            f"{reference}, on which the decision was made, is not kept any more. {error}", "Provenance.entity"
+            f"{reference}, on which the decision was made, is not kept any more. {error}",
+            "Provenance.entity",
+            reference,
         ) from None
     found: Resource = parse(stored.body)
     return found

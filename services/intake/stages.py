@@ -12,6 +12,7 @@ from services.intake.setting import Setting
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     RUNNING_EPISODE,
+    consent_routes,
     eligibility_outcome,
     is_course,
     is_referral,
@@ -69,6 +70,7 @@ async def _episode(change: Change, record: Record, setting: Setting) -> None:
             expression=["EpisodeOfCare"],
             rule="K-COURSE",
             source="KAP Exchange",
+            evidence=[] if before is None else [f"EpisodeOfCare/{change.id}"],
         )
     if not may_move(stage_of(before), stage_of(after)) or not _keeps_history(before, after):
         raise Unprocessable(
@@ -77,6 +79,7 @@ async def _episode(change: Change, record: Record, setting: Setting) -> None:
             expression=["EpisodeOfCare.extension"],
             rule="K-STAGE",
             source="KAP Exchange",
+            evidence=[f"EpisodeOfCare/{change.id}"],
         )
     if stage_of(after) == "stopped" and stage_of(before) != "stopped" and stage_reason(after) is None:
         raise Unprocessable(
@@ -85,6 +88,7 @@ async def _episode(change: Change, record: Record, setting: Setting) -> None:
             expression=["EpisodeOfCare.extension"],
             rule="K-REASON",
             source="KAP Exchange",
+            evidence=[f"EpisodeOfCare/{change.id}"],
         )
     allowed = statuses_of(stages_of(after), stage_of(after))
     moved = (stage_of(before), before["status"]) != (stage_of(after), after["status"])
@@ -95,6 +99,7 @@ async def _episode(change: Change, record: Record, setting: Setting) -> None:
             expression=["EpisodeOfCare.status"],
             rule="K-STATUS",
             source="FHIR R4 EpisodeOfCare.status; kap-stage",
+            evidence=[f"EpisodeOfCare/{change.id}"],
         )
     if before["status"] not in RUNNING_EPISODE and after["status"] in RUNNING_EPISODE:
         await _require_ground(record, after, setting)
@@ -115,9 +120,12 @@ async def _require_ground(record: Record, episode: Resource, setting: Setting) -
     eligible = newest is not None and eligibility_outcome(newest) == "eligible"
     if not eligible or (stage_of(episode) not in (*UNDECIDED, "eligible") and not consented):
         lacking = "an eligible screening" if not eligible else "a consent in force"
+        held = [newest] if not eligible else [one for one in consents if consent_routes(one)]
+        evidence = [f"{one['resourceType']}/{one['id']}" for one in held if one is not None]
         raise Unprocessable(
             f"The course cannot go on: it needs {lacking}. Obtain it first, then change the status.",
             expression=["EpisodeOfCare.status"],
             rule="K-HOLD",
             source="KAP Exchange",
+            evidence=evidence or [about["patient"]],
         )

@@ -120,6 +120,7 @@ def require_status(appointment: Resource, allowed: Iterable[str], operation: str
             rule="S-STATUS",
             source="KAP Exchange",
             expression=["Appointment.status"],
+            evidence=[f"Appointment/{appointment['id']}"],
         )
 
 

@@ -139,5 +139,6 @@ async def no_show(call: OperationCall, record: Record, setting: Setting) -> Reso
             rule="S-STATUS",
             source="KAP Exchange",
             expression=["Appointment.status"],
+            evidence=[f"Appointment/{current['id']}"],
         )
     return await written(record, content_of({**current, "status": "noshow"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -84,7 +85,7 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting, ke
         continuity=timedelta(hours=setting.policy.continuity.hours),
     )
     laying.lay()
-    missing = [one.as_issue() for one in laying.missing]
+    missing = [one.as_issue(order) for one in laying.missing]
     if missing and not given.flag("partial"):
         nothing = Issue(
             f"The course by route {route} was not booked: not every visit has a place. What has one: "
@@ -93,6 +94,7 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting, ke
             expression=("Parameters.parameter",),
             rule="S-SERIES",
             source=course.source,
+            evidence=(order,),
         )
         raise Unprocessable([nothing, *missing])
     made = [
@@ -134,7 +136,7 @@ async def _planned(record: Record, patient: str, route: str, course: Course) -> 
 
 
 def _as_warning(issue: Issue) -> Issue:
-    return Issue(issue.diagnostics, issue.code, "warning", issue.expression, issue.rule, issue.source)
+    return replace(issue, severity="warning")
 
 
 async def _course(record: Record, order: str, setting: Setting) -> tuple[Course, timedelta, str]:
@@ -149,11 +151,12 @@ async def _course(record: Record, order: str, setting: Setting) -> tuple[Course,
             least = timedelta(hours=0 if spacing is None else spacing.hours)
             return setting.policy.courses[route], least, route
     raise Unprocessable(
-        f"The policy says of no route of {order} how a course is laid. It does of: "
+        f"The policy says of no route of {order} how a course is laid. Book its visits one by one, or order by one of: "
         f"{', '.join(sorted(setting.policy.courses))}.",
         rule="S-SERIES",
         source="KAP Exchange",
         expression=["Parameters.parameter"],
+        evidence=[order],
     )
 
 

@@ -106,6 +106,7 @@ def unreadable_hours(schedule: Resource, error: ValueError) -> Unprocessable:
         expression=["Schedule.extension"],
         rule="S-HOURS",
         source="KAP Exchange",
+        evidence=[f"Schedule/{schedule['id']}"],
     )
 
 

@@ -15,6 +15,7 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import (
     actors,
     comes_from_elsewhere,
+    consent_routes,
     course_status,
     drug_of,
     effective_start,
@@ -67,11 +68,16 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         if visit_of(one) == VISIT_PREP.code and "start" in one and moment(one["start"]) < when
     ]
     stands = order is not None and is_order_in_force(order) and patient_of(order) == patient
+    weighed, weight = await _weighed(record, about, when)
     return Ground(
+        patient=about["patient"],
         outcome=None if newest is None else eligibility_outcome(newest, now),
         assessment=None if newest is None else f"RiskAssessment/{newest['id']}",
         assessed=None if newest is None else moment(newest.get("occurrenceDateTime")),
         episode_status=course_status(courses, when),
+        courses=_references(courses),
+        consents=_references(one for one in consents if consent_routes(one)),
+        plans=_references(one for one in plans if has_code(one.get("category"), PLAN)),
         order=next(iter(_orders_named(appointment)), None),
         order_active=stands and order is not None and not comes_from_elsewhere(order),
         drug=None if order is None else drug_of(await medication_of(record, order), setting.sets),
@@ -79,16 +85,23 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         consented=routes_consented(consents, when),
         planned=any(_is_plan(one, when) for one in plans),
         site_certified=await _any_identified(record, appointment, "Location", ID_REMS_SITE, when),
+        sites=tuple(f"Location/{one}" for one in actors(appointment, "Location")),
         patient_enrolled=await _any_identified(record, appointment, "Patient", ID_REMS_PATIENT, when),
         preparations=sum(one["status"] == "fulfilled" for one in preparing),
         preparing=sum(one["status"] in COUNTING and one["status"] != "fulfilled" for one in preparing),
+        prepared=_references(one for one in preparing if one["status"] in COUNTING),
         escort=any(
             has_code(one.get("type"), ESCORT) and one.get("actor") and one.get("status") != "declined"
             for one in appointment.get("participant", [])
         ),
-        weighed=await _weighed(record, about, when),
+        weighed=weighed,
+        weight=weight,
         near=tuple(await _near(record, appointment, appointments, about, setting)),
     )
+
+
+def _references(resources: Iterable[Resource]) -> tuple[str, ...]:
+    return tuple(f"{one['resourceType']}/{one['id']}" for one in resources)
 
 
 def _own(resources: Iterable[Resource]) -> list[Resource]:
@@ -132,13 +145,17 @@ async def _any_identified(record: Record, appointment: Resource, type_: str, sys
     return False
 
 
-async def _weighed(record: Record, about: dict[str, str], when: datetime) -> datetime | None:
-    taken = (
-        effective_start(one)
+async def _weighed(record: Record, about: dict[str, str], when: datetime) -> tuple[datetime | None, str | None]:
+    """Return when the patient was last weighed before `when`, and the reference of that."""
+    taken = [
+        (start, f"Observation/{one['id']}")
         for one in await held(record, "Observation", {**about, "code": WEIGHT.token()})
-        if one["status"] in ("final", "amended", "corrected") and "valueQuantity" in one
-    )
-    return max((one for one in taken if one is not None and one <= when), default=None)
+        if one["status"] in ("final", "amended", "corrected")
+        and "valueQuantity" in one
+        and (start := effective_start(one)) is not None
+        and start <= when
+    ]
+    return max(taken, default=(None, None))
 
 
 async def _near(

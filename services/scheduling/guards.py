@@ -110,7 +110,7 @@ async def _judged(id_: str, after: Resource, record: Record, setting: Setting) -
     ground = await ground_of(record, {**after, "id": id_}, setting)
     issues.extend(unmet(visit, ground, start_of(after), setting.policy))
     if len(set(actors(after, "Patient"))) > 1:
-        issues.append(not_one_patient(setting.policy))
+        issues.append(not_one_patient(actors(after, "Patient"), setting.policy))
     return issues
 
 
@@ -179,6 +179,7 @@ def _require_places(slot: Resource, names: Sequence[str], setting: Setting) -> N
             expression=["Slot.extension"],
             rule="S-GROUP",
             source="KAP Exchange" if visit is None else visit.source,
+            evidence=[slot["schedule"]["reference"]],
         )
 
 

@@ -143,6 +143,7 @@ async def book(call: OperationCall, record: Record, setting: Setting) -> Resourc
                 rule="S-HOLD",
                 source=setting.policy.hold.source,
                 expression=["Appointment"],
+                evidence=[f"Appointment/{current['id']}"],
             )
         wanted = with_patient(current, given.reference("patient"))
     else:

@@ -24,7 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
+
+EXT_EVIDENCE: Final = "https://kap-exchange.org/fhir/StructureDefinition/refusal-evidence"
 
 Severity = Literal["fatal", "error", "warning", "information"]
 
@@ -35,7 +37,9 @@ class Issue:
 
     `code` is from the required value set issue-type; `diagnostics` says what, where and what to do, in a plain
     sentence; `expression` holds FHIRPath locations such as ``Observation.component[1].code``; `rule` names the rule
-    of the house that refused (``E12``) and `source` the guideline, label or page it comes from.
+    of the house that refused (``E12``) and `source` the guideline, label or page it comes from. `evidence` are
+    references of what is on record that it refused by (``Condition/7``); none where it refused by what was sent alone,
+    which `expression` points to.
     """
 
     diagnostics: str
@@ -44,10 +48,14 @@ class Issue:
     expression: tuple[str, ...] = ()
     rule: str | None = None
     source: str | None = None
+    evidence: tuple[str, ...] = ()
 
     def as_fhir(self) -> dict[str, Any]:
         """Return the `OperationOutcome.issue` element."""
-        issue: dict[str, Any] = {"severity": self.severity, "code": self.code}
+        issue: dict[str, Any] = {}
+        if self.evidence:
+            issue["extension"] = [{"url": EXT_EVIDENCE, "valueReference": {"reference": one}} for one in self.evidence]
+        issue.update(severity=self.severity, code=self.code)
         if self.rule is not None:
             details: dict[str, Any] = {
                 "coding": [{"system": "https://kap-exchange.org/fhir/CodeSystem/rule", "code": self.rule}]
@@ -86,11 +94,11 @@ class FhirError(Exception):
         expression: Sequence[str] = (),
         rule: str | None = None,
         source: str | None = None,
+        evidence: Sequence[str] = (),
     ) -> None:
         if isinstance(what, str):
-            what = (
-                Issue(what, code=code or self.default_code, expression=tuple(expression), rule=rule, source=source),
-            )
+            code = code or self.default_code
+            what = (Issue(what, code, "error", tuple(expression), rule, source, tuple(evidence)),)
         self.issues: tuple[Issue, ...] = tuple(what)
         super().__init__("; ".join(issue.diagnostics for issue in self.issues))
 

@@ -7,12 +7,18 @@ looked at, too (`tests/integration/services/course.py`).
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from services.scheduling.rules.ground import RULES
+from services.scheduling.setting import Setting
+from shared.fhir.codes import RULE
+from shared.runtime.policy import load_policy
+from shared.terminology import shipped
 from shared.testing.refusals import tells_what_to_do
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +63,28 @@ def refusals(service: str) -> Iterator[Made]:
 
 
 ALL = [one for service in SERVICES for one in refusals(service)]
+
+
+CODE = re.compile(r"[A-Z]{1,3}(-[A-Z0-9]+)+")
+FOUND = {"ANSWERS-AGE", "MEDICATION-LIST"}
+"""What screening finds of itself; `tests/unit/intake/test_every_rule.py` has what it refuses by, with the policy's."""
+
+
+def rules_in_source() -> set[str]:
+    """Return the rules by which intake and scheduling can refuse: those that their source names.
+
+    Not what a visit needs only when it comes: that is shown and flagged, and refuses nothing.
+    """
+    named = {
+        node.value
+        for service in SERVICES
+        for path in (ROOT / "services" / service).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and CODE.fullmatch(node.value)
+    } & set(shipped.systems()[RULE].concepts)
+    policy = Setting.of(load_policy()).policy
+    refusing = {name for kind in policy.prerequisites.values() for name, one in kind.items() if one.by == "booking"}
+    return named - FOUND - {rule for name, rule in RULES.items() if name not in refusing}
 
 
 def test_there_are_refusals_to_look_at():

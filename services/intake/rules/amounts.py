@@ -86,8 +86,12 @@ def check_titration(
     titration: Titration | None,
     share: Decimal,
     where: str,
+    evidence: tuple[str, ...] = (),
 ) -> list[Issue]:
-    """Return what forbids a dose after those `before`: it begins low, and rises by steps; all by unit."""
+    """Return what forbids a dose after those `before`: it begins low, and rises by steps; all by unit.
+
+    `evidence`: references of the orders before.
+    """
     dose = None if titration is None else doses.get(titration.unit)
     if titration is None or dose is None:
         return []
@@ -105,6 +109,7 @@ def check_titration(
             expression=(where,),
             rule="RX-TITRATION",
             source=titration.source,
+            evidence=evidence,
         )
     ]
 
@@ -131,7 +136,8 @@ def check_total(
         return []
     since = at - timedelta(days=series.days)
     since = since if looked_at is None else max(since, looked_at)
-    had = sum(one.sessions for one in before if since < one.at <= at)
+    counted = [one for one in before if since < one.at <= at]
+    had = sum(one.sessions for one in counted)
     if had + sessions <= series.total:
         return []
     return [
@@ -141,12 +147,15 @@ def check_total(
             "that (Observation, code kap|need-reevaluated, with its performer).",
             series,
             "MedicationRequest.dosageInstruction",
+            tuple(f"MedicationRequest/{one.id}" for one in counted),
         )
     ]
 
 
-def _series(said: str, series: Series, where: str) -> Issue:
-    return Issue(said, code="business-rule", expression=(where,), rule="RX-SERIES", source=series.source)
+def _series(said: str, series: Series, where: str, evidence: tuple[str, ...] = ()) -> Issue:
+    return Issue(
+        said, code="business-rule", expression=(where,), rule="RX-SERIES", source=series.source, evidence=evidence
+    )
 
 
 def check_planned(
@@ -157,8 +166,12 @@ def check_planned(
     kilograms: Decimal | None,
     share: Decimal,
     cited: Cited,
+    evidence: tuple[str, ...] = (),
 ) -> list[Issue]:
-    """Return what an order has that the plan of the course has not: its drug and route, and no higher dose."""
+    """Return what an order has that the plan of the course has not: its drug and route, and no higher dose.
+
+    `evidence`: references of the plans.
+    """
     if not planned:
         return []
 
@@ -169,6 +182,7 @@ def check_planned(
             expression=("MedicationRequest.dosageInstruction",),
             rule="RX-PLAN",
             source=cited.source,
+            evidence=evidence,
         )
 
     meant = [one for one in planned if one.drug == drug and one.route in routes]

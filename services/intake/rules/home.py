@@ -68,6 +68,7 @@ class HomeFacts:
     Attributes:
         visits: Encounters of the patient, whoever's.
         pdmp_queries: when the prescription monitoring programme was asked about the patient.
+        patient: reference of the Patient, whose record lacks what no resource shows.
         prescriber, site: the Practitioner, and the Location or Organization he prescribes from; None: not known.
         at: when the order was written.
 
@@ -78,6 +79,7 @@ class HomeFacts:
     prescriber: Resource | None
     site: Resource | None
     at: datetime
+    patient: str
 
 
 def is_for_home(request: Resource) -> bool:
@@ -120,6 +122,7 @@ def _seen(facts: HomeFacts, policy: HomePolicy) -> Iterator[Issue]:
             "RX-SEEN",
             policy.telemedicine,
             "encounter",
+            tuple(f"Encounter/{one['id']}" for one in facts.visits) or (facts.patient,),
         )
     asked = [one for one in facts.pdmp_queries if facts.at - timedelta(days=policy.pdmp.days) <= one <= facts.at]
     if not asked:
@@ -129,6 +132,7 @@ def _seen(facts: HomeFacts, policy: HomePolicy) -> Iterator[Issue]:
             "RX-PDMP",
             policy.pdmp,
             "supportingInformation",
+            (facts.patient,),
         )
 
 
@@ -154,6 +158,7 @@ def _registered(facts: HomeFacts, policy: HomePolicy) -> Iterator[Issue]:
                 "RX-DEA",
                 policy.dea,
                 element,
+                () if resource is None else (f"{resource['resourceType']}/{resource['id']}",),
             )
 
 
@@ -203,11 +208,12 @@ def _numbers(identifiers: Iterable[Resource]) -> list[str]:
     return [one["value"] for one in identifiers if one.get("system") == ID_PRESCRIPTION and one.get("value")]
 
 
-def _issue(said: str, rule: str, cited: Cited, element: str) -> Issue:
+def _issue(said: str, rule: str, cited: Cited, element: str, evidence: tuple[str, ...] = ()) -> Issue:
     return Issue(
         said,
         code="business-rule",
         expression=(f"MedicationRequest.{element}",),
         rule=rule,
         source=cited.source,
+        evidence=evidence,
     )

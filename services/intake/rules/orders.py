@@ -79,10 +79,11 @@ def check_order(request: Resource, drug: Drug, weights: Sequence[Weight], policy
     return issues
 
 
-def check_screened(result: Screening | None, planned: str, policy: OrderPolicy) -> list[Issue]:
+def check_screened(result: Screening | None, planned: str, policy: OrderPolicy, patient: str) -> list[Issue]:
     """Return what a screening for drug and route of an order says against it; `result` None: never screened.
 
-    `planned` names drug and route, for people.
+    `planned` names drug and route, for people; `patient` is the reference of the Patient, whose record lacks what no
+    resource shows.
     """
     if result is None:
         return [
@@ -93,6 +94,7 @@ def check_screened(result: Screening | None, planned: str, policy: OrderPolicy) 
                 expression=("MedicationRequest.subject",),
                 rule="RX-SCREEN",
                 source=policy.screened.source,
+                evidence=(patient,),
             )
         ]
     if result.outcome == "eligible":
@@ -106,6 +108,7 @@ def check_screened(result: Screening | None, planned: str, policy: OrderPolicy) 
             expression=("MedicationRequest.medication",),
             rule=finding.rule,
             source=finding.source,
+            evidence=finding.evidence or (patient,),
         )
         for finding in result.findings
         if finding.verdict == "not-known" or (finding.verdict == "hit" and finding.severity != "I")
@@ -158,10 +161,12 @@ def check_dosage(
                     expression=(f"{where}.doseAndRate",),
                     rule="RX-WEIGHT",
                     source=policy.weight_age.source,
+                    evidence=_weighed(weights, policy),
                 )
                 continue
             value = value / kilograms if allowed.unit == "mg/kg" else value * kilograms  # noqa: PLW2901 - the value in the unit of the limit
         if not low <= value <= high:
+            by_weight = unit != allowed.unit
             yield Issue(
                 f"{value:.2f} {allowed.unit} of {drug} is outside the clinic's range for this route, "
                 f"{allowed.low:f} to {allowed.high:f} {allowed.unit}. Correct the dose.",
@@ -169,24 +174,35 @@ def check_dosage(
                 expression=(f"{where}.doseAndRate",),
                 rule="RX-DOSE",
                 source=allowed.source,
+                evidence=_weighed(weights, policy) if by_weight else (),
             )
 
 
 def kilograms_of(weights: Sequence[Weight], policy: OrderPolicy) -> Decimal | str:
     """Return the newest weight that is not too old, or what to do where there is none or it is not understood."""
-    usable = [weight for weight in weights if 0 <= weight.days <= policy.weight_age.days]
-    if not usable:
+    newest = _newest(weights, policy)
+    if newest is None:
         return (
             f"There is none of the last {policy.weight_age.days} days before the order. Record one (Observation "
             "29463-7) and order again."
         )
-    newest = min(reversed(usable), key=lambda weight: weight.days)
     if newest.kilograms is None or newest.kilograms <= 0:
         return (
             f"The newest one, {newest.reference}, is not understood: give it in kg, g or [lb_av] (UCUM), "
             "and order again."
         )
     return newest.kilograms
+
+
+def _newest(weights: Sequence[Weight], policy: OrderPolicy) -> Weight | None:
+    usable = [weight for weight in weights if 0 <= weight.days <= policy.weight_age.days]
+    return min(reversed(usable), key=lambda weight: weight.days, default=None)
+
+
+def _weighed(weights: Sequence[Weight], policy: OrderPolicy) -> tuple[str, ...]:
+    """Return the reference of the weight that a dose is judged by."""
+    newest = _newest(weights, policy)
+    return () if newest is None else (newest.reference,)
 
 
 def check_consent(consent: Resource, policy: OrderPolicy) -> list[Issue]:

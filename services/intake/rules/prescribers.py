@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -59,6 +59,7 @@ def check_prescriber(who: Prescriber, policy: PrescriberPolicy, licence: Cited) 
                 "licence as qualification, PractitionerRole with its period), then order.",
                 "RX-PRESCRIBER",
                 policy,
+                who.named,
             )
         ]
     return [*_role(who, policy), *_licence(who, licence)]
@@ -70,10 +71,11 @@ def _role(who: Prescriber, policy: PrescriberPolicy) -> Iterator[Issue]:
         ended = [f"PractitionerRole/{one['id']}" for one in able]
         said = f"{', '.join(ended)} is not in force then" if ended else "none is in the directory"
         yield _issue(
-            f"Ordering needs a PractitionerRole of the prescriber ({', '.join(policy.roles)}) that is active on "
+            f"This needs a PractitionerRole of the prescriber ({', '.join(policy.roles)}) that is active on "
             f"{who.at.date()}; {said}. Record or renew it.",
             "RX-PRESCRIBER",
             policy,
+            ended or who.named,
         )
 
 
@@ -87,6 +89,7 @@ def _licence(who: Prescriber, policy: Cited) -> Iterator[Issue]:
             "Practitioner.qualification with its period.",
             "RX-LICENCE",
             policy,
+            _himself(who),
         )
         return
     for where in dict.fromkeys(place for site in who.sites if (place := jurisdiction_of(site)) is not None):
@@ -97,7 +100,29 @@ def _licence(who: Prescriber, policy: Cited) -> Iterator[Issue]:
                 "order who has one.",
                 "RX-LICENCE",
                 policy,
+                [*_himself(who), *(f"Location/{one['id']}" for one in who.sites if jurisdiction_of(one) == where)],
             )
+
+
+def check_decider(who: Prescriber, policy: PrescriberPolicy, licence: Cited) -> list[Issue]:
+    """Return what forbids this prescriber to decide past a finding at that time; nothing where he may.
+
+    He is named, known to the directory, and has a role of `policy` and a licence that are in force.
+    """
+    if not who.named or who.practitioner is None or who.practitioner.get("active") is False:
+        said = f"{who.named[0]} is not" if who.named else "nobody is named who is"
+        return [
+            _issue(
+                f"A decision to proceed is a prescriber's (mitigation.author): {said} in the directory as an active "
+                "practitioner. Record him (Practitioner with his licence as qualification, PractitionerRole with its "
+                "period), then decide.",
+                "E-OVERRIDE",
+                policy,
+                who.named,
+            )
+        ]
+    lacking = [*_role(who, policy), *_licence(replace(who, sites=()), licence)]
+    return [replace(one, rule="E-OVERRIDE") for one in lacking]
 
 
 def check_site(drug: Drug, who: Prescriber, policy: Cited) -> list[Issue]:
@@ -113,6 +138,7 @@ def check_site(drug: Drug, who: Prescriber, policy: Cited) -> list[Issue]:
             expression=("MedicationRequest.requester",),
             rule="RX-REMS",
             source=policy.source,
+            evidence=tuple(f"Location/{one['id']}" for one in who.sites) or tuple(who.named),
         )
     ]
 
@@ -141,7 +167,16 @@ def _in_force(period: Mapping[str, str] | None, when: datetime) -> bool:
     return span is None or span[0] <= when < span[1]
 
 
-def _issue(said: str, rule: str, cited: Cited) -> Issue:
+def _himself(who: Prescriber) -> list[str]:
+    return [] if who.practitioner is None else [f"Practitioner/{who.practitioner['id']}"]
+
+
+def _issue(said: str, rule: str, cited: Cited, evidence: Sequence[str] = ()) -> Issue:
     return Issue(
-        said, code="business-rule", expression=("MedicationRequest.requester",), rule=rule, source=cited.source
+        said,
+        code="business-rule",
+        expression=("MedicationRequest.requester",),
+        rule=rule,
+        source=cited.source,
+        evidence=tuple(evidence),
     )

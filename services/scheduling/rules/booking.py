@@ -132,6 +132,7 @@ def taken(resource: str, start: datetime, end: datetime, *, closed: bool) -> Iss
         expression=("Appointment.participant",),
         rule="S-CLOSED" if closed else "S-DOUBLE",
         source="KAP Exchange",
+        evidence=(resource,),
     )
 
 

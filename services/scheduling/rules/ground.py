@@ -26,10 +26,12 @@ class Ground:
     """What is held about the patient of a visit.
 
     Attributes:
+        patient: reference of the Patient; None: the visit names none.
         outcome: of the newest eligibility decision; None: there is none.
         assessment: its reference.
         assessed: when it was made.
         episode_status: of the patient's course; None: there is none.
+        courses, consents, plans: references of those held, in force or not.
         order: reference of the order the appointment names; None: it names none.
         order_active: whether that order is held, active, of this clinic, and this patient's.
         drug: that it orders; None: neither ketamine nor esketamine, or not known.
@@ -37,17 +39,22 @@ class Ground:
         consented: routes consented to at the start, by a consent signed before.
         planned: whether there is an active plan of the course.
         site_certified, patient_enrolled: of the REMS.
-        preparations: sessions that are over; `preparing`: that are booked before the visit.
+        sites: references of the Locations of the visit.
+        preparations: sessions that are over; `preparing`: that are booked before the visit; `prepared`: of both.
         escort: whether one is named.
-        weighed: when the patient last was.
+        weighed: when the patient last was; `weight`: the reference of that.
         near: his other dosing sessions and doses.
 
     """
 
+    patient: str | None = None
     outcome: str | None = None
     assessment: str | None = None
     assessed: datetime | None = None
     episode_status: str | None = None
+    courses: tuple[str, ...] = ()
+    consents: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ()
     order: str | None = None
     order_active: bool = False
     drug: str | None = None
@@ -55,11 +62,14 @@ class Ground:
     consented: frozenset[str] = frozenset()
     planned: bool = False
     site_certified: bool = False
+    sites: tuple[str, ...] = ()
     patient_enrolled: bool = False
     preparations: int = 0
     preparing: int = 0
+    prepared: tuple[str, ...] = ()
     escort: bool = False
     weighed: datetime | None = None
+    weight: str | None = None
     near: tuple[Near, ...] = ()
 
 
@@ -75,7 +85,7 @@ class Found:
         what: what was found.
         advice: what to do; empty where it is met.
         source: of the rule.
-        evidence: references of what was looked at.
+        evidence: references of what was looked at; where nothing was found, the patient, whose record lacks it.
 
     """
 
@@ -96,6 +106,7 @@ class Found:
             expression=("Appointment",),
             rule=self.rule,
             source=self.source,
+            evidence=self.evidence,
         )
 
 
@@ -125,6 +136,8 @@ def prerequisites(visit: str, ground: Ground, start: datetime | None, policy: Sc
         if one is None or (one.routes is not None and not set(one.routes) & set(ground.routes)):
             continue
         met, what, advice, evidence = _ANSWERS[name](ground, start, one, policy)
+        if not evidence and ground.patient is not None:
+            evidence = (ground.patient,)
         found.append(Found(name, rule, met, one.by, what, "" if met else advice, one.source, evidence))
     return found
 
@@ -159,7 +172,7 @@ def _course(ground: Ground, _start: datetime | None, _rule: Required, _: Schedul
     status = ground.episode_status
     what = "there is no course of somebody found eligible" if status is None else f"the course is {status}"
     advice = "Refer and screen the patient (Patient/<id>/$screen); a hold is lifted by a person (EpisodeOfCare.status)."
-    return status in ("planned", "active"), what, advice, ()
+    return status in ("planned", "active"), what, advice, ground.courses
 
 
 def _order(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
@@ -176,14 +189,15 @@ def _consent(ground: Ground, _start: datetime | None, _rule: Required, _: Schedu
     lacking = [route for route in ground.routes if route not in ground.consented]
     if lacking or (not ground.routes and not ground.consented):
         what = f"no consent signed before is in force at that time for route {', '.join(lacking) or 'of the order'}"
-        return False, what, "Obtain the patient's consent for the route.", ()
-    return True, "there is consent for the route", "", ()
+        return False, what, "Obtain the patient's consent for the route.", ground.consents
+    return True, "there is consent for the route", "", ground.consents
 
 
 def _plan(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
     if ground.planned:
-        return True, "there is a plan of the course", "", ()
-    return False, "there is no active CarePlan of the course", "Make the treatment plan first (category kap-plan).", ()
+        return True, "there is a plan of the course", "", ground.plans
+    advice = "Make the treatment plan first (category kap-plan)."
+    return False, "there is no active CarePlan of the course", advice, ground.plans
 
 
 def _rems(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
@@ -199,8 +213,12 @@ def _rems(ground: Ground, _start: datetime | None, _rule: Required, _: Schedulin
     ]
     if lacking:
         advice = "Certify the site and enrol the patient with the Spravato REMS, and record the identifier."
-        return False, f"for esketamine {' and '.join(lacking)}", advice, ()
-    return True, "the site is certified and the patient enrolled", "", ()
+        return False, f"for esketamine {' and '.join(lacking)}", advice, _of_rems(ground)
+    return True, "the site is certified and the patient enrolled", "", _of_rems(ground)
+
+
+def _of_rems(ground: Ground) -> tuple[str, ...]:
+    return (*ground.sites, *([ground.patient] if ground.patient else []))
 
 
 def _spacing(ground: Ground, start: datetime | None, _rule: Required, policy: SchedulingPolicy) -> Answer:
@@ -219,7 +237,7 @@ def _preparation(ground: Ground, _start: datetime | None, rule: Required, _: Sch
     needed = rule.count or 0
     what = f"{ground.preparations} of {needed} preparation sessions were held, {ground.preparing} are booked before it"
     advice = "Hold the preparation session, and record it (Appointment fulfilled)."
-    return ground.preparations >= needed, what, advice, ()
+    return ground.preparations >= needed, what, advice, ground.prepared
 
 
 def _escort(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:
@@ -233,9 +251,10 @@ def _weight(ground: Ground, start: datetime | None, rule: Required, _: Schedulin
     if ground.weighed is None:
         return False, "no weight is known", "Weigh the patient.", ()
     what = f"the patient was weighed at {zulu(ground.weighed)}"
+    evidence = (ground.weight,) if ground.weight else ()
     if _too_old(ground.weighed, start, rule):
-        return False, f"{what}, more than {rule.days} days before", "Weigh the patient again.", ()
-    return True, what, "", ()
+        return False, f"{what}, more than {rule.days} days before", "Weigh the patient again.", evidence
+    return True, what, "", evidence
 
 
 _ANSWERS: Final[Mapping[Prerequisite, Callable[[Ground, datetime | None, Required, SchedulingPolicy], Answer]]] = {
@@ -273,7 +292,7 @@ def too_close(
     return found
 
 
-def not_one_patient(policy: SchedulingPolicy) -> Issue:
+def not_one_patient(patients: Iterable[str], policy: SchedulingPolicy) -> Issue:
     """Return the refusal of a dosing session for several patients: only one's ground could be looked at."""
     return Issue(
         "A visit with prerequisites is booked for one patient. Make an appointment for each; a group shares a Slot.",
@@ -281,4 +300,5 @@ def not_one_patient(policy: SchedulingPolicy) -> Issue:
         expression=("Appointment.participant",),
         rule="S-PATIENT",
         source=policy.ground.source,
+        evidence=tuple(f"Patient/{one}" for one in dict.fromkeys(patients)),
     )

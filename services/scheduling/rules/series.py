@@ -36,14 +36,15 @@ class Missing:
     why: str
     source: str
 
-    def as_issue(self) -> Issue:
-        """Return it as an issue."""
+    def as_issue(self, order: str) -> Issue:
+        """Return it as an issue; the course is of this order (``MedicationRequest/<id>``)."""
         return Issue(
             f"{self.step} {self.number} ({self.visit}) has no place: {self.why} Ask for another time, or add hours.",
             code="business-rule",
             expression=("Parameters.parameter",),
             rule="S-SERIES",
             source=self.source,
+            evidence=(order,),
         )
 
 

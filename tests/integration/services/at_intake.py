@@ -43,7 +43,7 @@ def condition(who, code, system=codes.SNOMED, **more):
 SUBLINGUAL = ({"name": "drug", "valueCode": "ketamine"}, {"name": "route", "valueCode": "37839007"})
 
 
-def proceeding(by="Practitioner/prescriber", why="Small, stable, seen by vascular surgery"):
+def proceeding(by, why="Small, stable, seen by vascular surgery"):
     return {"action": codes.PROCEED.concept(text=why), "date": "2026-11-22", "author": {"reference": by}}
 
 

@@ -64,14 +64,14 @@ class Opened:
             written = await record.create(resource)
         return parse(written.stored.body)
 
-    async def prescriber(self) -> str:
+    async def prescriber(self, name: str = "prescriber") -> str:
         """Return a prescriber of the directory: licensed, with his role, at a certified site."""
-        if "prescriber" not in self.names:
+        if name not in self.names:
             who = await self.create(practitioner())
             where = await self.create(site())
             await self.create(role_of(who, location=[about(where)]))
-            self.names.update(prescriber=f"Practitioner/{who['id']}", site=f"Location/{where['id']}")
-        return self.names["prescriber"]
+            self.names.update({name: f"Practitioner/{who['id']}", "site": f"Location/{where['id']}"})
+        return self.names[name]
 
     async def update(self, resource: Resource) -> Resource:
         key = compartment_key(resource, resource["resourceType"], resource["id"])

@@ -101,7 +101,7 @@ async def test_an_order_is_judged_by_its_own_drug_and_route_with_evidence_and_so
     await intake.create(weight(who))
     await intake.call("screen", who, *SUBLINGUAL)
     (issue,) = await intake.search("DetectedIssue", patient=who["id"])
-    await intake.update({**issue, "mitigation": [proceeding()]})
+    await intake.update({**issue, "mitigation": [proceeding(await intake.prescriber())]})
     await intake.create(order(who, 100, codes.ROUTE_SUBLINGUAL))
     with pytest.raises(Unprocessable) as error:
         await intake.create(order(who, 35, codes.ROUTE_IV))

@@ -59,7 +59,7 @@ async def test_a_prescribers_decision_on_a_relative_finding_lets_the_course_open
     await intake.create(screening(who))
     assert outcome(await intake.call("screen", who, *SUBLINGUAL)) == "needs-decision"
     (issue,) = await intake.search("DetectedIssue", patient=who["id"])
-    await intake.update({**issue, "mitigation": [proceeding()]})
+    await intake.update({**issue, "mitigation": [proceeding(await intake.prescriber())]})
     assert outcome(await latest(intake, who)) == "eligible"
     assert stage_of(await the_course(intake, who)) == "eligible"
     await intake.create(condition(who, "I71.4", codes.ICD10CM))
@@ -73,10 +73,11 @@ async def test_past_an_absolute_finding_that_two_may_decide_on_one_is_not_enough
     planned_ = ({"name": "drug", "valueCode": "ketamine"}, {"name": "route", "valueCode": "47625008"})
     assert outcome(await intake.call("screen", who, *planned_)) == "not-eligible"
     (issue,) = await intake.search("DetectedIssue", patient=who["id"])
-    twice = [proceeding("Practitioner/a"), proceeding("Practitioner/a", "Said again")]
+    first, second = await intake.prescriber("one"), await intake.prescriber("other")
+    twice = [proceeding(first), proceeding(first, "Said again")]
     issue = await intake.update({**issue, "mitigation": twice})
     assert outcome(await latest(intake, who)) == "not-eligible"
-    await intake.update({**issue, "mitigation": [*twice, proceeding("Practitioner/b")]})
+    await intake.update({**issue, "mitigation": [*twice, proceeding(second)]})
     assert outcome(await latest(intake, who)) == "eligible"
 
 
@@ -94,7 +95,9 @@ async def test_a_decision_without_prescriber_reason_or_time_is_refused(intake, l
     await intake.create(screening(who, E08=True))
     await intake.call("screen", who)
     (issue,) = await intake.search("DetectedIssue", patient=who["id"])
-    decision = {name: value for name, value in {**proceeding(), **lacking}.items() if value is not None}
+    decision = {
+        name: value for name, value in {**proceeding(await intake.prescriber()), **lacking}.items() if value is not None
+    }
     with pytest.raises(Unprocessable) as error:
         await intake.update({**issue, "mitigation": [decision]})
     assert rules_of(error) == {"E-OVERRIDE"}
@@ -106,7 +109,7 @@ async def test_nobody_decides_past_what_is_absolute(intake):
     await intake.call("screen", who)
     (issue,) = await intake.search("DetectedIssue", patient=who["id"])
     with pytest.raises(Unprocessable, match="E12 is absolute"):
-        await intake.update({**issue, "mitigation": [proceeding()]})
+        await intake.update({**issue, "mitigation": [proceeding(await intake.prescriber())]})
     await intake.update({**issue, "mitigation": [{"action": {"text": "Told the patient"}}]})
 
 

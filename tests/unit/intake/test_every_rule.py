@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from services.intake.rules.orders import check_screened
 from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED
+from shared.testing.refusals import tells_what_to_do
 from tests.unit.intake.charts import (
     HEALTHY,
     NOW,
@@ -308,6 +310,41 @@ def test_each_rule_judges_each_of_its_cases(rule, case):
         assert found.evidence
 
 
+ORDERED = "ketamine by a route"
+
+
+def refusal_of(result, rule):
+    """Return the refusal of an order by what a screening found; None where this rule refuses nothing."""
+    found = [one for one in check_screened(result, ORDERED, SETTING.orders, "Patient/ada") if one.rule == rule]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def assert_is_told(result, rule):
+    """Assert that an order is refused by a rule that stands against it, with evidence, source and what to do."""
+    found, refused = finding(result, rule), refusal_of(result, rule)
+    stands = found is not None and (found.verdict == "not-known" or (found.verdict == "hit" and found.severity != "I"))
+    assert (refused is not None) is stands
+    if refused is not None:
+        assert refused.evidence == (found.evidence or ("Patient/ada",))
+        assert [one["valueReference"]["reference"] for one in refused.as_fhir()["extension"]] == list(refused.evidence)
+        assert refused.source == found.source
+        assert tells_what_to_do(refused.diagnostics), refused.diagnostics
+
+
+@pytest.mark.parametrize(
+    ("rule", "case"), [(rule, case) for rule, cases in CASES.items() for case in cases], ids=lambda one: str(one)[:60]
+)
+def test_an_order_that_a_rule_refuses_names_its_evidence_its_source_and_what_to_do(rule, case):
+    assert_is_told(judge(**case.chart), rule)
+
+
+@pytest.mark.parametrize(("rule", "chart"), [("MEDICATION-LIST", unsaid("MED")), ("ANSWERS-AGE", old(9999))])
+def test_what_every_screening_asks_refuses_with_the_same(rule, chart):
+    assert refusal_of(judge(**chart), rule) is not None
+    assert_is_told(judge(**chart), rule)
+
+
 INTERACTIONS = SETTING.rules.interactions
 SETS = SETTING.sets
 
@@ -349,6 +386,7 @@ def test_each_interaction_judges_each_of_its_cases(rule, case):
     result = judge(**case.chart)
     found = finding(result, rule)
     assert (None if found is None else found.verdict) == case.verdict, case.what
+    assert_is_told(result, rule)
     if case.verdict == "hit":
         assert found.evidence == tuple(one.reference for one in case.chart["medications"])
         assert found.source

@@ -20,15 +20,22 @@ NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 
 
 def registered(number="AB1234563", **period):
-    return {"identifier": [{"system": codes.DEA, "value": number, **({"period": period} if period else {})}]}
+    dea = {"identifier": [{"system": codes.DEA, "value": number, **({"period": period} if period else {})}]}
+    return {"resourceType": "Practitioner", "id": "p", **dea}
 
 
 def visit(days=10, class_="AMB", status="finished"):
     start = (NOW - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"resourceType": "Encounter", "status": status, "class": {"code": class_}, "period": {"start": start}}
+    return {
+        "resourceType": "Encounter",
+        "id": "v",
+        "status": status,
+        "class": {"code": class_},
+        "period": {"start": start},
+    }
 
 
-FACTS = HomeFacts((visit(),), (NOW - timedelta(days=1),), registered(), registered(), NOW)
+FACTS = HomeFacts((visit(),), (NOW - timedelta(days=1),), registered(), registered(), NOW, "Patient/ada")
 ORDER = {
     "category": [codes.MEDICATION_COMMUNITY.concept()],
     "identifier": [{"system": codes.ID_PRESCRIPTION, "value": "RX-1"}],
@@ -81,7 +88,8 @@ AFTER = datetime(2027, 1, 1, 9, tzinfo=UTC)
     ],
 )
 def test_after_the_telemedicine_exception_the_patient_was_seen_in_person(at, visits, expected):
-    assert rules(at=at, visits=visits, pdmp_queries=(at,)) == expected
+    held = [{**one, "id": str(number)} for number, one in enumerate(visits)]
+    assert rules(at=at, visits=held, pdmp_queries=(at,)) == expected
 
 
 @pytest.mark.parametrize(
@@ -105,7 +113,8 @@ def test_the_monitoring_programme_was_asked_shortly_before(days, expected):
     ],
 )
 def test_prescriber_and_site_are_registered_on_that_day(who, resource, valid):
-    assert rules(**{who: resource}) == ([] if valid else ["RX-DEA"])
+    held = None if resource is None else {"resourceType": "Practitioner", "id": "p", **resource}
+    assert rules(**{who: held}) == ([] if valid else ["RX-DEA"])
 
 
 @pytest.mark.parametrize(
