@@ -1,0 +1,322 @@
+"""Over intake and scheduling together, with the events carried between them, in any order: what always holds.
+
+No booked dosing session without eligibility, consent, plan and prescription, unless it is flagged; no course makes an
+illegal change; and each decision of a screening is the same when it is made again under the policy of its time.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
+
+from services.intake.service import intake as intake_service
+from services.scheduling.rules.booking import INTENDED
+from shared.fhir import codes
+from shared.fhir.dates import interval, period_interval, zulu
+from shared.fhir.kap import has_code, stages_of, visit_of, with_stage
+from shared.runtime.policy import load_policy
+from tests.integration.services.at_intake import condition, proceeding, replayed
+from tests.integration.services.bedside import Bedside
+from tests.integration.services.booking_machine import HOURS, PATIENTS, WHO, Bookings
+from tests.integration.services.course import (
+    Opened,
+    about,
+    care_plan,
+    consent,
+    order,
+    patient,
+    planned,
+    referral,
+    screening,
+    weight,
+)
+
+RUNNING = ["planned", "preparing", "dosing", "integrating", "follow-up"]
+ENDS = ["not-eligible", "finished", "stopped"]
+AT_FIRST = ["referred", "screening", "eligible", "consented", "planned"]
+"""The stages of a course in their order, as the specification has them."""
+
+CONTENT = """
+version: "1"
+clinic: example
+sections:
+  eligibility:
+    answers_age: {days: 30}
+    rules: {E08: {severity: I}}
+"""
+"""A policy of the clinic's own, which would decide otherwise."""
+
+
+def may_follow(stage, later):
+    """Tell whether a stage may follow another at once: a course goes on, goes between its visits, or ends."""
+    if stage in ENDS:
+        return False
+    if later == "stopped":
+        return True
+    if later == "not-eligible":
+        return stage in ("referred", "screening")
+    if stage in RUNNING:
+        return later in RUNNING or later == "finished"
+    return later in AT_FIRST and AT_FIRST.index(later) > AT_FIRST.index(stage)
+
+
+def status_of(stages):
+    """Return the statuses that a course of these stages may have."""
+    dosed = bool({"dosing", "integrating", "follow-up"}.intersection(stages))
+    if stages[-1] in ENDS:
+        return {"finished" if dosed else "cancelled"}
+    return {"onhold", "active" if stages[-1] in RUNNING else "planned"}
+
+
+class BothServices(Bookings):
+    """Intake and scheduling, each on its own database."""
+
+    policy_of_the_clinic = None
+    decided = set()  # noqa: RUF012 - of the whole campaign: decisions that were made again
+    moved = set()  # noqa: RUF012 - of the whole campaign: changes of stage
+
+    def __init__(self):
+        super().__init__()
+        self.intake = self.run(self.bench.open(intake_service))
+        self.people = {}
+        self.orders = {}
+        self.stages = {}
+
+    def who(self, name):
+        return self.people[name]
+
+    def order_of(self, name):
+        return self.orders.get(name, {"resourceType": "MedicationRequest", "id": "none"})
+
+    def carry(self):
+        self.run(self.bench.deliver(self.intake, self.scheduling))
+
+    @initialize(after=HOURS)
+    def one_is_ready_and_booked_and_one_is_only_known(self, after):
+        self.people["ada"], _, self.orders["ada"] = self.run(planned(self.intake, self.clock))
+        self.people["bo"] = self.run(self.intake.create(patient(identifier=[{"system": "urn:clinic", "value": "2"}])))
+        self.carry()
+        self.open_the_clinic()
+        self.run(self.scheduling.create(self.wanted("ada", after, "booked")))
+
+    # What happens at intake
+
+    def held(self, type_, name):
+        return self.run(self.intake.search(type_, patient=f"Patient/{self.people[name]['id']}"))
+
+    def say(self, resource):
+        return self.attempt(self.intake.update(resource) if "id" in resource else self.intake.create(resource))
+
+    def say_of_all(self, type_, name, status):
+        for one in self.held(type_, name):
+            if not has_code(one.get("code"), codes.ELIGIBILITY):
+                self.say({**one, "status": status})
+
+    @rule(name=WHO, ill=st.sampled_from([{}, {}, {"E12": True}, {"E08": True}, {"E01": None}]))
+    def answers(self, name, ill):
+        self.clock.forward(minutes=1)
+        self.say(screening(self.who(name), self.clock.now, **ill))
+
+    @rule(name=WHO)
+    def screens(self, name):
+        self.attempt(self.intake.call("screen", self.who(name)))
+
+    @rule(name=WHO, code=st.sampled_from(["67362008", "77386006", "999999999"]))
+    def falls_ill(self, name, code):
+        self.say(condition(self.who(name), code))
+
+    @rule(name=WHO)
+    def is_well_again(self, name):
+        for one in self.held("Condition", name):
+            self.attempt(self.intake.delete(one))
+
+    @rule(name=WHO, born=st.sampled_from(["1980-02-03", "2015-01-01"]))
+    def is_of_age(self, name, born):
+        self.say({**self.run(self.intake.get("Patient", self.who(name)["id"])), "birthDate": born})
+
+    @rule(name=WHO)
+    def a_prescriber_decides(self, name):
+        by = self.run(self.intake.prescriber())
+        for one in self.held("DetectedIssue", name):
+            self.say({**one, "mitigation": [proceeding(by)]})
+
+    @rule(name=WHO, there=st.booleans())
+    def is_referred(self, name, there):
+        if there:
+            self.say(referral(self.who(name)))
+        else:
+            self.say_of_all("ServiceRequest", name, "revoked")
+
+    @rule(name=WHO, there=st.booleans())
+    def consents(self, name, there):
+        if there:
+            self.say(consent(self.who(name)))
+        else:
+            self.say_of_all("Consent", name, "inactive")
+
+    @rule(name=WHO, there=st.booleans())
+    def is_planned(self, name, there):
+        if there:
+            self.say(care_plan(self.who(name)))
+        else:
+            self.say_of_all("CarePlan", name, "revoked")
+
+    @rule(name=WHO, there=st.booleans())
+    def is_ordered(self, name, there):
+        if not there:
+            self.say_of_all("MedicationRequest", name, "stopped")
+            return
+        self.say(weight(self.who(name)))
+        self.orders[name] = self.say(order(self.who(name))) or self.order_of(name)
+
+    @rule(name=WHO)
+    def gets_all(self, name):
+        self.is_well_again(name)
+        self.is_of_age(name, "1980-02-03")
+        self.answers(name, {})
+        self.is_referred(name, there=True)
+        self.screens(name)
+        self.a_person_says(name, "active", None)
+        for step in (self.consents, self.is_planned, self.is_ordered):
+            step(name, there=True)
+        self.carry()
+
+    @rule(
+        name=WHO,
+        status=st.sampled_from(["onhold", "active", "planned", "finished", "cancelled", "entered-in-error"]),
+        stage=st.sampled_from([None, *AT_FIRST, *RUNNING, *ENDS]),
+    )
+    def a_person_says(self, name, status, stage):
+        for one in self.held("EpisodeOfCare", name):
+            moved = one if stage is None else with_stage(one, stage, self.clock.now, "Said so")
+            self.say({**moved, "status": status})
+
+    @rule(name=WHO, visit=st.sampled_from(["kap-prep", "kap-dosing", "kap-integration", "kap-followup"]))
+    def a_visit_begins(self, name, visit):
+        began = {
+            "resourceType": "Encounter",
+            "status": "in-progress",
+            "class": codes.Code(codes.ACT_CODE, "AMB").coding(),
+            "type": [codes.VISITS[visit][0].concept()],
+            "subject": about(self.who(name)),
+            "period": {"start": zulu(self.clock.now)},
+        }
+        self.run(Bedside(self.intake, self.clock).tell("sessions", began))
+
+    # What events do
+
+    @rule()
+    def events_come(self):
+        self.carry()
+
+    @rule()
+    def events_come_again(self):
+        self.run(self.bench.deliver(self.intake, self.scheduling, again=True))
+
+    # What holds
+
+    @invariant()
+    def no_dose_is_booked_without_its_ground(self):
+        if self.people:
+            self.carry()
+            self.run(self._stands())
+
+    async def _stands(self):
+        """Look at intake's own record, by other means than the services do."""
+        for one in await self.scheduling.search("Appointment", status=",".join(INTENDED)):
+            if visit_of(one) != "kap-dosing":
+                continue
+            flags = await self.scheduling.search("Flag", identifier=f"{codes.ID_FLAG}|ground:{one['id']}")
+            lacking = [] if [flag["status"] for flag in flags] == ["active"] else [x async for x in self._lacks(one)]
+            assert not lacking, (one["id"], lacking)
+
+    async def _lacks(self, booked):
+        actors = [each["actor"]["reference"] for each in booked["participant"]]
+        about_ = {"patient": next(each for each in actors if each.startswith("Patient/"))}
+        start = interval(booked["start"])[0]
+        newest = (await self.intake.search("RiskAssessment", **about_))[-1:]
+        if [each["prediction"][0]["outcome"]["coding"][0]["code"] for each in newest] != ["eligible"]:
+            yield "eligibility"
+        consents = [each for each in await self.intake.search("Consent", **about_) if each["status"] == "active"]
+        if not any(in_time(each, start) for each in consents):
+            yield "consent"
+        plans = await self.intake.search("CarePlan", **about_)
+        if not any(each["status"] == "active" for each in plans):
+            yield "plan"
+        named = {each["reference"] for each in booked.get("supportingInformation", [])}
+        orders = await self.intake.search("MedicationRequest", **about_)
+        if not any(each["status"] == "active" and f"MedicationRequest/{each['id']}" in named for each in orders):
+            yield "prescription"
+
+    @invariant()
+    def every_change_of_a_course_is_legal(self):
+        for one in self.run(self.intake.search("EpisodeOfCare")):
+            if one["status"] == "entered-in-error":
+                continue
+            stages, before = stages_of(one), self.stages.get(one["id"], [])
+            assert stages[: len(before)] == before, "what a course has been through stays"
+            assert stages[0] in AT_FIRST
+            for stage, later in pairwise(stages):
+                assert may_follow(stage, later), stages
+                self.moved.add((stage, later))
+            assert one["status"] in status_of(stages), (stages, one["status"])
+            self.stages[one["id"]] = stages
+
+    def teardown(self):
+        try:
+            if self.people:
+                self.run(self._again())
+        finally:
+            super().teardown()
+
+    async def _again(self):
+        """Make every decision again, under a policy of today that would decide otherwise."""
+        today = Opened(intake_service(load_policy(self.policy_of_the_clinic), self.clock), self.intake.store)
+        for one in await self.intake.search("RiskAssessment"):
+            again = await replayed(today, one)
+            outcome = one["prediction"][0]["outcome"]["coding"][0]["code"]
+            assert (again["same"], again["outcome"]) == (True, outcome), again
+            self.decided.add((one["id"], outcome))
+
+
+def in_time(signed, when):
+    """Tell whether a consent permits, and is in force at a time."""
+    provision = signed.get("provision", {})
+    period = period_interval(provision.get("period", {}))
+    return provision.get("type", "permit") == "permit" and (period is None or period[0] <= when < period[1])
+
+
+def campaign(make_database, folder, examples, steps):
+    BothServices.make_database = staticmethod(make_database)
+    BothServices.policy_of_the_clinic = folder / "own.yaml"
+    BothServices.policy_of_the_clinic.write_text(CONTENT, encoding="utf-8")
+    for noted in (BothServices.seen, BothServices.decided, BothServices.moved):
+        noted.clear()
+    run_state_machine_as_test(
+        BothServices,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert len(BothServices.seen) >= examples, "the campaign has to book something to say anything"
+    assert len(BothServices.decided) >= examples
+    assert BothServices.moved
+
+
+def test_no_sequence_over_both_services_books_a_dose_without_its_ground_or_makes_an_illegal_change(
+    make_database, tmp_path
+):
+    assert set(PATIENTS) == {"ada", "bo"}
+    campaign(make_database, tmp_path, 5, 15)
+
+
+@pytest.mark.slow
+def test_no_long_sequence_over_both_services_books_a_dose_without_its_ground(make_database, tmp_path):
+    campaign(make_database, tmp_path, 60, 40)
