@@ -7,6 +7,7 @@ At the gateway, and at a service for its own types. What the answers hold of the
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from shared.fhir.outcome import FhirError, Issue
 from shared.testing.hl7_validator import Hl7Validator
+from tests.contract.conftest import Played
 from tests.contract.server import SOURCE, Server
 from tests.contract.test_hl7_validator import errors
 from tests.e2e.kap import Kap
@@ -118,13 +120,59 @@ WHOLE_RECORD = ("Patient/{id}/$everything?_count=5", "Patient/{id}/$summary")
 
 @pytest.mark.parametrize("path", WHOLE_RECORD)
 def test_the_whole_record_of_a_patient_is_valid(
-    gateway: httpx.Client, demo_run: Any, hl7_validator: Hl7Validator, path: str
+    gateway: httpx.Client, demo_run: Played, hl7_validator: Hl7Validator, path: str
 ) -> None:
     for page in demo_run.pages["Patient"]:
         for entry in json.loads(page)["entry"][:4]:
             answer = gateway.get(path.format(id=entry["resource"]["id"])).raise_for_status()
             assert errors(hl7_validator, answer.text) == []
             assert answer.json()["entry"]
+
+
+YEAR = "periodStart=2026-01-01&periodEnd=2026-12-31"
+OPERATIONS = (
+    "Patient/{Patient}/$screen",
+    "Appointment/$find?visit-type=kap-prep&start=2026-12-01T08:00:00Z&end=2026-12-03T20:00:00Z",
+    "Appointment/$prerequisites?patient=Patient/{Patient}&visit-type=kap-dosing",
+    f"Measure/$evaluate-measure?measure=https://kap-exchange.org/fhir/Measure/phq-9-response&{YEAR}",
+    f"Measure/$csv?{YEAR}",
+    f"MeasureReport/$superbill?{YEAR}",
+    "RiskAssessment/{RiskAssessment}/$replay",
+    "SupplyDelivery/$substance-inventory",
+    "SupplyDelivery/$substance-log",
+)
+"""Of the clinic, as the demo left it. `$screen` writes, and is asked by POST."""
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_what_an_operation_of_the_clinic_answers_is_valid(
+    gateway: httpx.Client, demo_run: Played, hl7_validator: Hl7Validator, path: str
+) -> None:
+    for type_ in re.findall(r"{(\w+)}", path):
+        page = gateway.get(f"{type_}?_count=1").raise_for_status().json()
+        path = path.replace(f"{{{type_}}}", page["entry"][0]["resource"]["id"])
+    answer = gateway.request("POST" if path.endswith("$screen") else "GET", path).raise_for_status()
+    assert errors(hl7_validator, answer.text) == []
+
+
+def test_what_the_gate_before_a_dose_answers_is_valid(
+    gateway: httpx.Client, demo_run: Played, hl7_validator: Hl7Validator
+) -> None:
+    dose = gateway.get("MedicationAdministration?_count=1").raise_for_status().json()["entry"][0]["resource"]
+    asked = {"name": "medicationRequest", "valueReference": {"reference": dose["request"]["reference"]}}
+    answer = gateway.post(
+        f"{dose['context']['reference']}/$pre-dose-gate",
+        content=json.dumps({"resourceType": "Parameters", "parameter": [asked]}),
+        headers={"Content-Type": "application/fhir+json"},
+    ).raise_for_status()
+    assert errors(hl7_validator, answer.text) == []
+
+
+def test_what_match_finds_is_valid(server: Server, patient: dict[str, Any], hl7_validator: Hl7Validator) -> None:
+    parameters = {"resourceType": "Parameters", "parameter": [{"name": "resource", "resource": patient}]}
+    found = server.send("POST", "Patient/$match", parameters)
+    assert found.json()["entry"]
+    assert errors(hl7_validator, found.text) == []
 
 
 def test_every_way_to_write_is_answered_with_what_is_valid(server: Server, hl7_validator: Hl7Validator) -> None:
