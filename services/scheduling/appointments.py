@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from services.scheduling.rules.finding import Option
 from shared.fhir.codes import EXT_HELD_UNTIL, EXT_RANK, ROLES, VIRTUAL, VISITS
@@ -132,15 +132,21 @@ async def written(record: Record, resource: Resource) -> Resource:
 
 
 def answered(resources: Sequence[Resource], issues: Sequence[Issue] = ()) -> Resource:
-    """Return a searchset of appointments, best first, and of what there is to say."""
-    entries: list[Mapping[str, Any]] = [
-        {"fullUrl": _url(one), "resource": one, "search": {"mode": "match"}} for one in resources
-    ]
+    """Return a searchset of appointments, best first, and of what there is to say.
+
+    One that is only proposed is kept nowhere, and has an id all the same: what a search finds is known by one. `$hold`
+    and `$book` give another.
+    """
+    entries: list[Mapping[str, Any]] = []
+    for one in resources:
+        name = str(_name(one))
+        known = {"resourceType": one["resourceType"], "id": name, **one}
+        entries.append({"fullUrl": f"urn:uuid:{name}", "resource": known, "search": {"mode": "match"}})
     if issues:
         outcome = operation_outcome(issues)
-        entries.append({"fullUrl": _url(outcome), "resource": outcome, "search": {"mode": "outcome"}})
+        entries.append({"fullUrl": f"urn:uuid:{_name(outcome)}", "resource": outcome, "search": {"mode": "outcome"}})
     return {"resourceType": "Bundle", "type": "searchset", "total": len(resources), "entry": entries}
 
 
-def _url(resource: Resource) -> str:
-    return f"urn:uuid:{uuid5(NAMESPACE_URL, dump(resource).decode())}"
+def _name(resource: Resource) -> UUID:
+    return uuid5(NAMESPACE_URL, dump(resource).decode())

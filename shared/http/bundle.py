@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from shared.fhir.ids import new_id
-from shared.fhir.json import Resource, dump
+from shared.fhir.json import Resource, dump, parse
 from shared.http.negotiation import etag
 from shared.store.types import Stored
 
@@ -65,6 +65,23 @@ def searchset(
 def _found(base_url: str, stored: Stored, mode: bytes) -> bytes:
     url = f"{base_url}/{stored.type}/{stored.id}".encode()
     return b'{"fullUrl":"' + url + b'","resource":' + stored.body + b',"search":{"mode":"' + mode + b'"}}'
+
+
+def placed(body: bytes, base_url: str) -> bytes:
+    """Return the searchset of an operation, in which what is kept is known by its URL on this base.
+
+    Operations do not know the base, and the one of the owner that answered is not the one that was asked.
+    """
+    if not body.startswith(b'{"resourceType":"Bundle"') or f'"fullUrl":"{base_url}/'.encode() in body:
+        return body
+    found = parse(body)
+    if found.get("type") != "searchset":
+        return body
+    for entry in found.get("entry", ()):
+        resource = entry.get("resource", {})
+        if "versionId" in resource.get("meta", {}):
+            entry["fullUrl"] = f"{base_url}/{resource['resourceType']}/{resource['id']}"
+    return dump(found)
 
 
 def document(identifier: str, profile: str, moment: datetime, entries: Iterable[tuple[str, bytes]]) -> bytes:

@@ -11,6 +11,7 @@ from shared.fhir.json import Resource, parse
 from shared.fhir.outcome import BadRequest, NotFound
 from shared.http import conformance
 from shared.http.answering import answer, told_of
+from shared.http.bundle import placed
 from shared.http.call import NotOffered
 from shared.http.operations.kinds import ReadOperation
 from shared.runtime.everywhere import VALIDATE
@@ -60,7 +61,7 @@ class Operating:
         else:
             result = await self._served.backend.operation(call.context, operation, asked)
         headers = {**result.headers, **told_of(result)}
-        return await answer(result.body, call.presentation, result.status, headers)
+        return await answer(placed(result.body, self._served.base_url), call.presentation, result.status, headers)
 
     async def _of_held(
         self, call: Call, operation: Operation, parameters: Resource

@@ -90,6 +90,10 @@ class Conditions:
     def _chain(self, chain: Chain, row: Row) -> str:
         if [type_ for type_, _ in chain.targets] == ["Patient"] and _bears_patient(row.types, chain.parameter):
             return self._chain_to_patient(chain, row)
+        return f"{row.rid} IN ({self.chained(chain, row.scope)})"
+
+    def chained(self, chain: Chain, scope: str) -> str:
+        """Return the SELECT of the row numbers that a chain finds by the references alone; some come twice."""
         targets = []
         for type_, beyond in chain.targets:
             held, where = self._held(type_)
@@ -100,8 +104,8 @@ class Conditions:
                 url = f"u.rid = {held.rid} AND u.param = {parameter_id('url')}"
                 targets.append(f"SELECT u.value FROM idx_uri u, {source} AND {url}")
         return (
-            f"{row.rid} IN (SELECT t.rid FROM idx_reference t WHERE {row.scope} "
-            f"AND t.param = {parameter_id(chain.parameter)} AND t.target IN ({' UNION ALL '.join(targets)}))"
+            f"SELECT t.rid FROM idx_reference t WHERE {scope} "
+            f"AND t.param = {parameter_id(chain.parameter)} AND t.target IN ({' UNION ALL '.join(targets)})"
         )
 
     def _chain_to_patient(self, chain: Chain, row: Row) -> str:

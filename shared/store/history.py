@@ -1,11 +1,13 @@
 """Histories of one resource, of a type, of everything: pages of versions, newest first, deletions among them.
 
 A page of one resource goes by its primary key, the others by an index on (type and) time. A copy that an event brings
-late takes its place by its owner's time.
+late takes its place by its owner's time. A page ends early where a reference on it would mean two of its entries.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -25,6 +27,9 @@ from shared.store.visibility import visible
 
 _TYPE_NAMES: Final = {number: name for name, number in TYPE_IDS.items()}
 _LAST_VERSION: Final = 2**31 - 1
+
+_REFERENCE: Final = re.compile(rb'"reference"\s*:\s*"([A-Za-z]+/[A-Za-z0-9.-]{1,64})"')
+"""To a resource of this record, whichever its version; what is longer, as one to a version is, does not match."""
 
 _COLUMNS = "r.id, h.type, h.rid, h.version, h.last_updated, h.origin, h.interaction, h.body"
 
@@ -48,8 +53,28 @@ async def history(
     if of_one and not rows and not await _known(connection, access, tenant, query):
         raise NotFound(f"There is no {query.type}/{query.id} here.")
     entries = [_stored(row) for row in rows[: query.count]]
-    following = _after(rows[query.count - 1], of_one=of_one) if len(rows) > query.count else None
-    return Page(entries, next=following)
+    held = unambiguous(entries)
+    following = _after(rows[held - 1], of_one=of_one) if len(rows) > held else None
+    return Page(entries[:held], next=following)
+
+
+def unambiguous(versions: Sequence[Stored]) -> int:
+    """Return how many of the first `versions` stand in one Bundle without a reference that means two of them.
+
+    Versions of one resource share a fullUrl (bdl-7, bdl-8), and a reference is resolved by it: "if multiple matches are
+    found, it is ambiguous which is correct". One that names a version is not.
+    Source: https://hl7.org/fhir/R4/bundle.html#references
+    """
+    times: dict[bytes, int] = {}
+    referred: set[bytes] = set()
+    for at, version in enumerate(versions):
+        name = f"{version.type}/{version.id}".encode()
+        times[name] = times.get(name, 0) + 1
+        refers = set() if version.deleted else set(_REFERENCE.findall(version.body))
+        referred |= refers
+        if any(times.get(one, 0) > 1 and one in referred for one in (name, *refers)):
+            return at
+    return len(versions)
 
 
 def compiled(query: HistoryQuery, access: Access, tenant: int, cursor: str | None) -> tuple[str, list[object]]:

@@ -114,11 +114,15 @@ def condition(criterion: Criterion, row: Row, bind: Binder) -> str:
     found = index_rows(criterion, row.scope, bind)
     if found is not None:
         return f"{row.rid} IN (SELECT t.rid FROM {found})"
-    matches = "true" if criterion.modifier == "missing" else holds(criterion, bind)
-    parameter = f"t.param = {parameter_id(criterion.parameter)}"
     # `row` may be an index row itself, named t as well: the rows that are looked for are kept apart from it.
-    rows = f"SELECT t.rid FROM idx_{criterion.kind} t WHERE {row.scope} AND {parameter} AND ({matches})"
+    rows = f"SELECT t.rid FROM {rows_against(criterion, row.scope, bind)}"
     return f"NOT EXISTS (SELECT FROM ({rows}) n WHERE n.rid = {row.rid})"
+
+
+def rows_against(criterion: Criterion, scope: str, bind: Binder) -> str:
+    """Return ``idx_token t WHERE ...``, the index rows of which none may be there: of ``:not``, ``:missing=true``."""
+    matches = "true" if criterion.modifier == "missing" else holds(criterion, bind)
+    return f"idx_{criterion.kind} t WHERE {scope} AND t.param = {parameter_id(criterion.parameter)} AND ({matches})"
 
 
 def index_rows(criterion: Criterion, scope: str, bind: Binder) -> str | None:
@@ -169,7 +173,12 @@ def of_types(column: str, types: Sequence[str]) -> str:
 
 
 def within_dates(criteria: Sequence[Criterion], row: Row, bind: Binder) -> str:
-    """Return the SQL condition of all criteria on one date parameter without modifiers, which hold together.
+    """Return the SQL condition of all criteria on one date parameter without modifiers, which hold together."""
+    return f"{row.rid} IN ({rows_within(criteria, row.scope, bind)})"
+
+
+def rows_within(criteria: Sequence[Criterion], scope: str, bind: Binder) -> str:
+    """Return the SELECT of the row numbers for which all criteria on one date parameter hold; some come twice.
 
     Each may be satisfied by another of the parameter's intervals. Where there is one only, one row satisfies all, and a
     search between two dates reads what lies between them.
@@ -186,8 +195,8 @@ def within_dates(criteria: Sequence[Criterion], row: Row, bind: Binder) -> str:
             f"AND u.param = {parameter_id(criterion.parameter)} AND {within(criterion, 'u', bind)})"
         )
     return (
-        f"{row.rid} IN (SELECT t.rid FROM idx_date t WHERE {row.scope} AND {parameter} AND {' AND '.join(plain)} "
-        f"UNION ALL SELECT t.rid FROM idx_date t WHERE {row.scope} AND {parameter} AND {' AND '.join(others)})"
+        f"SELECT t.rid FROM idx_date t WHERE {scope} AND {parameter} AND {' AND '.join(plain)} "
+        f"UNION ALL SELECT t.rid FROM idx_date t WHERE {scope} AND {parameter} AND {' AND '.join(others)}"
     )
 
 

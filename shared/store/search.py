@@ -13,13 +13,21 @@ from typing import Final
 from uuid import UUID
 
 from shared.fhir.definitions import parameter_id
-from shared.fhir.search import Condition, Criterion, Kind, SearchQuery, SortKey
+from shared.fhir.search import Chain, Condition, Criterion, Kind, SearchQuery, SortKey
 from shared.store.access import Access
 from shared.store.comparisons import Binder
 from shared.store.conditions import Conditions, index_rows_tell
 from shared.store.connection import PlanMode
 from shared.store.cursor import Cursor, SortValue
-from shared.store.predicates import Row, index_rows, led_by_patient, of_types, scope_of
+from shared.store.predicates import (
+    Row,
+    index_rows,
+    led_by_patient,
+    of_types,
+    rows_against,
+    rows_within,
+    scope_of,
+)
 from shared.store.rows import HIGHEST, LOWEST
 from shared.store.visibility import visible
 
@@ -100,27 +108,69 @@ def count(query: SearchQuery, access: Access, tenant: int) -> Statement:
 
     Where all is seen and index rows tell who matches, they alone are counted: no row of a resource is read.
     """
-    bind = Binder()
-    sees_all = not visible(access, Binder(), "", query.searched)
-    if query.criteria and sees_all and all(index_rows_tell(one) for one in query.criteria):
-        clinic = bind(tenant, "integer")
-        patient = _patient(query)
-        scope = scope_of(query.searched, clinic, None if patient is None else bind(patient, "uuid"))
-        first, *others = sorted(query.criteria, key=lambda one: not _is_plain(one))
-        if isinstance(first, Criterion) and _is_plain(first):
-            inner = Row("t.rid", "", query.searched, scope)
-            also = Conditions(access, clinic, bind).all_of(others, inner)
-            rows = " AND ".join([index_rows(first, scope, bind) or "", *also])
-            mode: PlanMode = "force_custom_plan" if patient is None else "force_generic_plan"
-            return Statement(f"SELECT count(DISTINCT t.rid) FROM {rows}", bind.arguments, mode)
+    by_index = _counted_by_index(query, access, tenant)
+    if by_index is not None:
+        return by_index
     bind = Binder()
     where, _, plan = _conditions(query, access, tenant, bind, None)
     return Statement(f"SELECT count(*) FROM resource r WHERE {' AND '.join(where)}", bind.arguments, plan)
 
 
+def _counted_by_index(query: SearchQuery, access: Access, tenant: int) -> Statement | None:
+    """Return the statement that counts index rows; None where they do not tell who matches, or who is seen.
+
+    What is not something is counted as all less what is: that one index tells, and nothing has to be joined.
+    """
+    hidden = visible(access, Binder(), "", query.searched)
+    chain = query.criteria[0] if len(query.criteria) == 1 and isinstance(query.criteria[0], Chain) else None
+    told = chain is not None or all(index_rows_tell(one) for one in query.criteria)
+    if hidden or not query.criteria or not told:
+        return None
+    bind = Binder()
+    clinic, types, patient = bind(tenant, "integer"), query.searched, _patient(query)
+    mode: PlanMode = "force_custom_plan" if patient is None else "force_generic_plan"
+    scope = scope_of(types, clinic, None if patient is None else bind(patient, "uuid"))
+    if chain is not None:
+        those = Conditions(access, clinic, bind).chained(chain, scope)
+        return Statement(f"SELECT count(DISTINCT t.rid) FROM ({those}) t", bind.arguments, mode)
+    first, *others = sorted(query.criteria, key=_rank)
+    if not isinstance(first, Criterion):
+        return None
+    if _is_plain(first):
+        rows = index_rows(first, scope, bind) or ""
+    elif _is_date(first):
+        same = [one for one in query.criteria if isinstance(one, Criterion) and _is_date(one)]
+        same = [one for one in same if one.parameter == first.parameter]
+        others = [one for one in query.criteria if one not in same]
+        rows = f"({rows_within(same, scope, bind)}) t WHERE true"
+    elif others:
+        return None
+    elif (found := index_rows(first, scope, bind)) is not None:
+        rows = found
+    else:
+        everything = f"r.tenant = {clinic} AND {of_types('r.type', types)} AND NOT r.deleted"
+        those = f"SELECT count(DISTINCT t.rid) FROM {rows_against(first, scope, bind)}"
+        return Statement(
+            f"SELECT (SELECT count(*) FROM resource r WHERE {everything}) - ({those})", bind.arguments, mode
+        )
+    also = Conditions(access, clinic, bind).all_of(others, Row("t.rid", "", types, scope))
+    return Statement(f"SELECT count(DISTINCT t.rid) FROM {' AND '.join([rows, *also])}", bind.arguments, mode)
+
+
+def _rank(one: Condition) -> int:
+    """Return which of the criteria leads a count: one that index rows satisfy, else a date."""
+    return 0 if _is_plain(one) else 1 if _is_date(one) else 2
+
+
 def _is_plain(one: Condition) -> bool:
     """Tell whether a criterion is satisfied by an index row, and not by the want of one."""
-    return isinstance(one, Criterion) and one.kind != "date" and one.modifier not in ("not", "not-in", "missing")
+    if not isinstance(one, Criterion) or (one.kind == "date" and one.modifier is None):
+        return False
+    return one.modifier not in ("not", "not-in", "missing")
+
+
+def _is_date(one: Condition) -> bool:
+    return isinstance(one, Criterion) and one.kind == "date" and one.modifier is None
 
 
 def _conditions(

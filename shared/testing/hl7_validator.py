@@ -32,6 +32,7 @@ VALIDATOR = JarSet(
 )
 HEAP = "-Xmx1400m"
 READY = "ready"
+VALIDATORS = "org.hl7.fhir.common.hapi.validation.validator."
 PINNED_R4 = re.compile(r'("http://hl7\.org/fhir/(?:StructureDefinition|ValueSet)/[\w-]+)\|4\.0\.1"')
 """How some packages name R4's own definitions; the engine knows them, in that version only, by their plain URL."""
 CONFORMANCE = frozenset({"StructureDefinition", "ValueSet", "CodeSystem"})
@@ -145,11 +146,35 @@ def _engine(packages: Sequence[Path]) -> tuple[Any, Any]:
     # A binding asks for one code of the value set, and allows others beside it (R4, 4.1.3); by itself the engine wants
     # every code of a concept to be in it.
     chain.setCodeableConceptValidationSuccessfulIfNotAllCodingsAreValid(True)
-    module = jpype.JClass("org.hl7.fhir.common.hapi.validation.validator.FhirInstanceValidator")(chain)
+    module = jpype.JClass(VALIDATORS + "FhirInstanceValidator")(chain)
+    module.setWrappedWorkerContext(chain, _context_with_a_log()(chain))
     module.setAnyExtensionsAllowed(True)
     validator = context.newValidator()
     validator.registerValidatorModule(module)
     return validator, jpype.JClass("ca.uhn.fhir.validation.ValidationOptions")
+
+
+def _context_with_a_log() -> Any:
+    """Return a class: the engine's context, with the log that it asks for where it has parsed an expression.
+
+    HAPI's own has none, and so the engine calls each SearchParameter wrong whose expression it could read.
+    """
+    import jpype
+
+    pool = jpype.JClass("javassist.ClassPool").getDefault()
+    made = pool.makeClass("kap.Context", pool.get(VALIDATORS + "WorkerContextValidationSupportAdapter"))
+    make = jpype.JClass("javassist.CtNewConstructor").make
+    made.addConstructor(
+        make("public Context(ca.uhn.fhir.context.support.IValidationSupport support) { super(support); }", made)
+    )
+    log = "org.hl7.fhir.r5.context.Slf4JLoggingService"
+    body = f'return new {log}(org.slf4j.LoggerFactory.getLogger("hl7"));'
+    method = f"public org.hl7.fhir.r5.context.ILoggingService getLogger() {{ {body} }}"
+    made.addMethod(jpype.JClass("javassist.CtNewMethod").make(method, made))
+    loader = jpype.JClass("javassist.Loader")(jpype.JClass("java.lang.ClassLoader").getSystemClassLoader(), pool)
+    loader.delegateLoadingOf("ca.uhn.")
+    loader.delegateLoadingOf("org.")
+    return jpype.JClass(loader.loadClass("kap.Context"))
 
 
 def _main() -> None:

@@ -185,6 +185,7 @@ FLOOR: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 """By area and cell, what proves it."""
 
 BESIDE: Final = (
+    "result: _explain tells which index answered, and how long it took",
     "limits: methods that are not offered, types that are not held, bodies that are too large or too deep",
 )
 """Rows that hold more than a cell asks for."""

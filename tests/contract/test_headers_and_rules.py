@@ -202,6 +202,8 @@ def _(server: Server) -> None:
     parameters = {"resourceType": "Parameters", "parameter": [{"name": "resource", "resource": asked}]}
     found = server.send("POST", "Patient/$match", parameters).json()
     assert found["entry"][0]["resource"]["id"] == known["id"], "the best comes first"
+    searched = server.send("GET", f"Patient?_id={known['id']}").json()
+    assert found["entry"][0]["fullUrl"] == searched["entry"][0]["fullUrl"]
     grades = [each["valueCode"] for one in found["entry"] for each in one["search"]["extension"] if "valueCode" in each]
     assert set(grades) <= {"certain", "probable", "possible", "certainly-not"}
     scores = [one["search"]["score"] for one in found["entry"]]

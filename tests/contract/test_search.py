@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -60,6 +61,10 @@ def _(server: Server) -> None:
         f"patient={patient['id']}",
     ):
         only(server, f"Observation?{query}", made)
+    whole = server.send("GET", f"Patient?_id={patient['id']}").json()["entry"][0]["fullUrl"]
+    assert whole.startswith("http")
+    only(server, f"Observation?subject={whole}", made)
+    only(server, f"Observation?subject=http://elsewhere.example/fhir/Patient/{patient['id']}")
     value = token()
     logical = server.observation(patient, performer=[{"identifier": {"system": "urn:p", "value": value}}])
     only(server, f"Observation?performer:identifier=urn:p|{value}", logical)
@@ -80,6 +85,8 @@ def _(server: Server) -> None:
     only(server, f"{of}gt2026-03-04", month)
     only(server, f"{of}ge2026-03-04", day, noon, month)
     only(server, f"{of}lt2026-03-04", month)
+    only(server, f"{of}le2026-03-04", day, noon, month)
+    only(server, f"{of}eq2026-03-04", day, noon)
     only(server, f"{of}sa2026-03-03", day, noon)
     only(server, f"{of}eb2026-03-05", day, noon)
     assert day["id"] in server.found(f"{of}ap2026-03-04")
@@ -105,6 +112,21 @@ def _(server: Server) -> None:
     only(server, f"{of}lt154.4{ucum}[lb_av]", kilos, grams)
     only(server, f"{of}70||kg", kilos)
     only(server, f"{of}90", heavy)
+    risks = [
+        server.make(
+            {
+                "resourceType": "RiskAssessment",
+                "status": "final",
+                "subject": {"reference": f"Patient/{patient['id']}"},
+                "prediction": [{"probabilityDecimal": probability}],
+            }
+        )
+        for probability in (0.25, 0.5)
+    ]
+    of = f"RiskAssessment?patient={patient['id']}&probability="
+    only(server, f"{of}0.25", risks[0])
+    only(server, f"{of}gt0.3", risks[1])
+    only(server, f"{of}ne0.50", risks[0])
 
 
 @row("parameters: uri, and its :below")
@@ -155,6 +177,16 @@ def _(server: Server) -> None:
     only(server, f"Patient?_tag={tag}&_security=R", made)
     only(server, f"Patient?_tag={tag}&_lastUpdated=lt2020-01-01")
     only(server, f"Patient?_tag={tag}&_lastUpdated=ge2020-01-01", made)
+    listed = server.make(
+        {
+            "resourceType": "List",
+            "status": "current",
+            "mode": "working",
+            "entry": [{"item": {"reference": f"Patient/{other['id']}"}}],
+        }
+    )
+    only(server, f"Patient?_list={listed['id']}", other)
+    only(server, f"Patient?_list={token()}")
 
 
 @row("modifiers: :missing, :not, :text, :in; commas are or, repeats are and, escapes are text")
@@ -236,6 +268,7 @@ def _(server: Server) -> None:
     assert server.found(f"{of}&_sort=-date")[0] == made[2]["id"]
     assert server.found(f"{of}&_sort=-date&_count=1") == server.found(f"{of}&_sort=-date")
     assert server.send("GET", f"{of}&_total=accurate&_count=1").json()["total"] == 4
+    assert server.send("GET", f"{of}&_total=estimate&_count=1").json()["total"] == 4
     assert "total" not in server.send("GET", f"{of}&_total=none").json()
     empty = server.send("GET", f"{of}&_count=0").json()
     assert (empty["total"], empty.get("entry")) == (4, None)
@@ -255,6 +288,18 @@ def _(server: Server) -> None:
     page = server.send("GET", f"Patient?_id={made['id']}&_elements=birthDate").json()
     assert set(page["entry"][0]["resource"]) == {"resourceType", "id", "meta", "birthDate"}
     assert server.send("GET", f"{path}?_summary=false").json() == made
+
+
+@row("result: _explain tells which index answered, and how long it took")
+def _(server: Server) -> None:
+    patient = server.patient()
+    made = server.observation(patient)
+    told = server.send("GET", f"Observation?patient={patient['id']}&_explain=true").json()["entry"]
+    assert [one["resource"]["id"] for one in told if one["search"]["mode"] == "match"] == [made["id"]]
+    (said,) = [one["resource"]["issue"][0] for one in told if one["search"]["mode"] == "outcome"]
+    assert said["severity"] == "information"
+    assert re.search(r"idx_\w+", said["diagnostics"]), said
+    assert re.search(r"\d ms", said["diagnostics"]), said
 
 
 @row("paging: every link keeps all parameters, tells nothing, cannot be made up, and goes back too")

@@ -10,6 +10,8 @@ from shared.fhir.dates import interval
 
 PATIENT = {"resourceType": "Patient", "active": True, "name": [{"family": "Kerr"}]}
 
+BASE = "http://kap.example/fhir/"
+
 
 def local(url: str) -> str:
     return url.replace("http://kap.example", "")
@@ -80,6 +82,32 @@ async def test_pages_repeat_nothing_and_skip_nothing_though_others_write(fhir, c
         await fhir.create(PATIENT)
         url = next((link["url"] for link in bundle["link"] if link["relation"] == "next"), None)
     assert found == versions(all_at_once)
+
+
+async def test_on_no_page_does_a_reference_mean_two_versions(fhir, changed):
+    """Ada in three versions, to whom what was made after each refers; Bob, to whom nothing does, in two on one page."""
+    ada, bob = await fhir.create(PATIENT), await fhir.create(PATIENT)
+    for active in (False, True):
+        for one in (ada, bob):
+            await fhir.http.put(f"/fhir/Patient/{one['id']}", json={**one, "active": active})
+        await fhir.create(
+            {
+                "resourceType": "Observation",
+                "status": "final",
+                "code": {"text": "mood"},
+                "subject": {"reference": f"Patient/{ada['id']}"},
+            }
+        )
+    found = await pages(fhir, "/fhir/_history")
+    assert len(found) > 1
+    told = [version for page in found for version in versions(page)]
+    assert told.count(("Patient", "3")) == 3
+    assert len(told) == 4 + 2 + 4 + 2, "nothing is lost between pages"
+    for page in found:
+        names = [entry["fullUrl"] for entry in page["entry"]]
+        subjects = {entry.get("resource", {}).get("subject", {}).get("reference") for entry in page["entry"]}
+        assert not [name for name in names if names.count(name) > 1 and name.removeprefix(BASE) in subjects]
+    assert any([entry["fullUrl"] for entry in page["entry"]].count(f"{BASE}Patient/{bob['id']}") > 1 for page in found)
 
 
 async def test_since_leaves_out_what_is_older(fhir, changed):

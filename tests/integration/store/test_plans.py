@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -171,6 +172,8 @@ async def test_what_leads_elsewhere_is_led_by_what_is_rare(loaded: Connection, t
         [("code", "c0"), ("category", "vital-signs")],
         [("code", "c0"), ("category", "vital-signs"), ("date", "2021-03")],
         [("code", "c0"), ("category:not", "vital-signs")],
+        [("date", "ge2021-03-01"), ("date", "lt2021-03-03")],
+        [("date", "ge2021-03-01"), ("category:not", "vital-signs")],
     ],
 )
 async def test_where_all_is_seen_index_rows_alone_are_counted(loaded: Connection, pairs):
@@ -181,6 +184,23 @@ async def test_where_all_is_seen_index_rows_alone_are_counted(loaded: Connection
     seen = [count(query, access, 1) for access in (Access.unrestricted(), Access.unrestricted(origin="intake"))]
     counts = [await loaded.fetchval(one.sql, *one.arguments) for one in seen]
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize(
+    "pairs", [[("code:not", "c0")], [("value-quantity:missing", "true")], [("patient.gender", "male")]]
+)
+async def test_what_is_not_or_leads_elsewhere_is_counted_without_a_look_at_each_resource(
+    loaded: Connection, rows: int, pairs
+):
+    """All less what is, and the references to what is found: each by its index, none joined to the resources' rows."""
+    plan = await plan_of(loaded, *pairs, type_="Observation", counted=True)
+    assert "Join" not in plan or "idx_reference_value" in plan, plan
+    assert "SubPlan" not in plan, plan
+    query = parse_search("Observation", pairs, strict=True)
+    counting = count(query, Access.unrestricted(), 1)
+    found = page(replace(query, count=rows), Access.unrestricted(), 1, None)
+    everyone = await loaded.fetch(found.sql, *found.arguments)
+    assert await loaded.fetchval(counting.sql, *counting.arguments) == len(everyone) > 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from shared.fhir.json import parse
 from shared.fhir.outcome import Issue, operation_outcome
-from shared.http.bundle import history, instant, searchset
+from shared.http.bundle import history, instant, placed, searchset
 from shared.store.types import Stored
 
 BASE = "http://kap.example/fhir"
@@ -57,3 +57,16 @@ def test_a_history_tells_how_each_version_came_and_a_deletion_has_no_resource():
 
 def test_an_instant_has_milliseconds_and_is_utc():
     assert instant(WHEN) == "2026-11-22T10:30:15.007Z"
+
+
+def test_what_an_operation_found_is_known_by_its_url_on_the_base_that_was_asked():
+    kept = b'{"resourceType":"Appointment","id":"a","meta":{"versionId":"1"},"priority":1.0}'
+    offered = b'{"resourceType":"Appointment","id":"b"}'
+    entries = b'[{"fullUrl":"http://owner/fhir/Appointment/a","resource":%b},{"fullUrl":"urn:uuid:b","resource":%b}]'
+    body = b'{"resourceType":"Bundle","type":"searchset","entry":%b}' % (entries % (kept, offered))
+    answered = placed(body, BASE)
+    assert [entry["fullUrl"] for entry in parse(answered)["entry"]] == [f"{BASE}/Appointment/a", "urn:uuid:b"]
+    assert kept in answered
+    assert placed(answered, BASE) is answered
+    for other in (b'{"resourceType":"Patient"}', b'{"resourceType":"Bundle","type":"document"}'):
+        assert placed(other, BASE) is other

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.intake.rules.eligibility import screen
@@ -65,7 +65,7 @@ def clinics(graver, days):
     return Policy("2026.11+clinic", {**SHIPPED.sections, "eligibility": changed})
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=settings.default.max_examples * 2 // 5, deadline=None)
 @given(chart=charts, graver=severities, days=st.integers(1, 400))
 def test_a_decision_made_again_under_its_policy_is_the_same(chart, graver, days):
     policy = clinics(graver, days)
