@@ -1,6 +1,6 @@
 """Fixtures of every test; they live in `shared/testing`, which ships with the library."""
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from shared.testing.brokers import apache_kafka, broker, kafka, memory_broker
 from shared.testing.databases import database, make_database, postgres, store
@@ -22,5 +22,11 @@ __all__ = [
     "store",
 ]
 
-settings.register_profile("fast", settings(), max_examples=settings.default.max_examples // 4)
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""How fast examples come says how busy the machine is, and nothing of what they hold to."""
+
+settings.register_profile("merge", patient)
+settings.register_profile("fast", patient, max_examples=settings.default.max_examples // 4)
 """For `./kap test --fast`, between two thoughts; what is merged is tried with all of them."""
+
+settings.load_profile("merge")

@@ -17,10 +17,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
 def shared_data(name: str) -> Path:
     """Return the folder `name` of the data beside the repository.
 
-    Where it is not there the test is skipped, and says why; in CI it fails.
+    Where it is not there, or empty, the test is skipped, and says why; in CI it fails.
     """
     folder = FOLDER / name
-    if not folder.is_dir():
+    if not folder.is_dir() or not any(folder.iterdir()):
         reason = f"needs the data in ../shared/data/{name}, beside the repository"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)

@@ -39,7 +39,7 @@ __all__ = [
     "test_openapi_lists_what_the_capability_statement_does",
 ]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(params=[name for name in SERVICES if name != "hospital"])

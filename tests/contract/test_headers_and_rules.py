@@ -17,7 +17,7 @@ from tests.contract.test_interactions import server
 
 __all__ = ["server"]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 # -- headers and formats

@@ -13,7 +13,7 @@ from shared.fhir.profiles import own
 from shared.testing.hl7_validator import Hl7Validator
 from tests.contract.conftest import Played
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 US_CORE = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-"
 BY_TYPE = {

@@ -15,7 +15,7 @@ import pytest
 from tests.contract.server import ROWS, SOURCE, Server, person, row, rows_of, token
 from tests.e2e.kap import Kap
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", params=["gateway", "intake"])

