@@ -1,4 +1,4 @@
-"""The tables of definitions and profiles are what their generators make of HL7's packages."""
+"""The tables of definitions and profiles, and the guide, are what their generators make."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def test_the_definitions_are_what_their_generator_makes_of_the_packages() -> Non
 def test_the_profiles_are_what_their_generator_makes_of_the_packages() -> None:
     for name, text in tool("generate_profiles").generate(shared_data("packages")).items():
         assert text == (ROOT / name).read_text("utf-8"), f"{name} differs: run tools/generate_profiles.py"
+
+
+def test_the_implementation_guide_is_what_is_published() -> None:
+    text = (ROOT / "docs" / "implementation-guide.md").read_text("utf-8")
+    assert tool("render_guide").rendered() == text, "run tools/render_guide.py"
+    assert text.count("\n### ") >= 7
 
 
 def test_numbers_once_given_stay_and_new_names_follow() -> None:
