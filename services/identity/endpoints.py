@@ -39,7 +39,7 @@ from services.identity.signing import Signing
 from shared.fhir.ids import new_id
 from shared.fhir.json import parse
 from shared.fhir.outcome import BadRequest, Unavailable
-from shared.security.bearer import REVOKED
+from shared.security.bearer import OF_CLINIC, REVOKED
 from shared.security.keys import Fetched, Keys, KeysRefused, at_url, key_set, known
 from shared.security.roles import Roles
 from shared.security.scopes import MANAGE_CLIENTS, OTHERS
@@ -176,6 +176,8 @@ class Endpoints:
         }
         said = {"kap_role": granted.role, "fhirUser": granted.user, "patient": granted.patient}
         claims.update({name: value for name, value in said.items() if value is not None})
+        if client.acts_for_others and granted.role is None:
+            claims[OF_CLINIC] = True
         signed = await self.signing.sign(claims, now)
         await self.held.note_token(jti, client.id, now, ends)
         answer = {

@@ -24,7 +24,7 @@ from shared.http.openapi import openapi_of
 from shared.http.operations.standard import standard_operations
 from shared.runtime.everywhere import operations_for
 from shared.security.caller import everybody
-from shared.security.gate import Gate
+from shared.security.gate import Gate, Known
 from shared.security.headers import SafeHeaders
 from shared.security.limits import RateLimit
 from shared.security.operators import OperatorsOnly
@@ -57,6 +57,7 @@ def create_fhir_app(
     before: Sequence[BaseRoute] = (),
     routes: Sequence[BaseRoute] = (),
     middleware: Sequence[Middleware] = (),
+    consents_known: Known | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -69,6 +70,8 @@ def create_fhir_app(
         before: routes that are tried before the FHIR ones; each costs every request a little.
         routes: more routes (health, operators'), tried after them.
         middleware: around the FHIR routes only, first is outermost.
+        consents_known: passes where what is known of patients' consents is new enough to tell somebody outside; None:
+            it always is.
 
     """
     fhir_routes: list[BaseRoute] = []
@@ -86,7 +89,7 @@ def create_fhir_app(
 
         fhir = FhirRoutes(
             service,
-            Gate(service, backend),
+            Gate(service, backend, consents_known),
             settings,
             authenticate=authenticate,
             offered=offered,

@@ -25,6 +25,7 @@ from shared.events.consumer import EventConsumer
 from shared.events.kafka import KafkaConnection
 from shared.events.producer import EventProducer
 from shared.events.relay import Relay
+from shared.fhir.freshness import KnowledgePolicy, as_words
 from shared.fhir.outcome import Unavailable
 from shared.http.app import create_fhir_app
 from shared.http.health import Progress, Watchdog, health_routes
@@ -36,11 +37,14 @@ from shared.runtime.consume import ServiceEvents
 from shared.runtime.housekeeping import EVERY, Housekeeping
 from shared.runtime.knowledge import watch
 from shared.runtime.logging import fault
+from shared.runtime.policy import load_policy
 from shared.runtime.replaying import Replaying
 from shared.runtime.timers import TimerTask
 from shared.security.bearer import bearer, open_client
 from shared.security.caller import everybody
 from shared.security.discovery import smart_configuration
+from shared.security.roles import AccessPolicy
+from shared.store.knowledge import ages
 from shared.store.migrate import migrate
 from shared.store.outbox import open_outbox
 from shared.store.reindex import reindex
@@ -109,9 +113,10 @@ async def opened(app: App) -> AsyncIterator[Opened]:
         origin = None if app.shows_copies else service.name
         authenticate, issuer = everybody(origin=origin), None
         if settings.issuer is not None and not settings.no_auth:
+            roles = load_policy(settings.policy).section("access", AccessPolicy)
             client = open_client()
             closing.push_async_callback(client.aclose)
-            authenticate, issuer = bearer(settings.issuer, settings.audiences, client, origin=origin)
+            authenticate, issuer = bearer(settings.issuer, settings.audiences, client, origin=origin, roles=roles)
         parts = Parts(service, settings, store, authenticate, closing)
         tasks = _tasks(app, parts)
         backend = None
@@ -132,8 +137,29 @@ async def opened(app: App) -> AsyncIterator[Opened]:
                 *ops_routes(service, store, partitions=settings.topic_partitions),
             ],
             middleware=app.middleware,
+            consents_known=partial(_consents_known, app, store),
         )
         yield Opened(app, parts, asgi, tasks)
+
+
+async def _consents_known(app: App, store: Store, tenant: str) -> None:
+    """Pass where what is known of consents is as new as it has to be to tell somebody outside of the clinic anything.
+
+    Raises:
+        Unavailable: it is not, or this service does not hold consents.
+
+    """
+    service = app.service
+    if "Consent" in service.types and not app.shows_copies:
+        return
+    news = load_policy(app.settings.policy).section("knowledge", KnowledgePolicy).disclosure
+    if "Consent" not in service.holds:
+        raise Unavailable(f"{service.title} does not know of patients' consents. Ask the gateway.")
+    async with store.transaction(keys=(), tenant=tenant) as transaction:
+        told = await ages(transaction.connection, service.name, news.of, tenant, ())
+    unheard = news.too_old(told)
+    if unheard:
+        raise Unavailable(f"What is known of patients' consents may be too old ({as_words(unheard)}). Try again.")
 
 
 def _tasks(app: App, parts: Parts) -> list[Task]:

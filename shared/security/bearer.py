@@ -17,8 +17,9 @@ from typing import Any, Final
 import httpx
 
 from shared.fhir.outcome import Unavailable
-from shared.security.caller import Authenticate, Caller
+from shared.security.caller import Authenticate, Caller, disclosure_of
 from shared.security.keys import FRESH, Fetched, Keys, at_url
+from shared.security.roles import Roles
 from shared.security.scopes import OTHERS, parse_scopes
 from shared.security.tokens import TokenRefused, header_of, verified
 from shared.store.access import DEFAULT_TENANT
@@ -106,13 +107,27 @@ class _Remembered:
     until: float
 
 
+OF_CLINIC: Final = "kap_of_clinic"
+"""Claim of a token without a role that the clinic itself asked for: consents do not bind it."""
+
+
 class Bearer:
     """Tells who the bearer of a token is."""
 
     def __init__(
-        self, issuer: Issuer, audience: Sequence[str], *, origin: str | None, clock: Callable[[], float] = time.time
+        self,
+        issuer: Issuer,
+        audience: Sequence[str],
+        *,
+        origin: str | None,
+        roles: Roles,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Believe `issuer` about tokens for one of `audience`; callers see what `origin` owns, or (None) all."""
+        """Believe `issuer` about tokens for one of `audience`; callers see what `origin` owns, or (None) all.
+
+        `roles` tell who is of the clinic, and who is told what patients' consents permit.
+        """
+        self._roles = roles
         self._issuer = issuer
         self._audience = frozenset(one.rstrip("/") for one in audience)
         self._origin = origin
@@ -150,13 +165,18 @@ class Bearer:
     async def _look(self, token: str, header: str) -> _Remembered:
         keys = await (await self._issuer.keys()).holding(header_of(token)["kid"])
         claims = verified(token, keys, issuer=self._issuer.url, audience=self._audience, now=self._clock())
-        caller = caller_of(claims, origin=self._origin, authorization=header)
+        caller = caller_of(claims, origin=self._origin, roles=self._roles, authorization=header)
         until = min(float(claims["exp"]), self._clock() + FRESH)  # a key may be taken back, too
         return _Remembered(caller, str(claims.get("jti", "")), until)
 
 
-def caller_of(claims: Mapping[str, Any], *, origin: str | None, authorization: str | None = None) -> Caller:
+def caller_of(
+    claims: Mapping[str, Any], *, origin: str | None, roles: Roles, authorization: str | None = None
+) -> Caller:
     """Return the bearer of a token by its claims.
+
+    Who has a role is of the clinic or not as the role says. Who has none is a user or a patient of the clinic's by his
+    scopes, and by a scope ``system/`` somebody outside, unless the issuer says that the clinic itself asks.
 
     Raises:
         TokenRefused: it does not say whose it is.
@@ -167,15 +187,18 @@ def caller_of(claims: Mapping[str, Any], *, origin: str | None, authorization: s
     scope = " ".join(scope) if isinstance(scope, list) else scope
     if not isinstance(client, str) or not isinstance(scope, str):
         raise TokenRefused("The token does not say whose it is and what for.")
+    role, user, scopes = _text(claims, "kap_role"), _relative(_text(claims, "fhirUser")), parse_scopes(scope)
+    outside = role is not None or (any(one.context == "system" for one in scopes) and claims.get(OF_CLINIC) is not True)
     return Caller(
         tenant=_text(claims, "kap_tenant") or DEFAULT_TENANT,
         origin=origin,
         client=client,
-        user=_relative(_text(claims, "fhirUser")),
-        role=_text(claims, "kap_role"),
+        user=user,
+        role=role,
         patient=_text(claims, "patient"),
-        scopes=parse_scopes(scope),
+        scopes=scopes,
         others=OTHERS.intersection(scope.split()),
+        disclosure=disclosure_of(roles, role, user) if outside else None,
         authorization=authorization,
     )
 
@@ -191,8 +214,8 @@ def _relative(user: str | None) -> str | None:
 
 
 def bearer(
-    issuer: str, audience: Sequence[str], client: httpx.AsyncClient, *, origin: str | None
+    issuer: str, audience: Sequence[str], client: httpx.AsyncClient, *, origin: str | None, roles: Roles
 ) -> tuple[Authenticate, Issuer]:
     """Return what tells the bearers of an issuer's tokens, and the issuer."""
     known = Issuer(issuer, client)
-    return Bearer(known, audience, origin=origin), known
+    return Bearer(known, audience, origin=origin, roles=roles), known

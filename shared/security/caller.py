@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from shared.fhir.definitions import TYPES
+from shared.security.roles import TREATMENT, Roles
 from shared.security.scopes import LETTERS, Letter, Scope
-from shared.store.access import DEFAULT_TENANT, EVERYTHING, Access, Grant
+from shared.store.access import DEFAULT_TENANT, EVERYTHING, NO_ONES, Access, Disclosure, Grant
 
-DIRECTORY: Final = frozenset(
-    ("Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Questionnaire", "Measure")
-)
+DIRECTORY: Final = NO_ONES
 """Types of which no resource is in any patient's compartment: ``patient/Practitioner.r`` reads all of them.
 
 Source: https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#scopes-for-requesting-fhir-resources
@@ -33,6 +32,7 @@ class Caller:
         role: for which role of the clinic the token was made.
         scopes: what its token allows about resources.
         others: the token's other scopes (``kap/operate``).
+        disclosure: who receives what he reads, where that is somebody outside of the clinic; None: he is of it.
         everything: whether no token is asked for at all (`--no-auth`).
         authorization: the header that was sent; the gateway sends it on, and the owner judges for itself.
 
@@ -46,6 +46,7 @@ class Caller:
     patient: str | None = None
     scopes: tuple[Scope, ...] = ()
     others: frozenset[str] = frozenset()
+    disclosure: Disclosure | None = None
     everything: bool = False
     authorization: str | None = None
     _grants: Mapping[Letter, Grants] = field(init=False, repr=False, compare=False)
@@ -70,7 +71,8 @@ class Caller:
         """Return what exists for the caller by one kind of permission."""
         if self.everything:
             return Access.unrestricted(self.tenant, origin=self.origin)
-        return Access(self.tenant, self.origin, None, frozenset(), self._grants[letter])
+        told = None if letter == "c" else self.disclosure
+        return Access(self.tenant, self.origin, None, frozenset(), self._grants[letter], told)
 
     def may(self, type_: str, letter: Letter) -> bool:
         """Tell whether something of a type is allowed."""
@@ -122,6 +124,20 @@ class Caller:
             type_: EVERYTHING if any(one.full for one in grants) else tuple(dict.fromkeys(grants))
             for type_, grants in found.items()
         }
+
+
+def disclosure_of(roles: Roles, name: str | None, user: str | None) -> Disclosure | None:
+    """Return to whom what a bearer reads is disclosed, and what for; None: he is of the clinic.
+
+    A role that is not in the policy, and none, is of nobody of the clinic's: what consents permit, and no more.
+    """
+    recipients = frozenset(() if user is None else (user,))
+    role = roles.get(name or "")
+    if role is None:
+        return Disclosure(recipients, frozenset((TREATMENT,)))
+    if role.disclosure is None:
+        return None
+    return Disclosure(recipients, frozenset((role.purpose,)), permitted=role.disclosure == "unless-denied")
 
 
 Authenticate: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Caller]]

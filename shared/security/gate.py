@@ -12,9 +12,9 @@ Source: https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shared.fhir.definitions import RESOURCE_TYPES
 from shared.fhir.json import Resource
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from shared.security.scopes import Letter
     from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored
+
+Known: TypeAlias = Callable[[str], Awaitable[None]]
+"""Passes where what is known of a tenant's consents is new enough; raises Unavailable."""
 
 READ_BY_ACCESS: Final = frozenset(("everything",))
 """Operations of a backend that read with the caller's own access."""
@@ -71,19 +74,33 @@ class Gate:
 
     service: Service
     inner: Backend
+    consents_known: Known | None = None
+
+    async def _may_tell(self, context: RequestContext) -> None:
+        """Pass a reader of the clinic's own, and one outside as long as it is known what patients consent to.
+
+        Raises:
+            Unavailable: it is not.
+
+        """
+        if context.caller.disclosure is not None and self.consents_known is not None:
+            await self.consents_known(context.caller.tenant)
 
     # Reading
 
     async def read(self, context: RequestContext, type_: str, id_: str) -> Stored:
         """Return the current version."""
+        await self._may_tell(context)
         return await self.inner.read(_for(context, type_, "r"), type_, id_)
 
     async def vread(self, context: RequestContext, type_: str, id_: str, version: int) -> Stored:
         """Return one version."""
+        await self._may_tell(context)
         return await self.inner.vread(_for(context, type_, "r"), type_, id_, version)
 
     async def history(self, context: RequestContext, query: HistoryQuery, *, cursor: str | None) -> Page:
         """Return versions: of everything those of the types that may be searched."""
+        await self._may_tell(context)
         if query.type is None:
             allowed = _with(context, "s")
             if not allowed.access.grants and not allowed.caller.everything:
@@ -94,6 +111,7 @@ class Gate:
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of what matches; every type that the search names must be one that may be searched."""
+        await self._may_tell(context)
         allowed = _with(context, "s")
         caller = allowed.caller
         if not caller.everything:
@@ -186,7 +204,7 @@ class Gate:
 
     def _gated(self, read: Read) -> Read:
         async def gated(backend: Backend, request: Request) -> Answer:
-            return await read(Gate(self.service, backend), request)
+            return await read(Gate(self.service, backend, self.consents_known), request)
 
         return gated
 
@@ -233,6 +251,7 @@ class Gate:
         if operation.name in READ_BY_ACCESS:
             _require(caller, call.type, "r")
             _require(caller, call.type, "s")
+            await self._may_tell(context)
             return await self.inner.operation(_with(context, "s"), operation, call)
         if operation.name in OF_META:
             for letter in ("r", "u"):
@@ -244,6 +263,11 @@ class Gate:
             raise ScopeMissing(
                 f"${operation.name} on {call.type} is not among what this token allows.",
                 f"user/{call.type}.${operation.name}",
+            )
+        if caller.disclosure is not None and operation.name not in OF_TERMINOLOGY | {VALIDATE}:
+            raise Forbidden(
+                f"${operation.name} works with all of a record, of which you are told what patients consent to. Read "
+                "and search instead."
             )
         _require_proof(context)
         whole = Access.unrestricted(caller.tenant, origin=caller.origin)

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from shared.fhir.cited import Cited
 from shared.fhir.outcome import BadRequest
 from shared.security.scopes import parse_scope
 
 USER: Final = "{user}"
+
+TREATMENT: Final = "TREAT"
+"""Of v3-ActReason: what somebody outside asks for, where nothing else is said."""
 
 
 class Role(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,12 +25,17 @@ class Role(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
         title: for people.
         scopes: with ``{user}`` where the user's own resource is to stand.
         needs_user: whether a token of this role has to say who its user is.
+        disclosure: of somebody outside of the clinic, what of patients he may know: ``by-consent`` what their consents
+            permit, ``unless-denied`` what they do not deny. None: he is of the clinic, and consents do not bind him.
+        purpose: of such a one, what he asks for: a code of v3-ActReason.
 
     """
 
     title: str
     scopes: tuple[str, ...]
     needs_user: bool = False
+    disclosure: Literal["by-consent", "unless-denied"] | None = None
+    purpose: str = TREATMENT
 
 
 Roles: TypeAlias = Mapping[str, Role]
@@ -65,8 +73,8 @@ def require_understood(roles: Roles) -> None:
 
 def as_table(roles: Roles) -> str:
     """Return the roles as a table in Markdown."""
-    lines = ["| role | who | scopes | source |", "| -- | -- | -- | -- |"]
+    lines = ["| role | who | scopes | of patients | source |", "| -- | -- | -- | -- | -- |"]
     for name, role in roles.items():
         scopes = ", ".join(f"`{scope}`" for scope in role.scopes)
-        lines.append(f"| {name} | {role.title} | {scopes} | {role.source} |")
+        lines.append(f"| {name} | {role.title} | {scopes} | {role.disclosure or ''} | {role.source} |")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from shared.fhir.search import Condition
 
@@ -30,6 +30,28 @@ class Grant:
         return self.patients is None and not self.conditions
 
 
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """To whom outside of the clinic something is told, and what for: the patients' consents decide.
+
+    Attributes:
+        recipients: ``Organization/1``, as a Consent names who receives; none: somebody whom no Consent can name.
+        purposes: codes of v3-ActReason: TREAT.
+        permitted: what stands where no Consent says anything. What comes of a programme under 42 CFR Part 2 is told by
+            a consent under it alone, and process notes never.
+
+    """
+
+    recipients: frozenset[str]
+    purposes: frozenset[str]
+    permitted: bool = False
+
+
+NO_ONES: Final = frozenset(
+    ("Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Questionnaire", "Measure")
+)
+"""Types that no patient's consent is about: a resource of them that bears no patient may be told to anybody."""
+
 EVERYTHING = (Grant(),)
 """The grants of a type of which every resource may be seen."""
 
@@ -46,9 +68,10 @@ class Access:
         hidden_labels: resources that carry one of these `meta.security` codes do not exist for the caller.
         grants: by type, what of it exists for the caller: the union of these. A type that is not named does not exist
             at all. None: every type, in full.
+        disclosure: what exists for the caller is what patients' consents let be told to him; None: he is of the clinic.
 
-    There is no default: a caller's token makes an Access (`shared.security`), and who needs none says so by
-    `Access.unrestricted`.
+    There is no default of what may be seen: a caller's token makes an Access (`shared.security`), and who needs none
+    says so by `Access.unrestricted`.
     """
 
     tenant: str
@@ -56,6 +79,7 @@ class Access:
     patients: frozenset[str] | None
     hidden_labels: frozenset[str]
     grants: Mapping[str, tuple[Grant, ...]] | None
+    disclosure: Disclosure | None = None
 
     @classmethod
     def unrestricted(cls, tenant: str = DEFAULT_TENANT, *, origin: str | None = None) -> Self:
@@ -72,5 +96,9 @@ class Access:
         return EVERYTHING if self.grants is None else self.grants.get(type_, ())
 
     def in_full(self, types: Sequence[str]) -> bool:
+        """Tell whether no grant and no consent takes anything away from these types."""
+        return (self.disclosure is None or NO_ONES.issuperset(types)) and self.granted_in_full(types)
+
+    def granted_in_full(self, types: Sequence[str]) -> bool:
         """Tell whether no grant takes anything away from these types."""
         return self.grants is None or all(any(one.full for one in self.granted(type_)) for type_ in types)

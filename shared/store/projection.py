@@ -35,6 +35,7 @@ TABLES: Final = (
     "idx_number",
     "idx_quantity",
     "idx_uri",
+    "consent_rule",
 )
 """What events make, in the order in which taking one in touches them; everything else there is only once."""
 

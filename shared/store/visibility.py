@@ -10,12 +10,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from shared.fhir.ids import subject_uuid
-from shared.store.access import EVERYTHING, Access
+from shared.store.access import EVERYTHING, NO_ONES, Access
 from shared.store.comparisons import Binder
 from shared.store.predicates import Row, of_types, patient_uuids, scope_of
 
 if TYPE_CHECKING:
     from shared.store.access import Grant
+
+PART_2: Final = "42CFRPart2"
+"""Label of what comes of a programme under 42 CFR Part 2: told by a consent under it alone."""
+
+PROCESS_NOTE: Final = "PSYTHPN"
+"""Label of what is told to nobody outside, whatever a consent says."""
 
 _NAMED: Final = '\'"reference":"Patient/([A-Za-z0-9.-]{1,64})\''
 """Each patient whom a body names by a reference; bodies are stored without white space between their tokens."""
@@ -42,14 +48,57 @@ def visible(
         conditions.append(f"{row}.patient = ANY ({bind(patient_uuids(access), 'uuid[]')})")
     if access.hidden_labels:
         conditions.append(f"NOT {row}.labels && {bind(sorted(access.hidden_labels), 'text[]')}")
-    return [*conditions, *granted(access, bind, clinic, types, row, version)]
+    conditions += granted(access, bind, clinic, types, row, version)
+    return [*conditions, *consented(access, bind, clinic, types, row, version)]
+
+
+def consented(
+    access: Access, bind: Binder, clinic: str, types: Sequence[str] | None, row: str = "r", version: str | None = None
+) -> list[str]:
+    """Return the conditions of `access.disclosure` alone; none where it takes nothing away. Arguments as of `visible`.
+
+    What bears no patient cannot be consented to: of it the directory can be seen, and nothing else. What names another
+    patient beside the one it bears cannot be told by the one's consent alone.
+    """
+    told = access.disclosure
+    if told is None:
+        return []
+    nobodys = [type_ for type_ in types or sorted(NO_ONES) if type_ in NO_ONES]
+    if types is not None and len(nobodys) == len(types):
+        return [f"{row}.patient IS NULL"]
+    recipients = bind(sorted(told.recipients), "text[]")
+    purposes = bind(sorted(told.purposes), "text[]")
+    decided = []
+    for labels in (f"{row}.labels", *(() if version is None else (f"{version}.labels",))):
+        unsaid = f"NOT {labels} && '{{{PART_2}}}'" if told.permitted else "false"
+        decided.append(
+            f"NOT {labels} && '{{{PROCESS_NOTE}}}' AND "
+            "coalesce((SELECT bool_and(s.said = 2) FROM (SELECT max(c.weight) AS said FROM consent_rule c "
+            f"WHERE c.tenant = {clinic} AND c.patient = {row}.patient "
+            f"{_among('recipients', recipients)}{_among('purposes', purposes)}{_among('labels', labels)}"
+            "AND (c.low IS NULL OR c.low <= now()) AND (c.high IS NULL OR c.high > now()) "
+            f"AND (c.weight <> 2 OR c.part_2 OR NOT {labels} && '{{{PART_2}}}') GROUP BY c.consent) s), {unsaid})"
+        )
+    others = [type_ for type_ in types or ("*",) if type_ != "Patient"]
+    if others:
+        own = f"n[1] = {row}.patient::text OR EXISTS (SELECT FROM resource q WHERE q.tenant = {clinic} "
+        own += f"AND {of_types('q.type', ['Patient'])} AND q.id = n[1] AND q.patient = {row}.patient)"
+        decided.append(_names_none_but(own, row, version, whole=types is None or len(others) < len(types)))
+    decision = f"{row}.patient IS NOT NULL AND {' AND '.join(decided)}"
+    if not nobodys:
+        return [f"({decision})"]
+    return [f"({row}.patient IS NULL AND {of_types(f'{row}.type', nobodys)} OR {decision})"]
+
+
+def _among(column: str, values: str) -> str:
+    return f"AND (c.{column} IS NULL OR c.{column} && {values}) AND (c.x_{column} IS NULL OR c.x_{column} && {values}) "
 
 
 def granted(
     access: Access, bind: Binder, clinic: str, types: Sequence[str] | None, row: str = "r", version: str | None = None
 ) -> list[str]:
     """Return the conditions of `access.grants` alone; none where they take nothing away. Arguments as of `visible`."""
-    if access.grants is None or (types is not None and access.in_full(types)):
+    if access.grants is None or (types is not None and access.granted_in_full(types)):
         return []
     alike: dict[tuple[Grant, ...], list[str]] = {}
     for type_ in sorted(access.grants) if types is None else types:
@@ -74,7 +123,8 @@ def _one(grant: Grant, bind: Binder, clinic: str, types: Sequence[str], row: str
         conditions.append(f"{row}.patient = ANY ({uuids})")
         others = [type_ for type_ in types if type_ != "Patient"]
         if others:
-            conditions.append(_names_no_other(row, version, bind(ids, "text[]"), whole=len(others) < len(types)))
+            named = f"n[1] = ANY ({bind(ids, 'text[]')})"
+            conditions.append(_names_none_but(named, row, version, whole=len(others) < len(types)))
     if grant.conditions:
         from shared.store.conditions import Conditions  # which asks here, in turn, what of another resource is visible
 
@@ -88,15 +138,15 @@ def _one(grant: Grant, bind: Binder, clinic: str, types: Sequence[str], row: str
     return f"({' AND '.join(conditions)})"
 
 
-def _names_no_other(row: str, version: str | None, allowed: str, *, whole: bool) -> str:
-    """Return the condition that a body names no patient but the `allowed`: a group's visit shows who else is there.
+def _names_none_but(own: str, row: str, version: str | None, *, whole: bool) -> str:
+    """Return the condition that a body names no patient but those `own` tells of `n[1]`: a group's visit names others.
 
     A Patient is exempt (`whole`: some of the rows are): it names the other records of the same person.
     """
     body = "b" if version is None else version
     named = f"regexp_matches(convert_from({body}.body, 'UTF8'), {_NAMED}, 'g') AS n"
-    other = f"EXISTS (SELECT FROM {named} WHERE n[1] <> ALL ({allowed}))"
+    other = f"EXISTS (SELECT FROM {named} WHERE NOT ({own}))"
     if version is None:
         current = f"b.rid = {row}.rid AND b.version = {row}.version"
-        other = f"EXISTS (SELECT FROM history b, {named} WHERE {current} AND n[1] <> ALL ({allowed}))"
+        other = f"EXISTS (SELECT FROM history b, {named} WHERE {current} AND NOT ({own}))"
     return f"({of_types(f'{row}.type', ['Patient'])} OR NOT {other})" if whole else f"NOT {other}"

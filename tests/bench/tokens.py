@@ -18,10 +18,12 @@ from pydantic import SecretStr
 from shared.fhir.json import dump
 from shared.http.app import create_fhir_app
 from shared.runtime.logging import set_up_logging
+from shared.runtime.policy import load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
 from shared.security.bearer import Bearer, Issuer
 from shared.security.caller import everybody
+from shared.security.roles import AccessPolicy
 from shared.store.types import Stored
 
 ISSUER, BASE = "https://issuer.example", "http://kap.example/fhir"
@@ -71,7 +73,7 @@ async def measure(authenticate, tokens: list[str | None]) -> float:
 async def main(count: int) -> None:
     set_up_logging("ERROR")
     client = httpx.AsyncClient(transport=httpx.MockTransport(published))
-    bearer = Bearer(Issuer(ISSUER, client), [BASE], origin=None)
+    bearer = Bearer(Issuer(ISSUER, client), [BASE], origin=None, roles=load_policy().section("access", AccessPolicy))
     same, new = token(0), [token(number) for number in range(1, count // 10 + 1)]
     await measure(everybody(origin=None), [None] * 500)  # warm
     none = await measure(everybody(origin=None), [None] * count)

@@ -179,7 +179,7 @@ async def clinic(make_database):
             clock=lambda: datetime.now(UTC) + found.late,
         )
         wire.apps["identity"] = Starlette(routes=endpoints.routes())
-        who, _ = bearer(ISSUER, [BASE], client, origin="intake")
+        who, _ = bearer(ISSUER, [BASE], client, origin="intake", roles=ROLES)
         wire.apps["intake"] = create_fhir_app(
             INTAKE,
             LocalBackend(INTAKE, stores["intake"]),
@@ -187,7 +187,7 @@ async def clinic(make_database):
             authenticate=who,
             routes=ops_routes(INTAKE, stores["intake"], partitions=4),
         )
-        who, issuer = bearer(ISSUER, [BASE], client, origin=None)
+        who, issuer = bearer(ISSUER, [BASE], client, origin=None, roles=ROLES)
         backend = GatewayBackend(GATEWAY, stores["gateway"], Owners(client, {"intake": "http://intake/fhir"}))
         wire.apps["gateway"] = create_fhir_app(
             GATEWAY, backend, settings("gateway"), authenticate=who, before=[smart_configuration(issuer)]

@@ -237,7 +237,7 @@ async def test_an_alarm_is_raised_though_its_sender_may_not_write_one(clinic, tw
         ("monitor-nurse", ["GET AllergyIntolerance"], ["POST Patient", "POST MedicationRequest"]),
         ("front-desk", ["GET Patient", "POST Patient"], ["GET AllergyIntolerance", "GET Observation"]),
         ("outcomes-analyst", ["GET QuestionnaireResponse"], ["GET Patient", "GET AllergyIntolerance", "POST Patient"]),
-        ("hospital-system", ["GET Practitioner"], ["GET Patient", "GET Observation", "GET AllergyIntolerance"]),
+        ("hospital-system", ["GET Practitioner", "GET Patient"], ["GET Consent", "GET Task", "POST Observation"]),
         ("auditor", ["GET Provenance"], ["GET Patient", "GET Observation", "POST Patient"]),
     ],
 )

@@ -10,10 +10,14 @@ import pytest
 from shared.fhir.definitions import parameter_id, type_id
 from shared.fhir.query import parse_search
 from shared.fhir.search import Include
-from shared.store.access import Access
+from shared.store.access import Access, Disclosure
 from shared.store.connection import Connection, open_connection
 from shared.store.includes import _step
 from shared.store.search import count, page
+
+ALL = Access.unrestricted()
+HOSPITAL = replace(ALL, disclosure=Disclosure(frozenset(("Organization/h1",)), frozenset(("TREAT",))))
+"""Somebody outside, who is told what patients' consents permit."""
 
 PATIENT = "00000000-0000-7000-8000-000000000042"
 PATIENTS = 200
@@ -59,6 +63,9 @@ INSERT INTO idx_date (tenant, type, param, edge, patient, rid, low, high)
 SELECT 1, type, {parameter_id("date")}, 3, patient, rid, low, low + interval '1 second'
 FROM (SELECT *, '2020-01-01Z'::timestamptz + (rid * 7919 % $ROWS) * interval '2 hours' AS low
       FROM resource WHERE type = {type_id("Observation")}) r;
+INSERT INTO consent_rule (tenant, patient, consent, weight, part_2, purposes)
+SELECT 1, CASE WHEN n <= {PATIENTS} THEN {OF}::uuid ELSE gen_random_uuid() END, n, 2, false, '{{TREAT}}'
+FROM generate_series(1, {PATIENTS} + $ROWS / 10) n;
 VACUUM ANALYZE
 """
 """What the write functions would leave of that many observations of 200 patients, and of provenances of some."""
@@ -89,10 +96,14 @@ async def loaded(loaded_address: str, rows: int):
 
 
 async def plan_of(
-    connection: Connection, *pairs: tuple[str, str], type_: str = "Observation", counted: bool = False
+    connection: Connection,
+    *pairs: tuple[str, str],
+    type_: str = "Observation",
+    counted: bool = False,
+    access: Access = ALL,
 ) -> str:
     query = parse_search(type_, pairs, strict=True)
-    statement = count(query, Access.unrestricted(), 1) if counted else page(query, Access.unrestricted(), 1, None)
+    statement = count(query, access, 1) if counted else page(query, access, 1, None)
     await connection.plan(statement.plan)
     how = "ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF"
     rows = await connection.fetch(f"EXPLAIN ({how}) {statement.sql}", *statement.arguments)
@@ -122,8 +133,9 @@ def rows_read(plan: str) -> float:
         ([("_id", "o5,o7")], "resource_tenant_type_id_key"),
     ],
 )
-async def test_a_search_is_led_by_its_index(loaded: Connection, pairs, index):
-    plan = await plan_of(loaded, *pairs)
+@pytest.mark.parametrize("access", [ALL, HOSPITAL], ids=["of the clinic", "by consent"])
+async def test_a_search_is_led_by_its_index(loaded: Connection, pairs, index, access):
+    plan = await plan_of(loaded, *pairs, access=access)
     assert index in plan, plan
     assert not [line for line in plan.splitlines() if "Seq Scan" in line and "never executed" not in line], plan
 

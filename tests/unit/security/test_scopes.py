@@ -120,7 +120,7 @@ def test_a_user_who_is_a_patient_sees_by_a_users_scope_what_is_his_own(user):
     from shared.security.bearer import caller_of
 
     claims = {"client_id": "app", "scope": "user/*.cruds", "fhirUser": user}
-    assert caller_of(claims, origin=None).access("r").granted("Observation") == (Grant(frozenset({"ada"})),)
+    assert caller_of(claims, origin=None, roles={}).access("r").granted("Observation") == (Grant(frozenset({"ada"})),)
 
 
 @pytest.mark.parametrize("user", ["RelatedPerson/eve", "Person/eve", "Device/d"])

@@ -178,7 +178,7 @@ def published():
 @pytest.fixture
 def bearer(published):
     client = httpx.AsyncClient(transport=httpx.MockTransport(published))
-    return Bearer(Issuer(ISSUER, client), [AUDIENCE], origin=None, clock=lambda: NOW)
+    return Bearer(Issuer(ISSUER, client), [AUDIENCE], origin=None, roles={}, clock=lambda: NOW)
 
 
 def sent(token):

@@ -1,0 +1,206 @@
+"""Privacy consents for tests: the patterns, strategies, and in Python what a Consent means for a resource's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import strategies as st
+
+from shared.fhir.codes import ACT_CODE, ACT_REASON, PARTICIPATION
+from shared.store.access import Disclosure
+
+Resource = dict[str, Any]
+
+RECIPIENTS = ("Organization/h1", "Organization/h2", "Practitioner/gp")
+PURPOSES = ("TREAT", "HPAYMT", "HRESCH", "ETREAT")
+LABELS = ("R", "V", "MH", "SUD", "ETHUD", "SDV", "42CFRPart2", "PSYTHPN")
+TPO = ("TREAT", "HPAYMT", "HOPERAT")
+_UNKNOWN = frozenset(("action", "class", "code", "data", "dataPeriod", "modifierExtension"))
+
+
+def provision(type_: str | None, *, to: Iterable[str] = (), why: Iterable[str] = (), labels: Iterable[str] = (),
+              **more: Any) -> Resource:  # fmt: skip
+    """Return a provision."""
+    role = {"coding": [{"system": PARTICIPATION, "code": "IRCP"}]}
+    made: Resource = {} if type_ is None else {"type": type_}
+    if actors := [{"role": role, "reference": {"reference": one}} for one in to]:
+        made["actor"] = actors
+    if purposes := [{"system": ACT_REASON, "code": one} for one in why]:
+        made["purpose"] = purposes
+    if security := [{"system": ACT_CODE, "code": one} for one in labels]:
+        made["securityLabel"] = security
+    return {**made, **more}
+
+
+def consent(patient: str, rule: Resource, *, part_2: bool = False, status: str = "active",
+            scope: str = "patient-privacy", **more: Any) -> Resource:  # fmt: skip
+    """Return a privacy consent that PCF allows."""
+    categories = [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}]
+    if part_2:
+        categories.append({"coding": [{"system": ACT_CODE, "code": "42CFRPart2CD"}]})
+    return {
+        "resourceType": "Consent",
+        "status": status,
+        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": scope}]},
+        "category": categories,
+        "patient": {"reference": f"Patient/{patient}"},
+        "dateTime": "2026-11-01T10:00:00Z",
+        "performer": [{"reference": f"Patient/{patient}"}],
+        "organization": [{"reference": "Organization/clinic"}],
+        "sourceAttachment": {"title": "signed"},
+        "policy": [{"uri": "http://terminology.hl7.org/CodeSystem/consentpolicycodes#hipaa-auth"}],
+        "provision": rule,
+        **more,
+    }
+
+
+PATTERNS: dict[str, Resource] = {
+    "P1": provision("permit", why=TPO),
+    "P2": provision("permit", why=TPO, to=["Organization/h1"]),
+    "P3": provision("permit", why=TPO, provision=[provision("deny", labels=["SUD", "ETH"])]),
+    "P4": provision("permit", why=TPO, provision=[provision("deny", labels=["PSYTHPN"])]),
+    "P5": provision("permit", why=TPO),
+    "P6": provision("deny", provision=[provision("permit", why=["ETREAT"])]),
+    "P7": provision("deny"),
+    "P8": provision("permit", why=TPO, provision=[provision("deny", why=["HPAYMT"])]),
+    "P9": provision("permit", why=["HRESCH"]),
+}
+"""The rules of the patterns of kap-domain 6.3; P5 is one with the category 42CFRPart2CD."""
+
+
+# What a Consent means
+
+
+def permits(consents: Iterable[Resource], labels: Iterable[str], told: Disclosure, now: datetime | None = None) -> bool:
+    """Tell whether what bears these labels may be told, by the consents of its patient."""
+    bears, now = frozenset(labels), now or datetime.now(UTC)
+    said = [one for each in consents if (one := _said(each, bears, told, now)) is not None]
+    if "PSYTHPN" in bears:
+        return False
+    return all(said) if said else told.permitted and "42CFRPart2" not in bears
+
+
+def _said(one: Resource, labels: frozenset[str], told: Disclosure, now: datetime) -> bool | None:
+    rule = one.get("provision")
+    if rule is None or one["status"] != "active" or one["scope"]["coding"][0]["code"] != "patient-privacy":
+        return None
+    exceptions = rule.get("provision", [])
+    category = {coding["code"] for concept in one["category"] for coding in concept["coding"]}
+    part_2 = "42CFRPart2" not in labels or "42CFRPart2CD" in category
+    understood = not (_UNKNOWN & rule.keys() or _UNKNOWN & one.keys())
+    if not _meets(rule, labels, told, now):
+        return None
+    if any(each.get("type") != "permit" and _meets(each, labels, told, now) for each in exceptions):
+        return False
+    if rule.get("type") == "permit":
+        return True if understood and part_2 else None
+    return any(
+        each.get("type") == "permit"
+        and understood
+        and part_2
+        and not _UNKNOWN & each.keys()
+        and "provision" not in each
+        and _meets(each, labels, told, now)
+        for each in exceptions
+    )
+
+
+def _meets(rule: Resource, labels: frozenset[str], told: Disclosure, now: datetime) -> bool:
+    allows = rule.get("type") == "permit"
+    to: set[str] | None = None
+    if actors := rule.get("actor"):
+        known = [one["reference"].get("reference", "") for one in actors]
+        known = [one if one.partition("/")[0] in ("Organization", "Practitioner") else "" for one in known]
+        if allows:
+            receives = [one["role"]["coding"][0]["code"] == "IRCP" for one in actors]
+            to = {one for one, yes in zip(known, receives, strict=True) if one and yes}
+        elif all(known):
+            to = set(known)
+    why: set[str] | None = None
+    if purposes := rule.get("purpose"):
+        of = {one["code"] for one in purposes if one["system"] == ACT_REASON}
+        why = of if allows or len(of) == len({(one["system"], one["code"]) for one in purposes}) else None
+    security = {one["code"] for one in rule["securityLabel"]} if rule.get("securityLabel") else None
+    low, high = _period(rule.get("period", {}))
+    return (
+        (to is None or bool(to & told.recipients))
+        and (why is None or bool(why & told.purposes))
+        and (security is None or bool(security & labels))
+        and (low is None or low <= now)
+        and (high is None or now < high)
+    )
+
+
+def _period(period: Resource) -> tuple[datetime | None, datetime | None]:
+    """Return its ends; years are all that tests say."""
+    low = datetime(int(period["start"]), 1, 1, tzinfo=UTC) if "start" in period else None
+    return low, datetime(int(period["end"]) + 1, 1, 1, tzinfo=UTC) if "end" in period else None
+
+
+# Strategies
+
+_YEARS = st.sampled_from(["2020", "2025", "2026", "2027"])
+_PERIODS = st.fixed_dictionaries({}, optional={"start": _YEARS, "end": _YEARS}).filter(bool)
+
+
+def _oddities(made: Resource, odd: str) -> Resource:
+    """Return a provision with something in it that nothing here understands."""
+    if odd == "dataPeriod":
+        return {**made, "dataPeriod": {"start": "2026"}}
+    if odd == "actor" and "actor" in made:
+        return {**made, "actor": [*made["actor"], {**made["actor"][0], "reference": {"display": "somebody"}}]}
+    if odd == "url" and "actor" in made:
+        reference = {"reference": "http://elsewhere/Organization/h1"}
+        return {**made, "actor": [{**made["actor"][0], "reference": reference}]}
+    if odd == "role" and "actor" in made:
+        role = {"coding": [{"system": PARTICIPATION, "code": "CST"}]}
+        return {**made, "actor": [{**made["actor"][0], "role": role}, *made["actor"][1:]]}
+    if odd == "purpose" and "purpose" in made:
+        return {**made, "purpose": [*made["purpose"], {"system": "http://elsewhere", "code": "TREAT"}]}
+    return made
+
+
+def _some(values: Iterable[str]) -> st.SearchStrategy[list[str]]:
+    return st.just([]) | st.lists(st.sampled_from(list(values)), min_size=1, max_size=2, unique=True)
+
+
+_ODD = st.sampled_from(["", "", "", "", "dataPeriod", "actor", "url", "role", "purpose"])
+_TYPES = st.sampled_from(["permit", "deny"])
+_PLAIN = st.builds(
+    lambda type_, to, why, labels, period, odd: _oddities(
+        provision(type_, to=to, why=why, labels=labels, **({"period": period} if period else {})), odd
+    ),
+    _TYPES,
+    _some(RECIPIENTS),
+    _some(PURPOSES),
+    _some(LABELS),
+    st.none() | _PERIODS,
+    _ODD,
+)
+RULES = st.sampled_from(list(PATTERNS.values())) | st.builds(
+    lambda base, exceptions: {**base, "provision": exceptions} if exceptions else base,
+    _PLAIN,
+    st.lists(_PLAIN, max_size=2),
+)
+
+
+def consents(patient: str) -> st.SearchStrategy[Resource]:
+    """Return consents of a patient."""
+    return st.builds(
+        lambda rule, part_2, status, scope: consent(patient, rule, part_2=part_2, status=status, scope=scope),
+        RULES,
+        st.booleans(),
+        st.sampled_from(["active", "active", "active", "inactive", "draft"]),
+        st.sampled_from(["patient-privacy", "patient-privacy", "treatment"]),
+    )
+
+
+DISCLOSURES = st.builds(
+    lambda to, why, permitted: Disclosure(frozenset(to), frozenset(why), permitted),
+    _some(RECIPIENTS),
+    _some(PURPOSES),
+    st.booleans(),
+)
+LABELLED = st.lists(st.sampled_from(LABELS), max_size=3, unique=True)

@@ -1,0 +1,138 @@
+"""What a privacy consent lets be told, by the rows the store makes of it, against the same said in Python."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.fhir.codes import ACT_CODE
+from shared.fhir.query import parse_search
+from shared.store.access import Access, Disclosure
+from shared.store.store import Store
+from shared.testing.writes import write_of
+from tests.integration.security.consents import (
+    DISCLOSURES,
+    LABELLED,
+    PATTERNS,
+    consent,
+    consents,
+    permits,
+    provision,
+)
+
+_NUMBERS = count()
+H1, H2 = frozenset(("Organization/h1",)), frozenset(("Organization/h2",))
+TREAT = Disclosure(H1, frozenset(("TREAT",)))
+
+
+def condition(id_, labels, patient="ada"):
+    return {
+        "resourceType": "Condition",
+        "id": id_,
+        "meta": {"security": [{"system": ACT_CODE, "code": one} for one in labels]} if labels else {},
+        "subject": {"reference": f"Patient/{patient}"},
+    }
+
+
+async def told(store, given_consents, bearing, disclosure):
+    """Return of which Conditions with these labels the recipient learns, in a clinic of their own."""
+    whole = Access.unrestricted(f"clinic{next(_NUMBERS)}")
+    await store.write(whole, write_of({"resourceType": "Patient", "id": "ada"}))
+    for number, one in enumerate(given_consents):
+        await store.write(whole, write_of({**one, "id": f"k{number}"}))
+    for number, labels in enumerate(bearing):
+        await store.write(whole, write_of(condition(f"c{number}", labels)))
+    page = await store.search(recipient(whole, disclosure), parse_search("Condition", [("_count", "50")], strict=True))
+    return {one.id for one in page.entries}
+
+
+def recipient(whole, disclosure):
+    return Access(whole.tenant, None, None, frozenset(), None, disclosure)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@given(st.lists(consents("ada"), max_size=3), st.lists(LABELLED, min_size=1, max_size=4), DISCLOSURES)
+async def test_what_consents_let_be_told_is_what_they_say(store: Store, given_consents, bearing, disclosure) -> None:
+    expected = {f"c{number}" for number, labels in enumerate(bearing) if permits(given_consents, labels, disclosure)}
+    assert await told(store, given_consents, bearing, disclosure) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "disclosure", "seen"),
+    [
+        (None, TREAT, []),
+        ("P1", TREAT, ["", "SUD"]),
+        ("P1", Disclosure(H2, frozenset(("HPAYMT",))), ["", "SUD"]),
+        ("P1", Disclosure(H1, frozenset(("HRESCH",))), []),
+        ("P1", Disclosure(H1, frozenset(("HLEGAL",))), []),
+        ("P2", TREAT, ["", "SUD"]),
+        ("P2", Disclosure(H2, frozenset(("TREAT",))), []),
+        ("P3", TREAT, [""]),
+        ("P4", TREAT, ["", "SUD"]),
+        ("P5", TREAT, ["", "SUD", "42CFRPart2"]),
+        ("P6", TREAT, []),
+        ("P6", Disclosure(H1, frozenset(("ETREAT",))), ["", "SUD"]),
+        ("P7", TREAT, []),
+        ("P8", TREAT, ["", "SUD"]),
+        ("P8", Disclosure(H1, frozenset(("HPAYMT",))), []),
+        ("P9", Disclosure(H1, frozenset(("HRESCH",))), ["", "SUD"]),
+        ("P9", TREAT, []),
+        (None, Disclosure(H1, frozenset(("TREAT",)), permitted=True), ["", "SUD"]),
+        ("P7", Disclosure(H1, frozenset(("TREAT",)), permitted=True), []),
+    ],
+)
+async def test_each_pattern_lets_be_told_what_it_is_for(store: Store, pattern, disclosure, seen) -> None:
+    """Of a plain Condition, one about substance use, one of a programme under Part 2, and a process note."""
+    bearing = ["", "SUD", "42CFRPart2", "PSYTHPN"]
+    given_consents = [] if pattern is None else [consent("ada", PATTERNS[pattern], part_2=pattern == "P5")]
+    found = await told(store, given_consents, [[one] if one else [] for one in bearing], disclosure)
+    assert [bearing[int(one[1:])] for one in sorted(found)] == seen
+
+
+async def test_a_deny_of_one_consent_is_not_undone_by_another(store: Store) -> None:
+    both = [consent("ada", PATTERNS["P1"]), consent("ada", provision("deny", to=["Organization/h1"]))]
+    assert await told(store, both, [[]], TREAT) == set()
+    assert await told(store, both, [[]], Disclosure(H2, frozenset(("TREAT",)))) == {"c0"}
+
+
+async def test_a_consent_that_is_withdrawn_changed_or_deleted_counts_so_at_once(store: Store) -> None:
+    whole = Access.unrestricted("at once")
+    asks = recipient(whole, TREAT)
+    query = parse_search("Condition", [("_total", "accurate")], strict=True)
+
+    async def total():
+        return (await store.search(asks, query)).total
+
+    for resource in ({"resourceType": "Patient", "id": "ada"}, condition("c", [])):
+        await store.write(whole, write_of(resource))
+    assert await total() == 0
+    permit = {**consent("ada", PATTERNS["P1"]), "id": "k"}
+    await store.write(whole, write_of(permit))
+    assert await total() == 1
+    for status, seen in (("inactive", 0), ("active", 1)):
+        await store.write(whole, write_of({**permit, "status": status}, "update"))
+        assert await total() == seen
+    await store.write(whole, write_of({**permit, "provision": provision("deny")}, "update"))
+    assert await total() == 0
+    await store.write(whole, write_of(permit, "update"))
+    assert await total() == 1
+    await store.write(whole, write_of(permit, "delete"))
+    assert await total() == 0
+
+
+async def test_a_groups_visit_that_names_others_is_not_told_of_by_ones_consent(store: Store) -> None:
+    """Not even where each of them permits it: to each of the others it tells who else was there."""
+    whole = Access.unrestricted("group")
+    for one in ("ada", "bob"):
+        await store.write(whole, write_of({"resourceType": "Patient", "id": one}))
+        await store.write(whole, write_of({**consent(one, PATTERNS["P1"]), "id": f"k{one}"}))
+    for id_, who in (("alone", ["ada"]), ("both", ["ada", "bob"])):
+        actors = [{"actor": {"reference": f"Patient/{one}"}, "status": "accepted"} for one in who]
+        await store.write(
+            whole, write_of({"resourceType": "Appointment", "id": id_, "status": "booked", "participant": actors})
+        )
+    page = await store.search(recipient(whole, TREAT), parse_search("Appointment", [], strict=True))
+    assert [one.id for one in page.entries] == ["alone"]

@@ -1,0 +1,120 @@
+"""A hospital that reads, by a token: of each patient what the patient's Consent permits it, and no more."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.fhir.json import parse
+from shared.fhir.outcome import Unavailable
+from shared.http.app import create_fhir_app
+from shared.http.local import LocalBackend
+from shared.runtime.service import Service
+from shared.security.bearer import bearer
+from tests.integration.security.clinic import BASE, INTAKE, ISSUER, ROLES, key_of, settings
+from tests.integration.security.consents import PATTERNS, consent, provision
+from tests.integration.security.test_gate import ADA, BOB, allergy, total
+from tests.integration.security.test_labels import condition
+
+H1, H2 = "Organization/h1", "Organization/h2"
+
+
+@pytest.fixture
+async def ada(clinic):
+    """Ada, with an allergy, a depression and a dependence; and Bob, of whom nothing is consented to."""
+    admin = await clinic.token("clinic-admin")
+    ada, bob = [(await clinic.made(one, admin))["id"] for one in (ADA, BOB)]
+    for made in (allergy(ada), allergy(bob), condition(ada, "F33.1"), condition(ada, "F11.2")):
+        await clinic.made(made, admin)
+    return ada
+
+
+async def counted(clinic, token, host="gateway"):
+    """Return how many Patients, allergies and Conditions there are for the bearer."""
+    asked = ("Patient", "AllergyIntolerance", "Condition?_total=accurate")
+    return [total(await clinic.send(token, "GET", one, host=host)) for one in asked]
+
+
+async def test_without_a_consent_a_hospital_learns_nothing_of_anybody(clinic, ada):
+    hospital = await clinic.token("hospital-system", kap_user=H1)
+    assert await counted(clinic, hospital) == [0, 0, 0]
+    for path in (f"Patient/{ada}", f"Patient/{ada}/_history", f"Patient/{ada}/$everything"):
+        assert (await clinic.send(hospital, "GET", path)).status_code == 404
+    assert total(await clinic.send(hospital, "GET", "_history")) == 0
+    found = parse((await clinic.send(hospital, "GET", "Patient?_has:Condition:patient:code=F11.2&_count=0")).content)
+    assert found["total"] == 0
+
+
+async def test_a_consent_and_its_withdrawal_count_from_the_answer_on(clinic, ada):
+    admin = await clinic.token("clinic-admin")
+    hospital, other = [await clinic.token("hospital-system", kap_user=one) for one in (H1, H2)]
+    given = await clinic.made(consent(ada, PATTERNS["P2"]), admin)
+    assert (await counted(clinic, hospital), await counted(clinic, other)) == ([1, 1, 2], [0, 0, 0])
+    assert await counted(clinic, hospital, host="intake") == [1, 1, 2]
+    assert total(await clinic.send(hospital, "GET", f"Patient/{ada}/$everything")) == 4
+    where = f"Consent/{given['id']}"
+    without = {**given, "provision": {**PATTERNS["P2"], "provision": [provision("deny", labels=["SUD"])]}}
+    assert (await clinic.send(admin, "PUT", where, without)).status_code == 200
+    assert await counted(clinic, hospital) == [1, 1, 1]
+    withdrawn = {**without, "status": "inactive"}
+    assert (await clinic.send(admin, "PUT", where, withdrawn)).status_code == 200
+    assert (await counted(clinic, hospital), await counted(clinic, hospital, host="intake")) == ([0] * 3, [0] * 3)
+    assert (await clinic.send(admin, "PUT", where, given)).status_code == 200
+    assert await counted(clinic, hospital) == [1, 1, 2]
+    assert (await clinic.send(admin, "DELETE", where)).status_code == 204
+    assert await counted(clinic, hospital) == [0, 0, 0]
+
+
+async def test_who_is_registered_without_a_role_is_told_what_consents_permit(clinic, ada):
+    """Default deny outbound: a scope system/ alone opens nothing of a patient."""
+    key = key_of("ES384")
+    made = await clinic.register(key=key, scope="system/Condition.rs system/Patient.rs", kap_user=H1)
+    assert made.status_code == 201, made.text
+    answer = await clinic.asked("token", made.json()["client_id"], key)
+    token = answer.json()["access_token"]
+    assert total(await clinic.send(token, "GET", "Condition")) == 0
+    await clinic.made(consent(ada, PATTERNS["P3"]))
+    assert total(await clinic.send(token, "GET", "Condition")) == 1
+
+
+async def test_a_partner_physician_is_told_what_patients_do_not_deny(clinic):
+    admin = await clinic.token("clinic-admin")
+    doctor = (await clinic.made({"resourceType": "Practitioner", "name": [{"family": "Okafor"}]}, admin))["id"]
+    ada = (await clinic.made({**ADA, "generalPractitioner": [{"reference": f"Practitioner/{doctor}"}]}, admin))["id"]
+    for made in (allergy(ada), condition(ada, "F11.2")):
+        await clinic.made(made, admin)
+    token = await clinic.token("partner-physician", kap_user=f"Practitioner/{doctor}")
+    assert await counted(clinic, token) == [1, 1, 1]
+    denied = await clinic.made(consent(ada, PATTERNS["P3"]), admin)
+    assert await counted(clinic, token) == [1, 1, 0]
+    assert (await clinic.send(admin, "DELETE", f"Consent/{denied['id']}")).status_code == 204
+    await clinic.made(consent(ada, provision("deny", to=[f"Practitioner/{doctor}"])), admin)
+    assert await counted(clinic, token) == [0, 0, 0]
+
+
+async def test_an_operation_that_works_with_the_whole_record_is_not_for_who_is_told_by_consent(clinic, ada):
+    scope = "system/Patient.rs system/Patient.$match system/Patient.$screen"
+    key = key_of("ES384")
+    made = await clinic.register(key=key, scope=scope, kap_user=H1)
+    token = (await clinic.asked("token", made.json()["client_id"], key)).json()["access_token"]
+    body = {"resourceType": "Parameters", "parameter": [{"name": "resource", "resource": ADA}]}
+    for path in ("Patient/$match", f"Patient/{ada}/$screen"):
+        assert (await clinic.send(token, "POST", path, body)).status_code in (403, 404), path
+
+
+async def test_where_news_of_consents_is_too_old_nobody_outside_is_told_anything(clinic, ada):
+    await clinic.made(consent(ada, PATTERNS["P1"]))
+    hospital = await clinic.token("hospital-system", kap_user=H1)
+    prescriber = await clinic.token("prescriber")
+
+    async def too_old(_tenant):
+        raise Unavailable("What is known of patients' consents may be too old. Try again.")
+
+    who, _ = bearer(ISSUER, [BASE], clinic.http, origin=None, roles=ROLES)
+    service = Service("intake", "Intake", INTAKE.types)
+    clinic.wire.apps["late"] = create_fhir_app(
+        service, LocalBackend(service, clinic.stores["intake"]), settings("intake"), authenticate=who,
+        consents_known=too_old,
+    )  # fmt: skip
+    for path in ("Patient", f"Patient/{ada}", f"Patient/{ada}/_history", "_history", f"Patient/{ada}/_history/1"):
+        assert (await clinic.send(hospital, "GET", path, host="late")).status_code == 503, path
+        assert (await clinic.send(prescriber, "GET", path, host="late")).status_code == 200, path

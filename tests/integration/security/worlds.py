@@ -1,0 +1,323 @@
+"""Random records with their labels and consents, random callers, and in Python what of the one the other may see."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.fhir.codes import ACT_CODE
+from shared.fhir.extraction import labels_of
+from shared.fhir.query import parse_search
+from shared.store.access import EVERYTHING, NO_ONES, Access, Disclosure, Grant
+from tests.integration.security.consents import PATTERNS, consent, permits, provision
+
+PATIENTS = ("ada", "bob", "cyd")
+TYPES = ("Patient", "Encounter", "Observation", "Condition", "Appointment", "Practitioner", "Provenance", "Consent")
+
+Resource = dict[str, Any]
+Naive = Callable[["World", Resource], bool]
+
+
+@dataclass
+class World:
+    """A full copy, as Python sees it: the current resources, and every version in the order it was written in."""
+
+    current: dict[tuple[str, str], Resource] = field(default_factory=dict)
+    log: list[tuple[int, Resource]] = field(default_factory=list)
+
+    def keep(self, resource: Resource) -> None:
+        place = (resource["resourceType"], resource["id"])
+        version = 1 + sum((one["resourceType"], one["id"]) == place for _, one in self.log)
+        self.current[place] = resource
+        self.log.append((version, resource))
+
+
+# Records
+
+
+def record(chance: random.Random) -> World:
+    world = World()
+    doctors = ["doc", "dan"]
+    for id_ in doctors:
+        world.keep({"resourceType": "Practitioner", "id": id_, "name": [{"family": id_}]})
+    for id_ in PATIENTS:
+        world.keep(
+            {
+                "resourceType": "Patient",
+                "id": id_,
+                "gender": chance.choice(["female", "male"]),
+                "name": [{"family": chance.choice(["Byron", "Babbage"])}],
+                "generalPractitioner": [reference("Practitioner", chance.choice(doctors))],
+            }
+        )
+    for number in range(chance.randint(1, 3)):
+        world.keep(encounter(f"e{number}", chance))
+    for number in range(chance.randint(2, 6)):
+        world.keep(observation(f"o{number}", chance))
+    for number in range(chance.randint(0, 2)):
+        world.keep(condition(f"c{number}", chance))
+    for number in range(chance.randint(1, 3)):
+        world.keep(appointment(f"a{number}", chance))
+    for number in range(chance.randint(1, 5)):
+        world.keep(privacy(f"k{number}", chance))
+    world.keep(
+        {
+            "resourceType": "Provenance",
+            "id": "p0",
+            "recorded": "2026-11-22T10:00:00Z",
+            "target": [reference("Observation", "o0")],
+            "agent": [{"who": reference("Practitioner", "doc")}],
+        }
+    )
+    for (type_, id_), held in list(world.current.items()):
+        if chance.random() < 0.4:
+            again = {
+                "Observation": observation,
+                "Appointment": appointment,
+                "Encounter": encounter,
+                "Condition": condition,
+                "Consent": privacy,
+            }.get(type_)
+            changed = dict(held) if again is None else again(id_, chance)
+            for name in ("subject", "patient"):  # whose it is never changes
+                if name in held:
+                    changed = {**changed, name: held[name]}
+            if type_ == "Appointment":
+                changed["participant"][0] = held["participant"][0]
+            world.keep(changed)
+    return world
+
+
+def reference(type_: str, id_: str) -> Resource:
+    return {"reference": f"{type_}/{id_}"}
+
+
+def encounter(id_: str, chance: random.Random) -> Resource:
+    return labelled(
+        {
+            "resourceType": "Encounter",
+            "id": id_,
+            "status": chance.choice(["planned", "finished"]),
+            "class": {"code": "AMB"},
+            "subject": reference("Patient", chance.choice(PATIENTS)),
+            "participant": [{"individual": reference("Practitioner", chance.choice(["doc", "dan"]))}],
+        },
+        chance,
+    )
+
+
+def observation(id_: str, chance: random.Random) -> Resource:
+    performer = chance.choice([("Practitioner", "doc"), ("Practitioner", "dan"), ("Patient", chance.choice(PATIENTS))])
+    return labelled(
+        {
+            "resourceType": "Observation",
+            "id": id_,
+            "status": chance.choice(["final", "amended"]),
+            "category": [{"coding": [{"system": "s", "code": chance.choice(["vital-signs", "survey"])}]}],
+            "code": {"coding": [{"system": "s", "code": chance.choice("ab")}]},
+            "subject": reference("Patient", chance.choice(PATIENTS)),
+            "encounter": reference("Encounter", "e0"),
+            "performer": [reference(*performer)],
+            "effectiveDateTime": f"2026-11-{chance.randint(1, 20):02}",
+            "hasMember": [reference("Observation", chance.choice(["o0", "o1"]))],
+        },
+        chance,
+    )
+
+
+def condition(id_: str, chance: random.Random) -> Resource:
+    return labelled(
+        {
+            "resourceType": "Condition",
+            "id": id_,
+            "code": {"coding": [{"system": "s", "code": chance.choice("ab")}]},
+            "subject": reference("Patient", chance.choice(PATIENTS)),
+            "encounter": reference("Encounter", "e0"),
+        },
+        chance,
+    )
+
+
+def appointment(id_: str, chance: random.Random) -> Resource:
+    """Sometimes a group's, where one patient would see who else is there."""
+    who = chance.sample(PATIENTS, chance.choice([1, 1, 2]))
+    return labelled(
+        {
+            "resourceType": "Appointment",
+            "id": id_,
+            "status": chance.choice(["booked", "proposed"]),
+            "participant": [
+                *({"actor": reference("Patient", one), "status": "accepted"} for one in who),
+                {"actor": reference("Practitioner", "doc"), "status": "accepted"},
+            ],
+        },
+        chance,
+    )
+
+
+def labelled(resource: Resource, chance: random.Random) -> Resource:
+    labels = chance.choice([[], [], ["R"], ["SUD", "R"], ["SUD", "ETHUD"], ["SUD", "42CFRPart2"], ["SDV"], ["PSYTHPN"]])
+    return (
+        {**resource, "meta": {"security": [{"system": ACT_CODE, "code": one} for one in labels]}}
+        if labels
+        else resource
+    )
+
+
+def privacy(id_: str, chance: random.Random) -> Resource:
+    """A consent of one of the patterns, mostly in force, sometimes with one more exception."""
+    name = chance.choice([*PATTERNS, "P1", "P1", "P2", "P3"])
+    rule = PATTERNS[name]
+    if chance.random() < 0.3:
+        another = provision(
+            chance.choice(["deny", "deny", "permit"]),
+            to=chance.choice([[], ["Organization/h1"], ["Organization/h2"]]),
+            labels=chance.choice([[], ["SUD"], ["SDV"], ["R"]]),
+        )
+        rule = {**rule, "provision": [*rule.get("provision", []), another]}
+    made = consent(
+        chance.choice(PATIENTS),
+        rule,
+        part_2=name == "P5" or chance.random() < 0.2,
+        status=chance.choice(["active"] * 5 + ["inactive"]),
+    )
+    return {**made, "id": id_}
+
+
+# Callers: what a grant means, said once for the store and once in Python
+
+
+def _of_female(world: World, resource: Resource) -> bool:
+    subject = bearer(resource)
+    held = world.current.get(("Patient", subject or ""))
+    return held is not None and held["gender"] == "female"
+
+
+RESTRICTIONS: dict[str, list[tuple[str, Naive]]] = {
+    "Patient": [
+        ("gender=female", lambda _, one: one["gender"] == "female"),
+        (
+            "general-practitioner=Practitioner/doc",
+            lambda _, one: one["generalPractitioner"][0] == reference("Practitioner", "doc"),
+        ),
+        (
+            "_has:Condition:patient:code=a",
+            lambda world, one: any(
+                held["resourceType"] == "Condition"
+                and bearer(held) == one["id"]
+                and held["code"]["coding"][0]["code"] == "a"
+                for held in world.current.values()
+            ),
+        ),
+    ],
+    "Observation": [
+        ("category=vital-signs", lambda _, one: one["category"][0]["coding"][0]["code"] == "vital-signs"),
+        ("status:not=final", lambda _, one: one["status"] != "final"),
+        ("patient.gender=female", _of_female),
+        ("date=ge2026-11-10", lambda _, one: one["effectiveDateTime"] >= "2026-11-10"),
+    ],
+    "Encounter": [
+        ("status=finished", lambda _, one: one["status"] == "finished"),
+        ("patient.gender=female", _of_female),
+    ],
+    "Condition": [("code=a&patient.gender=female", lambda world, one: _of_female(world, one) and _code(one) == "a")],
+}
+
+
+def _code(resource: Resource) -> str:
+    return str(resource["code"]["coding"][0]["code"])
+
+
+def bearer(resource: Resource) -> str | None:
+    """Return whose record a resource belongs to."""
+    if resource["resourceType"] == "Patient":
+        return str(resource["id"])
+    named = [
+        resource.get("subject"),
+        resource.get("patient"),
+        *(one["actor"] for one in resource.get("participant", ()) if "actor" in one),
+    ]
+    of = [one["reference"] for one in named if one is not None and one["reference"].startswith("Patient/")]
+    return of[0].removeprefix("Patient/") if of else None
+
+
+def patients_in(node: Any) -> set[str]:
+    """Return the patients whom any reference at any depth names."""
+    if isinstance(node, dict):
+        literal = node.get("reference")
+        own = (
+            {literal.removeprefix("Patient/")} if isinstance(literal, str) and literal.startswith("Patient/") else set()
+        )
+        return own.union(*map(patients_in, node.values()))
+    return set().union(*map(patients_in, node)) if isinstance(node, list) else set()
+
+
+@dataclass
+class Caller:
+    """Grants for the store, and the same as a Python predicate of a resource (`now`: as it is now)."""
+
+    access: Access
+    naive: dict[str, list[tuple[frozenset[str] | None, Naive | None]]]
+
+    def sees(self, world: World, resource: Resource, *, now: bool = True) -> bool:
+        if not self._is_told(world, resource):
+            return False
+        for patients, restriction in self.naive.get(resource["resourceType"], ()):
+            mine = patients is None or (
+                bearer(resource) in patients
+                and (resource["resourceType"] == "Patient" or patients_in(resource) <= patients)
+            )
+            if mine and (restriction is None or (now and restriction(world, resource))):
+                return True
+        return False
+
+    def _is_told(self, world: World, resource: Resource) -> bool:
+        """Tell whether the consents as they are now let him know of a version, as it and as the current one is."""
+        told, patient = self.access.disclosure, bearer(resource)
+        if told is None:
+            return True
+        if patient is None:
+            return resource["resourceType"] in NO_ONES
+        if resource["resourceType"] != "Patient" and not patients_in(resource) <= {patient}:
+            return False
+        said = [one for (type_, _), one in world.current.items() if type_ == "Consent" and bearer(one) == patient]
+        now = world.current[resource["resourceType"], resource["id"]]
+        return permits(said, labels_of(resource), told) and permits(said, labels_of(now), told)
+
+
+def caller(chance: random.Random) -> Caller:
+    """Return one of the clinic whom scopes narrow, or one outside whom consents narrow, and sometimes scopes too."""
+    if chance.random() < 0.5:
+        return _of_scopes(chance, None)
+    told = Disclosure(
+        frozenset(chance.choice([["Organization/h1"], ["Organization/h1"], ["Organization/h2"], []])),
+        frozenset([chance.choice(["TREAT", "TREAT", "TREAT", "HPAYMT", "HRESCH", "ETREAT"])]),
+        permitted=chance.random() < 0.3,
+    )
+    if chance.random() < 0.3:
+        return _of_scopes(chance, told)
+    access = Access("whole", None, None, frozenset(), dict.fromkeys(TYPES, EVERYTHING), told)
+    return Caller(access, {type_: [(None, None)] for type_ in TYPES})
+
+
+def _of_scopes(chance: random.Random, told: Disclosure | None) -> Caller:
+    grants: dict[str, tuple[Grant, ...]] = {}
+    naive: dict[str, list[tuple[frozenset[str] | None, Naive | None]]] = {}
+    mine = frozenset(chance.sample(PATIENTS, chance.choice([1, 1, 2])))
+    for type_ in TYPES:
+        some: list[Grant] = []
+        said: list[tuple[frozenset[str] | None, Naive | None]] = []
+        for _ in range(chance.choice([0, 1, 1, 2])):
+            patients = mine if chance.random() < 0.6 else None
+            restriction = chance.choice([None, *RESTRICTIONS.get(type_, [])])
+            if restriction is None:
+                some.append(Grant(patients))
+            else:
+                pairs = [tuple(one.split("=", 1)) for one in restriction[0].split("&")]
+                some.append(Grant(patients, parse_search(type_, pairs, strict=True).criteria))
+            said.append((patients, None if restriction is None else restriction[1]))
+        if some:
+            grants[type_], naive[type_] = tuple(some), said
+    return Caller(Access("whole", None, None, frozenset(), grants, told), naive)
