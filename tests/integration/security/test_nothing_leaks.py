@@ -247,7 +247,7 @@ async def test_a_leak_in_any_part_of_the_store_is_found(store: Store, monkeypatc
 )
 @pytest.mark.timeout(300)
 async def test_a_consent_that_is_read_wrongly_anywhere_is_found(store: Store, monkeypatch, right, wrong) -> None:
-    """Planted: a deny that a permit of another consent undoes, an exception that is forgotten, labels of now for then."""
+    """Planted: a deny that another consent undoes, an exception that is forgotten, labels of now for those of then."""
     said = visibility.consented
 
     def misread(*args, **more):
