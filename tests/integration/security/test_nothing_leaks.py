@@ -238,7 +238,6 @@ async def test_a_leak_in_any_part_of_the_store_is_found(store: Store, monkeypatc
         ("max(c.weight)", "min(c.weight)"),
         ("c.part_2 OR", "true OR"),
         ("c.x_labels IS NULL", "true"),
-        ("c.recipients IS NULL", "true"),
         ("c.purposes IS NULL", "true"),
         ("h.labels", "r.labels"),
         ("NOT r.labels && '{PSYTHPN}'", "true"),
