@@ -118,8 +118,8 @@ class Labels:
                 [
                     Issue(
                         "This is a therapist's process note (psychotherapy note), which is no part of the record that "
-                        "is exchanged; nothing of it was kept. Send it to sessions' endpoint for process notes: POST "
-                        "[sessions]/process-notes/DocumentReference. What belongs to the record (times, doses, "
+                        "is exchanged, and was not kept here. Send it to sessions' endpoint for process notes: POST "
+                        "/process-notes/DocumentReference at that service. What belongs to the record (times, doses, "
                         f"progress, plan) is sent without the label {notes.label}.",
                         code="business-rule",
                         expression=(f"{resource.get('resourceType')}.meta.security",),

@@ -142,6 +142,6 @@ async def test_a_process_note_is_refused_wherever_it_is_sent(clinic, admin, ada,
     for method, path, body, headers in asked:
         refused = await clinic.send(admin, method, path, body, host=host, **headers)
         assert refused.status_code == 422, (method, path, refused.text)
-        assert "sessions' endpoint for process notes" in refused.text
+        assert "/process-notes/DocumentReference" in refused.text
     found = parse((await clinic.send(admin, "GET", "Condition?_security=PSYTHPN&_total=accurate", host=host)).content)
     assert found["total"] == 0

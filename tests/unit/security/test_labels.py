@@ -95,7 +95,7 @@ def test_a_process_note_is_refused_and_told_where_it_belongs():
         {"resourceType": "Observation", "meta": labelled_as("PSYTHPN")},
         {"resourceType": "Composition", "type": {"text": "Psychotherapy process note"}},
     ):
-        with pytest.raises(Unprocessable, match="sessions' endpoint for process notes") as refused:
+        with pytest.raises(Unprocessable, match="/process-notes/DocumentReference") as refused:
             LABELS.labelled(note)
         assert refused.value.issues[0].rule == "L-PSYTHPN"
 
