@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -232,6 +233,8 @@ class EventConsumer:
             await self._commit(consumer, self._lanes)
 
     def _hear(self, watermark: Watermark) -> None:
+        ahead = (watermark.until - datetime.now(UTC)).total_seconds()
+        metrics.CLOCK_AHEAD.labels(self.service, watermark.source).set(max(ahead, 0))
         place = (watermark.source, watermark.shard)
         if place not in self._heard or self._heard[place].until < watermark.until:
             self._heard[place] = watermark

@@ -61,6 +61,11 @@ PAUSED = Gauge(
     ("service", "topic", "partition"),
 )
 LAG = Gauge("kap_consumer_lag", "Events in the topic that are not applied yet", ("service", "topic", "partition"))
+CLOCK_AHEAD = Gauge(
+    "kap_source_clock_ahead_seconds",
+    "How far a source's clock was ahead of this process's when it was last heard; 0: it was not",
+    ("service", "source"),
+)
 REBALANCES = Counter(
     "kap_consumer_rebalances_total", "Times that the group gave this process its partitions", ("service",)
 )

@@ -19,6 +19,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -70,6 +71,27 @@ def _java_release(java: Path) -> int:
     return int(found.group(1)) if found else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """The cluster that a server is one of, in KRaft mode; each of its servers is broker and controller.
+
+    Attributes:
+        node_id: of this server.
+        voters: the controller's port of each server on 127.0.0.1, by node id; this one's included.
+        cluster_id: 16 bytes in URL-safe base64 without padding, the same for all.
+
+    """
+
+    node_id: int
+    voters: Mapping[int, int]
+    cluster_id: str
+
+    @property
+    def replicas(self) -> int:
+        """How often each record is kept: at each server, three times at most."""
+        return min(len(self.voters), 3)
+
+
 class ApacheKafka:
     """One Kafka server with its data.
 
@@ -83,6 +105,8 @@ class ApacheKafka:
         java: the JVM; `find_java` where none is given.
         doors: further TCP ports on 127.0.0.1 for clients, each with the port at which its clients are told to find the
             server: that of a proxy which stands between them and may cut them off.
+        quorum: the cluster it is one of; None: it is alone. Servers of a cluster are started at once: each answers when
+            most of them run. A record is acknowledged (acks=all) when all but one of three keep it.
 
     """
 
@@ -97,11 +121,13 @@ class ApacheKafka:
         java: Path | None = None,
         report: Callable[[str], None] = lambda _: None,
         doors: Mapping[int, int] | None = None,
+        quorum: Quorum | None = None,
     ) -> None:
         self.data_dir = Path(data_dir).absolute()
         self.port = port
         self.controller_port = controller_port if controller_port is not None else port + 1
         self.heap_mb = heap_mb
+        self._quorum = quorum or Quorum(1, {1: self.controller_port}, new_cluster_id())
         self.log = self.data_dir / "kafka.log"
         self._jars = jars
         self._java = java
@@ -216,8 +242,10 @@ class ApacheKafka:
         doors = {f"DOOR{port}": (port, told) for port, told in self._doors.items()}
         settings = {
             "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+            "node.id": self._quorum.node_id,
+            "controller.quorum.voters": ",".join(
+                f"{node}@127.0.0.1:{port}" for node, port in sorted(self._quorum.voters.items())
+            ),
             "listeners": ",".join(
                 (
                     f"PLAINTEXT://127.0.0.1:{self.port}",
@@ -243,7 +271,10 @@ class ApacheKafka:
             "replica.fetch.max.bytes": MAX_MESSAGE_BYTES,
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": 4,
-            "offsets.topic.replication.factor": 1,
+            "default.replication.factor": self._quorum.replicas,
+            "min.insync.replicas": max(self._quorum.replicas - 1, 1),
+            "replica.lag.time.max.ms": 10_000,
+            "offsets.topic.replication.factor": self._quorum.replicas,
             "transaction.state.log.num.partitions": 1,
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
@@ -268,8 +299,7 @@ class ApacheKafka:
         properties = self.data_dir / "format.properties"
         text = self._properties.read_text(encoding="utf-8")
         _write(properties, text.replace(f"log.dirs={self._data}\n", f"log.dirs={beside}\n"))
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
-        arguments = ["kafka.tools.StorageTool", "format", "-c", str(properties), "-t", cluster_id]
+        arguments = ["kafka.tools.StorageTool", "format", "-c", str(properties), "-t", self._quorum.cluster_id]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - a fixed argument list
         if done.returncode != 0:
             raise KafkaError(f"Kafka could not format {self._data}: {(done.stdout + done.stderr).strip()[-500:]}")
@@ -295,6 +325,11 @@ class ApacheKafka:
                 if errors:
                     return "\n".join(errors[-3:])
         return ""
+
+
+def new_cluster_id() -> str:
+    """Return a fresh id for a cluster."""
+    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,7 +1,8 @@
 """How old what a service knows of the others is: up to when each said that it had told everything, by shard.
 
-Ages are by the clock of this service's database, against that of the source's: clocks that differ show as that much
-more or less age, and a source whose clock is ahead is never younger than now.
+Ages are by the clock of this service's database, against that of the source's. No news is from later than it was heard:
+of a source whose clock is ahead the hearing's own time is kept. So a time that lies ahead says that the clock here was set
+back since; how old such news is nobody can say, and it counts as old as it lies ahead, until there is other.
 """
 
 from __future__ import annotations
@@ -16,23 +17,25 @@ from shared.store.connection import Connection, Pool, translated
 
 _HEAR: Final = """
 INSERT INTO known_until (consumer, source, shard, until)
-SELECT $1, source, shard, max(until) FROM unnest($2::text[], $3::smallint[], $4::timestamptz[])
+SELECT $1, source, shard, least(max(until), clock_timestamp()) FROM unnest($2::text[], $3::smallint[], $4::timestamptz[])
     AS g(source, shard, until) GROUP BY source, shard
 ON CONFLICT (consumer, source, shard) DO UPDATE SET until = excluded.until, heard_at = clock_timestamp()
-    WHERE known_until.until < excluded.until
+    WHERE known_until.until < excluded.until OR known_until.until > clock_timestamp()
 """
 # What waits in parking is not known, however much later the last watermark is.
 _AGES: Final = """
 SELECT s.source, (SELECT CASE WHEN count(*) = cardinality($3::smallint[]) THEN
-    greatest(extract(epoch FROM clock_timestamp() - least(min(k.until), (
-        SELECT min(p.time) FROM parked p
-        WHERE p.consumer = $1 AND p.source = s.source AND p.tenant = $4 AND p.key = ANY ($5::text[])
-    ))), 0)::float8 END
+    greatest(
+        extract(epoch FROM clock_timestamp() - least(min(k.until), (
+            SELECT min(p.time) FROM parked p
+            WHERE p.consumer = $1 AND p.source = s.source AND p.tenant = $4 AND p.key = ANY ($5::text[])))),
+        extract(epoch FROM max(k.until) - clock_timestamp()),
+        0)::float8 END
     FROM known_until k WHERE k.consumer = $1 AND k.source = s.source AND k.shard = ANY ($3::smallint[])) AS seconds
 FROM unnest($2::text[]) AS s(source)
 """
 _OF_ALL: Final = """
-SELECT source, shard, greatest(extract(epoch FROM clock_timestamp() - until), 0)::float8 AS seconds
+SELECT source, shard, abs(extract(epoch FROM clock_timestamp() - until))::float8 AS seconds
 FROM known_until WHERE consumer = $1
 """
 _MEASURED: Final = """

@@ -15,7 +15,7 @@ FILE = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yaml"
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(FILE.read_text("utf-8"))["groups"] for rule in group["rules"]
 ]
-HOME = ("shared.events.metrics", "shared.runtime.knowledge", "services.delivery.courier")
+HOME = ("shared.events.metrics", "shared.http.metrics", "shared.runtime.knowledge", "services.delivery.courier")
 
 
 def offered() -> dict[str, set[str]]:
