@@ -1,8 +1,8 @@
 """How old what a service knows of the others is: up to when each said that it had told everything, by shard.
 
-Ages are by the clock of this service's database, against that of the source's. No news is from later than it was heard:
-of a source whose clock is ahead the hearing's own time is kept. So a time that lies ahead says that the clock here was set
-back since; how old such news is nobody can say, and it counts as old as it lies ahead, until there is other.
+Ages are by the clock of this service's database, against that of the source's. No news is from later than it was
+heard: of a source whose clock is ahead the hearing's own time is kept. So a time that lies ahead says that the clock
+here was set back since; how old such news is nobody can say: it counts as old as it lies ahead, until there is other.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from shared.store.connection import Connection, Pool, translated
 
 _HEAR: Final = """
 INSERT INTO known_until (consumer, source, shard, until)
-SELECT $1, source, shard, least(max(until), clock_timestamp()) FROM unnest($2::text[], $3::smallint[], $4::timestamptz[])
-    AS g(source, shard, until) GROUP BY source, shard
+SELECT $1, source, shard, least(max(until), clock_timestamp())
+FROM unnest($2::text[], $3::smallint[], $4::timestamptz[]) AS g(source, shard, until) GROUP BY source, shard
 ON CONFLICT (consumer, source, shard) DO UPDATE SET until = excluded.until, heard_at = clock_timestamp()
     WHERE known_until.until < excluded.until OR known_until.until > clock_timestamp()
 """

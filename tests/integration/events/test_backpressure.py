@@ -1,4 +1,4 @@
-"""What happens when something has no room, no time, or is away: writes go on where they can, else 503 and nothing kept."""
+"""What happens when something has no room, no time, or is away: writes go on, or are 503 and nothing is kept."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from shared.runtime.knowledge import watch
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
 from shared.store.access import Access
+from shared.store.migrate import migrate
 from shared.store.outbox import open_outbox
 from shared.store.store import Store
 from shared.testing.brokers import new_service
@@ -73,6 +74,12 @@ def assert_not_now(answer: httpx.Response) -> None:
 # The database
 
 
+async def opened(cluster: PostgresCluster) -> Store:
+    dsn = await asyncio.to_thread(cluster.create_database, "kap_intake")
+    await migrate(dsn)
+    return await Store.connect(dsn, service="intake")
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[PostgresCluster]:
     made = PostgresCluster(tmp_path / "postgres")
@@ -80,12 +87,11 @@ def cluster(tmp_path: Path) -> Iterator[PostgresCluster]:
     try:
         yield made
     finally:
-        made.start()
         made.stop(immediate=True)
 
 
 async def test_while_postgresql_fails_over_writes_are_503_and_afterwards_go_on_by_themselves(cluster):
-    store = await Store.connect(cluster.create_database("kap_intake"), service="intake")
+    store = await opened(cluster)
     before = count_of_503()
     async with served(store) as http:
         made = (await http.post("/fhir/Patient", json={"resourceType": "Patient", "active": True})).json()
@@ -128,7 +134,7 @@ def small_disk(cluster: PostgresCluster, tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_full_disk_is_503_and_keeps_nothing_of_the_write_and_reads_go_on(cluster, small_disk):
-    store = await Store.connect(cluster.create_database("kap_intake"), service="intake")
+    store = await opened(cluster)
     cluster.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
     cluster.execute("ALTER TABLE history SET TABLESPACE small", database="kap_intake")
     cluster.execute("ALTER TABLE history ALTER COLUMN body SET STORAGE EXTERNAL", database="kap_intake")

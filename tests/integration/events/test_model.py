@@ -218,6 +218,8 @@ class Flow(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), acknowledged=st.none() | st.integers(0, 3), dies=st.booleans())
     def relay_publishes(self, which: int, acknowledged: int | None, dies: bool) -> None:
         """Publish what was read, however long ago: all of it, a part, or dying before the mark."""
+        if not self.read[which]:
+            self.relay_reads(which, 6)
         outbox, events = self.outboxes[which], self.read[which]
         if outbox is None or not events:
             return
