@@ -43,7 +43,7 @@ FLOOR: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "capabilities": ("system: capabilities",),
         "search (_type)": ("system: search over several types",),
         "history": ("system: history",),
-        "batch": ("system: batch, each entry for itself",),
+        "batch": ("system: batch, each entry for itself", f"{HTTP}/test_batches.py"),
         "transaction": (
             "system: transaction, references between its entries, conditional references, order",
             "system: transaction, all or nothing",
