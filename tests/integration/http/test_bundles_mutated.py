@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from copy import deepcopy
 
-from tests.integration.http.test_transactions import ANN, PATIENT, bundle, entry, goal, observation
+from tests.integration.http.bundles import ANN, PATIENT, bundle, entry, goal, observation
 
 BUNDLES = 150
 JUNK = [
