@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from services.sessions.calling import Finding, call, have_reviewed
 from services.sessions.drugs import drug_at_worst, gated_drug
-from services.sessions.gathering import asked_of, decisions_of, enrolment_of, risk_flags
+from services.sessions.gathering import asked_of, decisions_of, enrolment_of, holds_of, risk_flags
 from services.sessions.leaving import judge_home
 from services.sessions.lots import batch_of
 from services.sessions.rules.amounts import Amounts, Dose, amount_checks, as_dose, quantity_of
@@ -87,6 +87,7 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         flags=await risk_flags(record, patient, start, setting),
         enrolment=await enrolment_of(record, dose, visit, start),
         batch=await batch_of(record, dose),
+        holds=await holds_of(record, patient),
         unheard=as_words(await record.unheard(setting.knowledge.dose, f"Patient/{patient}")),
     )
     kilograms = await weight_of(record, patient, start, setting)

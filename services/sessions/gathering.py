@@ -11,6 +11,7 @@ from services.sessions.rules.gate import NEWS
 from services.sessions.setting import Setting
 from shared.fhir.codes import (
     DECISION_NEEDED,
+    EXT_HOLD_BEFORE,
     ID_FINDING,
     ID_REMS_PATIENT,
     ID_REMS_SITE,
@@ -139,6 +140,20 @@ async def confirm_news(record: Record, visit: str, patient: str, by: Resource, s
     )
     issue["mitigation"] = [{"action": PROCEED.concept(), "date": zulu(now), "author": by}]
     await keep(record, issue)
+
+
+async def holds_of(record: Record, patient: str | None) -> list[str]:
+    """Return the DetectedIssues that say that a medicine of the patient's is to be held before a dose.
+
+    One on which a prescriber decided to proceed says so no more.
+    """
+    return [
+        f"DetectedIssue/{one['id']}"
+        for one in await record.search("DetectedIssue", {"patient": f"Patient/{patient}"})
+        if one["status"] == "final"
+        and any(said.get("url") == EXT_HOLD_BEFORE for said in one.get("extension", []))
+        and not any(has_code(made.get("action"), PROCEED) for made in one.get("mitigation", []))
+    ]
 
 
 async def risk_flags(

@@ -24,7 +24,17 @@ from shared.runtime.settings import Settings, SettingsError
 from shared.security.envelope import Keyring, KeyringError
 from shared.store.notes import SCHEMA, NoteStore
 
-GROUND = ("Patient", "Consent", "MedicationRequest", "Medication", "Observation", "Location", "Organization", "Flag")
+GROUND = (
+    "Patient",
+    "Consent",
+    "MedicationRequest",
+    "Medication",
+    "Observation",
+    "Location",
+    "Organization",
+    "Flag",
+    "DetectedIssue",
+)
 """What the gate stands on."""
 
 PEOPLE = ("Practitioner", "PractitionerRole")

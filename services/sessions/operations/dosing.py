@@ -15,7 +15,7 @@ from services.sessions.rules.claims import begins_ahead
 from services.sessions.rules.gate import gate, news_check
 from services.sessions.rules.visits import VIRTUAL_CLASS
 from services.sessions.setting import Setting
-from shared.fhir.codes import Code
+from shared.fhir.codes import UCUM, Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import Drug, drug_of, id_in, patient_of, quantity_in, reference
@@ -64,8 +64,8 @@ def dosing_operations(setting: Setting) -> tuple[Operation, ...]:
             documentation=(
                 "Opens a dose of ketamine or esketamine in a dosing session that is in progress, when the gate before "
                 "the dose is open; else 422 with all that keeps it closed. Parameters: medicationRequest (Reference), "
-                "dose (Quantity, mg), performer (Reference), witness (Reference; esketamine needs one), lot (string) "
-                "and expires (date) of the product, effective "
+                "dose (Quantity, mg), performer (Reference), witness (Reference; esketamine needs one), lot (string), "
+                "expires (date) and strength (Quantity, mg/mL, as it is given) of the product, effective "
                 "(dateTime, not in the future; default now), confirmedBy (Reference to the prescriber or nurse "
                 "who confirms that consent and order stand, where the check G-NEWS asks; kept as a DetectedIssue with "
                 "that mitigation). Returns the MedicationAdministration, in progress."
@@ -177,6 +177,7 @@ FORMS: Final = {
     "witness": "valueReference",
     "lot": "valueString",
     "expires": "valueDate",
+    "strength": "valueQuantity",
     "effective": "valueDateTime",
     "confirmedBy": "valueReference",
 }
@@ -186,6 +187,13 @@ def _parameters(call: OperationCall, needed: Sequence[str]) -> dict[str, Any]:
     given = given_in(call, FORMS, needed)
     if given["dose"] is not None and quantity_in(given["dose"], ("mg",)) is None:
         raise BadRequest("The dose is a Quantity in mg (UCUM).", code="value", expression=["Parameters.parameter"])
+    strength = given["strength"]
+    if strength is not None and not quantity_in(strength, ("mg/mL",)):
+        raise BadRequest(
+            "The strength, as it is given, is a Quantity in mg/mL (UCUM) above 0.",
+            code="value",
+            expression=["Parameters.parameter"],
+        )
     return given
 
 
@@ -218,10 +226,18 @@ def _administration(
 
 
 def _product(medication: Resource, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the medication of a dose: by its code, with lot and expiry where they are said."""
+    """Return the medication of a dose: by its code, with lot, expiry and strength where they are said."""
     batch = {"lotNumber": given["lot"], "expirationDate": given["expires"]}
     said = {name: value for name, value in batch.items() if value is not None}
-    if not said:
+    strength = given["strength"]
+    if not said and strength is None:
         return {"medicationCodeableConcept": medication}
-    inside = {"resourceType": "Medication", "id": "product", "code": medication, "batch": said}
+    inside: Resource = {"resourceType": "Medication", "id": "product", "code": medication}
+    if said:
+        inside["batch"] = said
+    if strength is not None:
+        milligrams = {"value": strength["value"], "unit": "mg", "system": UCUM, "code": "mg"}
+        millilitre = {"value": 1, "unit": "mL", "system": UCUM, "code": "mL"}
+        per = {"numerator": milligrams, "denominator": millilitre}
+        inside["ingredient"] = [{"itemCodeableConcept": medication, "strength": per}]
     return {"contained": [inside], "medicationReference": {"reference": "#product"}}

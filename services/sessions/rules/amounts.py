@@ -112,14 +112,20 @@ def quantity_of(administration: Resource) -> Mapping[str, Any] | None:
     volume = quantity_in(dose, ("mL",))
     named = str(administration.get("medicationReference", {}).get("reference", ""))
     inside = [one for one in administration.get("contained", []) if named == f"#{one.get('id')}"]
-    strengths = [part["strength"] for one in inside for part in one.get("ingredient", []) if "strength" in part]
-    if volume is None or len(strengths) != 1:
+    strength = strength_of(inside[0]) if len(inside) == 1 else None
+    if volume is None or strength is None:
         return dose
+    return {"value": Decimal(volume) * strength, "system": UCUM, "code": "mg", "unit": "mg"}
+
+
+def strength_of(product: Resource | None) -> Decimal | None:
+    """Return the strength of a Medication of one ingredient in mg per mL; None: it does not say."""
+    strengths = [part["strength"] for part in (product or {}).get("ingredient", []) if "strength" in part]
+    if len(strengths) != 1:
+        return None
     mass = milligrams_in(strengths[0].get("numerator"))
     per = quantity_in(strengths[0].get("denominator"), ("mL",))
-    if mass is None or not per:
-        return dose
-    return {"value": Decimal(volume) * mass / Decimal(per), "system": UCUM, "code": "mg", "unit": "mg"}
+    return None if mass is None or not per else mass / Decimal(per)
 
 
 def as_dose(administration: Resource, kilograms: Decimal | None) -> Dose:

@@ -51,6 +51,14 @@ class Risk(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     decidable: bool
 
 
+class Held(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The answer (linkId) that says that what was to be held before a dose was held."""
+
+    rule: str
+    link: str
+    decidable: bool
+
+
 class Rems(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The REMS of esketamine; `inpatient`: classes of an Encounter in which the patient is not enrolled."""
 
@@ -168,6 +176,31 @@ def risk_check(flags: Sequence[tuple[str, datetime]], risk: Risk, decisions: Seq
         closes=not decided,
         evidence=(*(reference for reference, _ in flags), *decided[-1:]),
         decidable=risk.decidable,
+    )
+
+
+def held_check(holds: Sequence[str], asked: Asked | None, held: Held, decisions: Sequence[Decision]) -> Check:
+    """Return the check of medicines to be held before a dose; `holds`: the DetectedIssues that say so.
+
+    That it was not held closes the gate; where nobody has asked, it is told, and closes nothing.
+    """
+    title = "Medicines held before the dose"
+    answer = None if asked is None else asked.answers.get(held.link)
+    if not holds or answer is True:
+        return Check(held.rule, title, "open", "In order.", held.source, closes=False, evidence=tuple(holds))
+    if answer is not False or asked is None:
+        text = f"Screening says that a medicine is to be held. Ask whether it was (kap-pre-dose, item {held.link})."
+        return Check(held.rule, title, "not-known", text, held.source, closes=False, evidence=tuple(holds))
+    decided = _decided(decisions, held.rule, asked.when) if held.decidable else []
+    return Check(
+        held.rule,
+        title,
+        "decided" if decided else "closed",
+        "A medicine that was to be held before the dose was not held. Wait, or have a prescriber decide.",
+        held.source,
+        closes=not decided,
+        evidence=(*holds, asked.reference, *decided[-1:]),
+        decidable=held.decidable,
     )
 
 

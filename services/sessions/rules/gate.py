@@ -7,8 +7,9 @@ not keeps the gate closed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -18,9 +19,11 @@ from services.sessions.rules.answers import (
     Answer,
     Asked,
     Enrolment,
+    Held,
     Rems,
     Risk,
     answer_checks,
+    held_check,
     rems_checks,
     risk_check,
 )
@@ -63,6 +66,18 @@ class GateLimit(Limit, frozen=True, kw_only=True, forbid_unknown_fields=True):
     repeats: int = 0
 
 
+class Dilution(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From which strength on, in mg per mL, a drug is given by a route only when it was diluted.
+
+    `codes`: RxNorm codes of products of that strength.
+    """
+
+    drug: Drug
+    route: str
+    at_least: Decimal
+    codes: tuple[str, ...]
+
+
 class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `gate`."""
 
@@ -71,6 +86,8 @@ class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     consent: Cited
     order: Cited
     lot: Cited
+    dilution: Dilution
+    held: Held
     chaperone: Cited
     baseline_age: Minutes
     repeat_after: Minutes
@@ -85,10 +102,15 @@ class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A lot, and the last day on which it may be used; None: it is not said."""
+    """A lot, the last day on which it may be used, and the strength as it is given in mg per mL; None: it is not said.
+
+    `codes`: RxNorm codes of the product.
+    """
 
     lot: str | None = None
     expires: date | None = None
+    strength: Decimal | None = None
+    codes: tuple[str, ...] = ()
 
 
 NO_BATCH: Final = Batch()
@@ -112,7 +134,8 @@ class Situation:
         gender: Patient.gender.
         flags: for suicidality that are up: reference and since when.
         enrolment: in the REMS.
-        batch: lot and expiry of the product, as the dose says them.
+        batch: lot, expiry and strength of the product, as the dose says them.
+        holds: what says that a medicine is to be held before a dose: references of DetectedIssues.
         unheard: the services whose latest news may be missing, as people read it; empty: all is known.
 
     """
@@ -132,6 +155,7 @@ class Situation:
     enrolment: Enrolment = NOT_ENROLLED
     unheard: str = ""
     batch: Batch = NO_BATCH
+    holds: Sequence[str] = ()
 
     @property
     def at_home(self) -> bool:
@@ -146,6 +170,7 @@ def gate(situation: Situation, policy: GatePolicy) -> list[Check]:
         _course(situation, policy),
         *_chaperone(situation, policy),
         _lot(situation, policy),
+        *_dilution(situation, policy.dilution),
         *_readings(situation, policy),
         *_consent_and_order(situation, policy),
         *answer_checks(
@@ -156,6 +181,7 @@ def gate(situation: Situation, policy: GatePolicy) -> list[Check]:
             gender=situation.gender,
             at_home=situation.at_home,
         ),
+        held_check(situation.holds, situation.asked, policy.held, situation.decisions),
         risk_check(situation.flags, policy.risk, situation.decisions),
         *(rems_checks(situation.enrolment, situation.visit, policy.rems) if situation.drug == "esketamine" else ()),
     ]
@@ -194,6 +220,24 @@ def _lot(situation: Situation, policy: GatePolicy) -> Check:
     said = "In order." if lot and expires else "Lot or expiry is not said. Look at the label, and book the vial."
     verdict: Verdict = "open" if lot and expires else "warned"
     return Check("G-LOT", "Lot and expiry", verdict, said, policy.lot.source, closes=False, value=lot)
+
+
+def _dilution(situation: Situation, policy: Dilution) -> Iterator[Check]:
+    """Yield the check of a concentrated product: as such it is not given into a vein."""
+    if (situation.drug, situation.route) != (policy.drug, policy.route):
+        return
+    strength, title = situation.batch.strength, "Diluted before intravenous use"
+    known = strength is not None or bool(set(situation.batch.codes).intersection(policy.codes))
+    strong = known and (strength is None or strength >= policy.at_least)
+    limit = f"below {policy.at_least:f} mg/mL"
+    if not known:
+        text = f"The strength is not said. A product of {policy.at_least:f} mg/mL or more is diluted first."
+        yield Check("G-DILUTED", title, "warned", text, policy.source, closes=False, limit=limit)
+        return
+    said = f"{policy.at_least:f} mg/mL" if strength is None else f"{strength:f} mg/mL"
+    text = f"the product holds {said}. Dilute it, and say the strength as it is given (parameter strength, mg/mL)."
+    check = simple("G-DILUTED", title, opens=not strong, text=text, source=policy.source)
+    yield replace(check, value=said, limit=limit)
 
 
 def _chaperone(situation: Situation, policy: GatePolicy) -> Iterator[Check]:

@@ -159,3 +159,45 @@ async def test_the_operation_says_what_it_needs(bedside):
         await bedside.sessions.call("pre-dose-gate", bedside.visit)
     with pytest.raises(NotFound):
         await bedside.sessions.call("pre-dose-gate", {"resourceType": "Encounter", "id": "none"})
+
+
+async def test_100_mg_a_millilitre_goes_into_a_vein_only_diluted(bench, clock):
+    bedside = Bedside(await bench.open(sessions_service), clock)
+    await bedside.begin(codes.ROUTE_IV, 35)
+    await bedside.chart()
+    for strength in (100, 1):
+        quantity = {"value": strength, "unit": "mg/mL", "system": codes.UCUM, "code": "mg/mL"}
+        given = [
+            {"name": "medicationRequest", "valueReference": about(bedside.ordered)},
+            {"name": "dose", "valueQuantity": milligrams(35)},
+            {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
+            {"name": "strength", "valueQuantity": quantity},
+        ]
+        if strength == 100:
+            with pytest.raises(Unprocessable) as refused:
+                await bedside.sessions.call("start-dose", bedside.visit, *given)
+            assert rules_of(refused) == {"G-DILUTED"}
+        else:
+            dose = await bedside.sessions.call("start-dose", bedside.visit, *given)
+    (part,) = dose["contained"][0]["ingredient"]
+    assert part["strength"]["numerator"]["value"] == 1
+
+
+async def test_what_screening_says_is_to_be_held_is_asked_about_and_closes_the_gate_when_it_was_not(bedside):
+    hold = {"value": 24, "unit": "h", "system": codes.UCUM, "code": "h"}
+    issue = {
+        "resourceType": "DetectedIssue",
+        "extension": [{"url": codes.EXT_HOLD_BEFORE, "valueDuration": hold}],
+        "status": "final",
+        "code": codes.rule_code("I-BENZODIAZEPINE").concept(),
+        "patient": about(bedside.who),
+        "identifiedDateTime": zulu(bedside.clock.now),
+    }
+    told = await bedside.tell("intake", issue)
+    await bedside.chart()
+    await bedside.ask(held=False)
+    with pytest.raises(Unprocessable) as refused:
+        await bedside.start()
+    assert rules_of(refused) == {"G-HOLD"}
+    await bedside.tell("intake", {**told, "status": "cancelled"})
+    await bedside.start()
