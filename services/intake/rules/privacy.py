@@ -1,6 +1,7 @@
 """Privacy consents: what IHE's PCF asks of one, and which of the patterns that a clinic can enforce it is.
 
-Source: IHE ITI Privacy Consent on FHIR (PCF); the patterns P1 to P9 are in `kap-domain` 6.3. Nothing here enforces.
+Source: IHE ITI Privacy Consent on FHIR (PCF); the patterns P1 to P9 are in `kap-domain` 6.3. Enforced by
+`shared/store/visibility.py` (ADR 24).
 """
 
 from __future__ import annotations
