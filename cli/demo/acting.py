@@ -21,11 +21,12 @@ PATIENCE = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A refusal by rule that belongs to the course: what was tried, the rules, and the server's own words."""
+    """A refusal by rule that belongs to the course: what was tried, the rules, the server's own words, its evidence."""
 
     tried: str
     rules: tuple[str, ...]
     said: str
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class Acting:
         except Refused as refusal:
             if refusal.status != 422:
                 raise
-            self.told.refusals.append(Refusal(tried, refusal.rules, refusal.first))
+            self.told.refusals.append(Refusal(tried, refusal.rules, refusal.first, refusal.evidence))
             self.step(f"{tried} refused ({', '.join(refusal.rules)})")
             if rule not in refusal.rules:
                 self.told.faults.append(f"{tried} was refused by {', '.join(refusal.rules)}, expected {rule}")

@@ -30,7 +30,7 @@ from tenacity.wait import wait_random_exponential
 
 from cli.stack.problem import StackProblem
 from shared.fhir.json import Resource, dump, parse
-from shared.fhir.outcome import BadRequest
+from shared.fhir.outcome import EXT_EVIDENCE, BadRequest
 
 FHIR_JSON = "application/fhir+json"
 NOT_NOW = frozenset({429, 502, 503, 504})
@@ -80,6 +80,12 @@ class Refused(DemoError):
     def first(self) -> str:
         """What the first issue says."""
         return str(next((issue.get("diagnostics") for issue in self.issues), None) or "no reason given")
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """What is on record that the first issue refused by: references."""
+        shown = next((issue.get("extension", []) for issue in self.issues), [])
+        return tuple(one["valueReference"]["reference"] for one in shown if one.get("url") == EXT_EVIDENCE)
 
     @property
     def rules(self) -> tuple[str, ...]:

@@ -47,7 +47,8 @@ def courses(console: Console, told: Iterable[Told], today: date) -> None:
         )
         console.print(Padding(escape(" → ".join(one.steps)), (0, 0, 0, 5), expand=False))
         refusals.extend(
-            f"{person.given}, {refusal.tried}: {_rules(refusal.rules)}{refusal.said}" for refusal in one.refusals
+            f"{person.given}, {refusal.tried}: {_rules(refusal.rules)}{refusal.said}{_evidence(refusal.evidence)}"
+            for refusal in one.refusals
         )
     if refusals:
         console.print("\n[bold]Refused by rule, as it should be[/]")
@@ -57,6 +58,10 @@ def courses(console: Console, told: Iterable[Told], today: date) -> None:
 
 def _rules(rules: Sequence[str]) -> str:
     return f"[{', '.join(rules)}] " if rules else ""
+
+
+def _evidence(references: Sequence[str]) -> str:
+    return f" Evidence: {', '.join(references)}." if references else ""
 
 
 def loading(console: Console, loaded: Loaded, screened: Sequence[Screened]) -> None:

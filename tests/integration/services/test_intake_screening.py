@@ -31,7 +31,9 @@ from tests.integration.services.course import (
     about,
     eligible,
     patient,
+    practitioner,
     referral,
+    role_of,
     screening,
 )
 
@@ -101,6 +103,41 @@ async def test_a_decision_without_prescriber_reason_or_time_is_refused(intake, l
     with pytest.raises(Unprocessable) as error:
         await intake.update({**issue, "mitigation": [decision]})
     assert rules_of(error) == {"E-OVERRIDE"}
+
+
+THEN = {"period": {"start": "2020-01-01", "end": "2026-11-22"}}
+BEFORE = {"period": {"start": "2020-01-01", "end": "2026-11-21"}}
+
+
+@pytest.mark.parametrize(
+    ("role", "licence", "may"),
+    [
+        (THEN, THEN, True),
+        (BEFORE, THEN, False),
+        (THEN, BEFORE, False),
+        ({**THEN, "code": "therapist"}, THEN, False),
+        ({**THEN, "active": False}, THEN, False),
+        (None, THEN, False),
+        (THEN, {}, False),
+    ],
+)
+@pytest.mark.parametrize("as_role", [True, False])
+async def test_only_a_licensed_prescriber_of_the_directory_decides_past_a_finding(intake, role, licence, may, as_role):
+    who = await intake.create(patient())
+    await intake.create(screening(who, E08=True))
+    await intake.call("screen", who)
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    doctor = await intake.create(practitioner(qualification=[{"code": {"text": "MD"}, **licence}]))
+    held = None if role is None else await intake.create(role_of(doctor, **role))
+    decided = proceeding(f"PractitionerRole/{held['id']}" if as_role and held else f"Practitioner/{doctor['id']}")
+    if may:
+        await intake.update({**issue, "mitigation": [decided]})
+        assert outcome(await latest(intake, who)) == "eligible"
+        return
+    with pytest.raises(Unprocessable) as error:
+        await intake.update({**issue, "mitigation": [decided]})
+    assert rules_of(error) == {"E-OVERRIDE"}
+    assert all(one.evidence for one in error.value.issues)
 
 
 async def test_nobody_decides_past_what_is_absolute(intake):
