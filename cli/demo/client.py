@@ -84,7 +84,7 @@ class Refused(DemoError):
     @property
     def evidence(self) -> tuple[str, ...]:
         """What is on record that the first issue refused by: references."""
-        shown = next((issue.get("extension", []) for issue in self.issues), [])
+        shown: list[Any] = next((issue.get("extension", []) for issue in self.issues), [])
         return tuple(one["valueReference"]["reference"] for one in shown if one.get("url") == EXT_EVIDENCE)
 
     @property

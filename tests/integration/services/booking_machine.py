@@ -23,8 +23,8 @@ from shared.fhir.kap import visit_of
 from shared.fhir.outcome import FhirError
 from shared.runtime.policy import load_policy
 from shared.runtime.timers import run_once
+from tests.integration.services.at_scheduling import ref, schedule
 from tests.integration.services.course import START, Bench, Clock, appointment
-from tests.integration.services.test_scheduling_operations import ref, schedule
 
 POLICY = load_policy()
 PATIENTS = ("ada", "bo")

@@ -10,6 +10,7 @@ from services.scheduling.service import scheduling as scheduling_service
 from services.sessions.service import sessions as sessions_service
 from shared.fhir.dates import zulu
 from shared.runtime.policy import load_policy
+from tests.integration.services.at_scheduling import schedule
 from tests.integration.services.bedside import Bedside, pre_dose
 from tests.integration.services.course import START, Bench, Clock
 from tests.integration.services.three_services import booked
@@ -47,6 +48,19 @@ async def bedside(bench, clock):
 @pytest_asyncio.fixture
 async def scheduling(bench):
     return await bench.open(scheduling_service)
+
+
+@pytest_asyncio.fixture
+async def clinic(scheduling):
+    """Scheduling with two therapists, a monitor, a prescriber and three rooms."""
+    long = {"hours": (("08:00:00", "18:00:00"),)}
+    for name in ("t1", "t2"):
+        await scheduling.create(schedule(f"Practitioner/{name}", "therapist", **long))
+    await scheduling.create(schedule("Practitioner/m", "monitor", **long))
+    await scheduling.create(schedule("Practitioner/d", "prescriber"))
+    for name in ("r1", "r2", "r3"):
+        await scheduling.create(schedule(f"Location/{name}", "room", **long))
+    return scheduling
 
 
 @pytest_asyncio.fixture

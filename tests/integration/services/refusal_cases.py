@@ -17,6 +17,7 @@ from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import with_stage
 from tests.integration.services.at_intake import condition, proceeding, the_course
+from tests.integration.services.at_scheduling import code, ref, schedule, span, time
 from tests.integration.services.course import (
     START,
     Bench,
@@ -39,7 +40,6 @@ from tests.integration.services.course import (
     weight,
 )
 from tests.integration.services.test_scheduling_groups import asked, session
-from tests.integration.services.test_scheduling_operations import code, ref, schedule, span, time
 
 _NUMBERS = count(1)
 

@@ -21,8 +21,8 @@ from shared.runtime.app import Parts
 from shared.runtime.policy import load_policy
 from shared.runtime.settings import Settings
 from shared.security.caller import everybody
+from tests.integration.services.at_scheduling import code, ref
 from tests.integration.services.course import START, appointment
-from tests.integration.services.test_scheduling_operations import code, ref
 
 SOON = START + timedelta(days=2)
 

@@ -10,8 +10,8 @@ from services.scheduling.service import scheduling as scheduling_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import Unprocessable
+from tests.integration.services.at_scheduling import code, found, ref, span
 from tests.integration.services.course import START
-from tests.integration.services.test_scheduling_operations import code, found, ref, span
 
 DAY = START + timedelta(days=2)
 

@@ -14,8 +14,8 @@ from shared.fhir.outcome import Unprocessable
 from shared.notify.sending import Sending
 from shared.runtime.timers import run_once
 from tests.integration.services.at_intake import taking
+from tests.integration.services.at_scheduling import code, found, ref, schedule, span
 from tests.integration.services.course import START, appointment, consent, planned
-from tests.integration.services.test_scheduling_operations import code, found, ref, schedule, span
 
 DAY = timedelta(days=1)
 TELECOM = [{"system": "email", "value": "ada@example.org"}]
