@@ -1,4 +1,6 @@
-"""Consent is withdrawn while Kafka is down: it is recorded at once, and nothing more is disclosed until it is known."""
+"""Consent is withdrawn while Kafka is down: it is recorded at once. Until it is known, nothing more is disclosed and
+the gate before a dose asks a person.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import httpx
 import pytest
 
 from cli.stack.ports import HOSPITAL
+from shared.fhir import codes
 from shared.fhir.codes import ACT_REASON
 from tests.chaos.fleet import DELIVERY, Fleet
 from tests.e2e.kap import free_base
@@ -25,6 +28,7 @@ clinic: chaos
 sections:
   knowledge:
     disclosure: {{seconds: {LIMIT}, of: [intake], source: "A test's clinic", verified: false}}
+    dose: {{seconds: {LIMIT}, of: [intake, outcomes], source: "A test's clinic", verified: false}}
 """
 _SCOPE = "http://terminology.hl7.org/CodeSystem/consentscope"
 
@@ -54,15 +58,32 @@ def http() -> Iterator[httpx.Client]:
         yield client
 
 
-def test_consent_withdrawn_while_kafka_is_down_stops_what_is_queued_for_the_hospital(
+def test_consent_withdrawn_while_kafka_is_down_stops_what_is_queued_for_the_hospital_and_makes_the_gate_ask(
     fleet: Fleet, http: httpx.Client
 ) -> None:
-    intake, hospital = fleet.ports.fhir("intake"), fleet.ports.fhir(HOSPITAL)
+    intake, hospital, gateway = fleet.ports.fhir("intake"), fleet.ports.fhir(HOSPITAL), fleet.ports.fhir("gateway")
 
-    def post(resource: dict[str, Any]) -> dict[str, Any]:
-        answer = http.post(f"{intake}/{resource['resourceType']}", json=resource)
+    def post(resource: dict[str, Any], to: str = intake) -> dict[str, Any]:
+        answer = http.post(f"{to}/{resource['resourceType']}", json=resource)
         assert answer.status_code == 201, answer.text
         return answer.json()
+
+    def news_at_the_gate() -> dict[str, Any]:
+        """Return the gate's check of its news: its rule, verdict and text."""
+        given = [
+            {"name": "medicationRequest", "valueReference": {"reference": f"MedicationRequest/{ordered['id']}"}},
+            {"name": "dose", "valueQuantity": {"value": 70, "unit": "mg", "system": codes.UCUM, "code": "mg"}},
+            {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
+        ]
+        url = f"{gateway}/Encounter/{visit['id']}/$pre-dose-gate"
+        answer = http.post(url, json={"resourceType": "Parameters", "parameter": given})
+        if answer.status_code != httpx.codes.OK:
+            return {"verdict": answer.text}  # sessions has not heard of the order yet
+        for one in answer.json()["parameter"]:
+            parts = {part["name"]: next(v for k, v in part.items() if k != "name") for part in one.get("part", [])}
+            if parts.get("rule") == "G-NEWS":
+                return parts
+        raise AssertionError("the gate has no check of its news")
 
     def arrived() -> int:
         return int(http.get(f"{hospital}/Condition", params={"_summary": "count"}).json()["total"])
@@ -92,6 +113,31 @@ def test_consent_withdrawn_while_kafka_is_down_stops_what_is_queued_for_the_hosp
     post({"resourceType": "Condition", "subject": about, "code": {"text": "Told while consent stood"}})
     eventually(lambda: arrived() == 1, 60, "the first condition at the hospital")
 
+    episode = post({"resourceType": "EpisodeOfCare", "status": "planned", "patient": about})
+    visit = post(
+        {
+            "resourceType": "Encounter",
+            "status": "in-progress",
+            "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"},
+            "type": [codes.VISIT_DOSING.concept()],
+            "subject": about,
+            "episodeOfCare": [{"reference": f"EpisodeOfCare/{episode['id']}"}],
+            "period": {"start": "2026-11-22T09:00:00Z"},
+        },
+        to=gateway,
+    )
+    ordered = post(
+        {
+            "resourceType": "MedicationRequest",
+            "status": "draft",
+            "intent": "order",
+            "medicationCodeableConcept": codes.KETAMINE.concept(),
+            "subject": about,
+            "authoredOn": "2026-11-21",
+        }
+    )
+    eventually(lambda: news_at_the_gate()["verdict"] == "open", 90, "young news at the gate before a dose")
+
     # The second is on its way, in delivery's queue; then Kafka goes, and with it all news of consent.
     fleet.processes[HOSPITAL].kill()
     post({"resourceType": "Condition", "subject": about, "code": {"text": "Not to be told any more"}})
@@ -100,6 +146,9 @@ def test_consent_withdrawn_while_kafka_is_down_stops_what_is_queued_for_the_hosp
     withdrawn = http.put(f"{intake}/Consent/{consent['id']}", json={**consent, "status": "inactive"})
     assert withdrawn.status_code == 200, withdrawn.text  # what happened is recorded, Kafka or not
     time.sleep(LIMIT + 5)
+    asked = news_at_the_gate()
+    assert (asked["verdict"], asked["closes"]) == ("ask", True), asked
+    assert "intake: last heard of" in asked["text"]
 
     fleet.processes[HOSPITAL].start()
     eventually(lambda: "consent may be too old" in str(destination()["problem"]), 60, "delivery saying why it waits")
@@ -107,8 +156,10 @@ def test_consent_withdrawn_while_kafka_is_down_stops_what_is_queued_for_the_hosp
     assert arrived() == 1
     assert destination()["pending"] >= 1
 
-    # Kafka is back: delivery's news grows young again, and whoever reads the record sees what was withdrawn.
+    # Kafka is back: news grows young again by itself, at delivery and at the gate, and whoever reads the record sees
+    # what was withdrawn.
     fleet.kafka.start()
     eventually(lambda: destination()["problem"] is None, 90, "young news at delivery")
+    eventually(lambda: news_at_the_gate()["verdict"] == "open", 90, "young news at the gate")
     held = f"{fleet.ports.fhir('gateway')}/Consent/{consent['id']}"
     eventually(lambda: http.get(held).json()["status"] == "inactive", 60, "the withdrawal at the gateway")
