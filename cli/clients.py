@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from cli.options import DATA, DataOption
+from cli.running import running
 from cli.stack.operator import Wanted
 from cli.stack.problem import StackProblem
-from cli.stack.stack import Stack
 from cli.terminal import out
 from shared.security.scopes import MANAGE_CLIENTS
 
@@ -28,7 +28,7 @@ def add(
     jwks_uri: Annotated[str | None, typer.Option(metavar="URL", help="Where its public keys are.")] = None,
     scope: Annotated[str | None, typer.Option(help="SMART scopes that it may ask for, separated by spaces.")] = None,
     role: Annotated[str | None, typer.Option(help="A role of the policy's section access.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="TYPE/ID", help="Whose it is: Practitioner/[id].")] = None,
+    user: Annotated[str | None, typer.Option(metavar="TYPE/ID", help="Whose it is, such as Practitioner/ID.")] = None,
     data: DataOption = DATA,
 ) -> None:
     """Register a Backend Services client (private_key_jwt); prints its client id."""
@@ -76,7 +76,7 @@ def turn_keys(
 
 
 def _asked(data: Path, method: str, what: str, **more: Any) -> httpx.Response:
-    stack = Stack(data)
+    stack = running(data)
     auth = stack.auth(Wanted(scope=MANAGE_CLIENTS))
     if auth is None:
         raise StackProblem("This stack runs with --no-auth, and has no issuer of tokens. ./kap up --auth starts one.")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cli.ops import CONSUMERS, Flow, Ops
 from cli.options import DATA, DataOption
-from cli.stack.stack import Stack
+from cli.running import running
 from cli.terminal import out, problem
 
 OLD = 60.0
@@ -32,7 +32,7 @@ def lag(
     """
 
     async def ask() -> list[Flow]:
-        stack = Stack(data)
+        stack = running(data)
         async with Ops(stack.ports(), auth=stack.auth()) as ops:
             return await asyncio.gather(*(ops.flow(service) for service in CONSUMERS))
 

@@ -70,7 +70,7 @@ def _common(
 def main() -> None:
     """Run the command; tell problems as sentences."""
     try:
-        app()
+        app(prog_name="./kap")
     except StackProblem as error:
         problem(str(error))
         sys.exit(1)

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from cli.ops import CONSUMERS, Ops, ParkedEvent
 from cli.options import DATA, DataOption
+from cli.running import running
 from cli.stack.problem import StackProblem
-from cli.stack.stack import Stack
 from cli.terminal import out
 
 Found = TypeVar("Found")
@@ -101,7 +101,7 @@ def _known(service: str) -> str:
 
 def _ask(data: DataOption, question: Callable[[Ops], Awaitable[Found]]) -> Found:
     async def run() -> Found:
-        stack = Stack(data)
+        stack = running(data)
         async with Ops(stack.ports(), auth=stack.auth()) as ops:
             return await question(ops)
 

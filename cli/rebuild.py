@@ -10,6 +10,7 @@ import typer
 
 from cli.ops import SOURCES, Ops
 from cli.options import DATA, DataOption
+from cli.running import running
 from cli.stack.ports import GATEWAY
 from cli.stack.problem import StackProblem
 from cli.stack.stack import Stack
@@ -33,10 +34,10 @@ def rebuild(
     """
     if service != GATEWAY:
         raise StackProblem(f"{service} is not a copy of others. What can be rebuilt: {GATEWAY}.")
-    stack = Stack(data)
+    stack = running(data)
     bootstrap = stack.state().kafka_bootstrap
-    if bootstrap is None or not stack.any_lives():
-        raise StackProblem(f"Nothing runs from {stack.data}. ./kap up starts it.")
+    if bootstrap is None:
+        raise StackProblem(f"Kafka does not run from {stack.data}. ./kap up starts it.")
     with telling(err) as tell:
         try:
             held = asyncio.run(_rebuild(stack, bootstrap, tell))

@@ -9,9 +9,10 @@ import typer
 
 from cli.ops import CONSUMERS, SOURCES, Ops, Replayed
 from cli.options import DATA, DataOption
+from cli.running import running
 from cli.stack.problem import StackProblem
-from cli.stack.stack import Stack
-from cli.terminal import err, out, telling
+from cli.terminal import err, out, problem, telling
+from cli.times import time_of
 
 _POLL = 0.5
 
@@ -41,25 +42,28 @@ def replay(
     group = None if to is None else to.removeprefix("kap.")
     if group is not None and group not in CONSUMERS:
         raise StackProblem(f"There is no consumer {to}. There are {', '.join(CONSUMERS)}.")
-    given = {"from": from_, "patient": patient, "to": group}
+    begin = from_ if from_ is None or from_.isdecimal() else time_of(from_, "--from").isoformat()
+    given = {"from": begin, "patient": patient, "to": group}
     what = {name: value for name, value in given.items() if value is not None}
 
     async def run() -> Replayed:
-        stack = Stack(data)
+        stack = running(data)
         async with Ops(stack.ports(), auth=stack.auth()) as ops:
             asked = await ops.replay(service, **what)
             with telling(err) as tell:
-                shown = -1
+                shown = 0
                 while wait and not asked.ended:
                     if asked.told != shown:
                         shown = asked.told
-                        tell(f"{shown} events were told again.")
+                        tell(f"{shown} events told so far.")
                     await asyncio.sleep(_POLL)
                     asked = await ops.replayed(service, asked.number)
             return asked
 
     asked = asyncio.run(run())
     whom = "everybody" if group is None else group
+    if asked.ended and not asked.told and patient is not None:
+        problem(f"{service} never told anything of {patient}. Is that the patient you mean? ./kap timeline {patient}")
     if asked.ended:
         out.print(f"{service} told {asked.told} events again, to {whom}. What was applied before is a repeat.")
     else:

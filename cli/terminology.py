@@ -36,7 +36,7 @@ DatabaseOption = Annotated[
     typer.Option(
         "--database",
         metavar="DSN",
-        help="A service's database, once for each service. [default: those of the stack in --data]",
+        help="A service's database, once for each service (default: those of the stack in --data).",
     ),
 ]
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
+import httpx
 import typer
 
 from cli.options import DATA, DataOption
+from cli.running import running
 from cli.stack.operator import Wanted
+from cli.stack.ports import GATEWAY
+from cli.stack.problem import StackProblem
 from cli.stack.stack import Stack
 from cli.terminal import problem
 from shared.runtime.policy import load_policy
-from shared.security.roles import AccessPolicy
+from shared.security.roles import AccessPolicy, Role
 
 
 def token(
@@ -21,7 +25,7 @@ def token(
         typer.Argument(help="Of the policy's section access: clinic-admin, prescriber, ... None with --scope."),
     ] = None,
     *,
-    user: Annotated[str | None, typer.Option(metavar="TYPE/ID", help="Whose it is: Practitioner/[id].")] = None,
+    user: Annotated[str | None, typer.Option(metavar="TYPE/ID", help="Whose it is, such as Practitioner/ID.")] = None,
     patient: Annotated[str | None, typer.Option(metavar="ID", help="The patient of scopes patient/...")] = None,
     scope: Annotated[
         str | None, typer.Option(help="SMART scopes, separated by spaces; with a role, some of the role's.")
@@ -33,13 +37,40 @@ def token(
 
     curl -H "Authorization: Bearer $(./kap token prescriber)" http://127.0.0.1:8000/fhir/Patient
     """
+    known = load_policy().section("access", AccessPolicy)
     if role is None and scope is None:
-        known = load_policy().section("access", AccessPolicy)
-        problem(f"Name a role ({', '.join(known)}), or --scope.")
-        raise typer.Exit(1)
-    auth = Stack(data).auth(Wanted(role=role, user=user, patient=patient, scope=scope))
+        raise StackProblem(f"Name a role ({', '.join(known)}), or --scope.")
+    lacking = None if role not in known else lacks(known[role], role, user, patient)
+    if lacking is not None:
+        raise StackProblem(lacking)
+    patient = None if patient is None else patient.removeprefix("Patient/")
+    stack = running(data)
+    auth = stack.auth(Wanted(role=role, user=user, patient=patient, scope=scope))
     if auth is None:
         problem("This stack runs with --no-auth, and a request needs no token. ./kap up --auth starts one that does.")
         raise typer.Exit(1)
     told = auth.token()
+    if patient is not None and is_missing(stack, patient):
+        problem(f"There is no Patient/{patient} in the record (now): this token shows nothing.")
     typer.echo(json.dumps(told, indent=2) if json_ else told["access_token"])
+
+
+def lacks(role: Role, name: str, user: str | None, patient: str | None) -> str | None:
+    """Say which option a token of a role needs beside those that were given; None: it has all."""
+    if not role.needs_user or user is not None:
+        return None
+    if any(scope.startswith("patient/") for scope in role.scopes):
+        return (
+            None if patient is not None else f"A token of the role {name} is for one patient: name him, --patient ID."
+        )
+    return f"A token of the role {name} has to say whose it is: --user TYPE/ID, such as --user Practitioner/ID."
+
+
+def is_missing(stack: Stack, patient: str) -> bool:
+    """Tell whether the gateway knows of no such patient; where it does not answer nobody knows."""
+    url = f"{stack.ports().fhir(GATEWAY)}/Patient/{patient}"
+    try:
+        answer = httpx.get(url, auth=stack.auth(), trust_env=False, timeout=10.0)
+    except httpx.TransportError:
+        return False
+    return answer.status_code in {httpx.codes.NOT_FOUND, httpx.codes.GONE}

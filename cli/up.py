@@ -29,7 +29,7 @@ def up(
         typer.Option("--single/--separate", help="All services in one process, or one process each (default)."),
     ] = None,
     port_base: Annotated[
-        int | None, typer.Option(metavar="PORT", help="The gateway's port; the others follow it. [default: 8000]")
+        int | None, typer.Option(metavar="PORT", help="The gateway's port (default 8000); the others follow it.")
     ] = None,
     data: DataOption = DATA,
     kafka: Annotated[

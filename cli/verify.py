@@ -37,10 +37,12 @@ from cli.compare import (
 from cli.demo.client import FhirClient, Refused, Unreachable
 from cli.ops import DELIVERY, SOURCES, Destination, Flow, Ops, versions_of
 from cli.options import DATA, DataOption
+from cli.running import running
 from cli.stack.ports import GATEWAY, OWNERS
 from cli.stack.problem import StackProblem
 from cli.stack.stack import Stack
 from cli.terminal import err, out, problem, telling
+from cli.times import time_of
 from services.delivery.capability import PUSHED_TYPES
 from shared.fhir.json import Resource
 from shared.runtime.app import App
@@ -102,11 +104,11 @@ def verify(
         float, typer.Option(min=0, metavar="SECONDS", help="How long nothing may move before what differs is a fault.")
     ] = STILL,
     since: Annotated[
-        datetime | None,
+        str | None,
         typer.Option(
-            formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%d"],
             metavar="TIME",
-            help="Only what was committed from then on (UTC where no zone is said); without the hospital.",
+            help="Only what was committed from then on: 2026-11-22T10:30 (UTC where no zone is said); without the "
+            "hospital.",
         ),
     ] = None,
     new: Annotated[
@@ -119,14 +121,11 @@ def verify(
     """
     if since is not None and new:
         raise StackProblem("--since and --new exclude each other.")
-    stack = Stack(data)
-    if not stack.any_lives():
-        problem(f"Nothing runs from {stack.data}. ./kap up starts it.")
-        raise typer.Exit(1)
+    begin = None if since is None else time_of(since, "--since")
+    stack = running(data)
     began = datetime.now(UTC)
-    begin = last_clean(stack.data) if new else since
-    if begin is not None and begin.tzinfo is None:
-        begin = begin.replace(tzinfo=UTC)
+    if new:
+        begin = last_clean(stack.data)
     with telling(err) as tell:
         found = asyncio.run(_verify(stack, wait, tell, begin))
     show(found, begin)

@@ -213,8 +213,10 @@ class FhirClient:
     async def bring(self, reference: str, change: Callable[[Resource], Resource | None]) -> Resource:
         """Bring ``Type/id`` to where `change` wants it, over the version it was told of; None: it is there already.
 
-        When another wrote meanwhile (412), or an answer was lost, it looks again.
+        When another wrote meanwhile (412), or an answer was lost, it looks again, after growing pauses: the news of
+        what another wrote may still be on its way.
         """
+        pause = 0.02
         while True:
             current = await self.read(reference)
             wanted = change(current)
@@ -226,6 +228,8 @@ class FhirClient:
             except Refused as refusal:
                 if refusal.status not in {409, 412}:
                     raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
 
     async def read(self, reference: str) -> Resource:
         """Return ``Type/id``."""

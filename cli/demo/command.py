@@ -23,6 +23,9 @@ from cli.stack.stack import Stack
 from cli.stack.state import Options
 from cli.terminal import out, problem, telling
 
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended, as a shell has it: 128 and the signal's number."""
+
 
 def demo(
     *,
@@ -41,6 +44,10 @@ def demo(
     auth: Annotated[
         bool | None, typer.Option("--auth/--no-auth", help="Start the stack with tokens (default), or without.")
     ] = None,
+    port_base: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Start the stack with the gateway at this port; the others follow it."),
+    ] = None,
     data: DataOption = DATA,
 ) -> None:
     """Take patients through a whole KAP course by the FHIR API; watch their record flow into the hospital.
@@ -48,11 +55,17 @@ def demo(
     Starts the stack if it is not up. A demo that was cut off is finished by running it again.
     """
     stack = Stack(data)
-    if not stack.is_up() or auth is not None:
-        with telling() as tell:
-            Stack(data, report=tell).up(Options(auth=auth))
     begun = time.monotonic()
-    whole = asyncio.run(_demo(stack, patients, from_, seed))
+    try:
+        if not stack.is_up() or auth is not None or port_base is not None:
+            with telling() as tell:
+                Stack(data, report=tell).up(Options(auth=auth, port_base=port_base))
+        begun = time.monotonic()
+        whole = asyncio.run(_demo(stack, patients, from_, seed))
+    except KeyboardInterrupt:
+        runs = ", and the stack is still running (./kap down stops it)" if stack.any_lives() else ""
+        problem(f"Stopped. What was done stays done{runs}. The same ./kap demo goes on from there.")
+        raise typer.Exit(INTERRUPTED) from None
     if not whole:
         problem("The demo did not come to its end. What was done stays done; the same ./kap demo goes on from there.")
         raise typer.Exit(1)
@@ -77,7 +90,7 @@ async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: i
         show(out, taken)
     if played.patient:
         out.print()
-        report.urls(out, taken, played.patient, played.given)
+        report.urls(out, taken, played.patient, played.given, played.named)
         if auth is not None:
             out.print(
                 '  Those of the gateway need a token: curl -H "Authorization: Bearer $(./kap token prescriber)" URL\n'

@@ -7,7 +7,9 @@ started only where none was. So a run that was cut off anywhere is finished by r
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import uuid4
 
 from cli.demo import after, before, resources
@@ -26,7 +28,6 @@ from shared.fhir.codes import (
     LOINC,
     PROCEED,
     RULE,
-    SAFETY_PLAN,
 )
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, eligibility_outcome, latest_eligibility, stages_of, with_stage
@@ -90,14 +91,15 @@ class Course(Live):
             await self.visit("kap-integration", index)
             await self._questionnaire(index + 1, encounter)
         if story == "withdrawn":
-            await self._withdraws()
+            await self._withdraws(sessions)
             return sessions + 1
         if self.person.pcl5:
             await self._pcl5(1)
         await self._judged()
-        if story == "iv" and self.person.number == 1:
+        live = story == "iv" and self.person.number == 1
+        if live:
             await self.live()
-        await self._end("finished")
+        await self._end("finished", sessions + live)
         return sessions + 1
 
     # -- Intake -----------------------------------------------------------------------------------------------------
@@ -146,17 +148,13 @@ class Course(Live):
         self.step("item 9 raised, taken by the clinician on call")
         on = self.calendar.at(0, 10)
         await self.create(after.cssrs(self.person, self.subject, therapist, on))
-        planned = {"patient": self.subject, "code": SAFETY_PLAN.token()}
-        made = self.done_by(therapist, "Safety plan made with the patient; 988 named.")
-        for one in await self.gateway.search("Task", planned):
-            await self.gateway.bring(f"Task/{one['id']}", made)
 
         async def over() -> Resource | None:
             held = await self.gateway.read(f"Task/{task['id']}")
             return held if held["status"] == "completed" else None
 
         await self.until(f"the end of the call after item 9 of {self.person.name}", over)
-        self.step("C-SSRS no risk, safety plan")
+        self.step("C-SSRS no risk")
 
     async def _screen(self) -> str:
         """Screen by rule; where a prescriber has to decide, he decides, and it is screened again."""
@@ -165,7 +163,7 @@ class Course(Live):
         outcome, found = verdict(assessment)
         if outcome == "needs-decision":
             self.told.refusals.append(Refusal("screening", tuple(found), "A prescriber has to decide."))
-            await self._decide()
+            await self._decide(found)
             self.step(f"prescriber decided on {', '.join(found)}")
             outcome, found = verdict(await screened(self.gateway, self.subject, drug, again=True))
         expected = "not-eligible" if self.person.story == "aneurysm" else "eligible"
@@ -179,21 +177,25 @@ class Course(Live):
             self.told.faults.append(f"screened {outcome}, expected {expected}")
         return outcome
 
-    async def _decide(self) -> None:
-        """The prescriber decides to proceed, on each finding that leaves it to him."""
-        issues = await self.gateway.search("DetectedIssue", {"patient": self.subject})
+    async def _decide(self, rules: Sequence[str]) -> None:
+        """The prescriber decides to proceed, on the finding of each of these rules, once the event has brought it."""
         decided = {
             "action": PROCEED.concept(text="Reviewed with the patient; early signs are watched for."),
             "date": instant(self.calendar.at(1)),
             "author": reference(self.team.prescriber),
         }
-        for issue in issues:
-            if not codes_of(issue.get("code"), RULE):
-                continue
+        for rule in rules:
+            issue = await self.until(f"the finding {rule} of {self.person.name}", partial(self._finding, rule))
             await self.gateway.bring(
                 f"DetectedIssue/{issue['id']}",
                 lambda current: None if current.get("mitigation") else {**current, "mitigation": [decided]},
             )
+
+    async def _finding(self, rule: str) -> Resource | None:
+        """Return what the screening found by a rule and stands; None where it is not there."""
+        query = {"patient": self.subject, "code": f"{RULE}|{rule}"}
+        found = await self.gateway.search("DetectedIssue", query)
+        return next((one for one in found if one["status"] == "final"), None)
 
     # -- Consent, plan ----------------------------------------------------------------------------------------------
 
@@ -220,16 +222,16 @@ class Course(Live):
             practitioner_valueReference=reference(self.team.therapist),
             location_valueReference=reference(self.team.room),
         )
-        await self.gateway.call_once("Appointment/$book-series", series, self._any_ahead)
-        laid = await self._ahead()
-        self.step(f"course laid, {len(laid)} visits")
+        made = await self.gateway.call_once("Appointment/$book-series", series, self._any_ahead)
+        laid = await self._laid(made)
+        self.step(f"course laid, {laid} visits")
         await self.create(before.pregnancy(self.person, self.subject, self.calendar.at(resources.COURSE_DAYS - 1)))
         await self._suspended("found pregnant (E12)")
         await self.refused("booking while pregnant", "S-ELIGIBLE", self.create(self.booking("kap-dosing", 1, order)))
         await self._call_off("pat-preg")
         await self._end("stopped")
 
-    async def _withdraws(self) -> None:
+    async def _withdraws(self, doses: int) -> None:
         """The next dose is booked; then the consent is withdrawn, and the booking is flagged."""
         order = (await self.create(self.order(1))).reference
         await self._book_next(order)
@@ -240,7 +242,7 @@ class Course(Live):
         attempt = self.create(self.booking("kap-dosing", 1, order))
         await self.refused("booking after the withdrawal", "S-CONSENT", attempt)
         await self._call_off("pat")
-        await self._end("stopped")
+        await self._end("stopped", doses)
 
     async def _book_next(self, order: str) -> None:
         """Find a time for the next dose, hold it and book it."""
@@ -268,6 +270,21 @@ class Course(Live):
         last = self.calendar.at(resources.COURSE_DAYS)
         found = await self.gateway.search("Appointment", {"patient": self.subject, "date": f"gt{instant(last)}"})
         return [one for one in found if one["status"] in {"booked", "cancelled"}]
+
+    async def _laid(self, made: Resource) -> int:
+        """Wait until all visits that `$book-series` answered with have come by their events; return how many there are.
+
+        `made` is one of them where an earlier run booked the series.
+        """
+        booked = {
+            one["resource"]["id"] for one in made.get("entry", []) if one["resource"]["resourceType"] == "Appointment"
+        }
+
+        async def all_there() -> Resource | None:
+            ahead = {one["id"] for one in await self._ahead()}
+            return {"count": len(ahead)} if booked <= ahead else None
+
+        return int((await self.until(f"the visits of {self.person.name}", all_there))["count"])
 
     async def _any_plan(self) -> Resource | None:
         """Return the plan of the course, if there is one."""
@@ -358,9 +375,15 @@ class Course(Live):
     async def _is_over(self) -> bool:
         return bool((await self._episode())["status"] in OVER)
 
-    async def _end(self, stage: str) -> None:
-        """Close the course once its stage has followed the last visit; what is asked of him later is then set."""
-        episode = await self._episode()
+    async def _end(self, stage: str, doses: int = 0) -> None:
+        """Close the course once its stages tell of all its dosing sessions; what is asked of him later is then set."""
+
+        async def followed() -> Resource | None:
+            episode = await self._episode()
+            there = stages_of(episode).count("dosing") >= doses
+            return episode if there or episode["status"] in OVER else None
+
+        episode = await self.until(f"the stage of the last dosing session of {self.person.name}", followed)
         await self.gateway.bring(f"EpisodeOfCare/{episode['id']}", lambda current: _ended(current, stage))
         self.step(stage)
         if stage != "finished":

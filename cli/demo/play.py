@@ -28,12 +28,22 @@ QUESTIONNAIRES = ROOT / "policies" / "questionnaires"
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """How it went: whether all came to its end, and a patient to look at (``Patient/id``, given name, therapist)."""
+    """How it went: whether all came to its end, and a patient to look at.
+
+    Attributes:
+        whole: whether all came to its end.
+        patient: ``Patient/id``; empty where there is none to look at.
+        given: his given name.
+        therapist: who treats him, ``Practitioner/id``.
+        named: what `./kap timeline` calls him: ``1-3`` is patient 3 of seed 1, else ``Patient/id``.
+
+    """
 
     whole: bool
     patient: str = ""
     given: str = ""
     therapist: str = ""
+    named: str = ""
 
 
 async def play(gateway: FhirClient, journal: Journal, patients: int | None, seed: int | None) -> Played:
@@ -73,7 +83,8 @@ async def play(gateway: FhirClient, journal: Journal, patients: int | None, seed
     if not faults:
         journal.finish(run)
     best = next((one for one in told if one.person.story == "im"), told[0])
-    return Played(not faults, best.patient, best.person.given, teams[block_of(best.person.number)].therapist)
+    therapist = teams[block_of(best.person.number)].therapist
+    return Played(not faults, best.patient, best.person.given, therapist, best.person.key)
 
 
 def block_of(number: int) -> int:
@@ -116,7 +127,7 @@ async def load(gateway: FhirClient, folder: Path) -> Played:
         problem(f"{loaded.entries - loaded.accounted} entries are not accounted for.")
         return Played(whole=False)
     for file, patient in loaded.patients.items():
-        return Played(whole=True, patient=patient.reference, given=file.partition("_")[0])
+        return Played(True, patient.reference, file.partition("_")[0], named=patient.reference)
     return Played(whole=True)
 
 

@@ -73,6 +73,7 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.progress is not None:
+            self.progress.live.transient = error is not None  # what was broken off does not stand as if it went on
             self.progress.stop()
 
     def bar(self, name: str, total: int) -> Bar:

@@ -47,7 +47,7 @@ def courses(console: Console, told: Iterable[Told], today: date) -> None:
         )
         console.print(Padding(escape(" → ".join(one.steps)), (0, 0, 0, 5), expand=False))
         refusals.extend(
-            f"{person.given}, {refusal.tried}: {_rules(refusal.rules)}{refusal.said}{_evidence(refusal.evidence)}"
+            f"{person.name}, {refusal.tried}: {_rules(refusal.rules)}{refusal.said}{_evidence(refusal.evidence)}"
             for refusal in one.refusals
         )
     if refusals:
@@ -158,13 +158,14 @@ def _hop(table: Table, name: str, count: int, middle: float, p95: float, longest
     table.add_row(name, _number(count), *(_milliseconds(value) for value in (middle, p95, longest)))
 
 
-def urls(console: Console, picture: Picture, patient: str, given: str) -> None:
-    """Show three places to look at."""
+def urls(console: Console, picture: Picture, patient: str, given: str, named: str) -> None:
+    """Show four places to look at; `named` is what `./kap timeline` calls the patient."""
     ports = picture.ports
     id_ = patient.partition("/")[2]
     name = f"{ports.fhir(HOSPITAL)}/Patient?identifier=https://kap-exchange.org/fhir/id/Patient|{id_}"
     console.print("[bold]Look at it[/]")
     places = {
+        f"{given}'s record as text": f"./kap timeline {named}",
         f"{given}'s whole record": f"{ports.fhir(GATEWAY)}/{patient}/$everything",
         f"{given} in the hospital": name,
         "every dose that was given": f"{ports.fhir(GATEWAY)}/MedicationAdministration?_sort=-_lastUpdated",

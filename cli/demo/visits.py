@@ -70,7 +70,7 @@ class Visits(Acting):
         if person.drug == "esketamine":
             await self._rems(encounter)
         if session.late is not None or session.past_gate:
-            await self._review()
+            await self._review(encounter)
         await self.summarise(encounter)
         return encounter
 
@@ -306,6 +306,10 @@ class Visits(Acting):
             return
         filled = await self.gateway.call(f"{encounter}/$rems-form")
         form = next(one["valueReference"]["reference"] for one in filled["parameter"] if one["name"] == "form")
+        found_form = {"_id": form.partition("/")[2]}
+        await self.until(
+            f"the REMS form of {self.person.name}", lambda: self.first("QuestionnaireResponse", found_form)
+        )
         lot = f"LOT-{self.person.key}"
         await self.gateway.bring(form, lambda current: after.with_what_a_person_answers(current, lot))
         filled = await self.gateway.call(f"{encounter}/$rems-form")
@@ -320,8 +324,14 @@ class Visits(Acting):
         await self.gateway.call_once(f"{encounter}/$rems-submitted", after.sent_parameters(self.team.nurse), done)
         self.step("REMS form sent")
 
-    async def _review(self) -> None:
-        """The prescriber looks at what asks for a review."""
+    async def _review(self, encounter: str) -> None:
+        """The prescriber looks at what asks for a review.
+
+        Events of one patient's record come in the order in which sessions wrote it, and the psychotherapy was recorded
+        after the readings: when it is there, so is every review that they ask for.
+        """
+        said = {"encounter": encounter}
+        await self.until(f"the psychotherapy of {self.person.name}", lambda: self.first("Procedure", said))
         query = {"patient": self.subject, "code": REVIEW.token()}
         await self.until(f"the review of {self.person.name}", lambda: self.first("Task", query))
         looked = self.done_by(self.team.prescriber, "Seen: it passed without symptoms.")

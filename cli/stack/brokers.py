@@ -67,8 +67,7 @@ class Apache:
         """
         if self._kafka.pid() is None:
             self._kafka.stop()  # clears away what a killed one left
-            for name in ("kafka", "kafka-controller"):
-                require_free(name, self._ports.of(name))
+            require_free(self._ports, "kafka", "kafka-controller")
         try:
             self._kafka.start()
         except JarsUnavailable as error:

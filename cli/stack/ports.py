@@ -80,19 +80,26 @@ def is_free(port: int) -> bool:
     return True
 
 
-def require_free(name: str, port: int) -> None:
-    """Say plainly that a port is taken.
+def require_free(ports: Ports, *names: str) -> None:
+    """Say plainly which ports are taken, all of them at once, and where all would be free.
 
     Raises:
-        StackProblem: another program listens there.
+        StackProblem: other programs listen there.
 
     """
     deadline = time.monotonic() + 2.0  # a process that was just killed gives its port back within moments
-    while not is_free(port):
+    while taken := [name for name in names if not is_free(ports.of(name))]:
         if time.monotonic() < deadline:
             time.sleep(0.05)
             continue
+        several = ", ".join(f"{ports.of(name)} ({name})" for name in taken)
         raise StackProblem(
-            f"Port {port}, which {name} needs, is taken by another program. End that one, or start this stack "
-            f"elsewhere: ./kap up --port-base {port - OFFSETS.get(name, 0) + 100}"
+            f"{'Port' if len(taken) == 1 else 'Ports'} {several}: taken by another program. End that one, or start "
+            f"this stack elsewhere: --port-base {_free_base(ports.base)}"
         )
+
+
+def _free_base(base: int) -> int:
+    """Return a base, as far from `base` as need be, at which everything is free."""
+    bases = range(base + 100, 65536 - max(OFFSETS.values()), 100)
+    return next((one for one in bases if all(is_free(one + offset) for offset in OFFSETS.values())), base + 100)

@@ -111,6 +111,15 @@ def find(plan: Plan, *, log: Path, stack: Path) -> Process | None:
     return None
 
 
+def any_marked(stack: Path) -> bool:
+    """Return whether a process of this stack lives, whether or not a state file tells of it."""
+    for candidate in psutil.process_iter():
+        with suppress(psutil.Error):
+            if candidate.status() != psutil.STATUS_ZOMBIE and candidate.environ().get(MARK) == str(stack):
+                return True
+    return False
+
+
 def alive(process: Process) -> bool:
     """Return whether this very process still runs."""
     return _found(process) is not None

@@ -23,10 +23,10 @@ from cli.stack.brokers import Broker, broker
 from cli.stack.databases import NOTES, Databases, databases
 from cli.stack.notes_keys import NotesKeys
 from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
-from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OWNERS, SERVICES, Ports, require_free
+from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OWNERS, SERVICES, Ports, is_free, require_free
 from cli.stack.problem import StackProblem
 from cli.stack.processes import Plan
-from cli.stack.state import DEFAULTS, MEMORY, Options, State, StateFile
+from cli.stack.state import APACHE, DEFAULTS, MEMORY, Options, State, StateFile
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DATA = ROOT / ".kap"
@@ -234,8 +234,9 @@ class Stack:
             healed = bool(alive) or any(row.pid is not None for row in self._infrastructure(state))
             options = wanted.over(before)
             if healed and options != before:
+                runs, asked = _unlike(before, options)
                 raise StackProblem(
-                    f"The stack in {self.data} is up with {_describe(before)}, not with {_describe(options)}. "
+                    f"The stack in {self.data} is up: {runs}; asked for: {asked}. "
                     "Stop it first (./kap down), or give the other one a folder of its own (--data)."
                 )
             if not (alive and state.foreground is not None and psutil.pid_exists(state.foreground)):
@@ -245,12 +246,30 @@ class Stack:
             idle = [thing for thing in (database, kafka) if thing.pid() is None]
             started: dict[str, str] = {}
             try:
+                self._require_ports(state, database, kafka)
                 self._bring(state, database, kafka, started)
             except BaseException:
                 # Also when interrupted: nothing stays behind of a start that did not succeed.
                 self._undo(state, started, idle, before)
                 raise
             return Brought(state=state, started=started, healed=healed)
+
+    def _require_ports(self, state: State, database: Databases, kafka: Broker) -> None:
+        """See before anything starts that the ports of all that does not run yet are free.
+
+        Raises:
+            StackProblem: some are taken, by other programs than those of this stack.
+
+        """
+        running = {name for process in state.processes.values() for name in process.serves}
+        names = [name for name in self._served(state.options) if name not in running]
+        if database.own and database.pid() is None:
+            names.append("postgres")
+        if state.options.kafka == APACHE and kafka.pid() is None:
+            names.extend(("kafka", "kafka-controller"))
+        ports = _ports(state.options)
+        if any(not is_free(ports.of(name)) for name in names) and not processes.any_marked(self.data):
+            require_free(ports, *names)
 
     def _bring(self, state: State, database: Databases, kafka: Broker, started: dict[str, str]) -> None:
         options = state.options
@@ -297,8 +316,7 @@ class Stack:
             processes.stop([running], timeout=STOP_SECONDS)
         process = processes.find(plan, log=log, stack=self.data)
         if process is None:
-            for name, port in plan.serves.items():
-                require_free(name, port)
+            require_free(_ports(state.options), *plan.serves)
             self._report(f"Starting {', '.join(plan.serves)}.")
             process = processes.start(plan, log=log, stack=self.data)
         state.processes[plan.name] = process
@@ -489,11 +507,22 @@ def _uptime(pid: int) -> float | None:
     return None
 
 
-def _describe(options: Options) -> str:
+def _unlike(before: Options, wanted: Options) -> tuple[str, str]:
+    """Return in words what differs between two ways to run: how it is in the first, and in the second."""
+    first, second = _described(before), _described(wanted)
+    unlike = [name for name in first if first[name] != second[name]]
+    if not unlike:  # passwords may stand in addresses: they are not shown
+        return "one PostgreSQL given by address", "another"
+    return ", ".join(first[name] for name in unlike), ", ".join(second[name] for name in unlike)
+
+
+def _described(options: Options) -> dict[str, str]:
     complete = options.over(DEFAULTS)
-    postgres = "embedded" if complete.postgres == DEFAULTS.postgres else "a PostgreSQL given by address"
-    return (
-        f"port base {complete.port_base}, Kafka {complete.kafka}, {postgres}, "
-        f"{'one process for all services' if complete.single else 'one process per service'}, "
-        f"{'with tokens' if complete.auth else 'without tokens'}"
-    )
+    embedded = complete.postgres == DEFAULTS.postgres
+    return {
+        "port_base": f"port base {complete.port_base}",
+        "kafka": f"Kafka {complete.kafka}",
+        "postgres": "a PostgreSQL of its own" if embedded else "a PostgreSQL given by address",
+        "single": "one process for all services" if complete.single else "one process per service",
+        "auth": "with tokens" if complete.auth else "without tokens",
+    }

@@ -10,6 +10,7 @@ import typer
 from cli.demo.client import DemoError, FhirClient
 from cli.demo.resources import IDENTIFIER
 from cli.options import DATA, DataOption
+from cli.running import running
 from cli.stack.ports import GATEWAY
 from cli.stack.stack import Stack
 from cli.timeline.told import timeline as told
@@ -19,11 +20,13 @@ _NAMED = frozenset(("Practitioner", "Organization", "Location", "RelatedPerson",
 
 
 def timeline(
-    patient: Annotated[str, typer.Argument(help="Patient/[id], [id], system|value, or a patient of the demo: 1-1.")],
+    patient: Annotated[
+        str, typer.Argument(help="Patient/ID, ID, SYSTEM|VALUE, or of the demo: 1-3 is patient 3 of seed 1.")
+    ],
     data: DataOption = DATA,
 ) -> None:
     """Tell one patient's record as text: when, what, values with units, who, verdicts, alarms, scores."""
-    for line in asyncio.run(_read(Stack(data), patient)):
+    for line in asyncio.run(_read(running(data), patient)):
         typer.echo(line)
 
 
@@ -52,7 +55,10 @@ async def find(gateway: FhirClient, wanted: str) -> Resource:
         found = await gateway.search("Patient", query)
         if len(found) == 1:
             return found[0]
-    raise DemoError(f"There is no one Patient that '{wanted}' names. Give Patient/[id], or system|value.")
+    raise DemoError(
+        f"There is no one Patient that '{wanted}' names. Give Patient/ID, SYSTEM|VALUE, or of the demo SEED-NUMBER: "
+        "1-3 is patient 3 of seed 1."
+    )
 
 
 def references(value: object) -> set[str]:

@@ -180,15 +180,29 @@ def test_a_service_that_cannot_be_healed_leaves_the_living_alone(
 def test_a_taken_port_is_named_with_who_needs_it(stacks, options: Options) -> None:
     with (
         socket.create_server(("127.0.0.1", Ports(options.port_base).of("intake"))),
-        pytest.raises(StackProblem, match=r"which intake needs, is taken by another program.*--port-base"),
+        pytest.raises(StackProblem, match=r"\(intake\): taken by another program.*--port-base"),
     ):
         stacks().up(options)
+
+
+def test_all_taken_ports_are_named_at_once_before_anything_starts(stacks, options: Options) -> None:
+    ports, stack = Ports(options.port_base), stacks()
+    with (
+        socket.create_server(("127.0.0.1", ports.of("gateway"))),
+        socket.create_server(("127.0.0.1", ports.of("intake"))),
+        pytest.raises(StackProblem) as refused,
+    ):
+        stack.up(options)
+    assert f"{ports.of('gateway')} (gateway)" in str(refused.value)
+    assert f"{ports.of('intake')} (intake)" in str(refused.value)
+    assert not list(stack.logs.glob("*"))
 
 
 def test_another_way_of_running_is_refused_while_it_is_up(stacks, options: Options) -> None:
     stack = stacks()
     stack.up(options)
-    with pytest.raises(StackProblem, match=r"not with .*one process for all services"):
+    said = r"is up: one process per service; asked for: one process for all services\."
+    with pytest.raises(StackProblem, match=said):
         stack.up(Options(single=True))
     assert stack.is_up()
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.stack.operator import OperatorKey
+from cli.stack.stack import Stack
 from cli.stack.state import Options, State, StateFile
 
 runner = CliRunner()
@@ -21,6 +22,7 @@ def asked(tmp_path, monkeypatch):
     """A stack with tokens, and an issuer that remembers what it was asked."""
     OperatorKey(tmp_path).make()
     StateFile(tmp_path).write(State(options=Options(port_base=9000, auth=True)))
+    monkeypatch.setattr(Stack, "any_lives", lambda self: True)
     requests = []
 
     def issuer(request):
@@ -76,7 +78,8 @@ def test_what_the_issuer_refuses_and_what_cannot_be_read_is_told(tmp_path, asked
     assert "is not a JWKS" in str(missing.exception)
 
 
-def test_a_stack_without_tokens_has_no_clients(tmp_path):
+def test_a_stack_without_tokens_has_no_clients(tmp_path, monkeypatch):
+    monkeypatch.setattr(Stack, "any_lives", lambda self: True)
     StateFile(tmp_path).write(State(options=Options(port_base=9000)))
     result = run(tmp_path, "list")
     assert result.exit_code == 1

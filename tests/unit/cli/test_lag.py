@@ -55,6 +55,7 @@ def services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Services:
     answering = Services()
     monkeypatch.setenv("KAP_DATA", str(tmp_path))
     StateFile(tmp_path).write(State(options=Options(auth=False)))
+    monkeypatch.setattr(Stack, "any_lives", lambda self: True)
     monkeypatch.setattr(module, "Ops", partial(Ops, transport=httpx.MockTransport(answering)))
     return answering
 

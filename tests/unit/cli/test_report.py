@@ -71,7 +71,7 @@ def test_each_patient_has_a_line_and_each_refusal_its_words(console: Console) ->
     assert person.name in printed(console)
     assert "referred → eligible" in printed(console)
     assert "18 → 9" in printed(console)
-    assert f"{person.given}, booking: [S-CONSENT] No consent [yet]." in printed(console)
+    assert f"{person.name}, booking: [S-CONSENT] No consent [yet]." in printed(console)
 
 
 def test_every_entry_of_a_bundle_is_accounted_for(console: Console) -> None:
@@ -96,7 +96,7 @@ def test_services_hospital_and_hops_are_shown_with_their_numbers(console: Consol
     report.services(console, taken)
     report.hospital(console, taken)
     report.hops(console, taken)
-    report.urls(console, taken, "Patient/a", "Amara")
+    report.urls(console, taken, "Patient/a", "Amara", "1-3")
 
     assert "1,234" in printed(console)
     assert "accepted" in printed(console)
