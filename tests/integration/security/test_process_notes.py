@@ -33,7 +33,7 @@ from shared.store.access import DEFAULT_TENANT
 from shared.store.migrate import migrate
 from shared.store.notes import SCHEMA, NoteStore
 from shared.store.store import Store
-from tests.integration.security.clinic import BASE, ISSUER, settings
+from tests.integration.security.clinic import BASE, ISSUER, ROLES, settings
 from tests.unit.sessions.test_process_notes import consent, provision
 
 POLICY = load_policy()
@@ -110,7 +110,7 @@ async def bench(clinic, make_database, postgres):
     dsn = postgres.cluster.create_database(name, owner="kap_notes")
     await migrate(dsn, SCHEMA)
     notes = NoteStore(dsn)
-    who, _ = bearer(ISSUER, [BASE], clinic.http, origin="sessions")
+    who, _ = bearer(ISSUER, [BASE], clinic.http, origin="sessions", roles=ROLES)
     key = new_key()
     vault = Sealing(notes, Keyring("one", {"one": key}))
     endpoint = ProcessNotes(service, store, vault, who, Setting.of(POLICY), f"http://sessions{PLACE}")
