@@ -28,6 +28,7 @@ TABLES: Final = (
     "known_until",
     "resource",
     "history",
+    "consent_rule",
     "idx_token",
     "idx_string",
     "idx_reference",
@@ -35,7 +36,6 @@ TABLES: Final = (
     "idx_number",
     "idx_quantity",
     "idx_uri",
-    "consent_rule",
 )
 """What events make, in the order in which taking one in touches them; everything else there is only once."""
 
