@@ -579,17 +579,6 @@ def _forgets_what_it_cannot_apply(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(Transaction, "park", park)
 
 
-def _commits_offsets_of_what_is_not_done(plant: pytest.MonkeyPatch) -> None:
-    whole = Lane.add
-
-    def add(self: Lane, records: Sequence[Kept]) -> None:
-        whole(self, records)  # type: ignore[arg-type]
-        if records:
-            self.done = records[-1].offset + 1
-
-    plant.setattr(Lane, "add", add)
-
-
 def _forgets_pieces_too_early(plant: pytest.MonkeyPatch) -> None:
     async def redeem(self: Claims, consumer: str, event: Event) -> bytes | None:
         return None if self._pool is not None and event.claim is not None else event.body
@@ -612,7 +601,6 @@ def _mixes_pieces_up(plant: pytest.MonkeyPatch) -> None:
         _lets_later_ones_pass_where_several_go_together,
         _takes_up_backwards,
         _forgets_what_it_cannot_apply,
-        _commits_offsets_of_what_is_not_done,
         _forgets_pieces_too_early,
         _mixes_pieces_up,
     ],
