@@ -37,10 +37,10 @@ async def test_a_store_refuses_a_database_that_was_not_migrated(empty):
 
 async def test_a_migration_that_was_changed_or_is_newer_is_refused(database, monkeypatch):
     first, *rest = migrations()
-    monkeypatch.setattr(migrating, "migrations", lambda: (Migration(first.name, "SELECT 1", "other"), *rest))
+    monkeypatch.setattr(migrating, "migrations", lambda *_: (Migration(first.name, "SELECT 1", "other"), *rest))
     with pytest.raises(SchemaMismatch, match="was changed"):
         await migrate(database)
-    monkeypatch.setattr(migrating, "migrations", lambda: tuple(rest))
+    monkeypatch.setattr(migrating, "migrations", lambda *_: tuple(rest))
     with pytest.raises(SchemaMismatch, match="newer"):
         await Store.connect(database, service="intake")
 
@@ -48,7 +48,7 @@ async def test_a_migration_that_was_changed_or_is_newer_is_refused(database, mon
 async def test_a_migration_that_fails_leaves_nothing_behind(database, monkeypatch):
     bad = Migration("9999_bad", "CREATE TABLE half (); SELECT 1/0", "x")
     known = migrations()
-    monkeypatch.setattr(migrating, "migrations", lambda: (*known, bad))
+    monkeypatch.setattr(migrating, "migrations", lambda *_: (*known, bad))
     with pytest.raises(asyncpg.DivisionByZeroError):
         await migrate(database)
     connection = await open_connection(database, application="test")
@@ -59,7 +59,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(database, monkeypatc
 async def test_a_migration_gives_up_soon_where_a_table_is_in_use(database, monkeypatch):
     known = migrations()
     slow = Migration("9999_slow", "ALTER TABLE resource ADD COLUMN more text", "x")
-    monkeypatch.setattr(migrating, "migrations", lambda: (*known, slow))
+    monkeypatch.setattr(migrating, "migrations", lambda *_: (*known, slow))
     monkeypatch.setattr(migrating, "LOCK_TIMEOUT", 1)
     connection = await open_connection(database, application="test")
     try:
