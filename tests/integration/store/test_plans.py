@@ -185,7 +185,7 @@ async def test_what_leads_elsewhere_is_led_by_what_is_rare(loaded: Connection, t
         [("code", "c0"), ("category", "vital-signs"), ("date", "2021-03")],
         [("code", "c0"), ("category:not", "vital-signs")],
         [("date", "ge2021-03-01"), ("date", "lt2021-03-03")],
-        [("date", "ge2021-03-01"), ("category:not", "vital-signs")],
+        [("date", "ge2021-03-01"), ("date", "lt2021-03-10"), ("category:not", "vital-signs")],
     ],
 )
 async def test_where_all_is_seen_index_rows_alone_are_counted(loaded: Connection, pairs):
