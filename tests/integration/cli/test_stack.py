@@ -280,7 +280,8 @@ from pathlib import Path
 import cli.up
 from cli.stack.stack import Stack
 cli.up.Stack = partial(Stack, command=lambda names: [sys.executable, {fake!r}, ",".join(names)], services={services!r})
-cli.up.up(data=Path({data!r}), port_base={base}, kafka={kafka!r}, postgres={postgres!r}, detach=False, single=None, auth=False)
+own = dict(kafka={kafka!r}, postgres={postgres!r}, auth=False)
+cli.up.up(data=Path({data!r}), port_base={base}, detach=False, single=None, **own)
 """
 
 
