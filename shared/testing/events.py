@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from shared.events.claims import Piece, redeemed
 from shared.events.envelope import Event
@@ -55,6 +57,29 @@ async def eventually(true: Callable[[], bool | Awaitable[bool]], *, seconds: flo
             if answer if isinstance(answer, bool) else await answer:
                 return
             await asyncio.sleep(0.01)
+
+
+class Runs(Protocol):
+    """A relay or a consumer: runs until it is cancelled."""
+
+    async def run(self) -> None:
+        """Run."""
+        ...
+
+
+@asynccontextmanager
+async def running(*several: Runs) -> AsyncIterator[None]:
+    """Run relays and consumers while the block runs; none of them may have ended by itself."""
+    tasks = [asyncio.create_task(one.run()) for one in several]
+    try:
+        yield
+        ended = [one for one, task in zip(several, tasks, strict=True) if task.done()]
+        if ended:
+            raise AssertionError(f"ended by itself: {ended}")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class MemoryOutbox:

@@ -32,23 +32,11 @@ from shared.store.migrate import migrate
 from shared.store.outbox import open_outbox
 from shared.store.store import Store
 from shared.testing.brokers import new_service
-from shared.testing.events import MemoryInbox, eventually
+from shared.testing.events import MemoryInbox, eventually, running
 from shared.testing.writes import write_of
 
 ALL = Access.unrestricted()
 INTAKE = Service("intake", "Intake", types=frozenset(("Patient",)), publishes=True)
-
-
-@asynccontextmanager
-async def running(*several) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one) for one in several]
-    try:
-        yield
-    finally:
-        assert not any(task.done() for task in tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -78,6 +66,16 @@ async def opened(cluster: PostgresCluster) -> Store:
     dsn = await asyncio.to_thread(cluster.create_database, "kap_intake")
     await migrate(dsn)
     return await Store.connect(dsn, service="intake")
+
+
+class Watching:
+    """What a process does beside its relay and consumer: keeps the gauges of what it knows."""
+
+    def __init__(self, service, store) -> None:
+        self.service, self.store = service, store
+
+    async def run(self) -> None:
+        await watch(self.service, self.store, lambda: None)
 
 
 @pytest.fixture
@@ -188,7 +186,7 @@ async def test_a_broker_that_is_away_for_an_hour_stops_no_write_and_all_arrives_
     def gauge(name: str) -> float:
         return REGISTRY.get_sample_value(name, {"service": source}) or 0
 
-    async with running(relay.run(), consumer.run(), watch(service, store, lambda: None)):
+    async with running(relay, consumer, Watching(service, store)):
         await store.write(ALL, write_of({"resourceType": "Patient", "id": "p0"}, "create"))
         await eventually(lambda: len(inbox.applied) == 1, seconds=60)
         await asyncio.to_thread(apache_kafka.stop)

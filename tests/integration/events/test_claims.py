@@ -6,7 +6,6 @@ import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -26,7 +25,7 @@ from shared.store.access import Access
 from shared.store.outbox import open_outbox
 from shared.store.store import Store
 from shared.testing.brokers import new_service
-from shared.testing.events import eventually
+from shared.testing.events import eventually, running
 from shared.testing.writes import write_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -105,18 +104,6 @@ async def clinic(kafka, make_database) -> AsyncIterator[Clinic]:
     yield Clinic(kafka, intake, dsns[0], gateway, dsns[1], service)
     await intake.close()
     await gateway.close()
-
-
-@asynccontextmanager
-async def running(*several: EventConsumer | Relay) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in several]
-    try:
-        yield
-    finally:
-        assert not any(task.done() for task in tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_resource_above_the_brokers_limit_arrives_to_the_byte_in_its_turn(clinic):

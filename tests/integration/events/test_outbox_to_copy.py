@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -25,23 +25,11 @@ from shared.store.access import Access
 from shared.store.outbox import Outbox, open_outbox
 from shared.store.store import Store
 from shared.testing.brokers import new_service
-from shared.testing.events import eventually
+from shared.testing.events import eventually, running
 from shared.testing.writes import write_of
 
 ALL = Access.unrestricted()
 PATIENTS = [f"p{number}" for number in range(10)]
-
-
-@asynccontextmanager
-async def running(*several: EventConsumer | Relay) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in several]
-    try:
-        yield
-    finally:
-        assert not any(task.done() for task in tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -23,7 +21,7 @@ from shared.store.access import Access
 from shared.store.outbox import open_outbox
 from shared.store.store import Store
 from shared.testing.brokers import new_service
-from shared.testing.events import eventually
+from shared.testing.events import eventually, running
 from shared.testing.writes import write_of
 
 pytestmark = pytest.mark.kafka
@@ -35,18 +33,6 @@ ALL = Access.unrestricted()
 def kafka(apache_kafka: ApacheKafka) -> KafkaConnection:
     apache_kafka.start()  # where a test before this one failed while it had stopped it
     return KafkaConnection(apache_kafka.bootstrap, "kap-test", request_seconds=5)
-
-
-@asynccontextmanager
-async def running(*several) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in several]
-    try:
-        yield
-    finally:
-        assert not any(task.done() for task in tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def patient(number: int, version: int = 1):

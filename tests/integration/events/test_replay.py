@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -23,7 +21,7 @@ from shared.store.access import Access
 from shared.store.outbox import open_outbox
 from shared.store.store import Store
 from shared.testing.brokers import new_service
-from shared.testing.events import eventually
+from shared.testing.events import eventually, running
 from shared.testing.writes import write_of
 
 ALL = Access.unrestricted()
@@ -54,18 +52,6 @@ class Counting(ServiceEvents):
         outcomes = await super().handle_many(events, positions)
         self.outcomes.extend((event.id, outcome) for event, outcome in zip(events, outcomes, strict=True))
         return outcomes
-
-
-@asynccontextmanager
-async def running(*several: EventConsumer | Relay) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in several]
-    try:
-        yield
-    finally:
-        assert not any(task.done() for task in tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from shared.events.relay import Relay
 from shared.events.topics import topic_of
 from shared.local.kafka import ApacheKafka, Quorum, new_cluster_id
 from shared.testing.brokers import free_ports, new_service
-from shared.testing.events import MemoryInbox, MemoryOutbox, events_of, eventually
+from shared.testing.events import MemoryInbox, MemoryOutbox, events_of, eventually, running
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
 
@@ -82,18 +81,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, apache_kafka: ApacheKafka)
         yield made
     finally:
         made.stop()
-
-
-@asynccontextmanager
-async def running(*several: EventConsumer | Relay) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in several]
-    try:
-        yield
-    finally:
-        assert not any(task.done() for task in tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_events_go_on_while_a_broker_is_dead_and_wait_unharmed_while_two_are(cluster):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +22,7 @@ from shared.store.access import Access
 from shared.store.outbox import open_outbox
 from shared.store.store import Store
 from shared.testing.brokers import new_service
-from shared.testing.events import event_of, eventually
+from shared.testing.events import event_of, eventually, running
 from shared.testing.writes import write_of
 
 ALL = Access.unrestricted()
@@ -54,18 +53,6 @@ class Listening(ServiceEvents):
         [digest] = await self.store.verify.digest() or [None]
         self.heard.extend((one, 0 if digest is None else digest.versions) for one in watermarks)
         await super().hear(watermarks)
-
-
-@asynccontextmanager
-async def running(*several: EventConsumer | Relay) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in several]
-    try:
-        yield
-    finally:
-        assert not any(task.done() for task in tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def relay_of(kafka, database: str, source: str, **options) -> Relay:

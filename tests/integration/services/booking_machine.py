@@ -55,11 +55,11 @@ class Bookings(RuleBasedStateMachine):
         self.runner.close()
 
     def who(self, name):
-        """Return the Patient of that name."""
+        """Return the Patient of that name; each campaign says."""
         raise NotImplementedError
 
     def order_of(self, name):
-        """Return what a booking names as that patient's order."""
+        """Return what a booking names as that patient's order; each campaign says."""
         raise NotImplementedError
 
     def open_the_clinic(self):
