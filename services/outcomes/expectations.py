@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from services.outcomes.rules.instruments import Instrument
@@ -66,9 +67,17 @@ async def expect_nothing(of: str, record: Record, setting: Setting, *, why: str)
         await close_task(record, expectation_name(of, name), setting.clock(), status="cancelled", why=why)
 
 
-async def fulfil(response: Resource, patient: str, instrument: Instrument, record: Record, setting: Setting) -> None:
-    """Complete the open Task that the response answers, where there is one."""
-    fulfilled = task_for(await _asked(patient, record), response, instrument.canonicals)
+async def fulfil(
+    response: Resource,
+    patient: str,
+    instrument: Instrument,
+    record: Record,
+    setting: Setting,
+    *,
+    among: Collection[str] | None = None,
+) -> None:
+    """Complete the open Task that the response answers, where there is one; `among`: of these names only."""
+    fulfilled = task_for(await _asked(patient, record), response, instrument.canonicals, among)
     if fulfilled is None:
         return
     output = {
@@ -81,14 +90,36 @@ async def fulfil(response: Resource, patient: str, instrument: Instrument, recor
 
 
 async def fulfil_with_what_came_before(
-    visit: str, since: datetime, patient: str, record: Record, setting: Setting
+    anchor: Anchor,
+    of: str,
+    since: datetime,
+    patient: str,
+    record: Record,
+    setting: Setting,
+    *,
+    visit: str | None = None,
 ) -> None:
-    """Let answers from `since` on that name the visit, and came before the news of it, fulfil what it expects."""
-    for response in await record.search("QuestionnaireResponse", {"encounter": f"Encounter/{visit}"}):
+    """Let answers that came before the news of an anchor fulfil what that anchor expects.
+
+    Args:
+        anchor: its kind.
+        of: id of the resource that it is, as in `expect`.
+        since: what was answered earlier is about another time.
+        patient: logical id.
+        record: the transaction.
+        setting: with the policy.
+        visit: answers name this Encounter; None: they need name none.
+
+    """
+    expected = (name for name, one in setting.policy.schedule.items() if one.after == anchor)
+    among = {expectation_name(of, name)["value"] for name in expected}
+    about = {"subject": f"Patient/{patient}"} if visit is None else {"encounter": f"Encounter/{visit}"}
+    held = await record.search("QuestionnaireResponse", about)
+    for response in sorted(held, key=lambda one: moment(one.get("authored"))):
         found = instrument_of(response, setting.instruments)
         is_after = moment(response.get("authored")) >= since
         if found is not None and response["status"] in COUNTED and patient_of(response) == patient and is_after:
-            await fulfil(response, patient, found[1], record, setting)
+            await fulfil(response, patient, found[1], record, setting, among=among)
 
 
 async def _asked(patient: str, record: Record) -> list[Resource]:

@@ -45,7 +45,9 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             return
         start = effective_start(given)
         if start is not None:
-            await expect("dose", f"{visit}-dose", start, patient, record, setting, visit=visit)
+            name = f"{visit}-dose"
+            await expect("dose", name, start, patient, record, setting, visit=visit)
+            await fulfil_with_what_came_before("dose", name, start, patient, record, setting, visit=visit)
         await judge_all(patient, record, setting)
 
     async def course_changed(event: Event, resource: Resource, record: Record) -> None:
@@ -60,6 +62,10 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             return
         now = setting.clock()
         await expect("course", event.resource_id, now, patient, record, setting)
+        referred = course.get("period", {}).get("start")
+        if referred is not None:
+            since = interval(referred)[0]
+            await fulfil_with_what_came_before("course", event.resource_id, since, patient, record, setting)
         if stage_of(course) in _OVER or course["status"] == "finished":
             last = max((one.last for one in await courses_of(patient, record, setting)), default=now)
             await expect("end", event.resource_id, now, patient, record, setting)
@@ -85,14 +91,16 @@ async def _visited(visit: Resource, record: Record, setting: Setting) -> None:
     if patient is None:
         return
     now, ended = setting.clock(), visit["status"] == "finished"
-    end = interval(period["end"])[0] if "end" in period else now
+    # An answer that names the visit may come before the news of it: before it began, then, where that asks for it.
     if kind == "kap-dosing" and visit["status"] in _ARRIVED:
         start = interval(period["start"])[0] if "start" in period else now
         await expect("arrival", id_, start, patient, record, setting, visit=id_)
+        await fulfil_with_what_came_before("arrival", id_, MIN_INSTANT, patient, record, setting, visit=id_)
+    end = interval(period["end"])[0] if "end" in period else now
     if kind == "kap-dosing" and ended:
+        since = end if "end" in period else MIN_INSTANT
         await expect("dosing", id_, end, patient, record, setting, visit=id_)
+        await fulfil_with_what_came_before("dosing", id_, since, patient, record, setting, visit=id_)
     if kind == "kap-integration" and ended:
         await expect("integration", id_, end, patient, record, setting, visit=id_)
-    if ended:
-        # Answers may have been given before the news of the visit's end came here, but not before that end.
-        await fulfil_with_what_came_before(id_, end if "end" in period else MIN_INSTANT, patient, record, setting)
+        await fulfil_with_what_came_before("integration", id_, MIN_INSTANT, patient, record, setting, visit=id_)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias
@@ -134,8 +134,10 @@ def _canonical(questionnaire: str | None) -> str:
     return (questionnaire or "").partition("|")[0]
 
 
-def task_for(tasks: Iterable[Resource], response: Resource, canonicals: Sequence[str]) -> Resource | None:
-    """Return the open Task that a response fulfils.
+def task_for(
+    tasks: Iterable[Resource], response: Resource, canonicals: Sequence[str], among: Collection[str] | None = None
+) -> Resource | None:
+    """Return the open Task that a response fulfils; `among`: of those with one of these identifiers only.
 
     The one of the visit that the response names, else the one that was due first; None where nothing is open for the
     instrument, or where the response fulfilled one already.
@@ -146,7 +148,8 @@ def task_for(tasks: Iterable[Resource], response: Resource, canonicals: Sequence
         output.get("valueReference", {}).get("reference") == about for one in asked for output in one.get("output", [])
     ):
         return None
-    waiting = sorted((one for one in asked if is_waiting(one)), key=_due)
+    named = [one for one in asked if among is None or any(name["value"] in among for name in one["identifier"])]
+    waiting = sorted((one for one in named if is_waiting(one)), key=_due)
     visit = id_in(response.get("encounter"), "Encounter")
     same_visit = [one for one in waiting if visit is not None and id_in(one.get("encounter"), "Encounter") == visit]
     return next(iter(same_visit or waiting), None)

@@ -271,6 +271,69 @@ async def test_what_a_visit_charted_weeks_later_called_for_is_late_from_the_begi
     assert done["output"][0]["valueReference"] == about(answered)
 
 
+def answered_at(name, minutes, of="v1"):
+    """Answers that name the visit, of so many minutes after its beginning; what they say is of no matter here."""
+    return {
+        "resourceType": "QuestionnaireResponse",
+        "questionnaire": f"{codes.BASE}/Questionnaire/{name}",
+        "status": "completed",
+        "subject": about(WHO),
+        **({} if of is None else {"encounter": {"reference": f"Encounter/{of}"}}),
+        "authored": zulu(START + timedelta(minutes=minutes)),
+        "author": {"reference": "Practitioner/anna"},
+    }
+
+
+async def standing(outcomes, of, name):
+    """What became of one expectation, and which answers it names."""
+    (one,) = await outcomes.search("Task", identifier=f"{codes.ID_TASK}|expect:{of}:{name}")
+    return one["status"], [output["valueReference"]["reference"] for output in one.get("output", [])]
+
+
+async def test_answers_that_came_before_the_news_of_their_visit_fulfil_what_that_news_expects(outcomes):
+    early = await outcomes.create(answered_at("c-ssrs-since-last-contact", 5))
+    looked = await outcomes.create(answered_at("cadss-6", 60))
+    await heard(outcomes, "sessions", visit("v1", "arrived"))
+    await heard(outcomes, "sessions", dose("m1", "v1", 10), 1)
+    assert await standing(outcomes, "v1", "arrival-c-ssrs") == ("completed", [about(early)["reference"]])
+    assert await standing(outcomes, "v1-dose", "dose-cadss-6") == ("completed", [about(looked)["reference"]])
+    await heard(outcomes, "sessions", visit("v1", "finished"), 2)
+    assert await standing(outcomes, "v1", "next-day-c-ssrs") == ("requested", []), "what was asked before is no answer"
+
+
+async def test_a_screener_of_an_integration_counts_for_it_though_the_news_of_its_end_comes_after(outcomes):
+    screened = await outcomes.create(answered_at("c-ssrs-screener", 20))
+    await heard(outcomes, "sessions", visit("v1", "finished", kind=codes.VISIT_INTEGRATION))
+    assert await standing(outcomes, "v1", "integration-c-ssrs") == ("completed", [about(screened)["reference"]])
+
+
+async def test_what_was_answered_before_the_referral_is_no_answer_for_intake_and_one_answer_fulfils_one_task(outcomes):
+    await outcomes.create(answered_at("c-ssrs-screener", -30, of=None))
+    opened = {**course("eligible", "planned"), "period": {"start": zulu(START)}}
+    await heard(outcomes, "intake", opened)
+    assert await standing(outcomes, "course", "intake-c-ssrs") == ("requested", [])
+    screened = await outcomes.create(answered_at("c-ssrs-screener", 30, of=None))
+    await heard(outcomes, "intake", {**opened, "id": "another"})
+    assert await standing(outcomes, "course", "intake-c-ssrs") == ("completed", [about(screened)["reference"]])
+    assert await standing(outcomes, "another", "intake-c-ssrs") == ("requested", []), "one answer fulfils one Task"
+    later = await outcomes.create(answered_at("c-ssrs-full", 60, of=None))
+    await heard(outcomes, "intake", {**opened, "id": "third"})
+    assert about(later)["reference"] in (await standing(outcomes, "another", "intake-c-ssrs"))[1]
+
+
+async def test_answers_given_before_the_course_was_opened_are_its_intake_answers(outcomes):
+    screened = await outcomes.create(answered_at("c-ssrs-screener", 30, of=None))
+    await heard(outcomes, "intake", {**course("eligible", "planned"), "period": {"start": zulu(START)}})
+    assert await standing(outcomes, "course", "intake-c-ssrs") == ("completed", [about(screened)["reference"]])
+
+
+async def test_a_dissociation_rated_before_the_dose_does_not_count_for_after_it(outcomes):
+    await outcomes.create(answered_at("cadss-6", 5))
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", dose("m1", "v1", 10))
+    assert await standing(outcomes, "v1-dose", "dose-cadss-6") == ("requested", [])
+
+
 async def test_a_score_is_judged_against_the_one_before_the_first_dose_whichever_is_heard_first(outcomes):
     await outcomes.create(phq9(-3, 20))
     await outcomes.create(phq9(14, 9))
