@@ -23,6 +23,7 @@ from shared.http.observe import Observe
 from shared.http.openapi import openapi_of
 from shared.http.operations.standard import standard_operations
 from shared.runtime.everywhere import operations_for
+from shared.security.audit import Audited, Auditing
 from shared.security.caller import everybody
 from shared.security.gate import Gate, Known
 from shared.security.headers import SafeHeaders
@@ -58,6 +59,7 @@ def create_fhir_app(
     routes: Sequence[BaseRoute] = (),
     middleware: Sequence[Middleware] = (),
     consents_known: Known | None = None,
+    auditing: Auditing | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -72,6 +74,7 @@ def create_fhir_app(
         middleware: around the FHIR routes only, first is outermost.
         consents_known: passes where what is known of patients' consents is new enough to tell somebody outside; None:
             it always is.
+        auditing: how requests are audited; None: they are not (tests).
 
     """
     fhir_routes: list[BaseRoute] = []
@@ -89,11 +92,12 @@ def create_fhir_app(
 
         fhir = FhirRoutes(
             service,
-            Gate(service, backend, consents_known),
+            Audited(Gate(service, backend, consents_known)),
             settings,
             authenticate=authenticate,
             offered=offered,
             metadata=metadata,
+            auditing=auditing,
         )
         fhir_routes = [*fhir.routes()]
         if middleware:
@@ -115,7 +119,7 @@ def create_fhir_app(
         },  # its spans and logs carry paths, and so patients
     )
     app.add_middleware(GZipMiddleware, minimum_size=PACKED_FROM, compresslevel=5)
-    app.add_middleware(OperatorsOnly, authenticate=authenticate)
+    app.add_middleware(OperatorsOnly, authenticate=authenticate, auditing=auditing)
     if settings.requests_per_second is not None:
         app.add_middleware(RateLimit, per_second=settings.requests_per_second)
     app.add_middleware(SafeHeaders)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shared.http.capability import Offered
     from shared.runtime.service import Service
     from shared.runtime.settings import Settings
+    from shared.security.audit import Auditing
     from shared.security.caller import Authenticate, Caller
 
 Pairs: TypeAlias = list[tuple[str, str]]
@@ -71,24 +72,40 @@ class Served:
         base_url: the public base of every link.
         links: seals and opens paging links.
         conformance: the resources that describe the server.
+        auditing: how requests are audited; None: they are not.
 
     """
 
     def __init__(
-        self, service: Service, backend: Backend, settings: Settings, *, authenticate: Authenticate, offered: Offered
+        self,
+        service: Service,
+        backend: Backend,
+        settings: Settings,
+        *,
+        authenticate: Authenticate,
+        offered: Offered,
+        auditing: Auditing | None = None,
     ) -> None:
         self.service = service
         self.backend = backend
         self.settings = settings
         self.authenticate = authenticate
         self.offered = offered
+        self.auditing = auditing
         self.base_url = settings.base_url
         self.links = PageLinks(settings.link_key)
         self.conformance = Conformance(offered, service.operations, service.name)
 
     def over(self, backend: Backend) -> Served:
         """Return the same over another backend."""
-        return Served(self.service, backend, self.settings, authenticate=self.authenticate, offered=self.offered)
+        return Served(
+            self.service,
+            backend,
+            self.settings,
+            authenticate=self.authenticate,
+            offered=self.offered,
+            auditing=self.auditing,
+        )
 
     def type_of(self, call: Call, interaction: TypeInteraction | None = None) -> str:
         """Return the type that the URL names; raises as `require_offered`."""

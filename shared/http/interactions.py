@@ -22,6 +22,7 @@ from shared.http.conditional import Conditional
 from shared.http.operating import Operating
 from shared.http.reading import Reading
 from shared.http.writing import Writing
+from shared.security.audit import known
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from shared.http.capability import Offered
     from shared.runtime.service import Service
     from shared.runtime.settings import Settings
+    from shared.security.audit import Auditing
     from shared.security.caller import Authenticate
 
 
@@ -47,8 +49,14 @@ class _Endpoint:
         handler = self._handlers.get(method)
         if handler is None:
             raise NotOffered(f"{method} is not offered at {self._template}.", frozenset(self._handlers))
-        caller = await self._served.authenticate(Headers(scope=scope))
-        response = await handler(Call(self._served, scope, receive, caller))
+
+        async def answer() -> Response:
+            caller = await self._served.authenticate(Headers(scope=scope))
+            known(caller)
+            return await handler(Call(self._served, scope, receive, caller))
+
+        auditing = self._served.auditing
+        response = await (answer() if auditing is None else auditing.request(scope, answer))
         await response(scope, receive, send)
 
 
@@ -64,8 +72,9 @@ class FhirRoutes:
         authenticate: Authenticate,
         offered: Offered,
         metadata: Callable[[], bytes],
+        auditing: Auditing | None = None,
     ) -> None:
-        self.served = Served(service, backend, settings, authenticate=authenticate, offered=offered)
+        self.served = Served(service, backend, settings, authenticate=authenticate, offered=offered, auditing=auditing)
         self._metadata = metadata
         self._reading = Reading(self.served, metadata)
         self._writing = Writing(self.served)
@@ -83,6 +92,7 @@ class FhirRoutes:
             authenticate=served.authenticate,
             offered=served.offered,
             metadata=self._metadata,
+            auditing=served.auditing,
         )
 
     def routes(self) -> list[Route]:

@@ -109,7 +109,6 @@ RAISED: Final[Mapping[str, tuple[str, ...]]] = {
     "DetectedIssue": ("implicated",),
     "Communication": ("about", "encounter"),
     "Provenance": ("target",),
-    "AuditEvent": ("entity",),
 }
 """Types that belong to whoever raises them, and where a caller's own says what it is about."""
 
@@ -118,6 +117,9 @@ WATCHED: Final = frozenset(("MedicationAdministration", "Observation"))
 
 UNSTORED: Final = frozenset(("CapabilityStatement", "OperationOutcome", "Parameters"))
 """Types that are messages; nobody keeps them."""
+
+AUDITED: Final = frozenset(("AuditEvent",))
+"""Types that are made of the rows of the audit, which every service has of its own: nobody writes them."""
 
 INSTRUMENTS: Final = (
     *("phq-9", "phq-2", "gad-7", "pcl-5", "c-ssrs-screener", "madrs", "qids-sr16", "cadss", "cadss-6"),
@@ -265,8 +267,6 @@ def _of_raised(resource: Resource, origin_of: OriginOf) -> str:
             return held
     for element in RAISED[type_]:
         value = resource.get(element)
-        if type_ == "AuditEvent":
-            value = [one.get("what") for one in value or []]
         for target, id_ in _references(value):
             held = origin_of(target, id_)
             if held is not None and type_ in types_of(held):

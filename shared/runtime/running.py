@@ -40,6 +40,7 @@ from shared.runtime.logging import fault
 from shared.runtime.policy import load_policy
 from shared.runtime.replaying import Replaying
 from shared.runtime.timers import TimerTask
+from shared.security.audit import Auditing
 from shared.security.bearer import bearer, open_client
 from shared.security.caller import everybody
 from shared.security.discovery import smart_configuration
@@ -138,6 +139,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             ],
             middleware=app.middleware,
             consents_known=partial(_consents_known, app, store),
+            auditing=Auditing(store.audit, service.name, load_policy(settings.policy).version),
         )
         yield Opened(app, parts, asgi, tasks)
 

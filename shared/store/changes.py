@@ -1,4 +1,4 @@
-"""A change of a service's own resource: one call, which commits version, history, index rows and event together."""
+"""A change of a service's own resource: one call, which commits version, history, index rows, event and audit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from shared.events.shards import shard_of
 from shared.fhir.definitions import type_id
 from shared.store import body
 from shared.store.access import Access
+from shared.store.audit import change_note
 from shared.store.connection import Connection, translated
 from shared.store.keys import key_lock
 from shared.store.predicates import patient_uuids
@@ -13,7 +14,15 @@ from shared.store.rows import NO_ROWS, arrays_of
 from shared.store.types import Stored, Write, Written
 
 _FIXED = 21
-_WRITE = f"SELECT * FROM kap_write({', '.join(f'${n + 1}' for n in range(_FIXED + len(NO_ROWS)))})"
+_ALL = _FIXED + len(NO_ROWS)
+_WRITE = f"""
+WITH done AS MATERIALIZED (SELECT * FROM kap_write({", ".join(f"${n + 1}" for n in range(_ALL))})),
+noted AS (
+    INSERT INTO audit_pending (body)
+    SELECT ${_ALL + 1}::bytea || convert_to(version::text, 'UTF8') || ${_ALL + 2}::bytea FROM done
+)
+SELECT * FROM done
+"""
 
 
 async def change(
@@ -38,6 +47,7 @@ async def change(
     if deletes != (write.resource is None):
         raise ValueError("a delete carries no resource, and every other write carries one")
     head, tail = body.parts(write.type, write.id, write.resource)
+    noted = change_note(service, access.tenant, write)
     with translated():
         row = await connection.fetchrow(
             _WRITE,
@@ -63,6 +73,7 @@ async def change(
             patient_uuids(access),
             sorted(access.hidden_labels),
             *(NO_ROWS if deletes else arrays_of(write.index)),
+            *noted,
         )
     assert row is not None  # noqa: S101 - a function with OUT parameters answers one row
     version, last_updated, sequence, created = row

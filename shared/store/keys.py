@@ -15,6 +15,9 @@ LOCK_CLASS: Final = 0x4B4150
 MIGRATION_LOCK: Final = 1000
 """Second number of the migrator's lock; the shards' are their own numbers, 0 to 15."""
 
+AUDIT_LOCK: Final = 1001
+"""Second number of the lock under which rows get into the audit's chain (`kap_audit_append`)."""
+
 
 def key_lock(tenant: str, key: str) -> int:
     """Return the lock under which everything of one key of one tenant is written, one transaction at a time."""

@@ -16,8 +16,10 @@ from shared.events.envelope import Event
 from shared.fhir.history import HistoryQuery
 from shared.fhir.index import IndexRows
 from shared.fhir.search import SearchQuery
+from shared.store import audit as auditing
 from shared.store import claims, copies, history, inbox, parking, queries
 from shared.store.access import Access
+from shared.store.audit import Audit
 from shared.store.calendars import Calendars
 from shared.store.changes import change
 from shared.store.claims import Claims
@@ -48,6 +50,7 @@ class Store:
     Attributes:
         service: the service's name: the origin of its own rows.
         publishes: whether its own writes make events.
+        audit: who did, read or was told what.
         claims: bodies that are ahead of their events.
         inbox: what it has applied of other services' events.
         knowledge: how old what it knows of other services is.
@@ -67,6 +70,7 @@ class Store:
         self.publishes = publishes
         self._pool = pool
         self._tenants: dict[str, int] = {}
+        self.audit = Audit(pool, service)
         self.claims = Claims(pool)
         self.inbox = Inbox(pool)
         self.knowledge = Knowledge(pool)
@@ -122,6 +126,7 @@ class Store:
 
     async def close(self) -> None:
         """Close the connections, waiting for what is under way."""
+        await self.audit.close()
         await self._pool.close()
 
     async def ping(self) -> None:
@@ -344,6 +349,10 @@ class Transaction:
             await queries.require_visible(self.connection, access, number, write)
         self.wrote = store.publishes
         return written
+
+    async def note(self, row: auditing.Row) -> None:
+        """Keep a row of the audit with what this transaction commits."""
+        await auditing.note(self.connection, row)
 
     async def lock(self, *keys: str) -> None:
         """Hold more keys until the commit."""

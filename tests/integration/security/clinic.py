@@ -28,6 +28,7 @@ from shared.runtime.ownership import types_of
 from shared.runtime.policy import load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
+from shared.security.audit import Auditing
 from shared.security.bearer import bearer
 from shared.security.discovery import smart_configuration
 from shared.security.roles import AccessPolicy
@@ -186,10 +187,16 @@ async def clinic(make_database):
             settings("intake"),
             authenticate=who,
             routes=ops_routes(INTAKE, stores["intake"], partitions=4),
+            auditing=Auditing(stores["intake"].audit, "intake", "1"),
         )
         who, issuer = bearer(ISSUER, [BASE], client, origin=None, roles=ROLES)
         backend = GatewayBackend(GATEWAY, stores["gateway"], Owners(client, {"intake": "http://intake/fhir"}))
         wire.apps["gateway"] = create_fhir_app(
-            GATEWAY, backend, settings("gateway"), authenticate=who, before=[smart_configuration(issuer)]
+            GATEWAY,
+            backend,
+            settings("gateway"),
+            authenticate=who,
+            before=[smart_configuration(issuer)],
+            auditing=Auditing(stores["gateway"].audit, "gateway", "1"),
         )
         yield found
