@@ -324,9 +324,9 @@ class Audited:
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of what matches."""
-        does = "search-system" if query.type is None else "search-type"
-        with _noted(does, "E", *query.searched, query=sent(query.type or "", query.given)) as seen:
-            seen.asked(query.type, None, query.given)
+        does, one = ("search-system", "") if query.types else ("search-type", query.type)
+        with _noted(does, "E", *query.searched, query=sent(one, query.given)) as seen:
+            seen.asked(one, None, query.given)
             page = await self.inner.search(context, query, cursor=cursor)
             seen.page(page)
         return page
