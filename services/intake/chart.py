@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from services.intake.course import is_screening, with_change
-from services.intake.rules.eligibility import Chart, Decision
+from services.intake.rules.findings import Chart, Decision
 from services.intake.rules.trials import Entry
 from services.intake.setting import Setting
 from shared.fhir.codes import ID_FINDING, LOINC, PROCEED

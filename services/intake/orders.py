@@ -18,7 +18,8 @@ from services.intake.rules.amounts import (
     of_route,
     sessions_of,
 )
-from services.intake.rules.eligibility import Screening, screen
+from services.intake.rules.eligibility import screen
+from services.intake.rules.findings import Screening
 from services.intake.rules.home import HomeFacts, check_home, is_for_home
 from services.intake.rules.orders import Weight, check_order, check_screened, kilograms_of
 from services.intake.rules.prescribers import Prescriber, check_prescriber, check_site

@@ -12,7 +12,8 @@ from typing import Any, Final, get_args
 
 from services.intake.chart import View, chart_of, observed, rule_of, screening_issues
 from services.intake.course import bring_up_to_date, is_screening
-from services.intake.rules.eligibility import Chart, Finding, Screening, screen
+from services.intake.rules.eligibility import screen
+from services.intake.rules.findings import Chart, Finding, Screening
 from services.intake.setting import Setting
 from shared.fhir.codes import (
     ASSEMBLER,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from services.intake.rules.consents import ConsentPolicy
-from services.intake.rules.eligibility import Rules
+from services.intake.rules.findings import Rules
 from services.intake.rules.forms import EligibilityPolicy, Interaction, Sets, TrialPolicy
 from services.intake.rules.orders import OrderPolicy
 from services.intake.rules.plans import PlanPolicy

@@ -6,114 +6,36 @@ is not known is never taken for a no.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import date, datetime, timedelta
-from decimal import Decimal
-from typing import Any, Literal, TypeAlias
 
+from services.intake.rules.findings import (
+    Chart,
+    Finding,
+    Outcome,
+    Rules,
+    Screening,
+    counted,
+    finding_of,
+    is_active,
+    newest_of,
+)
 from services.intake.rules.forms import (
     GRAVEST,
     EligibilityPolicy,
-    Interaction,
-    Link,
     Recent,
     ScreeningRule,
     Sets,
     Severity,
-    TrialPolicy,
-    deciders,
     severity_for,
 )
+from services.intake.rules.interactions import interactions
 from services.intake.rules.trials import Entry, Trial, episode_began, trials
 from shared.fhir.cited import ValueSet, is_coded
-from shared.fhir.dates import MIN_INSTANT, interval
-from shared.fhir.doses import most_daily_milligrams
+from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import Drug, codes_of, effective_start, replaced_by
-
-Verdict: TypeAlias = Literal["hit", "decided", "not-known", "clear"]
-Outcome: TypeAlias = Literal["eligible", "not-eligible", "needs-answers", "needs-decision"]
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A decision to proceed past a finding: the evidence that was seen, and the prescribers who decided."""
-
-    evidence: frozenset[str]
-    prescribers: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """All that a screening judges by: the policy's sections in their forms."""
-
-    eligibility: EligibilityPolicy
-    interactions: Mapping[str, Interaction]
-    antidepressants: TrialPolicy
-    sets: Sets
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """What a screening judges on.
-
-    Attributes:
-        patient: the Patient.
-        conditions, allergies, observations: of the record; the functions here leave out errors.
-        medications: what is taken now, or ordered.
-        past_medications: what was taken, whatever its status now; shows antidepressant trials.
-        reasons: CodeableConcepts for which the patient was referred.
-        answers: by linkId, what the newest finished screening questionnaire says.
-        answers_reference: that response; None where there is none.
-        answered: when; None where there is none.
-        drug, route: planned (route a SNOMED CT code); None: not said, then the graver severity counts.
-        decisions: by rule, who decided to proceed, and on which evidence.
-        known: codes (system, code) that the terminology that was loaded has.
-        now: the time of the screening.
-        relative_deciders: how many prescribers decide past a relative finding; `screen` takes it from the policy.
-
-    """
-
-    patient: Resource
-    conditions: Sequence[Entry]
-    allergies: Sequence[Entry]
-    medications: Sequence[Entry]
-    observations: Sequence[Entry]
-    reasons: Sequence[Mapping[str, Any]]
-    answers: Mapping[str, Any]
-    answers_reference: str | None
-    drug: Drug | None
-    decisions: Mapping[str, Decision]
-    now: datetime
-    route: str | None = None
-    answered: datetime | None = None
-    past_medications: Sequence[Entry] = ()
-    known: Collection[tuple[str, str]] = frozenset()
-    relative_deciders: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one rule says. `evidence` are references, `why` a sentence."""
-
-    rule: str
-    title: str
-    verdict: Verdict
-    severity: Severity
-    evidence: tuple[str, ...]
-    why: str
-    advice: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Screening:
-    """The result: the outcome, every rule's finding in the order of the policy, and until when its answers count."""
-
-    outcome: Outcome
-    findings: tuple[Finding, ...]
-    valid_until: datetime | None = None
+from shared.fhir.kap import replaced_by
 
 
 def screen(chart: Chart, rules: Rules) -> Screening:
@@ -203,7 +125,7 @@ def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, 
 
 def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str, str | None]]:
     """Yield the evidence: reference and the set that it is in; None as set where the record cannot tell."""
-    for entry in _counted(chart.conditions):
+    for entry in counted(chart.conditions):
         for set_ in rule.history:
             if sets[set_].holds(entry.concept):
                 yield entry.reference, set_
@@ -211,12 +133,12 @@ def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str,
             if is_active(entry.resource) and sets[set_].holds(entry.concept):
                 yield entry.reference, set_
         yield from _recent_signs(rule.recent, entry, chart.now, sets)
-    for entry in _counted(chart.allergies):
+    for entry in counted(chart.allergies):
         for set_ in rule.allergies:
             if sets[set_].holds(entry.concept):
                 yield entry.reference, set_
     for sign in rule.observations:
-        newest = _newest(chart.observations, sign.code)
+        newest = newest_of(chart.observations, sign.code)
         if newest is not None and sets[sign.set].holds(newest.resource.get("valueCodeableConcept")):
             yield newest.reference, sign.set
 
@@ -231,29 +153,10 @@ def _recent_signs(recent: Recent | None, entry: Entry, now: datetime, sets: Sets
 def _suggested(rule: ScreeningRule, chart: Chart, sets: Sets) -> tuple[str, ...]:
     return tuple(
         entry.reference
-        for entry in _counted(chart.conditions)
+        for entry in counted(chart.conditions)
         for set_ in rule.suggests
         if sets[set_].holds(entry.concept)
     )
-
-
-def _counted(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Yield what was not refuted or entered in error."""
-    for entry in entries:
-        doubted = codes_of(entry.resource.get("verificationStatus"), _verification(entry.resource))
-        if not {"refuted", "entered-in-error"}.intersection(doubted):
-            yield entry
-
-
-def _verification(resource: Resource) -> str:
-    kind = "condition-ver-status" if resource.get("resourceType") == "Condition" else "allergyintolerance-verification"
-    return f"http://terminology.hl7.org/CodeSystem/{kind}"
-
-
-def is_active(condition: Resource) -> bool:
-    """Tell whether a Condition is active, or does not say that it is over."""
-    status = codes_of(condition.get("clinicalStatus"), "http://terminology.hl7.org/CodeSystem/condition-clinical")
-    return not {"inactive", "remission", "resolved"}.intersection(status)
 
 
 def _is_recent(condition: Resource, now: datetime, days: int) -> bool | None:
@@ -262,30 +165,19 @@ def _is_recent(condition: Resource, now: datetime, days: int) -> bool | None:
     return None if onset is None else interval(onset)[1] > now - timedelta(days=days)
 
 
-def _newest(observations: Iterable[Entry], code: str) -> Entry | None:
-    found = [
-        entry
-        for entry in observations
-        if entry.resource.get("status") in ("final", "amended", "corrected", "preliminary")
-        and any(coding.get("code") == code for coding in (entry.concept or {}).get("coding", []))
-        and effective_start(entry.resource) is not None
-    ]
-    return max(reversed(found), key=lambda entry: effective_start(entry.resource) or MIN_INSTANT, default=None)
-
-
 def _is_indicated(set_: ValueSet, chart: Chart) -> bool:
     if any(set_.holds(reason) for reason in chart.reasons):
         return True
-    return any(set_.holds(entry.concept) and is_active(entry.resource) for entry in _counted(chart.conditions))
+    return any(set_.holds(entry.concept) and is_active(entry.resource) for entry in counted(chart.conditions))
 
 
 def _uncoded(chart: Chart, rules: Rules) -> Iterator[str]:
     """Yield what no rule can read: text, and a code that neither the policy nor the loaded terminology knows."""
     systems = rules.eligibility.coded_systems
-    active = [entry for entry in _counted(chart.conditions) if is_active(entry.resource)]
+    active = [entry for entry in counted(chart.conditions) if is_active(entry.resource)]
     for entries, read in (
         (active, systems.condition),
-        (list(_counted(chart.allergies)), systems.allergy),
+        (list(counted(chart.allergies)), systems.allergy),
         (chart.medications, systems.medication),
     ):
         for entry in entries:
@@ -384,7 +276,7 @@ def antidepressant_trials(chart: Chart, rules: Rules) -> list[Trial]:
     policy = rules.antidepressants
     depressions = [
         entry.resource
-        for entry in _counted(chart.conditions)
+        for entry in counted(chart.conditions)
         if is_active(entry.resource) and rules.sets[policy.episode].holds(entry.concept)
     ]
     return trials(chart.past_medications, episode_began(depressions), chart.now, policy)
@@ -392,77 +284,3 @@ def antidepressant_trials(chart: Chart, rules: Rules) -> list[Trial]:
 
 def _medicines(found: Iterable[Trial], verdict: str) -> frozenset[str]:
     return frozenset(trial.medicine for trial in found if trial.verdict == verdict)
-
-
-def interactions(chart: Chart, rules: Rules) -> Iterator[Finding]:
-    """Yield what the medicines of a chart do beside the drug, and whether the list of them is complete."""
-    own = ("ketamine", "esketamine")
-    others = [one for one in chart.medications if not any(rules.sets[set_].holds(one.concept) for set_ in own)]
-    for name, rule in rules.interactions.items():
-        evidence = tuple(
-            sorted(
-                {
-                    entry.reference
-                    for entry in others
-                    for set_ in rule.medications
-                    if rules.sets[set_].holds(entry.concept)
-                }
-            )
-        )
-        severity = severity_for(rule.severity, chart.drug, chart.route)
-        if evidence:
-            why = rule.effect
-            if rule.daily is not None:
-                amount = _equivalent(others, rule, rules.sets)
-                limit = f"{rule.daily.milligrams:f} mg {rule.daily.reference} equivalent a day"
-                if amount is None:
-                    why = f"{why} How much a day is not recorded, or not for every one; the limit is {limit}."
-                elif amount > rule.daily.milligrams:
-                    why = f"{why} {amount:.2f} mg {rule.daily.reference} equivalent a day, above the limit of {limit}."
-                if amount is None or amount > rule.daily.milligrams:
-                    severity = min(severity, rule.daily.severity, key=GRAVEST.index)
-            yield finding_of(name, rule, "hit", severity, evidence, why, chart)
-    complete: Link = rules.eligibility.medication_list
-    if chart.answers.get(complete.link) is not True:
-        yield Finding(
-            rule="MEDICATION-LIST",
-            title="The list of medicines is not confirmed as complete",
-            verdict="not-known",
-            severity="R",
-            evidence=(),
-            why=f"Question {complete.link} is not answered with yes.",
-            advice="Complete the list of medicines (MedicationStatement) and confirm it.",
-            source=complete.source,
-        )
-
-
-def _equivalent(entries: Iterable[Entry], rule: Interaction, sets: Sets) -> Decimal | None:
-    """Return the daily mg of the limit's reference that all the medicines of a rule come to; None: not known."""
-    total = Decimal()
-    for entry in entries:
-        if rule.daily is None or not any(sets[set_].holds(entry.concept) for set_ in rule.medications):
-            continue
-        factor = next((one for set_, one in rule.daily.equivalents.items() if sets[set_].holds(entry.concept)), None)
-        milligrams = most_daily_milligrams(entry.resource)
-        if factor is None or milligrams is None:
-            return None
-        total += factor * milligrams
-    return total
-
-
-def finding_of(
-    name: str,
-    rule: ScreeningRule | Interaction,
-    verdict: Verdict,
-    severity: Severity,
-    evidence: tuple[str, ...],
-    why: str,
-    chart: Chart,
-) -> Finding:
-    """Return what a rule says; a finding that enough prescribers decided on, having seen its evidence, is decided."""
-    decided = chart.decisions.get(name)
-    if verdict == "hit" and decided is not None and decided.evidence.issuperset(evidence):
-        needed = deciders(rule.override, chart.drug, chart.route) if severity == "A" else chart.relative_deciders
-        if needed and len(decided.prescribers) >= needed:
-            verdict = "decided"
-    return Finding(name, rule.title, verdict, severity, evidence, why, rule.advice, rule.source)

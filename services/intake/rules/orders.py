@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from services.intake.rules.amounts import Series, Titration, amounts_of
-from services.intake.rules.eligibility import Finding, Screening
+from services.intake.rules.findings import Finding, Screening
 from services.intake.rules.home import HomePolicy
 from services.intake.rules.prescribers import PrescriberPolicy
 from shared.fhir.cited import Cited

@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from services.intake.rules.eligibility import Chart, screen
+from services.intake.rules.eligibility import screen
+from services.intake.rules.findings import Chart
 from services.intake.rules.trials import Entry
 from services.intake.setting import Setting
 from shared.fhir.codes import LOINC, RXNORM, SNOMED, UCUM

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.intake.rules.eligibility import Decision, is_aged
+from services.intake.rules.eligibility import is_aged
+from services.intake.rules.findings import Decision
 from services.intake.rules.forms import deciders, severity_for
 from shared.fhir.codes import ICD10CM, RXNORM, SNOMED
 from tests.unit.intake.charts import (
