@@ -190,12 +190,20 @@ def check_planned(
         what = ", ".join(dict.fromkeys(f"{one.drug} by route {one.route}" for one in planned))
         return [refused(f"The plan of the course is for {what}, not for what is ordered. Change the plan first.")]
     plans = [doses_of([{"doseAndRate": [{"doseQuantity": one.quantity}]}], kilograms) for one in meant]
-    for unit, dose in doses.items():
-        known = [one[unit] for one in plans if unit in one]
-        if known and len(known) == len(plans) and dose > max(known) * (1 + share):
+    alike = {unit: dose for unit, dose in doses.items() if all(unit in one for one in plans)}
+    if doses and not alike:
+        return [
+            refused(
+                "One of order and plan of the course says mg and the other mg/kg, and no weight tells which is more. "
+                "Weigh the patient, then order."
+            )
+        ]
+    for unit, dose in alike.items():
+        most = max(one[unit] for one in plans)
+        if dose > most * (1 + share):
             return [
                 refused(
-                    f"{dose:.2f} {unit} is above the highest dose of the plan of the course, {max(known):.2f} {unit}. "
+                    f"{dose:.2f} {unit} is above the highest dose of the plan of the course, {most:.2f} {unit}. "
                     "Order what is planned, or change the plan first."
                 )
             ]
