@@ -6,6 +6,7 @@ A machine says who the patients are and what their orders are called, and where 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from itertools import combinations
 
@@ -19,7 +20,7 @@ from services.scheduling.service import scheduling as scheduling_service
 from services.scheduling.setting import Setting
 from shared.fhir import codes
 from shared.fhir.dates import zulu
-from shared.fhir.kap import visit_of
+from shared.fhir.kap import actors, visit_of
 from shared.fhir.outcome import FhirError
 from shared.runtime.policy import load_policy
 from shared.runtime.timers import run_once
@@ -165,14 +166,51 @@ class Bookings(RuleBasedStateMachine):
     def nobody_and_nothing_is_in_two_visits_at_one_time(self):
         self.run(self._apart())
 
-    async def _apart(self):
+    async def _taking(self):
+        """Return the appointments that take the time of their actors, but those with a Task that they clash."""
         held = await self.scheduling.search("Appointment", status=",".join(OCCUPYING))
         excused = {
             task["focus"]["reference"].rpartition("/")[2]
             for task in await self.scheduling.search("Task", code="double-booked")
         }
-        taking = [one for one in held if one["id"] not in excused]
+        return [one for one in held if one["id"] not in excused]
+
+    async def _apart(self):
+        taking = await self._taking()
         for first, second in combinations(taking, 2):
             low, high = max(span_of(first)[0], span_of(second)[0]), min(span_of(first)[1], span_of(second)[1])
             shared = set(booked_actors(first)) & set(booked_actors(second))
             assert high <= low or not shared, (first["id"], second["id"], shared)
+
+    @invariant()
+    def the_time_of_a_booked_visit_is_refused_to_everybody_else(self):
+        self.run(self._refused_again())
+
+    async def _refused_again(self):
+        """Ask for the time of a visit that is booked, for another patient; what is granted is not kept."""
+        for one in (each for each in await self._taking() if each["status"] in INTENDED):
+            other = next(name for name in PATIENTS if self.who(name)["id"] not in actors(one, "Patient"))
+            clashing = {**self.wanted(other, timedelta(), "booked", codes.VISIT_PREP), **_time_of(one)}
+            rules = await self.tried(clashing)
+            assert rules is not None, f"{one['id']} is booked a second time"
+            assert "S-DOUBLE" in rules, (one["id"], rules)
+            return
+
+    async def tried(self, appointment):
+        """Return the rules that refuse an appointment, None where none does; nothing is kept of it."""
+        with suppress(_NotKept):
+            try:
+                async with self.scheduling.record("none") as record:
+                    await record.create(appointment)
+                    raise _NotKept
+            except FhirError as refused:
+                return {issue.rule for issue in getattr(refused, "issues", ())}
+        return None
+
+
+class _NotKept(Exception):
+    """Ends a transaction that only asked."""
+
+
+def _time_of(appointment):
+    return {name: appointment[name] for name in ("start", "end")}

@@ -53,6 +53,8 @@ class Opened:
     service: Service
     store: Store
     taken: dict[str, int] = field(default_factory=dict)
+    hears: bool = False
+    """Whether the others go on telling it everything, however long a test takes."""
     names: dict[str, str] = field(default_factory=dict)
     """What tests call somebody of the directory, and what the service does."""
 
@@ -138,20 +140,20 @@ class Bench:
     opened: list[Opened] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
 
-    async def open(
-        self, factory: Callable[[Policy, Clock], Service], *, heard: timedelta = -timedelta(days=1)
-    ) -> Opened:
-        """Open a service to which the others have told everything, up to so long ago; by default to tomorrow."""
+    async def open(self, factory: Callable[[Policy, Clock], Service], *, heard: timedelta | None = None) -> Opened:
+        """Open a service to which the others tell everything; with `heard` they have, up to so long ago."""
         service = factory(self.policy, self.clock)
         self.addresses.append(self.make_database(service.name))
         store = await Store.connect(self.addresses[-1], service=service.name)
-        await all_is_heard(store, service, ago=heard)
+        await all_is_heard(store, service, ago=heard or -timedelta(days=1))
         service = replace(service, labels=labels_of_policy(None))  # as its App has it
-        self.opened.append(Opened(service, store))
+        self.opened.append(Opened(service, store, hears=heard is None))
         return self.opened[-1]
 
     async def deliver(self, source: Opened, target: Opened, *, again: bool = False) -> list[Outcome]:
         """Carry the events that `target` has not seen; `again`: all of them, once more, as a replay does."""
+        if target.hears:
+            await all_is_heard(target.store, target.service)
         since = 0 if again else target.taken.get(source.service.name, 0)
         handler = ServiceEvents(target.service, target.store)
         outcomes = []

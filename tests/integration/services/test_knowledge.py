@@ -30,7 +30,7 @@ async def test_a_booking_on_old_news_is_503_names_the_source_and_is_made_when_it
     who, _, ordered = await planned(intake, clock)
     await bench.deliver(intake, scheduling)
     wanted = appointment(who, ordered, NEXT_DAY)
-    with pytest.raises(Unavailable, match=r"intake: last heard of 30\d s ago") as error:
+    with pytest.raises(Unavailable, match=r"intake: last heard of \d+ s ago") as error:
         await scheduling.create(wanted)
     assert error.value.headers["Retry-After"]
     assert error.value.issues[0].rule == "N-NEWS"

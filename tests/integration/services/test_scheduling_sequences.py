@@ -146,5 +146,6 @@ def test_no_sequence_books_without_ground_or_anybody_twice(make_database):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_no_long_sequence_books_without_ground_or_anybody_twice(make_database):
     campaign(make_database, 150, 40)
