@@ -11,8 +11,8 @@ from services.intake.screening import standing_of
 from services.intake.setting import Setting
 from shared.fhir.codes import EXT_MATCH_WHY
 from shared.fhir.json import Resource
-from shared.fhir.outcome import BadRequest
 from shared.fhir.validation import require_valid
+from shared.runtime.asking import wrongly_asked
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
 
@@ -122,12 +122,11 @@ def asked_of(parameters: Resource) -> Asked:
         elif name == "count":
             count = _count(one)
         else:
-            raise BadRequest(
-                f"$match has no parameter '{name}'. It has: resource, onlyCertainMatches, count.",
-                expression=["Parameters.parameter"],
+            raise wrongly_asked(
+                f"$match has no parameter '{name}': leave it out. It has: resource, onlyCertainMatches, count."
             )
     if not isinstance(patient, dict) or patient.get("resourceType") != "Patient":
-        raise BadRequest("$match needs the parameter resource: a Patient.", expression=["Parameters.parameter"])
+        raise wrongly_asked("Give the Patient to look for as the parameter resource.", code="required")
     require_valid(patient)
     return Asked(patient, only_certain, count)
 
@@ -138,13 +137,13 @@ def _is_true(parameter: dict[str, Any]) -> bool:
         return True
     if said in (False, "false"):
         return False
-    raise BadRequest("onlyCertainMatches is a valueBoolean.", expression=["Parameters.parameter.value"])
+    raise wrongly_asked("The parameter onlyCertainMatches is true or false: give it as a valueBoolean.")
 
 
 def _count(parameter: dict[str, Any]) -> int:
     said = parameter.get("valueInteger", parameter.get("valueString"))
     if isinstance(said, bool) or not str(said).isdecimal() or int(str(said)) < 1:
-        raise BadRequest("count is a valueInteger, 1 or more.", expression=["Parameters.parameter.value"])
+        raise wrongly_asked("The parameter count is 1 or more: give it as a valueInteger.")
     return int(str(said))
 
 

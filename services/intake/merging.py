@@ -21,8 +21,9 @@ from shared.fhir.codes import ASSEMBLER, MERGE, UNMERGE, Code
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import comes_from_elsewhere, id_in, is_order_in_force, reference, replaced_by, replaces, stage_of
-from shared.fhir.outcome import BadRequest, Issue, NotFound, Unprocessable
+from shared.fhir.outcome import Issue, Unprocessable
 from shared.fhir.raised import task
+from shared.runtime.asking import not_held, wrongly_asked
 from shared.runtime.raising import content_of, is_own_work, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Operation, OperationCall
@@ -110,12 +111,12 @@ async def _pair(call: OperationCall, record: Record) -> Pair:
         elif name == "preview" and call.name == "merge":
             given[name] = one.get("valueBoolean")
         else:
-            raise BadRequest(
-                f"${call.name} has no parameter '{name}'. It has: source-patient, target-patient, and $merge preview.",
-                expression=["Parameters.parameter"],
+            raise wrongly_asked(
+                f"${call.name} has no parameter '{name}': leave it out. It has: source-patient, target-patient, and "
+                "$merge preview."
             )
     if not isinstance(given.get("preview", False), bool):
-        raise BadRequest("preview is a valueBoolean.", expression=["Parameters.parameter.value"])
+        raise wrongly_asked("The parameter preview is true or false: give it as a valueBoolean.")
     source = await _named("source-patient", given, record)
     target = await _named("target-patient", given, record)
     return Pair(source, target, given.get("preview", False))
@@ -124,13 +125,10 @@ async def _pair(call: OperationCall, record: Record) -> Pair:
 async def _named(name: str, given: Mapping[str, Any], record: Record) -> Resource:
     id_ = given.get(name)
     if not id_:
-        raise BadRequest(
-            f"The parameter {name} is missing: a valueReference to a Patient.",
-            expression=["Parameters.parameter"],
-        )
+        raise wrongly_asked(f"The parameter {name} is missing: give a valueReference to a Patient.", code="required")
     found = await record.get("Patient", id_)
     if found is None:
-        raise NotFound(f"There is no Patient/{id_} here.")
+        raise not_held(f"Patient/{id_}")
     return found
 
 

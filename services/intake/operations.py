@@ -14,7 +14,7 @@ from services.intake.setting import Setting
 from shared.fhir.codes import ROUTES, SNOMED
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug
-from shared.fhir.outcome import BadRequest, NotFound
+from shared.runtime.asking import not_held, wrongly_asked
 from shared.runtime.populate import populate_operations
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
@@ -63,7 +63,7 @@ def operations(setting: Setting) -> tuple[Operation, ...]:
 async def _screen(call: OperationCall, record: Record, setting: Setting) -> Resource:
     patient = await record.get("Patient", str(call.id))
     if patient is None:
-        raise NotFound(f"There is no Patient/{call.id} here.")
+        raise not_held(f"Patient/{call.id}")
     drug, route = _planned(call.parameters)
     return await write_screening(record, patient, drug, route, setting)
 
@@ -82,13 +82,11 @@ def _planned(parameters: Resource) -> tuple[Drug | None, str | None]:
         if name == "drug":
             drug = next((known for known in get_args(Drug) if known == parameter.get("valueCode")), None)
             if drug is None:
-                raise _unknown("The parameter drug is a valueCode: ketamine or esketamine.")
+                raise wrongly_asked("The parameter drug is not known: give the valueCode ketamine or esketamine.")
         elif name == "route":
             route = _route(parameter)
         else:
-            raise BadRequest(
-                f"$screen has no parameter '{name}'. It has: drug, route.", expression=["Parameters.parameter"]
-            )
+            raise wrongly_asked(f"$screen has no parameter '{name}': leave it out. It has: drug, route.")
     return drug, route
 
 
@@ -98,8 +96,6 @@ def _route(parameter: dict[str, Any]) -> str:
     if said in ROUTES:
         return str(said)
     known = ", ".join(f"{code} {one.display}" for code, one in ROUTES.items())
-    raise _unknown(f"The parameter route is a valueCode or valueCoding of SNOMED CT: {known}.")
-
-
-def _unknown(said: str) -> BadRequest:
-    return BadRequest(said, expression=["Parameters.parameter.value"])
+    raise wrongly_asked(
+        f"The parameter route is not known: give a valueCode or valueCoding of SNOMED CT, one of {known}."
+    )

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any, Final, Literal, get_args
 
 from services.intake.orders import lacking_of, weights_of
-from services.intake.rules.eligibility import is_active
+from services.intake.rules.findings import is_active
 from services.intake.rules.plans import (
     PlanPolicy,
     Step,
@@ -38,8 +38,9 @@ from shared.fhir.codes import (
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import Drug, PlannedDose, is_plan, latest_eligibility, planned_doses, quantity_in, reference
-from shared.fhir.outcome import BadRequest, Issue, NotFound, Unprocessable
+from shared.fhir.outcome import BadRequest, Issue, Unprocessable
 from shared.fhir.raised import policy_extension
+from shared.runtime.asking import not_held, wrongly_asked
 from shared.runtime.raising import content_of, own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Operation, OperationCall
@@ -112,7 +113,7 @@ async def guard_plan(change: Change, record: Record, setting: Setting) -> None:
 async def _plan(call: OperationCall, record: Record, setting: Setting) -> Resource:
     patient = await record.get("Patient", str(call.id))
     if patient is None:
-        raise NotFound(f"There is no Patient/{call.id} here.")
+        raise not_held(f"Patient/{call.id}")
     asked, policy = _asked(call.parameters), setting.plans
     conditions = await _conditions(record, str(call.id))
     drug, route = await _screened(record, str(call.id)) if asked.template is None else (None, None)
@@ -356,17 +357,16 @@ def _asked(parameters: Resource) -> Asked:
         elif name == "member":
             asked.members = (*asked.members, _member(one))
         else:
-            raise BadRequest(
-                f"$plan has no parameter '{name}'. It has: template, drug, route, dose, step, {', '.join(NUMBERS)}, "
-                "therapy, goal, member, status, date.",
-                expression=[WHERE],
+            raise wrongly_asked(
+                f"$plan has no parameter '{name}': leave it out. It has: template, drug, route, dose, step, "
+                f"{', '.join(NUMBERS)}, therapy, goal, member, status, date."
             )
     asked.wish = Wish(doses=tuple(steps), **wished)
     return asked
 
 
 def _wrong(name: str, form: str) -> BadRequest:
-    return BadRequest(f"The parameter {name} of $plan is a {form}.", code="value", expression=[WHERE])
+    return wrongly_asked(f"The parameter {name} of $plan cannot be read: give it as {form}.")
 
 
 def _code(one: Mapping[str, Any], name: str) -> str:

@@ -13,6 +13,7 @@ from shared.fhir.dates import interval
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import eligibility_outcome, has_code, patient_of
 from shared.fhir.outcome import Gone, NotFound, Unprocessable
+from shared.runtime.asking import not_held
 from shared.runtime.policy import Policy
 from shared.runtime.record import Record
 from shared.runtime.service import OperationCall
@@ -32,7 +33,7 @@ async def replay(call: OperationCall, record: Record, setting: Setting) -> Resou
     """
     assessment = await record.get("RiskAssessment", str(call.id))
     if assessment is None:
-        raise NotFound(f"There is no RiskAssessment/{call.id} here.")
+        raise not_held(f"RiskAssessment/{call.id}")
     about = [
         one
         for one in await record.search("Provenance", {"target": f"RiskAssessment/{call.id}"})

@@ -11,7 +11,8 @@ from services.scheduling.rules.finding import Option
 from shared.fhir.codes import EXT_HELD_UNTIL, EXT_RANK, ROLES, VIRTUAL, VISITS
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, dump, parse
-from shared.fhir.outcome import Issue, NotFound, Unprocessable, operation_outcome
+from shared.fhir.outcome import Issue, Unprocessable, operation_outcome
+from shared.runtime.asking import not_held
 from shared.runtime.record import Record
 
 KEPT_OUT: Final = (EXT_RANK, EXT_HELD_UNTIL)
@@ -101,7 +102,7 @@ async def appointment_of(record: Record, reference: str | None) -> Resource:
     id_ = str(reference).rpartition("/")[2]
     found = await record.get("Appointment", id_)
     if found is None:
-        raise NotFound(f"There is no Appointment/{id_} here.")
+        raise not_held(f"Appointment/{id_}")
     return found
 
 

@@ -24,8 +24,8 @@ from shared.fhir.codes import VISITS
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import actors, visit_of
-from shared.fhir.outcome import BadRequest, NotFound
 from shared.runtime.app import Parts
+from shared.runtime.asking import not_held, wrongly_asked
 from shared.runtime.record import Record, open_record
 from shared.runtime.service import OperationCall
 from shared.store.access import Access
@@ -62,9 +62,7 @@ async def revoke(call: OperationCall, record: Record, setting: Setting) -> Resou
 def _actor(call: OperationCall) -> str:
     actor = Given(call.name, call.parameters, {"actor": "reference"}).needed_reference("actor")
     if actor.partition("/")[0] not in WHOSE:
-        raise BadRequest(
-            f"A calendar is of one of {', '.join(WHOSE)}.", code="value", expression=["Parameters.parameter"]
-        )
+        raise wrongly_asked(f"{actor} has no calendar: name one of {', '.join(WHOSE)}.")
     return actor
 
 
@@ -75,7 +73,8 @@ def calendar_route(parts: Parts, setting: Setting) -> Route:
         request.scope["state"]["route"] = "/calendar/{secret}.ics"  # the secret is not logged
         whose = await parts.store.calendars.of(request.path_params["secret"])
         if whose is None:
-            raise NotFound("There is no such calendar, or its link was revoked. Ask the clinic for a new one.")
+            why = "It was revoked, or never was: ask the clinic for a new one."
+            raise not_held("The calendar of this link", why, where="Appointment")
         now = setting.clock()
         async with open_record(parts.service, parts.store, Access.unrestricted(whose.tenant), keys=()) as record:
             body = await calendar_of(record, whose.actor, now)

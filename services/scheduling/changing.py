@@ -12,7 +12,8 @@ from services.scheduling.setting import Setting
 from shared.fhir.codes import Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.outcome import BadRequest, Unprocessable
+from shared.fhir.outcome import Unprocessable
+from shared.runtime.asking import wrongly_asked
 from shared.runtime.raising import content_of
 from shared.runtime.record import Record
 from shared.runtime.service import OperationCall
@@ -71,7 +72,7 @@ async def reschedule(call: OperationCall, record: Record, setting: Setting) -> R
     start, span = given.needed_time("start"), span_of(current)
     end = given.time("end") or (None if span is None else start + (span[1] - span[0]))
     if end is None or end <= start:
-        raise BadRequest("$reschedule needs an end that is after the start.", expression=["Parameters.parameter"])
+        raise wrongly_asked("The visit would end before it starts: give an end that is after the start.")
     moved = {**current, "start": zulu(start), "end": zulu(end)}
     for name in (*given.references("practitioner"), *given.references("location")):
         moved["participant"] = _instead(moved["participant"], name)
@@ -93,9 +94,9 @@ def _instead(participants: list[Resource], name: str) -> list[Resource]:
         return participants
     if len(alike) != 1:
         roles = ", ".join(role for one in alike for role in roles_of(one))
-        raise BadRequest(
-            f"The visit has {len(alike)} participants of type {kind} ({roles}): say by PUT who takes whose place.",
-            expression=["Parameters.parameter"],
+        raise wrongly_asked(
+            f"The visit has {len(alike)} participants of type {kind} ({roles}), and it is not said whose place {name} "
+            "takes. Change the participants of the Appointment (PUT)."
         )
     taken = {**alike[0], "actor": {"reference": name}}
     return [taken if one is alike[0] else one for one in participants]
@@ -108,10 +109,10 @@ async def cancel(call: OperationCall, record: Record, setting: Setting) -> Resou
     require_status(current, (*INTENDED, "proposed", "waitlist"), "cancel")
     reason = given.code("reason")
     if reason is None or reason not in REASONS:
-        raise BadRequest(
-            f"$cancel needs the parameter reason, a code of {REASONS_SYSTEM}: {', '.join(REASONS)}.",
+        raise wrongly_asked(
+            f"A visit is cancelled with its reason: give the parameter reason, a code of {REASONS_SYSTEM}: "
+            f"{', '.join(REASONS)}.",
             code="code-invalid",
-            expression=["Parameters.parameter"],
         )
     text = given.text("comment")
     cancelled = {**current, "status": "cancelled", "cancelationReason": REASONS[reason].concept(text=text)}

@@ -23,7 +23,8 @@ from shared.fhir.dates import interval, zulu
 from shared.fhir.ids import new_id
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import id_in, is_plan, planned_doses, routes_of_order, visit_of
-from shared.fhir.outcome import BadRequest, Issue, NotFound, Unprocessable
+from shared.fhir.outcome import Issue, Unprocessable
+from shared.runtime.asking import PARAMETERS, not_held, wrongly_asked
 from shared.runtime.record import Record, prepare
 from shared.runtime.service import OperationCall
 
@@ -144,7 +145,7 @@ async def _course(record: Record, order: str, setting: Setting) -> tuple[Course,
     id_ = id_in({"reference": order}, "MedicationRequest")
     held = None if id_ is None else await record.get("MedicationRequest", id_)
     if held is None:
-        raise NotFound(f"{order} is not known here. Order the drug first, or try again in a moment.")
+        raise not_held(order, "Order the drug first, or book again in a moment.", where=PARAMETERS)
     for route in routes_of_order(held):
         if route in setting.policy.courses:
             spacing = setting.policy.spacing.get(route)
@@ -212,7 +213,10 @@ async def of_kind(call: OperationCall, record: Record, setting: Setting) -> Reso
 async def _told(appointment: Resource, record: Record, setting: Setting) -> Resource:
     visit = visit_of(appointment)
     if visit is None:
-        raise BadRequest("This appointment is not one of KAP's visits.", expression=["Appointment.serviceType"])
+        raise wrongly_asked(
+            "The Appointment is none of KAP's visits, and nothing is asked before it. Name its kind in serviceType.",
+            where="Appointment.serviceType",
+        )
     start = interval(appointment["start"])[0] if "start" in appointment else None
     found = prerequisites(visit, await ground_of(record, appointment, setting), start, setting.policy)
     bookable = all(one.met for one in found if one.by == "booking")

@@ -27,7 +27,8 @@ from services.scheduling.rules.finding import best
 from services.scheduling.setting import Setting
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.outcome import BadRequest, Issue, Unprocessable
+from shared.fhir.outcome import Issue, Unprocessable
+from shared.runtime.asking import wrongly_asked
 from shared.runtime.record import Record
 from shared.runtime.service import OperationCall
 
@@ -73,7 +74,7 @@ async def find(call: OperationCall, record: Record, setting: Setting) -> Resourc
     given = Given("find", call.parameters, FIND, ALIASES)
     visit = given.code("visit-type")
     if visit is None:
-        raise BadRequest("$find needs the parameter visit-type.", code="required", expression=["Parameters.parameter"])
+        raise wrongly_asked("It is not said for which visit: give the parameter visit-type.", code="required")
     kind = visit_asked(visit, setting)
     patient, order, by_video = given.reference("patient"), given.reference("order"), given.flag("virtual")
     asked = Asked(
@@ -154,13 +155,12 @@ async def book(call: OperationCall, record: Record, setting: Setting) -> Resourc
 def _asked(given: Given) -> Resource:
     found = given.resource("appointment-resource", "Appointment")
     if found is None:
-        raise BadRequest(
-            "Give the proposed Appointment as parameter appointment-resource.",
-            code="required",
-            expression=["Parameters.parameter"],
-        )
+        raise wrongly_asked("Give the proposed Appointment as parameter appointment-resource.", code="required")
     if found.get("status") not in ("proposed", "pending"):
-        raise BadRequest("The given Appointment is proposed or pending.", expression=["Appointment.status"])
+        raise wrongly_asked(
+            f"An Appointment that is {found.get('status')} is not booked anew. Give one that is proposed or pending.",
+            where="Appointment.status",
+        )
     return found
 
 

@@ -12,7 +12,7 @@ from services.scheduling.parameters import Given
 from services.scheduling.setting import Setting
 from services.scheduling.slots import generate
 from shared.fhir.json import Resource
-from shared.fhir.outcome import BadRequest, NotFound
+from shared.runtime.asking import not_held, wrongly_asked
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
 
@@ -96,13 +96,12 @@ async def _generate(call: OperationCall, record: Record, setting: Setting) -> Re
     given = Given("generate", call.parameters, {"start": "time", "end": "time", "minutes": "number"})
     schedule = await record.get("Schedule", str(call.id))
     if schedule is None:
-        raise NotFound(f"There is no Schedule/{call.id} here.")
+        raise not_held(f"Schedule/{call.id}")
     low, high = given.needed_time("start"), given.needed_time("end")
     most = timedelta(hours=setting.policy.most_found.hours)
     if not low < high <= low + most:
-        raise BadRequest(
-            f"$generate makes Slots from start to a later end, at most {most.days} days.",
-            expression=["Parameters.parameter"],
+        raise wrongly_asked(
+            f"$generate makes Slots for at most {most.days} days at a time: give a start and a later end within that."
         )
     length = timedelta(minutes=given.number("minutes", 60, most.days * 24 * 60))
     return answered(await generate(record, schedule, low, high, length, setting))

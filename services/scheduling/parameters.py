@@ -10,6 +10,7 @@ from services.scheduling.rules.booking import name_of
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.outcome import BadRequest
+from shared.runtime.asking import wrongly_asked
 
 FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "time": ("valueDateTime", "valueInstant", "valueDate", "valueString"),
@@ -41,27 +42,22 @@ class Given:
         for one in parameters.get("parameter", []):
             name = (aliases or {}).get(str(one.get("name")), str(one.get("name")))
             if name not in known:
-                raise BadRequest(
-                    f"${operation} has no parameter '{name}'. It has: {', '.join(sorted(known))}.",
+                raise wrongly_asked(
+                    f"${operation} has no parameter '{name}': leave it out. It has: {', '.join(sorted(known))}.",
                     code="not-supported",
-                    expression=["Parameters.parameter"],
                 )
             form = next((form for form in FORMS[known[name]] if form in one), None)
             if form is None:
-                raise self._wrong(name, f"is given as {FORMS[known[name]][0]}")
+                raise self._wrong(name, f"a {FORMS[known[name]][0]}")
             self._found.setdefault(name, []).append(one[form])
 
     def _wrong(self, name: str, what: str) -> BadRequest:
-        return BadRequest(
-            f"The parameter {name} of ${self._operation} {what}.", code="value", expression=["Parameters.parameter"]
-        )
+        return wrongly_asked(f"The parameter {name} of ${self._operation} cannot be read: give {what}.")
 
     def _first(self, name: str, *, needed: bool) -> Any | None:
         values = self._found.get(name)
         if values is None and needed:
-            raise BadRequest(
-                f"${self._operation} needs the parameter {name}.", code="required", expression=["Parameters.parameter"]
-            )
+            raise wrongly_asked(f"${self._operation} cannot do without it: give the parameter {name}.", code="required")
         return values[0] if values else None
 
     def has(self, name: str) -> bool:
@@ -76,7 +72,7 @@ class Given:
         try:
             return interval(str(value).replace(" ", "+"))[0]
         except ValueError:
-            raise self._wrong(name, "is a dateTime such as 2026-11-22T09:00:00Z") from None
+            raise self._wrong(name, "a dateTime such as 2026-11-22T09:00:00Z") from None
 
     def needed_time(self, name: str) -> datetime:
         """Return a time that must be given."""
@@ -102,7 +98,7 @@ class Given:
         reference = value.get("reference", "") if isinstance(value, dict) else str(value)
         parts = str(reference).partition("/_history/")[0].split("/")
         if len(parts) < 2 or not all(parts[-2:]):
-            raise self._wrong(parameter, "is a reference such as Practitioner/1")
+            raise self._wrong(parameter, "a reference such as Practitioner/1")
         return name_of({"reference": reference}) or "/".join(parts[-2:])
 
     def code(self, name: str) -> str | None:
@@ -112,7 +108,7 @@ class Given:
             codings = value.get("coding", [value])
             value = next((one.get("code") for one in codings if one.get("code")), None)
             if value is None:
-                raise self._wrong(name, "has no code")
+                raise self._wrong(name, "a code")
         return None if value is None else str(value).rpartition("|")[2]
 
     def text(self, name: str) -> str | None:
@@ -126,7 +122,7 @@ class Given:
         if value is None:
             return default
         if not str(value).isdecimal() or not 0 < int(str(value)[:9]) <= most:
-            raise self._wrong(name, f"is a number from 1 to {most}")
+            raise self._wrong(name, f"a number from 1 to {most}")
         return int(str(value))
 
     def flag(self, name: str) -> bool:
@@ -135,7 +131,7 @@ class Given:
         if value is None:
             return False
         if value not in (True, False, "true", "false"):
-            raise self._wrong(name, "is true or false")
+            raise self._wrong(name, "true or false")
         return value in (True, "true")
 
     def resource(self, name: str, type_: str) -> Resource | None:
@@ -144,5 +140,5 @@ class Given:
         if value is None:
             return None
         if not isinstance(value, dict) or value.get("resourceType") != type_:
-            raise self._wrong(name, f"is a resource of type {type_}")
+            raise self._wrong(name, f"a resource of type {type_}")
         return value

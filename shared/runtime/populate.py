@@ -12,8 +12,8 @@ from typing import Any, Final, TypeAlias
 
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in
-from shared.fhir.outcome import BadRequest, NotFound
 from shared.fhir.populating import Known, populated
+from shared.runtime.asking import PARAMETERS, not_held, wrongly_asked
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
 
@@ -42,7 +42,7 @@ def populate_operations(
         subject = _reference(call, "subject")
         patient = id_in(subject, "Patient")
         if subject is None or patient is None or await record.get("Patient", patient) is None:
-            raise BadRequest("subject is a Reference to a Patient of this record.", expression=["subject"])
+            raise wrongly_asked("It is not said about whom: give subject, a Reference to a Patient of this record.")
         answers = await known(questionnaire, patient, record)
         author, encounter = _reference(call, "author"), _reference(call, "encounter")
         made = populated(questionnaire, subject, answers, clock(), author=author, encounter=encounter)
@@ -66,21 +66,21 @@ async def _questionnaire(call: OperationCall, record: Record) -> Resource:
     if call.id is not None:
         held = await record.get("Questionnaire", call.id)
         if held is None:
-            raise NotFound(f"There is no Questionnaire/{call.id} here.")
+            raise not_held(f"Questionnaire/{call.id}")
         return held
     for one in call.parameters.get("parameter", []):
         if one.get("name") in ("questionnaire", "resource") and isinstance(one.get("resource"), dict):
             given: Resource = one["resource"]
             if given.get("resourceType") != "Questionnaire":
-                raise BadRequest("questionnaire is a Questionnaire.", expression=["questionnaire"])
+                raise wrongly_asked("What is given as questionnaire is none: give a Questionnaire.")
             return given
     canonical = _value(call, "canonical")
     if canonical is None:
-        raise BadRequest("Say which: `canonical`, or the `questionnaire` itself.", code="required")
+        raise wrongly_asked("It is not said which: give `canonical`, or the `questionnaire` itself.", code="required")
     url, _, version = str(canonical).partition("|")
     found = await record.search("Questionnaire", {"url": url, **({"version": version} if version else {})})
     if not found:
-        raise NotFound(f"There is no Questionnaire {canonical} here.")
+        raise not_held(f"Questionnaire {canonical}", where=PARAMETERS)
     return found[-1]
 
 

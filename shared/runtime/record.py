@@ -177,8 +177,10 @@ class Record:
                         f"{self.service.title} does not decide without the latest news. It lacks {as_words(unheard)}. "
                         "Try again.",
                         code="transient",
+                        expression=tuple(dict.fromkeys(key.partition("/")[0] for key in keys)),
                         rule="N-NEWS",
                         source="KAP Exchange" if limit is None else limit.source,
+                        evidence=keys,
                     )
                 ],
                 retry_after=_RETRY_SECONDS,

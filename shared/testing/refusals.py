@@ -10,7 +10,7 @@ from shared.fhir.outcome import Unprocessable
 _VERBS: Final = """
 a prescriber, add, ask, assess, arrange, book, bring, certify, change, choose, code, complete, correct, create, do not,
 end, find, give, go on, have, hold, issue, join, keep, leave, load, look, make, name, obtain, order, plan, post, record,
-refer, screen, see, stabilise, start, stop, take, tell, treat, wait, weigh, write
+refer, screen, see, stabilise, start, stop, take, tell, treat, try again, wait, weigh, write
 """
 _DO: Final = re.compile(
     rf"(?:^|[.;:,·)] *|\b(?:and|or|then|first|only) )(?:{'|'.join(one.strip() for one in _VERBS.split(','))})\b",

@@ -1,7 +1,8 @@
-"""Every refusal by rule of intake and scheduling names its rule and source, says where, and what to do.
+"""Every refusal of intake and scheduling names its rule and source, says where, and what to do.
 
-Goes over the source: every `Unprocessable` and `Issue` that the two services make. What their tests meet at run time is
-looked at, too (`tests/integration/services/course.py`).
+Goes over the source: every `Unprocessable` and `Issue` that the two services make (422), and every refusal of what an
+operation was asked (400, 404), which `shared/runtime/asking.py` makes for them; they make no other. What their tests
+meet at run time is looked at, too (`tests/integration/services/course.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 from services.scheduling.rules.ground import RULES
 from services.scheduling.setting import Setting
 from shared.fhir.codes import RULE
+from shared.fhir.outcome import FhirError
 from shared.runtime.policy import load_policy
 from shared.terminology import shipped
 from shared.testing.refusals import tells_what_to_do
@@ -46,10 +48,31 @@ def sentence(node: ast.expr) -> str:
     return ""
 
 
+ASKING = ("wrongly_asked", "not_held")
+"""What makes the refusals of what an operation was asked; they add rule, source and place."""
+POPULATES = ROOT / "shared" / "runtime" / "populate.py"
+"""An operation of intake, which other services have, too."""
+
+
+def sources(service: str) -> list[Path]:
+    own = sorted((ROOT / "services" / service).rglob("*.py"))
+    return [*own, POPULATES] if service == "intake" else own
+
+
+def asked(node: ast.Call, path: Path) -> Made:
+    said = [sentence(one) or "·" for one in node.args]
+    if isinstance(node.func, ast.Name) and node.func.id == "not_held":
+        said = [" is not held here. ".join((*said, "·")[:2])]
+    return Made(f"{path.relative_to(ROOT)}:{node.lineno}", NAMED, said[0], literal=True)
+
+
 def refusals(service: str) -> Iterator[Made]:
-    for path in sorted((ROOT / "services" / service).rglob("*.py")):
+    for path in sources(service):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
+                continue
+            if node.func.id in ASKING:
+                yield asked(node, path)
                 continue
             first, given = node.args[0], {one.arg for one in node.keywords if one.arg}
             severity = [sentence(one.value) for one in node.keywords if one.arg == "severity"]
@@ -70,6 +93,10 @@ FOUND = {"ANSWERS-AGE", "MEDICATION-LIST"}
 """What screening finds of itself; `tests/unit/intake/test_every_rule.py` has what it refuses by, with the policy's."""
 
 
+BY_SHARED = {"Q-PARAMETER", "Q-HELD", "N-NEWS"}
+"""By which they refuse in the words of what all services share."""
+
+
 def rules_in_source() -> set[str]:
     """Return the rules by which intake and scheduling can refuse: those that their source names.
 
@@ -84,12 +111,32 @@ def rules_in_source() -> set[str]:
     } & set(shipped.systems()[RULE].concepts)
     policy = Setting.of(load_policy()).policy
     refusing = {name for kind in policy.prerequisites.values() for name, one in kind.items() if one.by == "booking"}
-    return named - FOUND - {rule for name, rule in RULES.items() if name not in refusing}
+    return (named | BY_SHARED) - FOUND - {rule for name, rule in RULES.items() if name not in refusing}
+
+
+def errors() -> set[str]:
+    """Return the names of all refusals of the tree but the one by rule."""
+    found, new = set(), {FhirError}
+    while new:
+        found |= new
+        new = {each for one in new for each in one.__subclasses__()} - found
+    return {one.__name__ for one in found} - {"Unprocessable"}
 
 
 def test_there_are_refusals_to_look_at():
-    assert len(ALL) > 40
-    assert {one.where.split("/")[1] for one in ALL} == set(SERVICES)
+    assert len(ALL) > 60
+    assert {one.where.split("/")[1] for one in ALL} == {*SERVICES, "runtime"}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_is_refused_otherwise_than_by_rule_is_refused_by_those_who_name_one(service):
+    made = {
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(service)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in errors()
+    }
+    assert made == set()
 
 
 @pytest.mark.parametrize("made", ALL, ids=lambda made: made.where)

@@ -583,6 +583,14 @@ async def an_order_above_the_plan(at: At) -> Refused:
     return lambda: at.intake.create(order(who, 400, codes.ROUTE_SUBLINGUAL)), [named(plan)]
 
 
+@case("RX-PLAN")
+async def an_order_that_cannot_be_compared_with_the_plan(at: At) -> Refused:
+    who, plan = await planned_for(at, route=codes.ROUTE_IM.code)
+    for one in await at.intake.search("Observation", patient=named(who)):
+        await at.intake.delete(one)
+    return lambda: at.intake.create(order(who, 35)), [named(plan)]
+
+
 async def for_home(at: At, **more: Any) -> tuple[Resource, Resource, Resource, Resource]:
     """Return somebody, his order for home, its prescriber and its site, each registered."""
     who = await eligible(at.intake, at.clock)

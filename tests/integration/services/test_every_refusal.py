@@ -1,8 +1,8 @@
-"""Every refusal by rule of intake and scheduling says its rule, its evidence, its source and what to do.
+"""Every refusal of intake and scheduling, whatever its status, says its rule, its evidence, its source and what to do.
 
-The table is `refusal_cases.py`. It is complete by construction: a rule that the source of the two services can refuse
-by, or a sentence in which it refuses, fails here as long as no case meets it. What screening finds refuses by the rules
-of the policy: `tests/unit/intake/test_every_rule.py` has those.
+The table is `refusal_cases.py` and `asked_cases.py`. It is complete by construction: a rule that the source of the two
+services can refuse by, or a sentence in which it refuses, fails here as long as no case meets it. What screening finds
+refuses by the rules of the policy: `tests/unit/intake/test_every_rule.py` has those.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ import pytest
 from services.intake.service import intake as intake_service
 from services.scheduling.service import scheduling as scheduling_service
 from shared.fhir.codes import RULE
-from shared.fhir.outcome import EXT_EVIDENCE, Unprocessable
+from shared.fhir.outcome import EXT_EVIDENCE, FhirError
 from shared.runtime.policy import load_policy
+from shared.testing.knowledge import all_is_heard
 from shared.testing.refusals import tells_what_to_do
+from tests.integration.services.asked_cases import CASES
 from tests.integration.services.course import START, Bench, Clock
-from tests.integration.services.refusal_cases import CASES, At, Sent
+from tests.integration.services.refusal_cases import At, Sent
 from tests.unit.test_refusals import ALL, given_sentences, rules_in_source
+
+STATUS = {"Q-PARAMETER": 400, "Q-HELD": 404, "N-NEWS": 503}
+"""Of all others it is 422."""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,7 @@ async def _met(make_database):
         at = At(bench, clock, await bench.open(intake_service), await bench.open(scheduling_service))
         for name, case in CASES.items():
             clock.now = START
+            await all_is_heard(at.scheduling.store, at.scheduling.service)
             evidence = Sent("")
             try:
                 work, evidence = await case.run(at)
@@ -52,8 +58,9 @@ async def _met(make_database):
 def test_each_refusal_names_its_rule_its_evidence_its_source_and_what_to_do(met, name):
     assert name in met, "it was not refused"
     refused, evidence = met[name]
-    if not isinstance(refused, Unprocessable):
+    if not isinstance(refused, FhirError):
         raise refused
+    assert refused.status == STATUS.get(CASES[name].rule, 422)
     own = [one for one in refused.as_fhir()["issue"] if coded(one) == CASES[name].rule]
     assert own, [coded(one) for one in refused.as_fhir()["issue"]]
     sent = evidence.words if isinstance(evidence, Sent) else ""

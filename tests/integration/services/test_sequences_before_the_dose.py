@@ -6,14 +6,18 @@ illegal change; and each decision of a screening is the same when it is made aga
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
+from services.intake.rules.course import STAGE_OF_VISIT, course_after
 from services.intake.service import intake as intake_service
+from services.scheduling.rules import ground
 from services.scheduling.rules.booking import INTENDED
 from shared.fhir import codes
 from shared.fhir.dates import interval, period_interval, zulu
@@ -39,6 +43,11 @@ RUNNING = ["planned", "preparing", "dosing", "integrating", "follow-up"]
 ENDS = ["not-eligible", "finished", "stopped"]
 AT_FIRST = ["referred", "screening", "eligible", "consented", "planned"]
 """The stages of a course in their order, as the specification has them."""
+
+FAR = timedelta(days=20)
+"""When everybody is free, and what is known is not too old yet."""
+
+RULE_OF = {"eligibility": "S-ELIGIBLE", "consent": "S-CONSENT", "plan": "S-PLAN", "prescription": "S-ORDER"}
 
 CONTENT = """
 version: "1"
@@ -76,6 +85,7 @@ class BothServices(Bookings):
     """Intake and scheduling, each on its own database."""
 
     policy_of_the_clinic = None
+    answered = set()  # noqa: RUF012 - of the whole campaign: what doses that were asked for lacked, or "granted"
     decided = set()  # noqa: RUF012 - of the whole campaign: decisions that were made again
     moved = set()  # noqa: RUF012 - of the whole campaign: changes of stage
 
@@ -85,6 +95,7 @@ class BothServices(Bookings):
         self.people = {}
         self.orders = {}
         self.stages = {}
+        self.asked = 0
 
     def who(self, name):
         return self.people[name]
@@ -96,9 +107,13 @@ class BothServices(Bookings):
         self.run(self.bench.deliver(self.intake, self.scheduling))
 
     @initialize(after=HOURS)
-    def one_is_ready_and_booked_and_one_is_only_known(self, after):
+    def one_is_ready_and_booked_and_one_waits_for_a_decision(self, after):
         self.people["ada"], _, self.orders["ada"] = self.run(planned(self.intake, self.clock))
         self.people["bo"] = self.run(self.intake.create(patient(identifier=[{"system": "urn:clinic", "value": "2"}])))
+        self.is_referred("bo", there=True)
+        self.answers("bo", {"E08": True})
+        self.screens("bo")
+        self.a_visit_begins("bo", "kap-dosing")  # too early: it happened, and carries no course on
         self.carry()
         self.open_the_clinic()
         self.run(self.scheduling.create(self.wanted("ada", after, "booked")))
@@ -234,6 +249,21 @@ class BothServices(Bookings):
             lacking = [] if [flag["status"] for flag in flags] == ["active"] else [x async for x in self._lacks(one)]
             assert not lacking, (one["id"], lacking)
 
+    @invariant()
+    def a_dose_is_refused_by_all_that_it_lacks(self):
+        if self.people:
+            self.carry()
+            for name in PATIENTS:
+                self.run(self._asked_for(name))
+
+    async def _asked_for(self, name):
+        """Ask for a dose, whoever it is for; what is granted is not kept."""
+        wanted = self.wanted(name, FAR, "booked")
+        lacking = {RULE_OF[one] async for one in self._lacks(wanted)}
+        rules = await self.tried(wanted)
+        assert lacking <= (rules or set()), (name, "lacks", lacking, "was refused by", rules)
+        self.answered.update(lacking or ({"granted"} if rules is None else ()))
+
     async def _lacks(self, booked):
         actors = [each["actor"]["reference"] for each in booked["participant"]]
         about_ = {"patient": next(each for each in actors if each.startswith("Patient/"))}
@@ -251,6 +281,17 @@ class BothServices(Bookings):
         orders = await self.intake.search("MedicationRequest", **about_)
         if not any(each["status"] == "active" and f"MedicationRequest/{each['id']}" in named for each in orders):
             yield "prescription"
+
+    @invariant()
+    def no_person_makes_an_illegal_change_of_a_course(self):
+        for one in self.run(self.intake.search("EpisodeOfCare")):
+            stage = stages_of(one)[-1]
+            illegal = [each for each in (*AT_FIRST, *RUNNING, *ENDS) if each != stage and not may_follow(stage, each)]
+            self.asked += 1
+            later = illegal[self.asked % len(illegal)]
+            status = "finished" if later == "finished" else "planned" if later in AT_FIRST else "active"
+            made = self.say({**with_stage(one, later, self.clock.now, "Said so"), "status": status})
+            assert made is None, (stage, later)
 
     @invariant()
     def every_change_of_a_course_is_legal(self):
@@ -290,11 +331,12 @@ def in_time(signed, when):
     return provision.get("type", "permit") == "permit" and (period is None or period[0] <= when < period[1])
 
 
-def campaign(make_database, folder, examples, steps):
+def run(make_database, folder, examples, steps, **more):
+    """Try so many sequences of so many steps."""
     BothServices.make_database = staticmethod(make_database)
     BothServices.policy_of_the_clinic = folder / "own.yaml"
     BothServices.policy_of_the_clinic.write_text(CONTENT, encoding="utf-8")
-    for noted in (BothServices.seen, BothServices.decided, BothServices.moved):
+    for noted in (BothServices.seen, BothServices.decided, BothServices.moved, BothServices.answered):
         noted.clear()
     run_state_machine_as_test(
         BothServices,
@@ -303,11 +345,17 @@ def campaign(make_database, folder, examples, steps):
             stateful_step_count=steps,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            **more,
         ),
     )
+
+
+def campaign(make_database, folder, examples, steps):
+    run(make_database, folder, examples, steps)
     assert len(BothServices.seen) >= examples, "the campaign has to book something to say anything"
     assert len(BothServices.decided) >= examples
     assert BothServices.moved
+    assert BothServices.answered == {"granted", *RULE_OF.values()}
 
 
 def test_no_sequence_over_both_services_books_a_dose_without_its_ground_or_makes_an_illegal_change(
@@ -318,5 +366,72 @@ def test_no_sequence_over_both_services_books_a_dose_without_its_ground_or_makes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_no_long_sequence_over_both_services_books_a_dose_without_its_ground(make_database, tmp_path):
     campaign(make_database, tmp_path, 60, 40)
+
+
+# Planted faults: each makes one promise untrue, and the machine has to find it
+
+
+def _no_prerequisite_refuses_a_booking(plant):
+    plant.setattr("services.scheduling.guards.unmet", lambda *_: [])
+
+
+def _ignored(prerequisite):
+    def plant_it(plant):
+        plant.setitem(ground._ANSWERS, prerequisite, lambda *_: (True, "", "", ()))
+
+    plant_it.__name__ = f"{prerequisite}_is_ignored"
+    return plant_it
+
+
+def _a_loss_of_ground_is_not_flagged(plant):
+    plant.setattr("services.scheduling.reactions.lost", lambda *_: [])
+
+
+def _nothing_is_held_by_the_database(plant):
+    async def book(*_):
+        return []
+
+    plant.setattr("services.scheduling.booking.book", book)
+
+
+def _a_person_may_make_any_change_of_stage(plant):
+    plant.setattr("services.intake.stages.may_move", lambda *_: True)
+
+
+def _a_visit_moves_a_course_from_any_stage(plant):
+    plant.setattr("services.intake.reactions.stage_after_visit", lambda stage, visit: STAGE_OF_VISIT.get(visit, stage))
+
+
+def _a_course_goes_back(plant):
+    def back(stage, status, ground):
+        return ("consented", "planned") if stage == "planned" else course_after(stage, status, ground)
+
+    plant.setattr("services.intake.course.course_after", back)
+
+
+def _a_decision_is_replayed_under_the_policy_of_today(plant):
+    plant.setattr("services.intake.replay.Policy.of_content", lambda _: load_policy(BothServices.policy_of_the_clinic))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        _no_prerequisite_refuses_a_booking,
+        *(_ignored(one) for one in ("eligible", "consent", "plan", "order")),
+        _a_loss_of_ground_is_not_flagged,
+        _nothing_is_held_by_the_database,
+        _a_person_may_make_any_change_of_stage,
+        _a_visit_moves_a_course_from_any_stage,
+        _a_course_goes_back,
+        _a_decision_is_replayed_under_the_policy_of_today,
+    ],
+    ids=lambda plant: plant.__name__.strip("_"),
+)
+@pytest.mark.timeout(300)
+def test_each_planted_fault_is_found(plant, make_database, tmp_path, monkeypatch):
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, Flaky)):
+        run(make_database, tmp_path, 30, 15, phases=[Phase.generate], derandomize=True, database=None)
