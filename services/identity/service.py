@@ -48,6 +48,9 @@ def create(settings: Settings) -> App:
         client = open_client()
         parts.closing.push_async_callback(client.aclose)
         signing = Signing(parts.store.identities, settings.sealing_key)
-        return Endpoints(issuer, settings.audiences, parts.store.identities, signing, roles, client, operator=own)
+        store = parts.store
+        return Endpoints(
+            issuer, settings.audiences, store.identities, store.logins, signing, roles, client, operator=own
+        )
 
     return App(SERVICE, settings, fhir=False, routes=lambda parts: endpoints(parts).routes())

@@ -34,7 +34,13 @@ MANAGE_CLIENTS: Final = "kap/clients"
 PROCESS_NOTES: Final = "kap/process-notes"
 """Lets its bearer, who has to be a person, keep process notes and read those that are open to him."""
 
-OTHERS: Final = frozenset((OPERATE, MANAGE_CLIENTS, PROCESS_NOTES))
+MANAGE_USERS: Final = "kap/users"
+"""Lets its bearer add people who log in at the issuer."""
+
+LAUNCH_APPS: Final = "kap/launch"
+"""Lets its bearer, an EHR, register the context of an app's launch at the issuer."""
+
+OTHERS: Final = frozenset((OPERATE, MANAGE_CLIENTS, PROCESS_NOTES, MANAGE_USERS, LAUNCH_APPS))
 
 _FORM: Final = re.compile(
     r"(?P<context>patient|user|system)/(?P<type>\*|[A-Z][A-Za-z]+)"
@@ -146,6 +152,29 @@ def conditions_of(type_: str, query: str) -> tuple[Condition, ...]:
         return parse_search(type_, pairs, strict=True).criteria
     except FhirError as error:
         raise ScopeRefused(f"'?{query[:100]}' is not a search of {type_}: {error}") from None
+
+
+def common(asked: Scope, held: Scope, *, patient: bool = False) -> Scope | None:
+    """Return what two scopes have in common, with the context of the first; None: nothing.
+
+    What somebody may as ``user/`` he may let an app do of one patient, as ``patient/``. `patient`: `held` is a
+    patient's, whose ``user/`` is what is his own.
+    """
+    contexts = {(asked.context, held.context)}
+    same = {("patient", "patient"), ("user", "user"), ("system", "system"), ("patient", "user")}
+    if not contexts & (same | ({("user", "patient")} if patient else set())):
+        return None
+    if not (asked.names(held.type) or held.names(asked.type)) or (asked.operation is None) != (held.operation is None):
+        return None
+    type_ = held.type if asked.type == "*" else asked.type
+    query = "&".join(dict.fromkeys(part for one in (asked, held) if one.query for part in one.query.split("&")))
+    if asked.operation is not None and held.operation is not None:
+        if "*" not in (asked.operation, held.operation) and asked.operation != held.operation:
+            return None
+        operation = held.operation if asked.operation == "*" else asked.operation
+        return Scope(asked.context, type_, frozenset(), operation)
+    letters = asked.letters & held.letters
+    return Scope(asked.context, type_, letters, None, query) if letters else None
 
 
 def parse_scopes(text: str) -> tuple[Scope, ...]:

@@ -21,12 +21,16 @@ class Client:
 
     Attributes:
         id, tenant, name: whose it is.
-        jwks, jwks_uri: its public keys by value, or where they are; one of the two.
+        jwks, jwks_uri: its public keys by value, or where they are; one of the two, where its method asks for them.
         scope: what it may ask for, separated by spaces; "": what its role has.
         role, user, patient: of all its tokens, where it has them.
         acts_for_others: whether it may ask for a token of any role and user.
         token_seconds: how long its tokens are good.
         disabled_at: from when on it gets none.
+        method: how it shows who it is: ``private_key_jwt``, ``client_secret_basic``, ``none`` (a public client).
+        secret: SHA-256 of its secret, where it has one.
+        redirect_uris: where its users may be sent back to, letter for letter.
+        grants: of ``client_credentials``, ``authorization_code``, ``refresh_token``.
 
     """
 
@@ -43,6 +47,10 @@ class Client:
     token_seconds: int
     created_at: datetime
     disabled_at: datetime | None = None
+    method: str = "private_key_jwt"
+    secret: bytes | None = None
+    redirect_uris: Sequence[str] = ()
+    grants: Sequence[str] = ("client_credentials",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +89,14 @@ class Identities:
         with translated():
             await self._pool.execute(
                 "INSERT INTO oauth_client (id, tenant, name, jwks, jwks_uri, scope, role, fhir_user, patient, "
-                "acts_for_others, token_seconds, created_at) VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, "
-                "$10, $11, $12) ON CONFLICT (id) DO UPDATE SET name = excluded.name, jwks = excluded.jwks, "
+                "acts_for_others, token_seconds, created_at, method, secret, redirect_uris, grants) "
+                "VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) "
+                "ON CONFLICT (id) DO UPDATE SET name = excluded.name, jwks = excluded.jwks, "
                 "jwks_uri = excluded.jwks_uri, scope = excluded.scope, role = excluded.role, "
                 "fhir_user = excluded.fhir_user, patient = excluded.patient, "
                 "acts_for_others = excluded.acts_for_others, token_seconds = excluded.token_seconds, "
+                "method = excluded.method, secret = excluded.secret, redirect_uris = excluded.redirect_uris, "
+                "grants = excluded.grants, "
                 "disabled_at = NULL WHERE oauth_client.tenant = excluded.tenant",
                 client.id,
                 client.tenant,
@@ -99,20 +110,31 @@ class Identities:
                 client.acts_for_others,
                 client.token_seconds,
                 client.created_at,
+                client.method,
+                client.secret,
+                list(client.redirect_uris),
+                list(client.grants),
             )
 
     async def disable_client(self, tenant: str, id_: str, now: datetime) -> bool:
-        """Give a client no more tokens and take back those it has; False where there is no such client."""
+        """Give a client no more tokens and take back what it has; False where there is no such client."""
         with translated():
-            done = await self._pool.fetchval(
-                "WITH gone AS (UPDATE oauth_client SET disabled_at = $3 WHERE tenant = $1 AND id = $2 RETURNING id), "
-                "taken AS (UPDATE oauth_token t SET revoked_at = $3 FROM gone WHERE t.client = gone.id "
-                "AND t.revoked_at IS NULL AND t.expires_at > $3) SELECT count(*) FROM gone",
-                tenant,
-                id_,
-                now,
-            )
-        return bool(done)
+            async with self._pool.acquire() as connection, connection.transaction():
+                done = await connection.execute(
+                    "UPDATE oauth_client SET disabled_at = $3 WHERE tenant = $1 AND id = $2", tenant, id_, now
+                )
+                if done.endswith(" 0"):
+                    return False
+                await connection.execute(
+                    "UPDATE oauth_grant SET ended_at = $2 WHERE client = $1 AND ended_at IS NULL", id_, now
+                )
+                await connection.execute(
+                    "UPDATE oauth_token SET revoked_at = $2 WHERE client = $1 AND revoked_at IS NULL "
+                    "AND expires_at > $2",
+                    id_,
+                    now,
+                )
+        return True
 
     async def first_use(self, client: str, jti: str, expires_at: datetime) -> bool:
         """Note an assertion of a client as used; False where it was used before. Those that ended are forgotten."""
@@ -140,13 +162,14 @@ class Identities:
         ]
 
     async def add_key(self, key: SigningKey, *, only_if_none: bool = False) -> bool:
-        """Keep a signing key; `only_if_none`: where none signs yet, whoever else starts at the same time."""
+        """Keep a signing key; `only_if_none`: where none of its algorithm signs yet, whoever else starts now."""
         with translated():
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.execute("LOCK TABLE oauth_key IN SHARE ROW EXCLUSIVE MODE")
                 done = await connection.execute(
                     "INSERT INTO oauth_key (kid, public, sealed, created_at) SELECT $1, $2::text::jsonb, $3, $4 "
-                    "WHERE NOT $5 OR NOT EXISTS (SELECT FROM oauth_key WHERE retired_at IS NULL)",
+                    "WHERE NOT $5 OR NOT EXISTS (SELECT FROM oauth_key WHERE retired_at IS NULL "
+                    "AND public->>'alg' = $2::text::jsonb->>'alg')",
                     key.kid,
                     json.dumps(key.public),
                     key.sealed,
@@ -155,13 +178,13 @@ class Identities:
                 )
         return bool(done.endswith(" 1"))
 
-    async def retire_keys(self, but: str, now: datetime, gone_at: datetime) -> int:
-        """Have all keys but one sign nothing from now on, and published until `gone_at`; return how many there were."""
+    async def retire_keys(self, but: Sequence[str], now: datetime, gone_at: datetime) -> int:
+        """Have all keys but these sign nothing from now on, published until `gone_at`; return how many there were."""
         with translated():
             done = await self._pool.execute(
                 "UPDATE oauth_key SET retired_at = coalesce(retired_at, $2), gone_at = least(gone_at, $3) "
-                "WHERE kid <> $1 AND (gone_at IS NULL OR gone_at > $2)",
-                but,
+                "WHERE kid <> ALL($1::text[]) AND (gone_at IS NULL OR gone_at > $2)",
+                list(but),
                 now,
                 gone_at,
             )
@@ -169,19 +192,25 @@ class Identities:
 
     # Tokens
 
-    async def note_token(self, jti: str, client: str, issued_at: datetime, expires_at: datetime) -> None:
-        """Remember a token that is given, before it is."""
+    async def note_token(
+        self, jti: str, client: str, issued_at: datetime, expires_at: datetime, *, grant: str | None = None
+    ) -> bool:
+        """Remember a token that is given, before it is; False where what it would be given by has ended."""
         with translated():
             await self._pool.execute(
                 "DELETE FROM oauth_token WHERE expires_at < $1::timestamptz - interval '1 day'", issued_at
             )
-            await self._pool.execute(
-                "INSERT INTO oauth_token (jti, client, issued_at, expires_at) VALUES ($1, $2, $3, $4)",
+            done = await self._pool.execute(
+                "WITH lives AS (SELECT id FROM oauth_grant WHERE id = $5 AND ended_at IS NULL FOR SHARE) "
+                "INSERT INTO oauth_token (jti, client, issued_at, expires_at, grant_id) SELECT $1, $2, $3, $4, $5 "
+                "WHERE $5::text IS NULL OR EXISTS (SELECT FROM lives)",
                 jti,
                 client,
                 issued_at,
                 expires_at,
+                grant,
             )
+        return bool(done.endswith(" 1"))
 
     async def is_good(self, jti: str, now: datetime) -> bool:
         """Tell whether a token was given here, has not ended, was not taken back, and its client may have it."""
@@ -233,4 +262,8 @@ def _client(row: Record) -> Client:
         token_seconds=row["token_seconds"],
         created_at=row["created_at"],
         disabled_at=row["disabled_at"],
+        method=row["method"],
+        secret=row["secret"],
+        redirect_uris=tuple(row["redirect_uris"]),
+        grants=tuple(row["grants"]),
     )

@@ -29,6 +29,7 @@ from shared.store.identity import Identities
 from shared.store.inbox import Inbox
 from shared.store.keys import condition_lock, key_lock
 from shared.store.knowledge import Knowledge
+from shared.store.logins import Logins
 from shared.store.migrate import check
 from shared.store.notices import NoticeQueue
 from shared.store.parking import Parking
@@ -62,6 +63,7 @@ class Store:
         replay: history as events.
         timers: when its timers ran.
         identities: clients, keys and tokens of the issuer.
+        logins: people of the issuer, and the apps they let in.
 
     """
 
@@ -82,6 +84,7 @@ class Store:
         self.replay = Replay(pool, service)
         self.timers = TimerRuns(pool)
         self.identities = Identities(pool)
+        self.logins = Logins(pool)
 
     @classmethod
     async def connect(

@@ -173,6 +173,7 @@ async def clinic(make_database):
             ISSUER,
             (BASE,),
             held,
+            stores["identity"].logins,
             Signing(held, b"s" * 32),
             ROLES,
             client,

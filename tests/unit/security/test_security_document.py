@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.identity.rules import Asked, OAuthRefusal, Registered, grant
+from services.identity.rules.clients import Asked, Registered, grant
+from services.identity.rules.refusal import OAuthRefusal
 from shared.runtime.policy import load_policy
 from shared.security.caller import Caller
 from shared.security.roles import AccessPolicy, as_table, require_understood

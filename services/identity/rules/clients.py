@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.identity.rules.launch import OF_LAUNCH
+from services.identity.rules.refusal import OAuthRefusal
 from shared.fhir.outcome import BadRequest
 from shared.security.roles import Roles, scopes_of
 from shared.security.scopes import OTHERS, ScopeRefused, parse_scope, wider_than
@@ -19,16 +21,6 @@ PATIENT = "patient"
 
 MOST_TOKEN_SECONDS = 3600
 USUAL_TOKEN_SECONDS = 300
-
-
-class OAuthRefusal(Exception):
-    """A refusal as RFC 6749 has it: `error` for programs, the message for people."""
-
-    def __init__(self, error: str, why: str, *, status: int = 400) -> None:
-        super().__init__(why)
-        self.error = error
-        self.why = why
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +91,8 @@ def _patient_in(user: str | None) -> str | None:
     return user.removeprefix("Patient/") if user is not None and user.startswith("Patient/") else None
 
 
-def require_registrable(scope: str, role: str | None, roles: Roles) -> None:
-    """Pass the scopes and the role of a registration.
+def require_registrable(scope: str, role: str | None, roles: Roles, *, by_people: bool = False) -> None:
+    """Pass the scopes and the role of a registration; `by_people`: of an app, which people log in to.
 
     Raises:
         OAuthRefusal: one means nothing here, or there is neither.
@@ -113,7 +105,7 @@ def require_registrable(scope: str, role: str | None, roles: Roles) -> None:
         raise OAuthRefusal("invalid_client_metadata", f"There is no role '{role[:64]}'. There are: {known}.")
     for text in scope.split():
         try:
-            understood = parse_scope(text) is not None or text in OTHERS
+            understood = parse_scope(text) is not None or text in OTHERS or (by_people and text in OF_LAUNCH)
         except ScopeRefused as error:
             raise OAuthRefusal("invalid_client_metadata", str(error)) from None
         if not understood:
