@@ -29,6 +29,8 @@ from shared.fhir.codes import (
 from shared.fhir.json import Resource
 
 NAUSEA = Code(SNOMED, "422587007", "Nausea")
+DILUTED = 1
+"""mg/mL of ketamine in the bag of an infusion."""
 _EVENT = "http://terminology.hl7.org/CodeSystem/adverse-event"
 _OUTPATIENT = Code("http://terminology.hl7.org/CodeSystem/medication-admin-category", "outpatient", "Outpatient")
 _VITAL_SIGNS = Code(OBSERVATION_CATEGORY, "vital-signs", "Vital Signs")
@@ -91,9 +93,17 @@ def vitals(
     ]
 
 
-def start_parameters(order_: str, dose_mg: int, on: datetime, performer: str, witness: str | None = None) -> Resource:
+def diluted(person: Person) -> dict[str, Resource]:
+    """Return, as a parameter, the strength of what goes into a vein: of any other route nobody asks."""
+    return {"strength_valueQuantity": quantity(DILUTED, "mg/mL")} if person.route.key == "iv" else {}
+
+
+def start_parameters(
+    person: Person, order_: str, dose_mg: int, on: datetime, performer: str, witness: str | None = None
+) -> Resource:
     """Return the Parameters of ``Encounter/$start-dose``; what a patient takes himself has a witness."""
     return parameters(
+        **diluted(person),
         medicationRequest_valueReference=reference(order_),
         dose_valueQuantity=quantity(dose_mg, "mg"),
         performer_valueReference=reference(performer),

@@ -95,7 +95,16 @@ def parameters(**given: Any) -> Resource:
     return {"resourceType": "Parameters", "parameter": found}
 
 
-_UNITS = {"kg": "kg", "mg": "mg", "mg/kg": "mg/kg", "mm[Hg]": "mmHg", "/min": "/min", "%": "%", "d": "d"}
+_UNITS = {
+    "kg": "kg",
+    "mg": "mg",
+    "mg/mL": "mg/mL",
+    "mg/kg": "mg/kg",
+    "mm[Hg]": "mmHg",
+    "/min": "/min",
+    "%": "%",
+    "d": "d",
+}
 
 
 def quantity(value: Decimal | int, unit: str) -> dict[str, Any]:

@@ -129,7 +129,11 @@ class Visits(Acting):
         self, encounter: str, order: str, at: datetime, pressure: str, expected: list[str]
     ) -> None:
         """Ask which checks are closed."""
-        named = parameters(medicationRequest_valueReference=reference(order), effective_valueDateTime=instant(at))
+        named = parameters(
+            medicationRequest_valueReference=reference(order),
+            effective_valueDateTime=instant(at),
+            **bedside.diluted(self.person),
+        )
         told = await self.gateway.call(f"{encounter}/$pre-dose-gate", named)
         checks = [parts_of(one) for one in told.get("parameter", []) if one["name"] == "check"]
         closed = {str(one["rule"]): str(one["text"]) for one in checks if one["closes"]}
@@ -160,7 +164,7 @@ class Visits(Acting):
         """Start one more dose than `given`, unless an earlier run did. What a patient takes himself has a witness."""
         himself = self.person.route.key in {"sl", "nasal"}
         performer, witness = (self.subject, self.team.nurse) if himself else (self.team.nurse, None)
-        named = bedside.start_parameters(order, dose_mg, start, performer, witness)
+        named = bedside.start_parameters(self.person, order, dose_mg, start, performer, witness)
 
         async def done() -> Resource | None:
             there = await self._doses(encounter)

@@ -15,7 +15,7 @@ from services.sessions.lots import batch_of
 from services.sessions.rules.amounts import Amounts, Dose, amount_checks, as_dose, quantity_of
 from services.sessions.rules.checks import Check, issues_of
 from services.sessions.rules.claims import COUNTED, begins_ahead, claim_of, corrects_the_amount, resumes
-from services.sessions.rules.gate import Situation, gate, news_check
+from services.sessions.rules.gate import Batch, Situation, gate, news_check
 from services.sessions.rules.infusions import gives_more, is_step, parent_id
 from services.sessions.rules.monitoring import cadence_of
 from services.sessions.rules.readings import readings_of
@@ -86,7 +86,7 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         gender=(await record.get("Patient", str(patient)) or {}).get("gender"),
         flags=await risk_flags(record, patient, start, setting),
         enrolment=await enrolment_of(record, dose, visit, start),
-        batch=await batch_of(record, dose),
+        batch=await _product_of(record, dose),
         holds=await holds_of(record, patient),
         unheard=as_words(await record.unheard(setting.knowledge.dose, f"Patient/{patient}")),
     )
@@ -102,6 +102,22 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         kilograms=kilograms,
     )
     return Known(situation, amounts)
+
+
+async def _product_of(record: Record, dose: Resource) -> Batch:
+    """Return the product of a dose; a step of an infusion gives what the infusion gives."""
+    named = parent_id(dose)
+    parent = None if named is None else await record.get("MedicationAdministration", named)
+    said = await batch_of(record, dose)
+    if parent is None or not is_step(dose, parent):
+        return said
+    whole = await batch_of(record, parent)
+    return Batch(
+        said.lot or whole.lot,
+        said.expires or whole.expires,
+        whole.strength if said.strength is None else said.strength,
+        said.codes or whole.codes,
+    )
 
 
 async def _readings(record: Record, visit: str, setting: Setting) -> list[Resource]:

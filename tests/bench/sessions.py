@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +46,7 @@ from shared.fhir.codes import (
     Code,
 )
 from shared.fhir.json import Resource
+from shared.local.postgres import APPLICATION_ROLE
 from tests.e2e.kap import Kap, free_base
 from tests.live import Session, publish_questionnaires
 
@@ -51,6 +55,8 @@ SAMPLES = 10
 ALARMING_SETS = 4
 """One set in so many is beyond its limit."""
 ALARMING_FEEDS = 200
+QUIET = 10.0
+"""Seconds that the stack is left alone, to know what it uses by itself."""
 AT_ONCE = 12
 """Patients that are brought to their dose side by side."""
 SIGNALS = {"hr": (HEART_RATE.concept(), "/min"), "spo2": (OXYGEN_SATURATION.concept(OXYGEN_SATURATION_ANY), "%")}
@@ -269,6 +275,33 @@ async def compare(ward: Ward, charted: Iterable[Charted]) -> dict[str, int]:
     return found
 
 
+def spent(kap: Kap) -> Counter[str]:
+    """Return the seconds of a processor that each part of the stack has used so far, PostgreSQL's by database."""
+    used: Counter[str] = Counter()
+    _, printed = kap.run("status", "--json")
+    for row in json.loads(printed)["processes"]:
+        used[row["name"]] += seconds_of(psutil.Process(row["pid"]))
+    server = psutil.Process(int((kap.data / "postgres" / "pgdata" / "postmaster.pid").read_text().split()[0]))
+    for child in (server, *server.children()):
+        with suppress(psutil.NoSuchProcess):
+            said = " ".join(child.cmdline()).removeprefix("postgres: ").split()
+            named = said[1] if said[0] == APPLICATION_ROLE else "by itself"
+            used[f"PostgreSQL {named}"] += seconds_of(child)
+    return used
+
+
+def told(parts: Counter[str], count: float, each: str) -> str:
+    """Return what was used, in milliseconds of a processor for each of so many, the most first."""
+    shares = ", ".join(f"{name} {seconds * 1000 / count:.1f}" for name, seconds in parts.most_common(14))
+    return f"milliseconds of a processor a {each}: {sum(parts.values()) * 1000 / count:.0f}, of which {shares}"
+
+
+def seconds_of(process: psutil.Process) -> float:
+    """Return the seconds of a processor that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 async def measure(kap: Kap, count: int, minutes: float) -> None:
     """Admit, chart, compare, print."""
     ports = kap.ports
@@ -276,10 +309,16 @@ async def measure(kap: Kap, count: int, minutes: float) -> None:
         FhirClient(ports.fhir(GATEWAY), concurrency=64) as gateway,
         FhirClient(ports.fhir("sessions"), name="Sessions", concurrency=16) as sessions,
     ):
-        begun = time.monotonic()
+        begun, parts = time.monotonic(), spent(kap)
         whole, charted = await admit(gateway, count)
-        print(f"{count} patients brought to their dose in {time.monotonic() - begun:.0f} s")
+        took = time.monotonic() - begun
+        print(f"{count} patients brought to their dose in {took:.0f} s; {told(spent(kap) - parts, count, 'patient')}")
         ward = Ward(gateway, sessions, whole)
+        await asyncio.sleep(QUIET)  # what follows from the admissions is over
+        parts = spent(kap)
+        await asyncio.sleep(QUIET)
+        print(f"while nothing is asked: {told(spent(kap) - parts, QUIET, 'second')}")
+        parts = spent(kap)
         before, here, since = psutil.cpu_times(), time.process_time(), time.monotonic()
         until = since + minutes * 60
         dice = random.Random(7)
@@ -293,6 +332,7 @@ async def measure(kap: Kap, count: int, minutes: float) -> None:
             f"second; {psutil.cpu_count()} processors {100 * busy / seconds / psutil.cpu_count():.0f} % busy, of which "
             f"this process {100 * (time.process_time() - here) / seconds / psutil.cpu_count():.0f} %"
         )
+        print(told(spent(kap) - parts, asked, "request"))
         print(f"a set of vital signs, to its answer      {ward.sets}")
         print(f"a batch of the feed, to its answer       {ward.feeds}")
         print(f"an alarm, from the reading sent to there {ward.alarms}")

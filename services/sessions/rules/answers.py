@@ -182,7 +182,7 @@ def risk_check(flags: Sequence[tuple[str, datetime]], risk: Risk, decisions: Seq
 def held_check(holds: Sequence[str], asked: Asked | None, held: Held, decisions: Sequence[Decision]) -> Check:
     """Return the check of medicines to be held before a dose; `holds`: the DetectedIssues that say so.
 
-    That it was not held closes the gate; where nobody has asked, it is told, and closes nothing.
+    That it was not held closes the gate, and a prescriber may decide; so does that nobody has asked, until it is.
     """
     title = "Medicines held before the dose"
     answer = None if asked is None else asked.answers.get(held.link)
@@ -190,7 +190,7 @@ def held_check(holds: Sequence[str], asked: Asked | None, held: Held, decisions:
         return Check(held.rule, title, "open", "In order.", held.source, closes=False, evidence=tuple(holds))
     if answer is not False or asked is None:
         text = f"Screening says that a medicine is to be held. Ask whether it was (kap-pre-dose, item {held.link})."
-        return Check(held.rule, title, "not-known", text, held.source, closes=False, evidence=tuple(holds))
+        return Check(held.rule, title, "not-known", text, held.source, closes=True, evidence=tuple(holds))
     decided = _decided(decisions, held.rule, asked.when) if held.decidable else []
     return Check(
         held.rule,

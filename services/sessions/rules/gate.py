@@ -223,7 +223,7 @@ def _lot(situation: Situation, policy: GatePolicy) -> Check:
 
 
 def _dilution(situation: Situation, policy: Dilution) -> Iterator[Check]:
-    """Yield the check of a concentrated product: as such it is not given into a vein."""
+    """Yield the check of a concentrated product: into a vein it goes diluted, and with its strength said."""
     if (situation.drug, situation.route) != (policy.drug, policy.route):
         return
     strength, title = situation.batch.strength, "Diluted before intravenous use"
@@ -231,8 +231,11 @@ def _dilution(situation: Situation, policy: Dilution) -> Iterator[Check]:
     strong = known and (strength is None or strength >= policy.at_least)
     limit = f"below {policy.at_least:f} mg/mL"
     if not known:
-        text = f"The strength is not said. A product of {policy.at_least:f} mg/mL or more is diluted first."
-        yield Check("G-DILUTED", title, "warned", text, policy.source, closes=False, limit=limit)
+        text = (
+            "the strength is not said. Say it as it is given (parameter strength, mg/mL); a product of "
+            f"{policy.at_least:f} mg/mL or more is diluted first."
+        )
+        yield Check("G-DILUTED", title, "not-known", text, policy.source, closes=True, limit=limit)
         return
     said = f"{policy.at_least:f} mg/mL" if strength is None else f"{strength:f} mg/mL"
     text = f"the product holds {said}. Dilute it, and say the strength as it is given (parameter strength, mg/mL)."

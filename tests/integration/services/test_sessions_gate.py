@@ -165,15 +165,15 @@ async def test_100_mg_a_millilitre_goes_into_a_vein_only_diluted(bench, clock):
     bedside = Bedside(await bench.open(sessions_service), clock)
     await bedside.begin(codes.ROUTE_IV, 35)
     await bedside.chart()
-    for strength in (100, 1):
+    for strength in (100, None, 1):
         quantity = {"value": strength, "unit": "mg/mL", "system": codes.UCUM, "code": "mg/mL"}
         given = [
             {"name": "medicationRequest", "valueReference": about(bedside.ordered)},
             {"name": "dose", "valueQuantity": milligrams(35)},
             {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
-            {"name": "strength", "valueQuantity": quantity},
+            *([] if strength is None else [{"name": "strength", "valueQuantity": quantity}]),
         ]
-        if strength == 100:
+        if strength != 1:
             with pytest.raises(Unprocessable) as refused:
                 await bedside.sessions.call("start-dose", bedside.visit, *given)
             assert rules_of(refused) == {"G-DILUTED"}
@@ -195,6 +195,9 @@ async def test_what_screening_says_is_to_be_held_is_asked_about_and_closes_the_g
     }
     told = await bedside.tell("intake", issue)
     await bedside.chart()
+    with pytest.raises(Unprocessable) as refused:
+        await bedside.start()
+    assert rules_of(refused) == {"G-HOLD"}
     await bedside.ask(held=False)
     with pytest.raises(Unprocessable) as refused:
         await bedside.start()

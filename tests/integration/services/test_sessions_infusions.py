@@ -19,7 +19,21 @@ async def infusion(bench, clock):
     await at.chart()
     dose = at.dose(35)
     dose["dosage"]["rateQuantity"] = milligrams(52.5, "mg/h")
+    del dose["medicationCodeableConcept"]
+    dose |= product(1)
     return at, await at.sessions.create(dose)
+
+
+def product(strength):
+    """Return ketamine of so many mg/mL as the medication of a dose."""
+    part = {"numerator": milligrams(strength), "denominator": milligrams(1, "mL")}
+    inside = {
+        "resourceType": "Medication",
+        "id": "product",
+        "code": codes.KETAMINE.concept(),
+        "ingredient": [{"itemCodeableConcept": codes.KETAMINE.concept(), "strength": part}],
+    }
+    return {"contained": [inside], "medicationReference": {"reference": "#product"}}
 
 
 def step(at, parent, status="in-progress", rate=52.5, **more):

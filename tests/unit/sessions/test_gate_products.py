@@ -34,8 +34,8 @@ def check(situation, rule):
         (Batch(strength=Decimal(150)), ("closed", True)),
         (Batch(codes=(STRONG,)), ("closed", True)),
         (Batch(strength=Decimal(10), codes=(STRONG,)), ("open", False)),
-        (Batch(codes=("238082",)), ("warned", False)),
-        (Batch(), ("warned", False)),
+        (Batch(codes=("238082",)), ("not-known", True)),
+        (Batch(), ("not-known", True)),
     ],
 )
 def test_a_concentrated_product_goes_into_a_vein_only_when_it_was_diluted(batch, expected):
@@ -64,8 +64,9 @@ def decided(minutes):
         ((), None, (), ("open", False)),
         ((), False, (), ("open", False)),
         (HOLDS, True, (), ("open", False)),
-        (HOLDS, None, (), ("not-known", False)),
-        (HOLDS, "yes", (), ("not-known", False)),
+        (HOLDS, None, (), ("not-known", True)),
+        (HOLDS, "yes", (), ("not-known", True)),
+        (HOLDS, None, decided(0), ("not-known", True)),
         (HOLDS, False, (), ("closed", True)),
         (HOLDS, False, decided(0), ("decided", False)),
         (HOLDS, False, decided(-1), ("closed", True)),
