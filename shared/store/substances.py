@@ -136,20 +136,37 @@ class Substances:
         assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
         return Booked(row[0], str(row[1]), row[2], row[3], entry)
 
+    async def least(self, vial: Vial, since: datetime) -> int | None:
+        """Return the least that a vial held at `since` or at any time after it; None: it had not come in by then."""
+        at = await self.balance(vial, since)
+        if at is None:
+            return None
+        with translated():
+            later = await self._connection.fetchval(
+                "SELECT min(e.held)::bigint FROM (SELECT occurred_at, sum(change_ug) OVER (ORDER BY occurred_at) "
+                "AS held FROM substance_event WHERE tenant = $1 AND ndc = $2 AND lot = $3 AND vial = $4) e "
+                "WHERE e.occurred_at >= $5",
+                self._tenant,
+                vial.ndc,
+                vial.lot,
+                vial.vial,
+                since,
+            )
+        return at if later is None else min(at, int(later))
+
     async def entries(
         self, *, since: datetime | None = None, until: datetime | None = None, administration: str | None = None
     ) -> Sequence[Booked]:
         """Return entries of a time (both ends included), or of a dose, in the order in which they were made."""
+        asked = {"occurred_at >=": since, "occurred_at <=": until, "administration =": administration}
+        named = {condition: value for condition, value in asked.items() if value is not None}
+        where = "".join(f" AND {condition} ${number}" for number, condition in enumerate(named, start=2))
         with translated():
             rows = await self._connection.fetch(
-                f"SELECT sequence, id, balance_ug, recorded_at, {_COLUMNS} FROM substance_event WHERE tenant = $1 "
-                "AND ($2::timestamptz IS NULL OR occurred_at >= $2) "
-                "AND ($3::timestamptz IS NULL OR occurred_at <= $3) "
-                "AND ($4::text IS NULL OR administration = $4) ORDER BY sequence",
+                f"SELECT sequence, id, balance_ug, recorded_at, {_COLUMNS} FROM substance_event WHERE tenant = $1"
+                f"{where} ORDER BY sequence",
                 self._tenant,
-                since,
-                until,
-                administration,
+                *named.values(),
             )
         return [Booked(row[0], str(row[1]), row[2], row[3], Entry(*row[4:])) for row in rows]
 

@@ -1,8 +1,9 @@
 """How 200 dosing sessions at once are charted, on a whole stack with Apache Kafka; prints, judges nothing.
 
-    .venv/bin/python -m tests.bench.sessions [--sessions 200] [--minutes 5]
+    .venv/bin/python -m tests.bench.sessions [--sessions 200] [--minutes 5] [--pace 1]
 
-Real rates, not compressed: each session charts one set of vital signs (a transaction of three Observations) every five
+Real rates, not compressed (but by `--pace`: 20 sessions at pace 10 ask as often as 200, and are sooner admitted): each
+session charts one set of vital signs (a transaction of three Observations) every five
 minutes, and has one batch of a monitor's feed (heart rate and saturation, ten samples each, put into the SampledData
 Observation of the signal and minute) every ten seconds. One set in four, and now and then a sample, is beyond its
 limit. Everything goes through the gateway; this process sends it, on the same processors.
@@ -96,8 +97,9 @@ class Charted:
 class Ward:
     """Many sessions at once; `team` is on duty for all of them."""
 
-    def __init__(self, gateway: FhirClient, sessions: FhirClient, team: Team) -> None:
+    def __init__(self, gateway: FhirClient, sessions: FhirClient, team: Team, pace: float) -> None:
         self.team = team
+        self.pace = pace
         self.gateway = gateway
         self.sessions = sessions
         self.sets, self.feeds, self.alarms, self.seen = Timed(), Timed(), Timed(), Timed()
@@ -116,6 +118,7 @@ class Ward:
         self, seconds: float, until: float, dice: random.Random, do: Callable[[int], Awaitable[None]]
     ) -> None:
         """Do something at a fixed pace: what takes long does not make the next one late."""
+        seconds /= self.pace
         due = time.monotonic() + dice.uniform(0, seconds)
         number = 0
         while due < until:
@@ -169,7 +172,9 @@ class Ward:
             name = f"{charted.session.key}-feed-{signal}-{minute}"
             before = charted.says.get(name, "") if batch else ""
             data = f"{before} {' '.join(samples)}".strip()
-            made.append(feed(charted.session, name, code, unit, data, charted.since + timedelta(minutes=minute)))
+            made.append(
+                feed(charted.session, name, code, unit, data, charted.since + timedelta(minutes=minute / self.pace))
+            )
         entries = [
             {"fullUrl": f"urn:uuid:feed-{n}", "resource": one, "request": {"method": "PUT", "url": conditional(one)}}
             for n, one in enumerate(made)
@@ -302,7 +307,7 @@ def seconds_of(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-async def measure(kap: Kap, count: int, minutes: float) -> None:
+async def measure(kap: Kap, count: int, minutes: float, pace: float) -> None:
     """Admit, chart, compare, print."""
     ports = kap.ports
     async with (
@@ -313,7 +318,7 @@ async def measure(kap: Kap, count: int, minutes: float) -> None:
         whole, charted = await admit(gateway, count)
         took = time.monotonic() - begun
         print(f"{count} patients brought to their dose in {took:.0f} s; {told(spent(kap) - parts, count, 'patient')}")
-        ward = Ward(gateway, sessions, whole)
+        ward = Ward(gateway, sessions, whole, pace)
         await asyncio.sleep(QUIET)  # what follows from the admissions is over
         parts = spent(kap)
         await asyncio.sleep(QUIET)
@@ -328,8 +333,8 @@ async def measure(kap: Kap, count: int, minutes: float) -> None:
         busy = sum(getattr(used, name) - getattr(before, name) for name in ("user", "system", "nice"))
         asked = len(ward.sets.taken) + len(ward.feeds.taken)
         print(
-            f"{count} sessions for {seconds / 60:.1f} min at the real rate: {asked} requests, {asked / seconds:.1f} a "
-            f"second; {psutil.cpu_count()} processors {100 * busy / seconds / psutil.cpu_count():.0f} % busy, of which "
+            f"{count} sessions for {seconds / 60:.1f} min at {pace:g} times the real rate: {asked} requests, "
+            f"{asked / seconds:.1f} a second; {psutil.cpu_count()} processors {100 * busy / seconds / psutil.cpu_count():.0f} % busy, of which "
             f"this process {100 * (time.process_time() - here) / seconds / psutil.cpu_count():.0f} %"
         )
         print(told(spent(kap) - parts, asked, "request"))
@@ -350,13 +355,14 @@ def main() -> None:
     given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     given.add_argument("--sessions", type=int, default=200)
     given.add_argument("--minutes", type=float, default=5)
+    given.add_argument("--pace", type=float, default=1)
     asked = given.parse_args(sys.argv[1:])
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] - told as it comes, into a file too
     with tempfile.TemporaryDirectory(prefix="kap-bench-", ignore_cleanup_errors=True) as folder:
         kap = Kap(Path(folder), Ports(free_base()))
         try:
             kap.must("up", "--detach", "--port-base", str(kap.ports.base), "--kafka", "apache", "--no-auth")
-            asyncio.run(measure(kap, asked.sessions, asked.minutes))
+            asyncio.run(measure(kap, asked.sessions, asked.minutes, asked.pace))
         finally:
             kap.run("down")
 

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import Any, Final
 
 from services.sessions.drugs import gated_drug
-from services.sessions.ledger import UG_IN_MG, given_out, investigate, settle
+from services.sessions.ledger import UG_IN_MG, given_out, investigate, micrograms_of, settle
 from services.sessions.names import address_of, name_of
 from services.sessions.operations.parameters import moment_in
 from services.sessions.rules.substances import KINDS, OUT, RECORDS, WITNESSED, against, lacking, micrograms, product_of
@@ -133,15 +133,18 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
         raise BadRequest("What is booked has happened: occurred is still to come.", expression=["Parameters.parameter"])
     ledger, vial = Substances(record.transaction), Vial(str(given["ndc"]), str(given["lot"]), str(given["vial"]))
     await ledger.hold(vial)
-    held = await ledger.balance(vial)
-    amount = _amount(kind, given)
+    held, amount = await ledger.balance(vial, occurred), _amount(kind, given)
     change = {"open": 0, "count": amount - (held or 0)}.get(kind, -amount if kind in OUT else amount)
     performer = str(given["performer"]["reference"])
     witness = None if "witness" not in given else str(given["witness"]["reference"])
-    issues = list(against(kind, change, held, performer=performer, witness=witness))
+    least = await ledger.least(vial, occurred)
+    received = await ledger.balance(vial) is not None
+    issues = list(against(kind, change, least, received=received, performer=performer, witness=witness))
     if issues:
         raise Unprocessable(issues)
     dose = await _given_out(given, record, setting) if kind == "administer" else None
+    if dose is not None:
+        await _require_new(ledger, vial, dose, amount)
     booked = await ledger.book(
         Entry(
             kind=kind,
@@ -167,6 +170,22 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
     if kind in ("open", "administer") and await _is_expired(ledger, vial, occurred):
         await investigate(record, f"expired:{vial}", f"{vial} was used after its last day", now)
     return {"resourceType": "Parameters", "parameter": [_told(booked)]}
+
+
+async def _require_new(ledger: Substances, vial: Vial, dose: Resource, amount: int) -> None:
+    """Refuse to book the same again: out of a vial that a dose was booked out of, no more than was given."""
+    reference, given = f"{dose['resourceType']}/{dose['id']}", micrograms_of(dose)
+    booked = await ledger.entries(administration=reference)
+    total = amount - sum(one.entry.change_ug for one in booked)
+    if any(one.entry.of == vial for one in booked) and (given is None or total > given):
+        raise Unprocessable(
+            f"Not booked: {reference} is booked out of this vial already, and with this entry it would be more than "
+            "was given. Correct the dose first where more was given; what was spilt is wasted (kind waste).",
+            code="duplicate",
+            expression=["Parameters"],
+            rule="C-DOSE",
+            source=RECORDS,
+        )
 
 
 async def _is_expired(ledger: Substances, vial: Vial, when: datetime) -> bool:

@@ -86,19 +86,33 @@ def micrograms(milligrams: Decimal, factor: Decimal) -> int | None:
     return int(exact) if exact == exact.to_integral_value() else None
 
 
-def against(kind: str, change: int, held: int | None, *, performer: str, witness: str | None) -> Iterator[Issue]:
-    """Yield what forbids an entry: `held` is what the vial holds now, None: it never came in."""
-    if kind == "receive" and held is not None:
+def against(
+    kind: str, change: int, least: int | None, *, received: bool, performer: str, witness: str | None
+) -> Iterator[Issue]:
+    """Yield what forbids an entry.
+
+    Args:
+        kind: of the entry.
+        change: what the vial holds more by it, in micrograms.
+        least: what the vial held at the time of the entry, or at any time after it, at the least; None: it had not come
+            in by then.
+        received: whether it has ever come in.
+        performer: who does it.
+        witness: who signs beside him.
+
+    """
+    if kind == "receive" and received:
         yield _refused("C-RECEIVED", "this vial was received before. Correct its content by adjust, with a witness.")
-    if kind != "receive" and held is None:
-        yield _refused("C-RECEIVED", "this vial was never received here: check NDC, lot and vial, or receive it first.")
+    if kind != "receive" and least is None:
+        said = "was not here yet at that time" if received else "was never received here"
+        yield _refused("C-RECEIVED", f"this vial {said}: check NDC, lot, vial and time, or receive it first.")
     if witness is not None and witness == performer:
         yield _refused("C-WITNESS", "the witness is another person than the one who does it: two signatures.")
-    if held is not None and held + change < 0:
+    if least is not None and least + change < 0:
         yield _refused(
             "C-BALANCE",
-            f"the vial holds {held} micrograms by the ledger. Count it (kind count): the difference is then on record "
-            "and investigated.",
+            f"from that time on the vial held as little as {least} micrograms by the ledger. Count it (kind count): "
+            "the difference is then on record and investigated.",
         )
 
 

@@ -132,6 +132,47 @@ async def test_a_count_that_differs_is_booked_and_investigated(bedside):
     assert "counted 480000 micrograms, 500000 by the ledger" in task["description"]
 
 
+async def test_the_rest_of_a_dose_that_was_corrected_to_more_is_booked_out_of_its_vial_and_no_entry_counts_twice(
+    bedside,
+):
+    reference = await given_dose(bedside, 60)
+    await book(bedside, "receive", 500)
+    await book(bedside, "administer", 60, administration=reference)
+    with pytest.raises(Unprocessable) as error:
+        await book(bedside, "administer", 60, administration=reference)
+    assert rules_of(error) == {"C-DOSE"}
+    dose = await bedside.sessions.get(*reference.split("/"))
+    dosage = {**dose["dosage"], "dose": milligrams(70)}
+    await bedside.sessions.update({**dose, "status": "completed", "dosage": dosage})
+    await book(bedside, "administer", 10, administration=reference)
+    assert await balance(bedside) == 430_000
+    assert await investigations(bedside) == []
+
+
+async def test_nothing_is_booked_out_of_a_vial_before_it_came_in_nor_so_that_it_had_held_less_than_nothing(bedside):
+    came = bedside.clock.now
+    for minutes, kind, amount in ((0, "receive", 100), (60, "waste", 90)):
+        bedside.clock.now = came + timedelta(minutes=minutes)
+        await book(bedside, kind, amount, **({"witness": "Practitioner/other"} if kind == "waste" else {}))
+    for minutes, rule in ((-1, "C-RECEIVED"), (30, "C-BALANCE")):
+        at = zulu(came + timedelta(minutes=minutes))
+        with pytest.raises(Unprocessable) as error:
+            await book(bedside, "waste", 20, witness="Practitioner/other", occurred=at)
+        assert rules_of(error) == {rule}
+    assert await balance(bedside) == 10_000
+
+
+async def test_a_count_of_an_earlier_hour_is_held_against_what_the_vial_held_then(bedside):
+    await book(bedside, "receive", 100)
+    bedside.clock.forward(minutes=10)
+    counted = zulu(bedside.clock.now)
+    bedside.clock.forward(minutes=10)
+    await book(bedside, "waste", 30, witness="Practitioner/other")
+    await book(bedside, "count", 100, occurred=counted)
+    assert await investigations(bedside) == []
+    assert await balance(bedside) == 70_000
+
+
 async def test_more_booked_out_for_a_dose_than_was_given_is_investigated(bedside):
     dose = await given_dose(bedside)
     await book(bedside, "receive", 500)
