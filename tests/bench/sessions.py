@@ -334,8 +334,9 @@ async def measure(kap: Kap, count: int, minutes: float, pace: float) -> None:
         asked = len(ward.sets.taken) + len(ward.feeds.taken)
         print(
             f"{count} sessions for {seconds / 60:.1f} min at {pace:g} times the real rate: {asked} requests, "
-            f"{asked / seconds:.1f} a second; {psutil.cpu_count()} processors {100 * busy / seconds / psutil.cpu_count():.0f} % busy, of which "
-            f"this process {100 * (time.process_time() - here) / seconds / psutil.cpu_count():.0f} %"
+            f"{asked / seconds:.1f} a second; {psutil.cpu_count()} processors "
+            f"{100 * busy / seconds / psutil.cpu_count():.0f} % busy, of which this process "
+            f"{100 * (time.process_time() - here) / seconds / psutil.cpu_count():.0f} %"
         )
         print(told(spent(kap) - parts, asked, "request"))
         print(f"a set of vital signs, to its answer      {ward.sets}")
