@@ -1,0 +1,188 @@
+"""However bookings meet, the ledger of controlled substances balances to the microgram at any instant, and its reports
+say what it holds: entries of several writers at once, of now and of an earlier hour, on the same vials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.sessions.service import sessions as sessions_service
+from shared.fhir import codes
+from shared.fhir.dates import interval, zulu
+from shared.fhir.outcome import Unprocessable
+from shared.runtime.policy import load_policy
+from tests.integration.services.bedside import Bedside
+from tests.integration.services.course import START, Bench, Clock
+from tests.integration.services.test_sessions_substances import book, call
+
+NDC = "0409-2051-05"
+WITNESSED = {"waste", "destroy", "adjust"}
+BOOKING = st.tuples(
+    st.sampled_from(["receive", "open", "waste", "waste", "destroy", "return", "count", "adjust"]),
+    st.sampled_from(["V1", "V2"]),
+    st.one_of(st.integers(1, 400), st.sampled_from([1, 100_000, 500_000, 500_001])),  # micrograms
+    st.sampled_from([0, 0, 1, 30]),  # minutes ago
+)
+STEP = st.one_of(st.lists(BOOKING, min_size=1, max_size=5), st.integers(1, 20))
+"""Bookings that are made at once; or minutes that pass."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """An entry as the dispensing log says it."""
+
+    id: str
+    kind: str
+    vial: str
+    change: int
+    balance: int
+    occurred: datetime
+    performer: str
+    witness: str | None
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Line:
+        said = {one["name"]: next(value for name, value in one.items() if name != "name") for one in told["part"]}
+        return cls(
+            said["id"], said["kind"], said["vial"], int(said["change"]["value"]), int(said["balance"]["value"]),
+            interval(said["occurred"])[0], said["performer"]["reference"], said.get("witness", {}).get("reference"),
+        )  # fmt: skip
+
+
+async def log(at: Bedside, **within: str) -> list[Line]:
+    return [Line.of(one) for one in (await call(at, "substance-log", **within)).get("parameter", [])]
+
+
+def held(lines: list[Line], vial: str, when: datetime) -> int | None:
+    """Add up what a vial held at an instant; None: it had not come in."""
+    changes = [one.change for one in lines if one.vial == vial and one.occurred <= when]
+    return sum(changes) if changes else None
+
+
+def may_be_booked(lines: list[Line], kind: str, vial: str, amount: int, when: datetime) -> bool:
+    """Tell by a model of its own whether an entry is one that can have been."""
+    there = held(lines, vial, when)
+    if kind == "receive":
+        return not any(one.vial == vial for one in lines)
+    if there is None:
+        return False
+    change = {"open": 0, "count": amount - there, "adjust": amount}.get(kind, -amount)
+    later = [when, *(one.occurred for one in lines if one.vial == vial and one.occurred >= when)]
+    return all((held(lines, vial, one) or 0) + change >= 0 for one in later)
+
+
+async def booked(at: Bedside, booking: tuple[str, str, int, int]) -> Any:
+    kind, vial, amount, ago = booking
+    more = {"witness": "Practitioner/other", "form41": "F41", "note": "label torn"}
+    needs = {"waste": ("witness",), "destroy": ("witness", "form41"), "adjust": ("witness", "note")}.get(kind, ())
+    return await book(
+        at,
+        kind,
+        None if kind == "open" else Decimal(amount) / 1000,
+        vial=vial,
+        occurred=zulu(at.clock.now - timedelta(minutes=ago)),
+        **{name: more[name] for name in needs},
+    )
+
+
+async def play(at: Bedside, steps: list[Any], seen: Counter[str]) -> None:
+    for step in steps:
+        if isinstance(step, int):
+            at.clock.forward(minutes=step)
+            continue
+        before = await log(at)
+        answers = await asyncio.gather(*(booked(at, one) for one in step), return_exceptions=True)
+        faults = [one for one in answers if isinstance(one, BaseException) and not isinstance(one, Unprocessable)]
+        assert not faults
+        lines = await log(at)
+        made = [Line.of(one["parameter"][0]) for one in answers if isinstance(one, dict)]
+        assert sorted(one.id for one in lines) == sorted(one.id for one in (*before, *made)), "lost, or invented"
+        seen["booked"] += len(made)
+        seen["refused"] += len(answers) - len(made)
+        seen["at once"] += len(made) > 1
+        if len(step) == 1:
+            kind, vial, amount, ago = step[0]
+            when = at.clock.now - timedelta(minutes=ago)
+            assert bool(made) == may_be_booked(before, kind, vial, amount, when), "refused what was, or booked what not"
+            seen["of an earlier hour"] += bool(made) and ago > 0
+    await balances(at, seen)
+
+
+async def balances(at: Bedside, seen: Counter[str]) -> None:
+    """Hold every report against the entries."""
+    lines = await log(at)
+    for vial in ("V1", "V2"):
+        left = 0
+        for one in (one for one in lines if one.vial == vial):
+            left += one.change
+            assert one.balance == left >= 0
+    for one in lines:
+        assert (one.witness is not None and one.witness != one.performer) == (one.kind in WITNESSED), "two signatures"
+    for when in sorted({one.occurred + timedelta(seconds=by) for one in lines for by in (-1, 0, 1)}):
+        there = {vial: amount for vial in ("V1", "V2") if (amount := held(lines, vial, when)) is not None}
+        assert min(there.values(), default=0) >= 0
+        inventory = (await call(at, "substance-inventory", at=zulu(when))).get("parameter", [])
+        said = [{part["name"]: part for part in one["part"]} for one in inventory if one["name"] == "vial"]
+        told = {one["vial"]["valueString"]: int(one["balance"]["valueQuantity"]["value"]) for one in said}
+        assert told == {vial: amount for vial, amount in there.items() if amount}
+        products = [one["part"] for one in inventory if one["name"] == "product"]
+        whole = [int(part["valueQuantity"]["value"]) for one in products for part in one if part["name"] == "balance"]
+        assert sum(whole) == sum(there.values())
+        seen["instants"] += 1
+    for one in lines[:1]:
+        some = await log(at, start=zulu(one.occurred), end=zulu(one.occurred + timedelta(minutes=5)))
+        assert some == [x for x in lines if one.occurred <= x.occurred <= one.occurred + timedelta(minutes=5)]
+    tasks = await at.sessions.search("Task", code=codes.INVESTIGATE_SUBSTANCE.token(), status="requested")
+    asked = {one["identifier"][0]["value"].rpartition(":")[2] for one in tasks}
+    mine = {one.id for one in lines}
+    assert asked & mine == {one.id for one in lines if one.kind == "count" and one.change}, "a difference nobody sees"
+    seen["differences"] += len(asked & mine)
+
+
+def campaign(make_database: Any, examples: int, *, same: bool = False) -> None:
+    loop = asyncio.new_event_loop()
+    clock, seen, number = Clock(START), Counter[str](), iter(range(10**6))
+    bench = Bench(make_database, clock, load_policy())
+    try:
+        opened = loop.run_until_complete(bench.open(sessions_service))
+
+        @settings(max_examples=examples, deadline=None, derandomize=same, suppress_health_check=list(HealthCheck))
+        @given(st.lists(STEP, min_size=3, max_size=9))
+        def run(steps: list[Any]) -> None:
+            at = Bedside(opened, clock, who={"resourceType": "Patient", "id": f"p{next(number)}"})
+            loop.run_until_complete(emptied(at))
+            loop.run_until_complete(play(at, steps, seen))
+
+        run()
+    finally:
+        loop.run_until_complete(bench.close())
+        loop.close()
+    for name in ("booked", "refused", "at once", "of an earlier hour", "instants", "differences"):
+        assert seen[name], f"the campaign has to come to '{name}' to say anything: {seen}"
+
+
+async def emptied(at: Bedside) -> None:
+    """Begin with no entry at all: what is append-only for everybody is emptied by its owner past its triggers."""
+    async with at.sessions.record("none") as record:
+        connection = record.transaction.connection
+        await connection.execute("ALTER TABLE substance_event DISABLE TRIGGER USER")
+        await connection.execute("DELETE FROM substance_event")
+        await connection.execute("ALTER TABLE substance_event ENABLE TRIGGER USER")
+
+
+def test_the_ledger_balances_at_any_instant_whoever_books_at_once(make_database):
+    campaign(make_database, 20, same=True)
+
+
+@pytest.mark.slow
+def test_the_ledger_balances_through_a_long_campaign(make_database):
+    campaign(make_database, 400)
