@@ -6,11 +6,13 @@ from shared.testing.brokers import apache_kafka, broker, kafka, memory_broker
 from shared.testing.databases import database, make_database, postgres, store
 from shared.testing.tiers import pytest_collection_modifyitems, pytest_report_header, pytest_terminal_summary
 from tests.feature_map import pytest_configure
+from tests.hl7 import hl7_validator
 
 __all__ = [
     "apache_kafka",
     "broker",
     "database",
+    "hl7_validator",
     "kafka",
     "make_database",
     "memory_broker",

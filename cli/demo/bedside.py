@@ -23,6 +23,7 @@ from shared.fhir.codes import (
     ROUTE_IM,
     RXNORM,
     SNOMED,
+    SYMPTOM,
     SYSTOLIC,
     Code,
 )
@@ -201,6 +202,12 @@ def looked(key: str, subject: str, encounter: str, by: str, minute: int, on: dat
 def sedation(key: str, subject: str, encounter: str, by: str, minute: int, score: int, on: datetime) -> Resource:
     """Return the sedation that was rated (MOAA/S, 5 responds readily)."""
     return {**_seen(f"{key}-moaas-{minute}", MOAA_S, subject, encounter, by, on), "valueInteger": score}
+
+
+def headache(key: str, subject: str, encounter: str, by: str, on: datetime) -> Resource:
+    """Return that the patient told of a headache."""
+    made = _seen(key, SYMPTOM, subject, encounter, by, on)
+    return {**made, "valueCodeableConcept": Code(SNOMED, "25064002", "Headache").concept(text="Headache")}
 
 
 def _seen(key: str, code: Code, subject: str, encounter: str, by: str, on: datetime) -> Resource:

@@ -1,4 +1,4 @@
-"""One session charted while it goes on: a reading is missed, a pressure treated, the infusion stopped."""
+"""One session charted while it goes on: a reading is missed, pressure and headache treated, the infusion stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cli.demo import bedside, before
 from cli.demo.patients import Reading
 from cli.demo.resources import IDENTIFIER, instant, parameters, quantity, reference
 from cli.demo.visits import Visits, with_status
-from shared.fhir.codes import SUSTAINED_PRESSURE, VITAL_ALARM, VITALS_MISSED, Code
+from shared.fhir.codes import SUSTAINED_PRESSURE, SYMPTOM_ALARM, VITAL_ALARM, VITALS_MISSED, Code
 from shared.fhir.json import Resource
 
 INDEX = 2
@@ -90,17 +90,38 @@ class Live(Visits):
         found = {"encounter": encounter, "code": SUSTAINED_PRESSURE.token()}
         call = await self.until(f"the sustained alarm of {self.person.name}", lambda: self.first("Task", found))
         self.step("184/104, 182/102: sustained alarm")
+        await self._complains(key, encounter, start)
         rescue = bedside.rescue(key, self.subject, encounter, self.team.nurse, start + timedelta(minutes=14))
         rescue |= {"identifier": _named(f"{key}-labetalol"), "medicationCodeableConcept": _LABETALOL.concept()}
         rescue |= {"reasonReference": [call["focus"]], "dosage": {"dose": quantity(10, "mg")}}
         del rescue["reasonCode"]
         await self.create(rescue)
         await self.transact(*self._read(key, encounter, _FINE, start))
-        for code in (VITAL_ALARM, SUSTAINED_PRESSURE):
+        for code in (VITAL_ALARM, SUSTAINED_PRESSURE, SYMPTOM_ALARM):
             for one in await self.gateway.search("Task", {"encounter": encounter, "code": code.token()}):
-                done = self.done_by(self.team.prescriber, "At the bedside. Labetalol 10 mg, no symptoms.")
+                done = self.done_by(
+                    self.team.prescriber, "At the bedside. Labetalol 10 mg; the headache passed, no other symptom."
+                )
                 await self.gateway.bring(f"Task/{one['id']}", done)
         self.step("labetalol given, back within limits")
+
+    async def _complains(self, key: str, encounter: str, start: datetime) -> None:
+        """The patient tells of a headache: beside such a pressure it calls at once, and the prescriber takes it."""
+        at = start + timedelta(minutes=14)
+        told = bedside.headache(f"{key}-headache", self.subject, encounter, self.team.nurse, at)
+        held = await self.create(told)
+        query = {"encounter": encounter, "code": SYMPTOM_ALARM.token()}
+
+        async def called() -> Resource | None:
+            calls = await self.gateway.search("Task", query)
+            return next((one for one in calls if one["focus"]["reference"] == held.reference), None)
+
+        call = await self.until(f"the call after the headache of {self.person.name}", called)
+        taken = {"status": "accepted", "owner": reference(self.team.prescriber)}
+        await self.gateway.bring(
+            f"Task/{call['id']}", lambda now: {**now, **taken} if now["status"] == "requested" else None
+        )
+        self.step("headache beside it: called at once (A-SYMPTOM), taken by the prescriber")
 
     async def _stopped(self, key: str, encounter: str, booked: str, dose: Resource) -> None:
         """Stop the infusion with what was given, book it, and hand the patient over to the hospital's ward."""

@@ -1,27 +1,20 @@
-"""One running stack with a played demo, and one engine of the HL7 validator, for all contract tests."""
+"""One running stack with a played demo for all contract tests."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 
 from cli.stack.ports import Ports
-from shared.fhir.json import parse
-from shared.http.conformance import TYPES_OF, Conformance
-from shared.local.jars import JarsUnavailable, resolve
-from shared.testing.hl7_validator import VALIDATOR, Hl7Validator
+from shared.http.conformance import TYPES_OF
+from shared.testing.hl7_validator import Hl7Validator
 from tests.contract.ips_guide import GuideUnavailable, ips_package
 from tests.contract.server import Server
-from tests.data import shared_data
 from tests.e2e.kap import Kap, free_base
-
-US_CORE = "hl7.fhir.us.core-7.0.0-no-examples.tgz"
 
 
 def held_types(gateway: httpx.Client) -> list[str]:
@@ -85,35 +78,6 @@ def gateway(played: Kap) -> Iterator[httpx.Client]:
     """A client of the gateway's FHIR base."""
     with httpx.Client(base_url=f"{played.ports.url('gateway')}/fhir", trust_env=False, timeout=30) as client:
         yield client
-
-
-def project_definitions(folder: Path) -> Iterator[Path]:
-    """Write the project's own profiles, extensions, code systems and value sets as files, as they are published."""
-    conformance = Conformance((), (), "project")
-    for type_ in ("StructureDefinition", "CodeSystem", "ValueSet"):
-        for one in conformance.search(type_, [("_count", "1000")], None, strict=True).entries:
-            if parse(one.body)["url"].startswith("https://kap-exchange.org/"):
-                file = folder / f"{type_}-{one.id}.json"
-                file.write_bytes(one.body)
-                yield file
-
-
-@pytest.fixture(scope="session")
-def hl7_validator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hl7Validator]:
-    """The engine with US Core and the project's definitions. Without its jars the test is skipped; in CI it fails."""
-    try:
-        resolve(VALIDATOR)
-    except JarsUnavailable as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    definitions = project_definitions(tmp_path_factory.mktemp("definitions"))
-    packages = [shared_data("packages") / US_CORE, *definitions]
-    with suppress(GuideUnavailable):  # who needs it asks for `ips_validator`, which says so
-        packages.append(ips_package())
-    validator = Hl7Validator(packages)
-    yield validator
-    validator.close()
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from shared.fhir.outcome import FhirError, Issue
 from shared.testing.hl7_validator import Hl7Validator
 from tests.contract.conftest import Played
 from tests.contract.server import SOURCE, Server, token
-from tests.contract.test_hl7_validator import errors
 from tests.e2e.kap import Kap
+from tests.hl7 import errors
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

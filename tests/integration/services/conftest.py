@@ -13,6 +13,7 @@ from shared.runtime.policy import load_policy
 from tests.integration.services.at_scheduling import schedule
 from tests.integration.services.bedside import Bedside, pre_dose
 from tests.integration.services.course import START, Bench, Clock
+from tests.integration.services.emitted import Emitted
 from tests.integration.services.three_services import booked
 
 
@@ -21,12 +22,20 @@ def clock() -> Clock:
     return Clock(START)
 
 
+@pytest.fixture(scope="session")
+def emitted() -> Emitted:
+    """What the services of all tests emitted so far."""
+    return Emitted()
+
+
 @pytest_asyncio.fixture
-async def bench(make_database, clock):
+async def bench(make_database, clock, emitted):
     """Opens services, each on a database of its own."""
     opened = Bench(make_database, clock, load_policy())
     try:
         yield opened
+        for one in opened.opened:
+            await emitted.gather(one)
     finally:
         await opened.close()
 
