@@ -1,4 +1,4 @@
-"""`./kap clients`: the programs that may ask the local stack's issuer for tokens."""
+"""`./kap clients`: the programs and apps that may ask the local stack's issuer for tokens."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cli.options import DATA, DataOption
@@ -29,37 +30,70 @@ def add(
     scope: Annotated[str | None, typer.Option(help="SMART scopes that it may ask for, separated by spaces.")] = None,
     role: Annotated[str | None, typer.Option(help="A role of the policy's section access.")] = None,
     user: Annotated[str | None, typer.Option(metavar="TYPE/ID", help="Whose it is, such as Practitioner/ID.")] = None,
+    redirect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="An app that people log in to: where they come back to, letter for letter."),
+    ] = None,
+    secret: Annotated[
+        bool, typer.Option("--secret", help="An app that can keep a secret; it is printed once, after the id.")
+    ] = False,
     data: DataOption = DATA,
 ) -> None:
-    """Register a Backend Services client (private_key_jwt); prints its client id."""
+    """Register a client; prints its client id.
+
+    With --redirect an app that people log in to (App Launch with PKCE): public, or with --secret, --jwks or --jwks-uri.
+    Without, a Backend Services client (private_key_jwt).
+    """
     said: dict[str, Any] = {"client_name": name, "jwks_uri": jwks_uri, "scope": scope, "kap_role": role}
     said["kap_user"] = user
-    if jwks is not None:
-        try:
-            said["jwks"] = json.loads(jwks.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StackProblem(f"{jwks} is not a JWKS: {error}") from None
+    said["jwks"] = None if jwks is None else _read(jwks)
+    if redirect:
+        own = "client_secret_basic" if secret else "none" if jwks is None and jwks_uri is None else "private_key_jwt"
+        said |= {"redirect_uris": redirect, "token_endpoint_auth_method": own}
+        said["grant_types"] = ["authorization_code", "refresh_token"]
+    elif secret:
+        raise StackProblem("--secret is of an app that people log in to: give --redirect, too.")
     given = {key: value for key, value in said.items() if value is not None}
-    typer.echo(_asked(data, "POST", "register", json=given).json()["client_id"])
+    told = asked(data, MANAGE_CLIENTS, "POST", "register", json=given).json()
+    typer.echo(told["client_id"])
+    if secret:
+        typer.echo(told["client_secret"])
 
 
 @clients.command("list")
 def list_clients(*, data: DataOption = DATA) -> None:
     """List them."""
     table = Table(box=None)
-    for column in ("client id", "name", "role", "scope", ""):
+    for column in ("client id", "name", "role", "scope", "comes back to", ""):
         table.add_column(column)
-    for one in _asked(data, "GET", "clients").json()["clients"]:
-        off = "disabled" if one.get("kap_disabled") else ""
-        table.add_row(one["client_id"], one["client_name"], one.get("kap_role", ""), one.get("scope", ""), off)
+    for one in asked(data, MANAGE_CLIENTS, "GET", "clients").json()["clients"]:
+        off, back = "disabled" if one.get("kap_disabled") else "", " ".join(one.get("redirect_uris", ()))
+        said = (one["client_name"], one.get("kap_role", ""), one.get("scope", ""), back, off)
+        table.add_row(one["client_id"], *(escape(text) for text in said))
     out.print(table)
 
 
-@clients.command("remove")
-def remove(client: Annotated[str, typer.Argument(help="Its client id.")], *, data: DataOption = DATA) -> None:
+@clients.command("revoke")
+@clients.command("remove", hidden=True)
+def revoke(client: Annotated[str, typer.Argument(help="Its client id.")], *, data: DataOption = DATA) -> None:
     """Give a client no more tokens, and take back those it has."""
-    _asked(data, "DELETE", f"clients/{client}")
+    asked(data, MANAGE_CLIENTS, "DELETE", f"clients/{client}")
     out.print("It gets no more tokens; those it had are refused within 5 s.")
+
+
+@clients.command("rotate")
+def rotate(
+    client: Annotated[str, typer.Argument(help="Its client id.")],
+    *,
+    jwks: Annotated[Path | None, typer.Option(metavar="FILE", help="Its new public keys, a JWKS file.")] = None,
+    jwks_uri: Annotated[str | None, typer.Option(metavar="URL", help="Where its new public keys are.")] = None,
+    data: DataOption = DATA,
+) -> None:
+    """Give a client another secret (printed once) or other keys; the old ones count no more."""
+    said = {"jwks": None if jwks is None else _read(jwks), "jwks_uri": jwks_uri}
+    given = {key: value for key, value in said.items() if value is not None}
+    told = asked(data, MANAGE_CLIENTS, "POST", f"clients/{client}/rotate", json=given).json()
+    typer.echo(told.get("client_secret", "Its new keys count from now on."))
 
 
 @clients.command("turn-keys")
@@ -71,13 +105,26 @@ def turn_keys(
     data: DataOption = DATA,
 ) -> None:
     """Have the issuer sign with a new key."""
-    told = _asked(data, "POST", f"keys?compromised={'true' if compromised else 'false'}").json()
+    told = asked(data, MANAGE_CLIENTS, "POST", f"keys?compromised={'true' if compromised else 'false'}").json()
     out.print(f"The new key is {told['kid']}.", markup=False)
 
 
-def _asked(data: Path, method: str, what: str, **more: Any) -> httpx.Response:
+def _read(jwks: Path) -> Any:
+    try:
+        return json.loads(jwks.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StackProblem(f"{jwks} is not a JWKS: {error}") from None
+
+
+def asked(data: Path, scope: str, method: str, what: str, **more: Any) -> httpx.Response:
+    """Return what the running stack's issuer answers to who may ask it by `scope`.
+
+    Raises:
+        StackProblem: it does not answer, or refuses.
+
+    """
     stack = running(data)
-    auth = stack.auth(Wanted(scope=MANAGE_CLIENTS))
+    auth = stack.auth(Wanted(scope=scope))
     if auth is None:
         raise StackProblem("This stack runs with --no-auth, and has no issuer of tokens. ./kap up --auth starts one.")
     url = f"{stack.ports().url('identity')}/auth/{what}"

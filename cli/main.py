@@ -24,6 +24,7 @@ from cli.test import run_tests
 from cli.timeline.command import timeline
 from cli.token import token
 from cli.up import up
+from cli.users import users
 from cli.verify import verify
 from shared.version import VERSION
 
@@ -46,6 +47,9 @@ app = typer.Typer(
 for command in (up, down, status, demo, timeline, verify, lag, replay, rebuild, token):
     app.command()(command)
 app.add_typer(clients)
+app.add_typer(clients, name="client", hidden=True)
+app.add_typer(users)
+app.add_typer(users, name="user", hidden=True)
 app.add_typer(parked)
 app.add_typer(policy, name="policy")
 app.add_typer(terminology)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
-from shared.fhir.json import dump
+from shared.fhir.json import Resource, dump
 from shared.fhir.outcome import BadRequest, FhirError, Issue
 from shared.http.capability import capability_statement
 from shared.http.errors import refusal, routing_refusal
@@ -44,11 +44,21 @@ if TYPE_CHECKING:
     from shared.runtime.settings import Settings
     from shared.security.caller import Authenticate
 
+ASKED_BY_BROWSERS: Final = (
+    "Authorization", "Content-Type", "If-Match", "If-None-Match", "If-None-Exist", "If-Modified-Since", "Prefer",
+    "X-Request-Id", "X-Provenance",
+)  # fmt: skip
+TOLD_TO_BROWSERS: Final = (
+    "ETag", "Location", "Content-Location", "Last-Modified", "Retry-After", "WWW-Authenticate", "X-Request-Id",
+    "X-Progress",
+)  # fmt: skip
+"""Of an answer, the headers that an app in a browser may read. No cookie is let through either way."""
+
 PACKED_FROM: Final = 1024
 """Bytes of an answer from which on it is packed, for callers that accept gzip."""
 
 
-def create_fhir_app(
+def create_fhir_app(  # noqa: PLR0913 - the one place where an application is put together; all by name
     service: Service,
     backend: Backend | None,
     settings: Settings,
@@ -60,6 +70,7 @@ def create_fhir_app(
     middleware: Sequence[Middleware] = (),
     consents_known: Known | None = None,
     auditing: Auditing | None = None,
+    security: Callable[[], Awaitable[Sequence[Resource]]] | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -75,6 +86,7 @@ def create_fhir_app(
         consents_known: passes where what is known of patients' consents is new enough to tell somebody outside; None:
             it always is.
         auditing: how requests are audited; None: they are not (tests).
+        security: tells where tokens are to be had, as extensions of the CapabilityStatement.
 
     """
     fhir_routes: list[BaseRoute] = []
@@ -85,10 +97,19 @@ def create_fhir_app(
     if backend is not None:
         since = datetime.now(UTC)
 
-        @cache
-        def metadata() -> bytes:
-            tokens = settings.issuer is not None and not settings.no_auth
-            return dump(capability_statement(service, offered, settings.base_url, since=since, tokens=tokens))
+        tokens = settings.issuer is not None and not settings.no_auth
+        told: dict[bytes, bytes] = {}
+
+        async def metadata() -> bytes:
+            uris = [] if security is None else list(await security())
+            key = dump({"uris": uris})
+            if key not in told:  # the same for as long as the issuer says the same
+                said = capability_statement(
+                    service, offered, settings.base_url, since=since, tokens=tokens, security=uris
+                )
+                told.clear()
+                told[key] = dump(said)
+            return told[key]
 
         fhir = FhirRoutes(
             service,
@@ -123,6 +144,16 @@ def create_fhir_app(
     if settings.requests_per_second is not None:
         app.add_middleware(RateLimit, per_second=settings.requests_per_second)
     app.add_middleware(SafeHeaders)
+    origins = settings.origins
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=ASKED_BY_BROWSERS,
+            expose_headers=TOLD_TO_BROWSERS,
+            max_age=600,
+        )
     app.add_middleware(Observe, service=service.name)
     if backend is not None:
         app.openapi = lambda: openapi_of(service, offered, settings.base_url)  # type: ignore[method-assign]

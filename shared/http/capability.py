@@ -6,7 +6,7 @@ https://hl7.org/fhir/us/core/STU7/CapabilityStatement-us-core-server.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -34,19 +34,28 @@ _SMART: Final = {
         {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
                      "code": "SMART-on-FHIR"}]}
     ],
-    "description": "SMART Backend Services, scopes of version 2 and 1; see .well-known/smart-configuration.",
+    "description": "SMART App Launch and Backend Services as .well-known/smart-configuration tells; scopes of version "
+    "2 and 1.",
 }  # fmt: skip
 _US_CORE: Final = "http://hl7.org/fhir/us/core"
 _US_CORE_VERSIONS: Final = ("7.0.0", "6.1.0")
 
 
 def capability_statement(
-    service: Service, offered: Offered, base_url: str, *, since: datetime, tokens: bool = False
+    service: Service,
+    offered: Offered,
+    base_url: str,
+    *,
+    since: datetime,
+    tokens: bool = False,
+    security: Sequence[Resource] = (),
 ) -> Resource:
     """Return the CapabilityStatement of a service that offers `offered` (interactions by type) at `base_url`.
 
-    `since` is when this set of abilities came to be: the start of the process. `tokens`: whether it asks for them.
+    `since` is when this set of abilities came to be: the start of the process. `tokens`: whether it asks for them;
+    `security`: extensions that tell where they are to be had.
     """
+    smart = {**({"extension": list(security)} if security else {}), **_SMART, "cors": True}
     return {
         "resourceType": "CapabilityStatement",
         "id": service.name,
@@ -77,7 +86,7 @@ def capability_statement(
                     "can only be false. A profile that a resource claims is enforced where it is known. "
                     "X-Provenance is kept with any write."
                 ),
-                **({"security": _SMART} if tokens else {}),
+                **({"security": smart} if tokens else {}),
                 "resource": [_resource(service, type_, offered) for type_ in sorted(offered)],
                 "interaction": [{"code": code} for code in _SYSTEM],
             }

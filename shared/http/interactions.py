@@ -7,7 +7,7 @@ SQL here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
@@ -71,7 +71,7 @@ class FhirRoutes:
         *,
         authenticate: Authenticate,
         offered: Offered,
-        metadata: Callable[[], bytes],
+        metadata: Callable[[], Awaitable[bytes]],
         auditing: Auditing | None = None,
     ) -> None:
         self.served = Served(service, backend, settings, authenticate=authenticate, offered=offered, auditing=auditing)

@@ -5,7 +5,7 @@ Source: https://hl7.org/fhir/R4/http.html#read, #vread, #history, #search
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Reading:
     """The handlers of what only reads."""
 
-    def __init__(self, served: Served, metadata: Callable[[], bytes]) -> None:
+    def __init__(self, served: Served, metadata: Callable[[], Awaitable[bytes]]) -> None:
         """Serve `served`; `metadata` makes the CapabilityStatement."""
         self._served = served
         self._metadata = metadata
@@ -37,7 +37,7 @@ class Reading:
     async def capabilities(self, call: Call) -> Response:
         """GET metadata."""
         _require_a_resource(call)
-        return await answer(self._metadata(), call.presentation)
+        return await answer(await self._metadata(), call.presentation)
 
     async def read(self, call: Call) -> Response:
         """GET Type/id."""

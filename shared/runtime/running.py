@@ -43,7 +43,7 @@ from shared.runtime.timers import TimerTask
 from shared.security.audit import Auditing
 from shared.security.bearer import bearer, open_client
 from shared.security.caller import everybody
-from shared.security.discovery import smart_configuration
+from shared.security.discovery import oauth_uris, smart_configuration
 from shared.security.roles import AccessPolicy
 from shared.store.knowledge import ages
 from shared.store.migrate import migrate
@@ -117,7 +117,9 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             roles = load_policy(settings.policy).section("access", AccessPolicy)
             client = open_client()
             closing.push_async_callback(client.aclose)
-            authenticate, issuer = bearer(settings.issuer, settings.audiences, client, origin=origin, roles=roles)
+            authenticate, issuer = bearer(
+                settings.issuer, settings.audiences, client, origin=origin, roles=roles, names=settings.claim_names
+            )
         parts = Parts(service, settings, store, authenticate, closing)
         tasks = _tasks(app, parts)
         backend = None
@@ -139,6 +141,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             ],
             middleware=app.middleware,
             consents_known=partial(_consents_known, app, store),
+            security=None if issuer is None else partial(oauth_uris, issuer),
             auditing=Auditing(store.audit, service.name, load_policy(settings.policy).version),
         )
         yield Opened(app, parts, asgi, tasks)

@@ -21,6 +21,9 @@ Role: TypeAlias = Literal["api", "worker", "migrate"]
 
 MEBIBYTE = 1024 * 1024
 
+CLAIMS = frozenset(("scope", "client_id", "patient", "fhirUser", "kap_tenant", "kap_role", "jti"))
+"""What is read of a token beside its issuer, audience and times."""
+
 _DAY_MS = 24 * 3600 * 1000
 
 
@@ -55,6 +58,10 @@ class Settings(BaseSettings):
         audience: what a token has to be for: the FHIR base URL that clients know, or several, separated by commas.
             None: the base of this service's links.
         operator_jwks: public keys (a JWKS as JSON) of the client of who runs the installation; for the issuer only.
+        claims: what another issuer calls the claims that are read here: ``kap_role=roles,patient=smart.patient``, with
+            commas; a name with dots that is no claim leads into claims that are objects.
+        browser_origins: where apps in browsers may come from (CORS), separated by commas; ``*``: from anywhere, which a
+            token is asked for all the same. None: from anywhere where tokens are asked for, else from nowhere.
         requests_per_second: how often one caller may ask this process, in the long run. None: as often as he likes.
         no_auth: everybody may do everything; for trying things out.
         notes_database_url, notes_keys: where sessions keeps process notes, and the file of keys (a line each: 32 bytes
@@ -92,6 +99,8 @@ class Settings(BaseSettings):
     issuer: str | None = None
     audience: str | None = None
     operator_jwks: str | None = None
+    claims: str | None = None
+    browser_origins: str | None = None
     requests_per_second: float | None = Field(default=None, gt=0)
     no_auth: bool = False
     notes_database_url: SecretStr | None = None
@@ -130,6 +139,29 @@ class Settings(BaseSettings):
     def audiences(self) -> tuple[str, ...]:
         """What a token has to be for, one of these."""
         return tuple(one.strip().rstrip("/") for one in (self.audience or self.base_url).split(",") if one.strip())
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where apps in browsers may come from."""
+        usual = "*" if self.issuer is not None and not self.no_auth else ""
+        said = usual if self.browser_origins is None else self.browser_origins
+        return tuple(one.strip().rstrip("/") for one in said.split(",") if one.strip())
+
+    @property
+    def claim_names(self) -> dict[str, str]:
+        """By the name of a claim here, what the issuer calls it.
+
+        Raises:
+            SettingsError: the setting cannot be understood.
+
+        """
+        pairs = [one.partition("=") for one in (self.claims or "").split(",") if one.strip()]
+        names = {name.strip(): other.strip() for name, _, other in pairs}
+        if not set(names) <= CLAIMS or not all(names.values()):
+            raise SettingsError(
+                f"KAP_CLAIMS is NAME=CLAIM, separated by commas; NAME one of {', '.join(sorted(CLAIMS))}."
+            )
+        return names
 
     @property
     def link_key(self) -> bytes:

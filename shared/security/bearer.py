@@ -122,11 +122,14 @@ class Bearer:
         origin: str | None,
         roles: Roles,
         clock: Callable[[], float] = time.time,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         """Believe `issuer` about tokens for one of `audience`; callers see what `origin` owns, or (None) all.
 
-        `roles` tell who is of the clinic, and who is told what patients' consents permit.
+        `roles` tell who is of the clinic, and who is told what patients' consents permit. `names`: what the issuer
+        calls the claims that are read here.
         """
+        self._names = names or {}
         self._roles = roles
         self._issuer = issuer
         self._audience = frozenset(one.rstrip("/") for one in audience)
@@ -165,9 +168,37 @@ class Bearer:
     async def _look(self, token: str, header: str) -> _Remembered:
         keys = await (await self._issuer.keys()).holding(header_of(token)["kid"])
         claims = verified(token, keys, issuer=self._issuer.url, audience=self._audience, now=self._clock())
+        claims = renamed(claims, self._names, self._roles)
         caller = caller_of(claims, origin=self._origin, roles=self._roles, authorization=header)
         until = min(float(claims["exp"]), self._clock() + FRESH)  # a key may be taken back, too
         return _Remembered(caller, str(claims.get("jti", "")), until)
+
+
+def renamed(claims: Mapping[str, Any], names: Mapping[str, str], roles: Roles) -> Mapping[str, Any]:
+    """Return claims of another issuer by the names that they have here.
+
+    Args:
+        claims: the token's.
+        names: by the name here, the issuer's: a claim, or a way into claims that are objects, with dots. The claim of
+            the name itself then counts for nothing.
+        roles: of a list of roles the first that is one of these is taken; of another list, its only text.
+
+    """
+    if not names:
+        return claims
+    found = {name: value for name, value in claims.items() if name not in names}
+    for name, other in names.items():
+        value: Any = claims.get(other)
+        if value is None:
+            value = claims
+            for part in other.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, list) and name != "scope":
+            fitting = [one for one in value if isinstance(one, str) and (name != "kap_role" or one in roles)]
+            value = fitting[0] if fitting and (name == "kap_role" or len(value) == 1) else None
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def caller_of(
@@ -214,8 +245,14 @@ def _relative(user: str | None) -> str | None:
 
 
 def bearer(
-    issuer: str, audience: Sequence[str], client: httpx.AsyncClient, *, origin: str | None, roles: Roles
+    issuer: str,
+    audience: Sequence[str],
+    client: httpx.AsyncClient,
+    *,
+    origin: str | None,
+    roles: Roles,
+    names: Mapping[str, str] | None = None,
 ) -> tuple[Authenticate, Issuer]:
     """Return what tells the bearers of an issuer's tokens, and the issuer."""
     known = Issuer(issuer, client)
-    return Bearer(known, audience, origin=origin, roles=roles), known
+    return Bearer(known, audience, origin=origin, roles=roles, names=names), known

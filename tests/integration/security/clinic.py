@@ -30,7 +30,7 @@ from shared.runtime.service import Service
 from shared.runtime.settings import Settings
 from shared.security.audit import Auditing
 from shared.security.bearer import bearer
-from shared.security.discovery import smart_configuration
+from shared.security.discovery import oauth_uris, smart_configuration
 from shared.security.roles import AccessPolicy
 from shared.store.access import DEFAULT_TENANT
 from shared.store.store import Store
@@ -198,6 +198,7 @@ async def clinic(make_database):
             settings("gateway"),
             authenticate=who,
             before=[smart_configuration(issuer)],
+            security=lambda: oauth_uris(issuer),
             auditing=Auditing(stores["gateway"].audit, "gateway", "1"),
         )
         yield found

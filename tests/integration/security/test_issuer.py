@@ -9,9 +9,13 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from tests.integration.security.clinic import BASE, ISSUER, key_of
+from shared.runtime.settings import Settings
+from shared.security.bearer import bearer
+from shared.security.discovery import CAPABILITIES, capabilities, oauth_uris
+from tests.integration.security.clinic import BASE, ISSUER, ROLES, key_of
 
 SCOPE = "system/Patient.rs system/Observation.rs?category=vital-signs"
 
@@ -233,4 +237,62 @@ async def test_discovery_leads_to_everything_without_a_token(clinic):
     assert told["token_endpoint"] == f"{ISSUER}/auth/token"
     assert {"RS384", "ES384"} <= set(told["token_endpoint_auth_signing_alg_values_supported"])
     assert {"client-confidential-asymmetric", "permission-v1", "permission-v2"} <= set(told["capabilities"])
+    assert {"launch-standalone", "launch-ehr", "client-public", "sso-openid-connect"} <= set(told["capabilities"])
+    assert told["code_challenge_methods_supported"] == ["S256"]
     assert (await clinic.http.get(told["jwks_uri"])).json()["keys"]
+    said = (await clinic.http.get(f"{BASE}/metadata")).json()["rest"][0]["security"]
+    [uris] = said["extension"]
+    assert {one["url"]: one["valueUri"] for one in uris["extension"]} == {
+        "authorize": told["authorization_endpoint"],
+        "token": told["token_endpoint"],
+        "register": told["registration_endpoint"],
+        "introspect": told["introspection_endpoint"],
+        "revoke": told["revocation_endpoint"],
+    }
+
+
+async def test_an_app_in_a_browser_may_ask_from_its_own_origin_and_no_cookie_goes_with_it(clinic):
+    asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
+    wanted = {**asked, "Access-Control-Request-Headers": "authorization"}
+    allowed = await clinic.http.options(f"{BASE}/Patient", headers=wanted)
+    assert allowed.status_code == 200
+    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+    answer = await clinic.http.get(f"{BASE}/Patient", headers={"Origin": "https://app.example"})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, "*")
+    assert "access-control-allow-credentials" not in answer.headers
+
+
+async def test_tokens_of_another_issuer_are_understood_by_what_it_calls_its_claims(clinic):
+    key, url, other = key_of("ES256"), "https://sso.example", "https://sso.example/realms/clinic"
+    clinic.wire.files[f"{other}/.well-known/openid-configuration"] = {"issuer": other, "jwks_uri": f"{url}/keys"}
+    clinic.wire.files[f"{url}/keys"] = KeySet([key]).as_dict(private=False)
+    names = Settings(
+        service="x",
+        database_url="postgresql://x",
+        claims="kap_role=realm_access.roles,fhirUser=https://clinic.example/user,patient=launch.patient,scope=scp",
+    ).claim_names
+    who, issuer = bearer(other, [BASE], clinic.http, origin=None, roles=ROLES, names=names)
+    now = int(time.time())
+    claims = {
+        "iss": other,
+        "aud": BASE,
+        "exp": now + 60,
+        "azp": "portal",
+        "scp": ["user/Patient.read", "user/Observation.rs"],
+        "realm_access": {"roles": ["offline", "front-desk", "clinic-admin"]},
+        "https://clinic.example/user": f"{BASE}/Practitioner/7",
+        "launch": {"patient": "p1"},
+        "kap_role": "clinic-admin",
+    }
+    signed = jwt.encode({"alg": "ES256", "kid": key.kid}, claims, key, algorithms=["ES256"])
+    caller = await who({"authorization": f"Bearer {signed}"})
+    assert (caller.role, caller.user, caller.patient, caller.client) == (
+        "front-desk",
+        "Practitioner/7",
+        "p1",
+        "portal",
+    )
+    assert caller.may("Patient", "s")
+    assert not caller.may("Patient", "c")
+    assert capabilities(await issuer.metadata()) == sorted({*CAPABILITIES, "client-confidential-symmetric"})
+    assert await oauth_uris(issuer) == []
