@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from cli.audit import audit
 from cli.clients import clients
 from cli.demo.command import demo
 from cli.down import down
@@ -46,6 +47,7 @@ app = typer.Typer(
 
 for command in (up, down, status, demo, timeline, verify, lag, replay, rebuild, token):
     app.command()(command)
+app.add_typer(audit)
 app.add_typer(clients)
 app.add_typer(clients, name="client", hidden=True)
 app.add_typer(users)

@@ -14,6 +14,8 @@ import msgspec
 from cli.compare import Delivery, Digest, Version
 from cli.stack.ports import GATEWAY, OWNERS, Ports
 from cli.stack.problem import StackProblem
+from shared.fhir.json import Resource
+from shared.store.audit_chain import Line
 
 DELIVERY = "delivery"
 SOURCES = (*OWNERS, DELIVERY)
@@ -232,6 +234,23 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditRows:
+    """Rows of a service's audit as they are held; those up to `given_up` are gone, after their retention."""
+
+    given_up: int
+    given_up_hash: bytes
+    rows: list[Line]
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosures:
+    """What of a patient a service told to somebody outside, as AuditEvents, newest first; whether that is all."""
+
+    whole: bool
+    disclosures: list[Resource]
+
+
+@dataclass(frozen=True, slots=True)
 class _Destinations:
     destinations: list[Destination]
 
@@ -292,6 +311,14 @@ class Ops:
         """Return where delivery pushes to and how far that is, with every line of its ledger or without."""
         query = {} if lines else {"digest": "only"}
         return msgspec.json.decode(await self._get(DELIVERY, "deliveries", **query), type=_Destinations).destinations
+
+    async def audit(self, service: str, after: int = 0) -> AuditRows:
+        """Return rows of a service's audit, from a sequence on."""
+        return msgspec.json.decode(await self._get(service, "audit", after=str(after)), type=AuditRows)
+
+    async def disclosures(self, service: str, patient: str) -> Disclosures:
+        """Return what of a patient (logical id) a service told to somebody outside of the clinic."""
+        return msgspec.json.decode(await self._get(service, "audit/disclosures", patient=patient), type=Disclosures)
 
     async def _get(self, service: str, what: str, **query: str) -> bytes:
         return await self._ask("GET", service, what, query)

@@ -370,11 +370,16 @@ class Stack:
             Plan(
                 name=group,
                 command=self._command(names),
-                environment=environment(names, ports, addresses, bootstrap, operator, keys),
+                environment=environment(names, ports, addresses, bootstrap, operator, keys, anchors=self.anchors),
                 serves={name: ports.of(name) for name in names},
             )
             for group, names in groups.items()
         ]
+
+    @property
+    def anchors(self) -> Path:
+        """The folder in which the ends of the audits' chains are noted."""
+        return self.data / "audit"
 
     # Watching and stopping
 
@@ -437,11 +442,14 @@ def environment(
     bootstrap: str,
     operator: str | None = None,
     keys: Path | None = None,
+    *,
+    anchors: Path | None = None,
 ) -> dict[str, str]:
     """Return what a process of these services is told, beside what the person's own KAP_* variables say.
 
     `addresses` holds the database's address by database name; where requests need tokens `operator` holds the public
-    keys of who runs the stack, and `keys` is the file of the keys of process notes.
+    keys of who runs the stack, `keys` is the file of the keys of process notes, and in the folder `anchors` the ends of
+    the audits' chains are noted.
     """
     told = {
         "KAP_HOST": HOST,
@@ -449,6 +457,7 @@ def environment(
         "KAP_ROLES": "migrate,api,worker",
         "KAP_HOSPITAL_URL": ports.fhir(HOSPITAL),
         "PYTHONPATH": str(ROOT),
+        **({} if anchors is None else {"KAP_AUDIT_ANCHORS": str(anchors)}),
     }
     if operator is None:
         told |= {"KAP_NO_AUTH": "true", "KAP_ISSUER": ""}

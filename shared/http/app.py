@@ -92,7 +92,7 @@ def create_fhir_app(  # noqa: PLR0913 - the one place where an application is pu
     fhir_routes: list[BaseRoute] = []
     authenticate = authenticate or everybody(origin=service.name)
     service = replace(service, operations=(*service.operations, *operations_for(service.types)))
-    offered = offered_by(service, interactions)
+    offered = offered_by(service, interactions, audited=auditing is not None)
     service = replace(service, operations=(*service.operations, *standard_operations(service.types, offered)))
     if backend is not None:
         since = datetime.now(UTC)

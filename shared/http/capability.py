@@ -14,7 +14,7 @@ from shared.fhir.definitions import FHIR_VERSION, TYPES, search_parameters
 from shared.fhir.json import Resource
 from shared.fhir.profiles.table import Profile, profiles_of_type
 from shared.fhir.values import targets_of
-from shared.http import conformance
+from shared.http import audit_events, conformance
 from shared.http.bundle import instant
 from shared.version import VERSION
 
@@ -96,7 +96,7 @@ def capability_statement(
 
 def _resource(service: Service, type_: str, offered: Offered) -> Resource:
     interactions = offered[type_]
-    own = type_ in conformance.TYPES_OF
+    own = type_ in conformance.TYPES_OF or type_ == audit_events.TYPE
     described: Resource = {"type": type_}
     if profiles := supported_profiles(type_):
         described["supportedProfile"] = profiles
@@ -113,7 +113,10 @@ def _resource(service: Service, type_: str, offered: Offered) -> Resource:
     if not own:
         described["referencePolicy"] = ["literal"]
     if "search-type" in interactions:
-        described |= _conformance_search(type_) if own else _search(type_, offered)
+        if type_ == audit_events.TYPE:
+            described |= _audit_search()
+        else:
+            described |= _conformance_search(type_) if own else _search(type_, offered)
     if operations := [_operation(one) for one in _operations(service, type_)]:
         described["operation"] = operations
     return described
@@ -138,7 +141,7 @@ def _search(type_: str, offered: Offered) -> Resource:
     if pointing := [
         f"{other}:{code}"
         for other in sorted(offered)
-        if other in TYPES and "search-type" in offered[other]
+        if other in TYPES - {audit_events.TYPE} and "search-type" in offered[other]
         for code, one in sorted(search_parameters(other).items())
         if one.kind == "reference" and type_ in targets_of(one)
     ]:
@@ -159,6 +162,16 @@ def _conformance_search(type_: str) -> Resource:
                 "type": kinds[code],
             }
             for code in sorted(kinds)
+        ]
+    }
+
+
+def _audit_search() -> Resource:
+    known = search_parameters(audit_events.TYPE)
+    return {
+        "searchParam": [
+            {"name": code, "definition": known[code].url, "type": kind}
+            for code, kind in sorted(audit_events.PARAMETERS.items())
         ]
     }
 

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared.http import conformance
+from shared.http import audit_events, conformance
 from shared.http.backend import ALL_INTERACTIONS
 from shared.http.batch import Bundles
 from shared.http.call import Call, Handler, NotOffered, Served
@@ -146,11 +146,14 @@ class FhirRoutes:
         )
 
 
-def offered_by(service: Service, interactions: Offered | None) -> dict[str, frozenset[TypeInteraction]]:
+def offered_by(
+    service: Service, interactions: Offered | None, *, audited: bool = False
+) -> dict[str, frozenset[TypeInteraction]]:
     """Return what a service offers: every type of it with all interactions, unless `interactions` says otherwise.
 
-    The types of `shared.http.conformance` can be read and searched everywhere.
+    The types of `shared.http.conformance` can be read and searched everywhere, AuditEvents where there is an audit.
     """
     restricted = interactions or {}
     held = {type_: restricted.get(type_, ALL_INTERACTIONS) for type_ in service.types}
-    return {**dict.fromkeys(conformance.TYPES_OF, conformance.INTERACTIONS), **held}
+    made = dict.fromkeys(conformance.TYPES_OF, conformance.INTERACTIONS)
+    return {**made, **held, **({audit_events.TYPE: audit_events.INTERACTIONS} if audited else {})}

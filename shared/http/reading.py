@@ -14,10 +14,12 @@ from shared.fhir.history import parse_history
 from shared.fhir.outcome import BadRequest, Issue, NotFound, operation_outcome
 from shared.fhir.query import parse_search
 from shared.fhir.subset import unknown_elements
-from shared.http import bundle, conformance
+from shared.http import audit_events, bundle, conformance
 from shared.http.answering import answer, answer_version
 from shared.http.negotiation import require_form
 from shared.http.paging import PAGE_PARAMETER, PageToken
+from shared.security.audit import record, sent
+from shared.security.gate import require_known
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -43,6 +45,8 @@ class Reading:
         """GET Type/id."""
         type_ = self._served.type_of(call, "read")
         _require_a_resource(call, type_)
+        if type_ == audit_events.TYPE:
+            return await self._audit_event(call)
         if type_ in conformance.TYPES_OF:
             loaded = await self._served.backend.loaded(call.context, type_)
             return await answer_version(self._served.conformance.read(type_, call.id, loaded), call)
@@ -84,6 +88,8 @@ class Reading:
     async def search(self, call: Call) -> Response:
         """GET Type?..."""
         type_ = self._served.type_of(call, "search-type")
+        if type_ == audit_events.TYPE:
+            return await self._searched_audit(call)
         if type_ in conformance.TYPES_OF:
             return await self._searched_conformance(call, type_)
         return await self._searched(call, type_, type_)
@@ -101,6 +107,33 @@ class Reading:
             total=page.total,
         )
         return await answer(body, call.presentation)
+
+    async def _audit_event(self, call: Call) -> Response:
+        """Return one row of the audit; that it was looked at is in the audit, too."""
+        caller = require_known(call.context).caller
+        patients = audit_events.reach(caller, "r")
+        record("audit", "read", "R", what=(f"{audit_events.TYPE}/{call.id}",), patients=patients or ())
+        return await answer_version(await self._audit_events().read(caller.tenant, call.id, patients), call)
+
+    async def _searched_audit(self, call: Call) -> Response:
+        type_ = audit_events.TYPE
+        caller = require_known(call.context).caller
+        patients = audit_events.reach(caller, "s")
+        given, cursor = self._place_of(call, type_)
+        record("audit", "search-type", "E", query=sent(type_, given), patients=patients or ())
+        strict = not call.context.lenient
+        page = await self._audit_events().search(caller.tenant, given, cursor, patients, strict=strict)
+        if call.presentation.counting:
+            page = replace(page, entries=(), next=None)
+        links = self._links(call, type_, tuple(given), page)
+        body = bundle.searchset(self._served.base_url, page.entries, links=links, total=page.total)
+        return await answer(body, call.presentation)
+
+    def _audit_events(self) -> audit_events.AuditEvents:
+        auditing = self._served.auditing
+        if auditing is None:
+            raise NotFound("Nothing is audited here.")
+        return audit_events.AuditEvents(auditing.kept, self._served.base_url)
 
     async def search_system(self, call: Call) -> Response:
         """GET ?_type=..."""
@@ -124,7 +157,7 @@ class Reading:
             served=frozenset(
                 name
                 for name, interactions in offered
-                if "search-type" in interactions and name not in conformance.TYPES_OF
+                if "search-type" in interactions and name not in conformance.TYPES_OF | {audit_events.TYPE}
             ),
         )
         if not query.includes:

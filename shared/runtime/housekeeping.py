@@ -20,6 +20,7 @@ import structlog
 from prometheus_client import Counter
 
 from shared.fhir.outcome import Unavailable
+from shared.store.audit import Audit
 from shared.store.pruning import Pruning
 
 PRUNED = Counter("kap_pruned_rows_total", "Rows of the tables of events that were forgotten", ("service", "table"))
@@ -35,12 +36,14 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Housekeeping:
-    """What a worker of `service` forgets: how long each table keeps its rows."""
+    """What a worker of `service` forgets: how long each table keeps its rows, and the audit its own."""
 
     service: str
     pruning: Pruning
     outbox: timedelta
     inbox: timedelta
+    audit: Audit | None = None
+    audit_kept: timedelta = timedelta.max
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Look every `EVERY` seconds, until cancelled."""
@@ -72,6 +75,8 @@ class Housekeeping:
         while gone:
             gone = await self.pruning.pieces(now - self.inbox)
             await self._note("claim_piece", gone, beat)
+        if self.audit is not None and self.audit_kept < timedelta.max:
+            await self._note("audit", await self.audit.give_up(now - self.audit_kept), beat)
 
     async def _note(self, table: str, gone: int, beat: Callable[[], None]) -> None:
         PRUNED.labels(self.service, table).inc(gone)

@@ -28,10 +28,12 @@ from shared.events.relay import Relay
 from shared.fhir.freshness import KnowledgePolicy, as_words
 from shared.fhir.outcome import Unavailable
 from shared.http.app import create_fhir_app
+from shared.http.audit_ops import audit_routes
 from shared.http.health import Progress, Watchdog, health_routes
 from shared.http.local import LocalBackend
 from shared.http.ops import ops_routes
 from shared.http.server import listening
+from shared.runtime.anchoring import Anchoring
 from shared.runtime.app import App, Background, Parts
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.housekeeping import EVERY, Housekeeping
@@ -39,6 +41,7 @@ from shared.runtime.knowledge import watch
 from shared.runtime.logging import fault
 from shared.runtime.policy import load_policy
 from shared.runtime.replaying import Replaying
+from shared.runtime.retention import AuditPolicy
 from shared.runtime.timers import TimerTask
 from shared.security.audit import Auditing
 from shared.security.bearer import bearer, open_client
@@ -138,6 +141,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             routes=[
                 *health_routes(service.name, lambda: [task.watchdog for task in tasks], store.ping),
                 *ops_routes(service, store, partitions=settings.topic_partitions),
+                *audit_routes(store.audit, settings.base_url),
             ],
             middleware=app.middleware,
             consents_known=partial(_consents_known, app, store),
@@ -168,6 +172,16 @@ async def _consents_known(app: App, store: Store, tenant: str) -> None:
 
 
 def _tasks(app: App, parts: Parts) -> list[Task]:
+    return [*_work(app, parts), _anchoring(parts)]
+
+
+def _anchoring(parts: Parts) -> Task:
+    progress = Progress()
+    anchoring = Anchoring(parts.store.audit, parts.settings.audit_anchors)
+    return Task("audit", partial(anchoring.run, progress.beat), Watchdog("audit", _STALLED_AFTER, progress.age))
+
+
+def _work(app: App, parts: Parts) -> list[Task]:
     if "worker" not in app.settings.roles:
         return [_background(one, parts) for one in app.background if one.role in app.settings.roles]
     settings, service = app.settings, app.service
@@ -233,6 +247,8 @@ def _housekeeping(parts: Parts) -> Task:
         parts.store.pruning,
         outbox=timedelta(days=settings.outbox_days),
         inbox=timedelta(days=settings.inbox_days),
+        audit=parts.store.audit,
+        audit_kept=load_policy(settings.policy).section("audit", AuditPolicy).retention.period,
     )
     return Task("housekeeping", partial(keeping.run, progress.beat), Watchdog("housekeeping", 2 * EVERY, progress.age))
 

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
         smtp_url, smtp_sender: the mail server (`shared.notify.smtp`) and the address that mail comes from.
         message_url, message_secret: the gateway for text messages and pagers (`shared.notify.webhook`), and what is
             shared with it to sign calls.
+        audit_anchors: the folder in which the end of the audit's chain is noted, on another disk than the database's.
+            None: it is told to the log only.
         policy: the clinic's own policy file, laid over the shipped one.
         log_level: least severe level that is logged.
 
@@ -117,6 +119,7 @@ class Settings(BaseSettings):
     smtp_sender: str | None = None
     message_url: str | None = None
     message_secret: SecretStr | None = None
+    audit_anchors: Path | None = None
     policy: Path | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

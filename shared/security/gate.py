@@ -276,6 +276,12 @@ class Gate:
         return await self.inner.operation(replace(context, access=whole), operation, call)
 
 
+def require_known(context: RequestContext) -> RequestContext:
+    """Pass a request of which it is known who asks; raises as `_known`."""
+    _known(context)
+    return context
+
+
 def _known(context: RequestContext) -> Caller:
     """Return the caller.
 

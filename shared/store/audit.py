@@ -45,7 +45,8 @@ WHERE sequence > $1 ORDER BY sequence LIMIT $2
 """
 _GIVEN_UP: Final = "SELECT last, hash FROM audit_given_up ORDER BY last DESC LIMIT 1"
 _OLD: Final = """
-SELECT max(sequence) FROM audit WHERE sequence < coalesce((SELECT min(sequence) FROM audit WHERE at >= $1), 0)
+SELECT max(sequence) FROM audit
+WHERE sequence < coalesce((SELECT min(sequence) FROM audit WHERE at >= $1), 9223372036854775807)
 """
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+
+from shared.fhir.json import parse
 from shared.fhir.outcome import Unavailable
+from shared.fhir.validation import validate
 from shared.store.access import Access
 from shared.store.audit import Audit, Row, now
 from shared.store.types import Write
+from tests.integration.security.clinic import BASE
 from tests.integration.security.test_gate import ADA, BOB, allergy, reading, total, two
 
 __all__ = ["two"]
@@ -162,3 +167,91 @@ async def test_the_audit_holds_no_content_and_no_secret(clinic, two):
         assert b"update" in bodies
         for secret in (*ADA["name"][0].values(), BOB["name"][0]["family"], ADA["birthDate"], admin, "eyJ"):
             assert secret.encode() not in bodies, secret
+
+
+def events(answer):
+    assert answer.status_code == 200, answer.text
+    found = parse(answer.content)
+    return [entry["resource"] for entry in found.get("entry", [])], found
+
+
+def named(event, type_):
+    return [one["what"]["reference"] for one in event["entity"] if one["type"]["code"] == type_ and "what" in one]
+
+
+async def test_auditevents_follow_basic_audit_log_patterns_and_are_found_by_patient_agent_date_and_action(clinic, two):
+    ada, bob = two["ada"], two["bob"]
+    nurse = await clinic.token("monitor-nurse", kap_user="Practitioner/n1")
+    await clinic.send(nurse, "GET", f"Patient/{ada}", **{"X-Request-Id": "r-9"})
+    await clinic.send(nurse, "GET", f"AllergyIntolerance?patient={ada}")
+    await clinic.send(nurse, "GET", "Patient")
+    await clinic.send(nurse, "POST", "Observation", reading(ada))
+    await clinic.send(nurse, "POST", "Patient", ADA)
+    auditor = await clinic.token("auditor", kap_user="Practitioner/a1")
+    found, page = events(await clinic.send(auditor, "GET", f"AuditEvent?patient={ada}&agent=Practitioner/n1"))
+    assert page["total"] == len(found) == 4
+    profiles = [one["meta"].get("profile", ["?"])[0].rpartition("IHE.BasicAudit.")[2] for one in found]
+    assert profiles == ["PatientCreate", "PatientQuery", "PatientQuery", "PatientRead"]
+    for event in found:
+        assert validate(event) == []
+        assert named(event, "1") == [f"Patient/{ada}"]  # and not Bob, whom the list of patients named, too
+    read = found[-1]
+    assert read["subtype"][0]["code"] == "read"
+    roles = {one["type"]["coding"][0]["code"]: one for one in read["agent"]}
+    assert roles["110152"]["who"]["identifier"]["value"] == "operator"  # who receives what is read
+    assert roles["110153"]["who"]["identifier"]["value"] == "gateway"
+    assert roles["IRCP"]["who"] == {"reference": "Practitioner/n1"}
+    assert roles["IRCP"]["role"][0]["coding"][0]["code"] == "monitor-nurse"
+    assert read["entity"][-1]["what"]["identifier"]["value"] == "r-9"
+    asked = [b64decode(one["query"]).decode() for event in found for one in event["entity"] if "query" in one]
+    assert asked == [f"AllergyIntolerance?patient={ada}"]  # the list is not told: it was of others, too
+    only, _ = events(await clinic.send(auditor, "GET", f"AuditEvent?patient={ada}&action=R&agent=Practitioner/n1"))
+    assert len(only) == 1
+    assert not events(await clinic.send(auditor, "GET", "AuditEvent?date=lt2020"))[0]
+    refused, _ = events(await clinic.send(auditor, "GET", "AuditEvent?outcome=4"))
+    assert [one["outcomeDesc"] for one in refused] == ["forbidden"]
+    one = found[0]
+    assert parse((await clinic.send(auditor, "GET", f"AuditEvent/{one['id']}")).content)["recorded"] == one["recorded"]
+    pages, url = [], f"AuditEvent?patient={bob}&_count=1"
+    while url:
+        found, page = events(await clinic.send(auditor, "GET", url))
+        pages += [event["id"] for event in found]
+        url = next((link["url"].removeprefix(BASE + "/") for link in page["link"] if link["relation"] == "next"), None)
+    assert len(set(pages)) == len(pages) > 2
+    assert [await last(clinic)][0].does == "search-type"  # who looked at the audit is in it
+    assert [await last(clinic)][0].kind == "audit"
+
+
+async def test_the_audit_is_for_auditors_and_for_patients_what_is_their_own_and_nobody_writes_it(clinic, two):
+    ada, bob = two["ada"], two["bob"]
+    nurse = await clinic.token("monitor-nurse", kap_user="Practitioner/n1")
+    await clinic.send(nurse, "GET", f"Patient/{ada}")
+    await clinic.send(nurse, "GET", f"Patient/{bob}")
+    await clinic.send(nurse, "GET", "Patient?birthdate=1990-01-01")
+    hers = await clinic.token("patient", kap_user=f"Patient/{ada}", kap_patient=ada)
+    found, _ = events(await clinic.send(hers, "GET", "AuditEvent?action=R,E&agent=Practitioner/n1"))
+    assert len(found) == 2
+    assert all(named(event, "1") == [f"Patient/{ada}"] for event in found)
+    assert bob not in str(found)
+    assert not events(await clinic.send(hers, "GET", f"AuditEvent?patient={bob}"))[0]
+    of_bob = events(await clinic.send(await clinic.token("auditor"), "GET", f"AuditEvent?patient={bob}&action=R"))[0]
+    assert (await clinic.send(hers, "GET", f"AuditEvent/{of_bob[0]['id']}")).status_code == 404
+    for role in ("clinic-admin", "prescriber", "monitor-nurse", "front-desk"):
+        answer = await clinic.send(await clinic.token(role, kap_user="Practitioner/x"), "GET", "AuditEvent")
+        assert answer.status_code == 403, role
+    assert (await clinic.send(None, "GET", "AuditEvent")).status_code == 401
+    event, some = of_bob[0], of_bob[0]["id"]
+    for role in ("clinic-admin", "auditor"):
+        token = await clinic.token(role)
+        for method, path, body in (
+            ("POST", "AuditEvent", event),
+            ("PUT", f"AuditEvent/{some}", event),
+            ("DELETE", f"AuditEvent/{some}", None),
+            ("PATCH", f"AuditEvent/{some}", [{"op": "remove", "path": "/agent"}]),
+            ("DELETE", f"AuditEvent?patient={bob}", None),
+        ):
+            for host in ("gateway", "intake"):
+                assert (await clinic.send(token, method, path, body, host=host)).status_code == 405, (method, path)
+        entry = {"resource": event, "request": {"method": "POST", "url": "AuditEvent"}}
+        bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}
+        assert (await clinic.send(token, "POST", "", bundle)).status_code in {400, 403, 405}

@@ -1,0 +1,26 @@
+"""The policy's section `audit`: how long the audit is kept."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+
+from shared.fhir.cited import Cited
+
+
+class Retention(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many years a row is kept, at least."""
+
+    years: int
+
+    @property
+    def period(self) -> timedelta:
+        """The time, a year being of 366 days."""
+        return timedelta(days=366 * self.years)
+
+
+class AuditPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `audit`."""
+
+    retention: Retention
