@@ -76,6 +76,7 @@ async def rewrite(connection, rows, start):
 
 RENUMBERED = "UPDATE audit SET sequence = -sequence WHERE sequence < 0"
 GIVEN_UP = "INSERT INTO audit_given_up SELECT sequence, hash FROM audit WHERE sequence = 3; "
+COPIED = "CREATE TEMPORARY TABLE one AS SELECT * FROM audit WHERE sequence = 10; UPDATE one SET sequence = 11"
 TAMPERINGS = {
     "a user is changed": (
         "UPDATE audit SET body = replace(convert_from(body, 'UTF8'), 'er/1', 'er/2')::bytea WHERE sequence = 4",
@@ -95,8 +96,7 @@ TAMPERINGS = {
         "row 4 does not follow",
     ),
     "a row is put in": (
-        "CREATE TEMPORARY TABLE one AS SELECT * FROM audit WHERE sequence = 10; UPDATE one SET sequence = 11; "
-         "INSERT INTO audit SELECT * FROM one",
+        f"{COPIED}; INSERT INTO audit SELECT * FROM one",
         "row 11 does not follow",
     ),
     "the end is cut off": ("DELETE FROM audit WHERE sequence > 7", "the end is missing: row 10"),
