@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 from prometheus_client import Histogram
@@ -22,6 +22,7 @@ from prometheus_client import Histogram
 from services.delivery.capability import Accepted
 from services.delivery.destination import TRACE, Answer, DestinationServer, NoAnswer
 from services.delivery.mapping import Target, outbound, targets_of, withdrawn
+from services.delivery.notice import with_notice
 from services.delivery.rules import (
     MOST_ATTEMPTS,
     Candidate,
@@ -36,12 +37,15 @@ from services.delivery.rules import (
 )
 from services.delivery.tasks import OPEN, status_of, task_of
 from shared.fhir.content import content_hash
+from shared.fhir.freshness import Freshness, as_words
 from shared.fhir.json import Resource, parse
 from shared.fhir.outcome import Issue, operation_outcome
 from shared.runtime.raising import own_work
 from shared.runtime.record import Record, open_record
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
+from shared.store.disclosures import Decision, Disclosures, End, Request
+from shared.store.knowledge import ages
 from shared.store.ledger import Ledger
 from shared.store.ledger_types import PENDING, Destination, Entry, Settled
 
@@ -75,6 +79,8 @@ class Patience:
         shown: how long a resource may wait before a Task shows it.
         look_again: after which a patient's queue that could not go on is looked at again.
         housekeeping: between looks for what a dead process left behind, and for what people should see.
+        news: after which news of consents that was too old is looked at again.
+        consents: between looks for consents that began or ended by the clock.
 
     """
 
@@ -83,6 +89,8 @@ class Patience:
     shown: float = 5.0
     look_again: float = 0.3
     housekeeping: float = 2.0
+    news: float = 2.0
+    consents: float = 10.0
 
 
 @dataclass(slots=True)
@@ -113,13 +121,25 @@ class _Parcel:
 class Turn:
     """What a turn came to: when the patient is due again (None: at once), and whether the destination is away.
 
-    `moved` counts what the destination took, or need not take.
+    `moved` counts what the destination took, or need not take. `late` says which news of consents is too old to go on.
     """
 
     again_in: float | None = None
     outage: str | None = None
     asked: float = 0.0
     moved: int = 0
+    late: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What is done next for an entry: what the consents say, what would be sent, and its row in the record."""
+
+    decision: Decision | None
+    step: Step
+    sent: Resource | None = None
+    new_hash: str | None = None
+    number: int | None = None
 
 
 @dataclass(slots=True)
@@ -131,6 +151,7 @@ class Courier:
     destination: Destination
     server: DestinationServer
     own_base: str
+    news: Freshness
     patience: Patience = field(default_factory=Patience)
     accepted: Accepted = field(default_factory=Accepted)
     late: str | None = None
@@ -153,7 +174,7 @@ class Courier:
             if not isinstance(chosen, Choice):
                 for one in chosen.without_patient:
                     parcel = left.pop(one.own)
-                    ends.append((parcel, replace(_kept(parcel.entry), state="waiting")))
+                    ends.append((parcel, replace(_kept(parcel.entry), state=_without_patient(parcel, known))))
                 turn.again_in = self.patience.look_again if left else None
                 break
             parcel = left.pop(chosen.candidate.own)
@@ -230,28 +251,46 @@ class Courier:
     async def _send(
         self, parcel: _Parcel, known: Mapping[Target, Entry], unresolved: frozenset[Target], turn: Turn
     ) -> Settled:
-        """Do what the rules say until the entry is settled or the destination does not go along."""
+        """Do what the rules say until the entry is settled or the destination does not go along.
+
+        What the consents say is asked anew before each request that tells of a resource. That something is in error or
+        gone is told to who has it, whatever they say: it tells nothing new.
+        """
         entry = parcel.entry
         TRACE.set(parcel.traceparent)
-        sent = self._outbound(parcel, known)
-        new_hash = None if sent is None else content_hash(sent)
-        step = next_step(entry, self.accepted, new_hash)
+        numbers: list[int] = []
         try:
-            if self._only_links(entry):
-                return await self._link(parcel)
-            while step.action in {"find", "compare"}:
-                entry = await self._found(entry) if step.action == "find" else await self._compared(entry)
-                step = next_step(entry, self.accepted, new_hash)
-            answer = await self._done(step, entry, sent)
+            while True:
+                attempt = await self._attempt(replace(parcel, entry=entry), known)
+                if attempt is None:
+                    turn.again_in, turn.late = self.patience.news, self.late
+                    return _kept(entry)
+                if attempt.decision is not None and not attempt.decision.permitted:
+                    return replace(_kept(entry), state="held", outcome=None)
+                if attempt.number is not None:
+                    numbers.append(attempt.number)
+                if self._only_links(entry):
+                    end = await self._link(parcel)
+                    await self._ended(numbers, "accepted" if end.state == "accepted" else "refused")
+                    return end
+                if attempt.step.action not in {"find", "compare"}:
+                    break
+                entry = await (self._found(entry) if attempt.step.action == "find" else self._compared(entry))
+            answer = await self._done(attempt.step, entry, attempt.sent)
         except NoAnswer as lost:
+            if not lost.uncertain:
+                await self._ended(numbers, "refused")
             return _again(entry, turn, lost.outcome, uncertain=entry.uncertain or lost.uncertain, outage=str(lost))
         except CannotAsk as silent:
             return replace(_kept(entry), state="refused", outcome=silent.outcome)
+        masked = frozenset() if attempt.decision is None else frozenset(Target(*one) for one in attempt.decision.hidden)
         if answer is None:
-            return self._rested(entry, step, unresolved)
+            return self._rested(entry, attempt.step, unresolved | masked)
         verdict = judge(answer.status)
+        if not verdict.uncertain:
+            await self._ended(numbers, "accepted" if verdict.meaning == "accepted" else "refused")
         if verdict.meaning == "accepted":
-            return self._accepted(entry, step, answer.server_id, new_hash, unresolved)
+            return self._accepted(entry, attempt.step, answer.server_id, attempt.new_hash, unresolved | masked)
         if verdict.meaning == "refused":
             return replace(_kept(entry), state="refused", attempts=entry.attempts + 1, outcome=answer.outcome)
         return _again(
@@ -263,15 +302,55 @@ class Courier:
             asked=answer.retry_after,
         )
 
-    def _outbound(self, parcel: _Parcel, known: Mapping[Target, Entry]) -> Resource | None:
-        if parcel.resource is None:
-            return None
+    async def _attempt(self, parcel: _Parcel, known: Mapping[Target, Entry]) -> _Attempt | None:
+        """Return what comes next, by the consents as they are known now; None where that knowledge may be too old.
 
+        What tells of the resource, or is not permitted, is written down in the transaction that asks.
+        """
+        entry, resource = parcel.entry, parcel.resource
+        if resource is None:
+            return _Attempt(None, next_step(entry, self.accepted, None))
+        async with self.store.transaction(keys=(), tenant=entry.tenant) as transaction:
+            heard = await ages(transaction.connection, self.service.name, self.news.of, entry.tenant, [entry.key])
+            if unheard := self.news.too_old(heard):
+                self.late = f"Waits: what is known of consent may be too old ({as_words(unheard)})."
+                return None
+            disclosures = Disclosures(transaction)
+            targets = [(target.type, target.id) for target in parcel.targets]
+            decision = await disclosures.decide(entry, targets)
+            sent = self._outbound(resource, known, decision) if decision.permitted else None
+            new_hash = None if sent is None else content_hash(sent)
+            step = next_step(entry, self.accepted, new_hash)
+            request: Request
+            match step.action:
+                case _ if self._only_links(entry):
+                    request = "match"
+                case "find" | "compare" | "create" | "update":
+                    request = step.action
+                case _ if decision.permitted:
+                    return _Attempt(decision, step, sent, new_hash)
+                case _:
+                    request = "create" if entry.server_id is None else "update"
+            oldest = max((seconds for seconds in heard.values() if seconds is not None), default=None)
+            number = await disclosures.note(
+                entry, decision, request, redacted=bool(decision.hidden), known_seconds=oldest
+            )
+        return _Attempt(decision, step, sent, new_hash, number)
+
+    async def _ended(self, numbers: Sequence[int], end: End) -> None:
+        """Write down how requests ended; lost with the process, it is not known."""
+        if numbers:
+            async with self.store.transaction(keys=(), tenant=self.destination.tenant) as transaction:
+                await Disclosures(transaction).ended(numbers, end)
+
+    def _outbound(self, resource: Resource, known: Mapping[Target, Entry], decision: Decision) -> Resource:
         def resolve(target: Target) -> str | None:
             entry = known.get(target)
             return None if entry is None or entry.state == "withdrawn" else entry.server_id
 
-        return outbound(parcel.resource, resolve, own_base=self.own_base)
+        hidden = frozenset(Target(*one) for one in decision.hidden)
+        sent = outbound(resource, resolve, own_base=self.own_base, hidden=hidden)
+        return with_notice(sent, decision, own_base=self.own_base)
 
     async def _done(self, step: Step, entry: Entry, sent: Resource | None) -> Answer | None:
         match step.action:
@@ -374,12 +453,25 @@ class Courier:
         async with self._record(key) as record:
             ledger = Ledger(record.transaction)
             updatable = [type_ for type_ in self.destination.types if self.accepted.can("update", type_)]
-            for parcel, end in ends:
+            for parcel, ended in ends:
+                end = ended
+                if end.state == "held" and await self._permitted_now(record, parcel):
+                    end = _kept(parcel.entry)  # a consent came in between
                 entry = await ledger.settle(self.destination.id, parcel.entry.type, parcel.entry.id, end)
                 if end.state == "accepted" and parcel.entry.server_id is None:
                     await ledger.release(self.destination.id, key, str(parcel.own), updatable=updatable)
                 if _is_news(parcel.entry, entry):
                     await self._write_task(record, ledger, entry)
+
+    async def _permitted_now(self, record: Record, parcel: _Parcel) -> bool:
+        """Tell whether a consent came in between: under the lock of the patient's record none does any more."""
+        asked = [parcel.entry]
+        if parcel.patient is not None:
+            named = (parcel.patient.type, parcel.patient.id)
+            found = await Ledger(record.transaction).find(self.destination.id, [named])
+            asked += [one for one in found.values() if one.state == "held"]
+        disclosures = Disclosures(record.transaction)
+        return all([(await disclosures.decide(one)).permitted for one in asked])
 
     async def _write_task(self, record: Record, ledger: Ledger, entry: Entry) -> None:
         task = task_of(entry, address=self.destination.address, now=datetime.now(UTC), late=self.late)
@@ -417,6 +509,12 @@ async def _parcel(entry: Entry, transaction: Transaction) -> _Parcel:
     newest = replace(entry, wanted_version=held.version, wanted_at=held.last_updated, deleted=resource is None)
     traceparent = await Ledger(transaction).traceparent_of(newest)
     return _Parcel(newest, resource, frozenset() if resource is None else targets_of(resource), traceparent)
+
+
+def _without_patient(parcel: _Parcel, known: Mapping[Target, Entry]) -> Literal["waiting", "held"]:
+    """Return the state of what cannot go as long as its patient is not there."""
+    patient = None if parcel.patient is None else known.get(parcel.patient)
+    return "held" if patient is not None and patient.state == "held" else "waiting"
 
 
 def _kept(entry: Entry) -> Settled:

@@ -6,6 +6,8 @@ address                                             its FHIR base URL
 payloadType coding of http://hl7.org/fhir/resource-types
                                                     what is pushed there; none: everything that can be pushed
 extension .../destination-creates-patients          whether a patient it does not know may be created there
+managingOrganization                                who it is for patients' consents (provision.actor)
+extension .../destination-purpose                   what it is told things for, a code of v3-ActReason; none: TREAT
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ CONNECTION_TYPE: Final = "http://terminology.hl7.org/CodeSystem/endpoint-connect
 FHIR_REST: Final = "hl7-fhir-rest"
 RESOURCE_TYPES: Final = "http://hl7.org/fhir/resource-types"
 EXT_CREATES_PATIENTS: Final = f"{BASE}/StructureDefinition/destination-creates-patients"
+EXT_PURPOSE: Final = f"{BASE}/StructureDefinition/destination-purpose"
+PURPOSES: Final = ("TREAT", "COC", "CAREMGT", "HPAYMT", "HOPERAT", "HRESCH", "CLINTRCH", "PUBHLTH", "PATRQT")
+"""What a destination may be told things for. Not legal proceedings (HLEGAL); not an emergency (BTG, ETREAT)."""
 ID_DESTINATION: Final = f"{BASE}/identifier/destination"
 
 
@@ -73,6 +78,16 @@ def destination_of(resource: Resource, *, id_: str, tenant: str) -> Destination:
             f"{', '.join(wrong)} cannot be delivered; these can: {', '.join(PUSHED_TYPES)}.",
             expression=["Endpoint.payloadType"],
         )
+    purpose = next(
+        (str(one.get("valueCode")) for one in resource.get("extension", ()) if one.get("url") == EXT_PURPOSE), "TREAT"
+    )
+    if purpose not in PURPOSES:
+        raise Unprocessable(
+            f"Nothing is delivered for {purpose}: a destination is told things for one of {', '.join(PURPOSES)}. For "
+            "legal proceedings records leave by hand.",
+            expression=["Endpoint.extension"],
+        )
+    named_as = str(resource.get("managingOrganization", {}).get("reference", ""))
     creates = any(
         extension.get("valueBoolean") is True
         for extension in resource.get("extension", ())
@@ -86,4 +101,6 @@ def destination_of(resource: Resource, *, id_: str, tenant: str) -> Destination:
         active=resource["status"] == "active",
         types=frozenset(str(code) for code in named) or frozenset(PUSHED_TYPES),
         creates_patients=creates,
+        recipient=named_as if named_as.startswith("Organization/") else None,
+        purpose=purpose,
     )

@@ -69,6 +69,8 @@ class Lane:
     _failures: int = 0
     _tidied: float = 0.0
     _held_since: float = 0.0
+    _consents_looked_at: float = 0.0
+    _consents_until: datetime | None = None
     _late: str | None = None
 
     async def run(self) -> None:
@@ -180,6 +182,8 @@ class Lane:
             self._due[key] = monotonic() + OTHER_HOLDER
             return None
         turn = task.result()
+        if turn.late is not None:
+            self._late = self.state.late = turn.late
         if turn.again_in is not None:
             self._due[key] = monotonic() + turn.again_in
         if turn.moved:
@@ -198,11 +202,16 @@ class Lane:
         await asyncio.sleep(pause(self._failures, random.random(), asked=turn.asked))  # noqa: S311 - jitter, no secret
 
     async def _tidy(self) -> None:
-        """Queue again what a dead process was sending; show people what waits for long."""
+        """Queue again what a dead process was sending, and what the clock lets go; show people what waits for long."""
         if monotonic() - self._tidied < self.courier.patience.housekeeping:
             return
         self._tidied = monotonic()
         await self._recover()
+        if monotonic() - self._consents_looked_at >= self.courier.patience.consents:
+            self._consents_looked_at = monotonic()
+            async with self.parts.store.transaction(keys=(), tenant=self.destination.tenant) as transaction:
+                since = self._consents_until
+                self._consents_until = await Ledger(transaction).ask_anew_by_time(self.destination, since=since)
         await self.courier.show_waiting()
 
     async def _recover(self) -> None:
@@ -265,6 +274,8 @@ class Lanes:
         for destination in wanted - self._tasks.keys():
             state = self.states.setdefault(destination.id, LaneState())
             server = DestinationServer(client, destination.address)
-            courier = Courier(parts.service, parts.store, destination, server, parts.settings.base_url, self.patience)
+            courier = Courier(
+                parts.service, parts.store, destination, server, parts.settings.base_url, self.news, self.patience
+            )
             lane = Lane(parts, destination, courier, state, self.news)
             self._tasks[destination] = asyncio.create_task(lane.run(), name=f"lane {destination.id}")

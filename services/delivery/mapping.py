@@ -4,6 +4,8 @@
   resource can be found there again whatever became of the answer to the first attempt.
 * A reference to a resource that the destination has from us becomes a reference to its id there.
 * A reference to anything else becomes a logical reference: the type and our identifier, and the display as it was.
+* A reference to what the patient's consents do not let be told names nothing: `data-absent-reason` masked stands for
+  it, the narrative goes with it, and the resource bears the label REDACTED.
 * What only says where the resource is kept (`id`, `meta.versionId`, `meta.lastUpdated`) is left out.
 
 Source: https://hl7.org/fhir/R4/references.html#logical
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -68,29 +71,54 @@ def _targets(value: Json) -> Iterator[Target]:
             yield from _targets(item)
 
 
-def outbound(resource: Resource, resolve: Resolve, *, own_base: str) -> Resource:
+REDACTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "REDACTED"}
+"""Label of what something was taken out of: https://hl7.org/fhir/R4/security-labels.html#core"""
+
+MASKED = {"extension": [{"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "masked"}]}
+"""What stands for a reference that is not told."""
+
+
+def outbound(
+    resource: Resource, resolve: Resolve, *, own_base: str, hidden: AbstractSet[Target] = frozenset()
+) -> Resource:
     """Return `resource` as it is sent to a destination.
 
     Args:
         resource: as held here, with its id.
         resolve: what the destination calls the resources referred to.
         own_base: our public FHIR base, for attachments that are kept here and not sent.
+        hidden: what it refers to and may not be told.
 
     """
     own = Target(resource["resourceType"], resource["id"])
-    sent: Resource = _rewritten(without_server_elements(resource), resolve, own_base)
+    sent: Resource = _rewritten(without_server_elements(resource), resolve, own_base, hidden)
+    if hidden & targets_of(resource):
+        sent.pop("text", None)
+        sent = labelled(sent, REDACTED)
     identifiers = [one for one in sent.get("identifier", ()) if one.get("system") != IDENTIFIER_SYSTEM + own.type]
     return {**sent, "identifier": [*identifiers, own.identifier]}
 
 
-def _rewritten(value: Json, resolve: Resolve, own_base: str) -> Json:
+def labelled(sent: Resource, *labels: Resource) -> Resource:
+    """Return a resource with these labels besides its own."""
+    meta = sent.get("meta") or {}
+    security = list(meta.get("security", ()))
+    codes = {(one.get("system"), one.get("code")) for one in security}
+    security += [one for one in labels if (one["system"], one["code"]) not in codes]
+    rest = {name: value for name, value in sent.items() if name not in {"resourceType", "meta"}}
+    return {"resourceType": sent["resourceType"], "meta": {**meta, "security": security}, **rest}
+
+
+def _rewritten(value: Json, resolve: Resolve, own_base: str, hidden: AbstractSet[Target]) -> Json:
     if isinstance(value, list):
-        return [_rewritten(item, resolve, own_base) for item in value]
+        return [_rewritten(item, resolve, own_base, hidden) for item in value]
     if not isinstance(value, dict):
         return value
-    new = {name: _rewritten(member, resolve, own_base) for name, member in value.items()}
+    new = {name: _rewritten(member, resolve, own_base, hidden) for name, member in value.items()}
     reference = value.get("reference")
     if isinstance(reference, str) and (target := target_of(reference)) is not None:
+        if target in hidden:
+            return MASKED
         there = resolve(target)
         if there is None:
             del new["reference"]

@@ -1,4 +1,7 @@
-"""What delivery does when something was committed elsewhere: it puts it into each destination's queue."""
+"""What delivery does when something was committed elsewhere: it puts it into each destination's queue.
+
+A Consent is pushed nowhere. Its copy is what delivery knows of consents: the store turns it into rows that are asked.
+"""
 
 from __future__ import annotations
 
@@ -26,3 +29,8 @@ async def queue(event: Event, resource: Resource, record: Record) -> None:
     )
     if event.interaction != "delete" and is_withheld(resource):
         await ledger.withhold(tenant=event.tenant, type_=event.type, id_=event.resource_id, version=event.version)
+
+
+async def ask_anew(event: Event, _resource: Resource, record: Record) -> None:
+    """Queue what was held for want of consent, in the transaction that takes the Consent in: its turn asks again."""
+    await Ledger(record.transaction).ask_anew(tenant=event.tenant, key=event.key)

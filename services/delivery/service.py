@@ -8,7 +8,7 @@ from services.delivery.guards import keep_destination, only_by_delivery
 from services.delivery.lanes import Lanes
 from services.delivery.operations import OPERATIONS
 from services.delivery.ops import deliveries_route
-from services.delivery.reactions import queue
+from services.delivery.reactions import ask_anew, queue
 from shared.fhir.freshness import KnowledgePolicy
 from shared.runtime.app import App, Background, Beat, Parts
 from shared.runtime.ownership import DELIVERY, INTAKE, OUTCOMES, SESSIONS, types_of
@@ -29,8 +29,8 @@ SERVICE = Service(
     guards={"Endpoint": (keep_destination,), "Task": (only_by_delivery,)},
     operations=OPERATIONS,
     consumes=(INTAKE, SESSIONS, OUTCOMES),
-    holds=frozenset(PUSHED_TYPES),
-    reactions=dict.fromkeys(PUSHED_TYPES, (queue,)),
+    holds=frozenset((*PUSHED_TYPES, "Consent")),
+    reactions={**dict.fromkeys(PUSHED_TYPES, (queue,)), "Consent": (ask_anew,)},
 )
 
 

@@ -21,6 +21,7 @@ _SAID: dict[State, str] = {
     "queued": "Waits for its turn.",
     "sending": "Is being sent.",
     "waiting": "Waits for its patient: the destination does not hold the patient.",
+    "held": "Held for want of consent: none of the patient's lets it be told to this destination. Goes when one does.",
     "accepted": "Accepted by the destination.",
     "withdrawn": "Deleted here or not to be pushed; marked as in error or deleted at the destination if it was there.",
     "superseded": "The destination holds an older version and takes no updates of this type.",
@@ -41,7 +42,7 @@ def status_of(state: State, attempts: int) -> TaskStatus:
             return "failed"
         case "not-accepted" | "superseded":
             return "rejected"
-        case "waiting":
+        case "waiting" | "held":
             return "on-hold"
         case "cancelled":
             return "cancelled"

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from shared.fhir.definitions import type_id
 from shared.fhir.json import dump, parse
 from shared.store.connection import open_connection, translated
 from shared.store.ledger_types import Destination, Entry, Settled, TaskStatus
@@ -37,6 +38,11 @@ _NEWER = """
     WHERE delivery.wanted_version < excluded.wanted_version
 """
 
+_ASK_ANEW = """
+    UPDATE delivery d SET state = 'queued', place = nextval('delivery_place'), queued_at = clock_timestamp(),
+        next_attempt_at = clock_timestamp(), attempts = 0
+    WHERE d.state = 'held' AND"""
+
 
 class Ledger:
     """The ledger, as one transaction sees it."""
@@ -47,14 +53,19 @@ class Ledger:
     # Destinations
 
     async def put_destination(self, destination: Destination) -> None:
-        """Add a destination, or change what is known of it; `filled` is left as it is."""
+        """Add a destination, or change what is known of it; `filled` is left as it is.
+
+        What is held for want of consent is queued, to be asked for anew: it may be somebody else now.
+        """
         with translated():
             await self._connection.execute(
                 """
-                INSERT INTO delivery_destination (id, tenant, name, address, active, types, creates_patients)
-                VALUES ($1, $2, $3, $4, $5, $6, $7)
+                INSERT INTO delivery_destination
+                    (id, tenant, name, address, active, types, creates_patients, recipient, purpose)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
                 ON CONFLICT (id) DO UPDATE SET name = excluded.name, address = excluded.address,
                     active = excluded.active, types = excluded.types, creates_patients = excluded.creates_patients,
+                    recipient = excluded.recipient, purpose = excluded.purpose,
                     filled = delivery_destination.filled AND delivery_destination.types @> excluded.types
                 """,
                 destination.id,
@@ -64,7 +75,10 @@ class Ledger:
                 destination.active,
                 sorted(destination.types),
                 destination.creates_patients,
+                destination.recipient,
+                destination.purpose,
             )
+            await self._connection.execute(f"{_ASK_ANEW} d.destination = $1", destination.id)
 
     async def destinations(self) -> list[Destination]:
         """Return all destinations of all tenants, inactive ones too."""
@@ -148,6 +162,30 @@ class Ledger:
                 id_,
                 version,
             )
+
+    async def ask_anew(self, *, tenant: str, key: str) -> None:
+        """Queue what is held of a key (``Patient/1``), for every destination: what its consents say has changed."""
+        with translated():
+            await self._connection.execute(f"{_ASK_ANEW} d.tenant = $1 AND d.key = $2", tenant, key)
+
+    async def ask_anew_by_time(self, destination: Destination, *, since: datetime | None) -> datetime:
+        """Queue what is held of patients of whom a rule began or ended since then (None: ever); return until when."""
+        with translated():
+            until: datetime = await self._connection.fetchval("SELECT now()")
+            await self._connection.execute(
+                f"""
+                {_ASK_ANEW} d.destination = $1 AND d.tenant = $2 AND d.key IN (
+                    SELECT 'Patient/' || p.id FROM tenant n JOIN consent_rule c ON c.tenant = n.id
+                    JOIN resource p ON p.tenant = n.id AND p.type = $5 AND p.patient = c.patient
+                    WHERE n.name = $2 AND (c.low > $3 AND c.low <= $4 OR c.high > $3 AND c.high <= $4))
+                """,
+                destination.id,
+                destination.tenant,
+                since or datetime.min.replace(tzinfo=UTC),
+                until,
+                type_id("Patient"),
+            )
+        return until
 
     async def keys(self, destination: str, *, busy: Collection[str], limit: int) -> list[str]:
         """Return keys (patients) with something queued that are not `busy`, longest queued first."""
@@ -244,7 +282,7 @@ class Ledger:
                 UPDATE delivery SET state = 'queued', place = nextval('delivery_place'), queued_at = clock_timestamp(),
                     next_attempt_at = clock_timestamp(), attempts = 0
                 WHERE destination = $1 AND key = $2 AND (
-                    (state = 'waiting' AND key = $3)
+                    (state IN ('waiting', 'held') AND key = $3)
                     OR (type = ANY ($4) AND state = 'accepted' AND unresolved @> ARRAY[$3::text]))
                 """,
                 destination,

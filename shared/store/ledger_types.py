@@ -12,6 +12,7 @@ State: TypeAlias = Literal[
     "queued",
     "sending",
     "waiting",
+    "held",
     "accepted",
     "withdrawn",
     "superseded",
@@ -22,10 +23,11 @@ State: TypeAlias = Literal[
 """Where a resource stands at a destination.
 
 queued: to be sent. sending: an attempt is under way, or its end is not known. waiting: the destination does not have
-its patient. accepted: the wanted version is there. withdrawn: deleted here, or
-never pushed (a device's feed), and marked as in error or deleted there if it was there.
-superseded: an older version is there and the destination takes no update. refused: the destination refused it.
-not-accepted: the destination takes no resources of this type. cancelled: a person said that it shall not be sent.
+its patient. held: no consent of the patient's lets it be told now; what is there of an earlier version stays. accepted:
+the wanted version is there. withdrawn: deleted here, or never pushed (a device's feed), and marked as in error or
+deleted there if it was there. superseded: an older version is there and the destination takes no update. refused: the
+destination refused it. not-accepted: the destination takes no resources of this type. cancelled: a person said that it
+shall not be sent.
 """
 
 PENDING: frozenset[State] = frozenset(("queued", "sending", "waiting"))
@@ -47,6 +49,8 @@ class Destination:
         types: what is pushed to it.
         creates_patients: whether a Patient that it does not know may be created there.
         filled: whether what was held when it was added has been queued.
+        recipient: who it is for a Consent, as ``Organization/1``; None: nobody whom a Consent can name.
+        purpose: what it is told things for, a code of v3-ActReason.
 
     """
 
@@ -58,6 +62,8 @@ class Destination:
     types: frozenset[str]
     creates_patients: bool
     filled: bool = field(default=False, compare=False)
+    recipient: str | None = None
+    purpose: str = "TREAT"
 
 
 @dataclass(frozen=True, slots=True)

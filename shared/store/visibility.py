@@ -15,10 +15,13 @@ from shared.store.comparisons import Binder
 from shared.store.predicates import Row, of_types, patient_uuids, scope_of
 
 if TYPE_CHECKING:
-    from shared.store.access import Grant
+    from shared.store.access import Disclosure, Grant
 
 PART_2: Final = "42CFRPart2"
 """Label of what comes of a programme under 42 CFR Part 2: told by a consent under it alone."""
+
+LEGAL: Final = "HLEGAL"
+"""Purpose of use: legal proceedings. What comes of a programme under 42 CFR Part 2 is never told for them: 2.12(d)."""
 
 PROCESS_NOTE: Final = "PSYTHPN"
 """Label of what is told to nobody outside, whatever a consent says."""
@@ -66,18 +69,15 @@ def consented(
     nobodys = [type_ for type_ in types or sorted(NO_ONES) if type_ in NO_ONES]
     if types is not None and len(nobodys) == len(types):
         return [f"{row}.patient IS NULL"]
-    recipients = bind(sorted(told.recipients), "text[]")
-    purposes = bind(sorted(told.purposes), "text[]")
+    rules = Rules(told, bind, clinic, row)
     decided = []
     for labels in (f"{row}.labels", *(() if version is None else (f"{version}.labels",))):
         unsaid = f"NOT {labels} && '{{{PART_2}}}'" if told.permitted else "false"
+        never = (PROCESS_NOTE, PART_2) if LEGAL in told.purposes else (PROCESS_NOTE,)
         decided.append(
-            f"NOT {labels} && '{{{PROCESS_NOTE}}}' AND "
-            "coalesce((SELECT bool_and(s.said = 2) FROM (SELECT max(c.weight) AS said FROM consent_rule c "
-            f"WHERE c.tenant = {clinic} AND c.patient = {row}.patient "
-            f"{_among('recipients', recipients)}{_among('purposes', purposes)}{_among('labels', labels)}"
-            "AND (c.low IS NULL OR c.low <= now()) AND (c.high IS NULL OR c.high > now()) "
-            f"AND (c.weight <> 2 OR c.part_2 OR NOT {labels} && '{{{PART_2}}}') GROUP BY c.consent) s), {unsaid})"
+            f"NOT {labels} && '{{{','.join(never)}}}' AND "
+            "coalesce((SELECT bool_and(s.said = 2) FROM (SELECT max(c.weight) AS said "
+            f"{rules.about(labels)} GROUP BY c.consent) s), {unsaid})"
         )
     others = [type_ for type_ in types or ("*",) if type_ != "Patient"]
     if others:
@@ -88,6 +88,24 @@ def consented(
     if not nobodys:
         return [f"({decision})"]
     return [f"({row}.patient IS NULL AND {of_types(f'{row}.type', nobodys)} OR {decision})"]
+
+
+class Rules:
+    """The rows of `consent_rule` that have something to say of a resource of a row, to somebody for a purpose."""
+
+    def __init__(self, told: Disclosure, bind: Binder, clinic: str, row: str) -> None:
+        self._recipients = bind(sorted(told.recipients), "text[]")
+        self._purposes = bind(sorted(told.purposes), "text[]")
+        self._of = f"c.tenant = {clinic} AND c.patient = {row}.patient"
+
+    def about(self, labels: str) -> str:
+        """Return FROM and WHERE of these rows, as `c`; `labels` is the column of the resource's."""
+        return (
+            f"FROM consent_rule c WHERE {self._of} "
+            f"{_among('recipients', self._recipients)}{_among('purposes', self._purposes)}{_among('labels', labels)}"
+            "AND (c.low IS NULL OR c.low <= now()) AND (c.high IS NULL OR c.high > now()) "
+            f"AND (c.weight <> 2 OR c.part_2 OR NOT {labels} && '{{{PART_2}}}')"
+        )
 
 
 def _among(column: str, values: str) -> str:

@@ -33,6 +33,8 @@ from shared.runtime.settings import Settings
 from shared.store.ledger import Ledger
 from shared.testing.hospital import create as create_hospital
 from shared.testing.knowledge import all_is_heard
+from tests.integration.security.consents import PATTERNS
+from tests.integration.security.consents import consent as privacy
 
 QUICK = Patience(answer=1.0, reference=0.6, shown=0.4, look_again=0.05, housekeeping=0.2)
 NEWS = load_policy().section("knowledge", KnowledgePolicy).disclosure
@@ -78,6 +80,11 @@ class Clinic:
 
 def patient(**more):
     return {"resourceType": "Patient", "id": new_id(), "active": True, "name": [{"family": "Kerr"}], **more}
+
+
+def consent(of, pattern="P1", **more):
+    """Return a patient's privacy consent of a pattern of kap-domain 6.3."""
+    return {**privacy(of["id"], PATTERNS[pattern], part_2=pattern == "P5"), "id": new_id(), **more}
 
 
 def encounter(of, **more):
@@ -153,12 +160,19 @@ class Delivery:
     parts: object
     events: ServiceEvents
     http: httpx.AsyncClient
+    signing: bool
     clinic: Clinic = field(default_factory=Clinic)
     running: list[asyncio.Task] = field(default_factory=list)
 
     async def hear(self, *resources, **how):
-        """Commit resources in the clinic, and take their events in here."""
+        """Commit resources in the clinic, and take their events in here; a new patient consents to be told of."""
         for resource in resources:
+            if (
+                self.signing
+                and resource["resourceType"] == "Patient"
+                and ("Patient", resource["id"]) not in self.clinic.versions
+            ):
+                await self.take(self.clinic.commit(consent(resource), source="intake"))
             await self.take(self.clinic.commit(resource, **how))
 
     async def take(self, event):
@@ -212,15 +226,18 @@ class Delivery:
 
 
 @asynccontextmanager
-async def delivery_at(database, hospital_url, *, heard=-timedelta(days=1)):
-    """Delivery, to which the others have told everything up to so long ago; by default to tomorrow."""
+async def delivery_at(database, hospital_url, *, heard=-timedelta(days=1), signing=True):
+    """Delivery, to which the others have told everything up to so long ago; by default to tomorrow.
+
+    `signing`: whether who is a new patient has signed a consent for all who treat (pattern P1).
+    """
     app = App(SERVICE, settings("delivery", database, hospital_url=hospital_url))
     async with opened(app) as one:
         transport = httpx.ASGITransport(one.asgi)
         async with httpx.AsyncClient(transport=transport, base_url="http://delivery.example") as http:
             await keep_default_destination(one.parts)
             await all_is_heard(one.parts.store, SERVICE, ago=heard)
-            delivery = Delivery(one.parts, ServiceEvents(SERVICE, one.parts.store), http)
+            delivery = Delivery(one.parts, ServiceEvents(SERVICE, one.parts.store), http, signing)
             try:
                 yield delivery
             finally:

@@ -6,7 +6,15 @@ import asyncio
 
 from shared.fhir.content import content_hash
 from shared.fhir.json import dump, parse
-from tests.integration.delivery.conftest import condition, delivery_at, encounter, hospital_at, observation, patient
+from tests.integration.delivery.conftest import (
+    condition,
+    consent,
+    delivery_at,
+    encounter,
+    hospital_at,
+    observation,
+    patient,
+)
 
 
 async def test_a_patients_record_arrives_with_its_references_and_our_identifiers(delivery, hospital):
@@ -103,6 +111,7 @@ async def test_an_event_that_comes_twice_or_late_sends_nothing_again(delivery, h
     ann = patient()
     first = delivery.clinic.commit(ann)
     second = delivery.clinic.commit({**ann, "active": False})
+    await delivery.hear(consent(ann), source="intake")
     delivery.start()
     await delivery.take(second)
     await delivery.take(first)

@@ -45,7 +45,7 @@ def test_every_state_of_a_delivery_is_a_valid_task(state, told):
 
 
 def test_what_still_moves_is_an_open_task_and_what_does_not_is_none():
-    moving = {"queued", "sending", "waiting"}
+    moving = {"queued", "sending", "waiting", "held"}
     assert {state for state in get_args(State) if status_of(state, 1) in OPEN} == moving
     assert status_of("queued", 0) == "requested"
     assert status_of("queued", 2) == "in-progress"

@@ -1,0 +1,226 @@
+"""What delivery may tell a destination of a resource, by the consents it knows, and the record of what it told.
+
+A decision is asked for directly before a request leaves, in the transaction that writes it down. `Disclosures.note`
+writes all such rows: whoever has to know of each disclosure (an audit) learns it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from shared.fhir.definitions import type_id
+from shared.store.access import NO_ONES, Access, Disclosure
+from shared.store.comparisons import Binder
+from shared.store.connection import translated
+from shared.store.visibility import PART_2, Rules, consented
+
+if TYPE_CHECKING:
+    from shared.store.ledger_types import Entry
+    from shared.store.store import Transaction
+
+Request: TypeAlias = Literal["find", "compare", "match", "create", "update"]
+End: TypeAlias = Literal["accepted", "refused", "unknown"]
+
+YEARS_KEPT = 3
+"""For so many years back what was disclosed is told (42 CFR 2.24, list of disclosures by an intermediary)."""
+
+_COLUMNS = "asked_at, recipient, purpose, type, resource, version, labels, request, part_2, redacted, consents, ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the consents say of one version of a resource, to one destination, as they are known now.
+
+    Attributes:
+        permitted: whether it may be told.
+        told: to whom, and what for.
+        consents: the versions of the Consents that permit it, ``Consent/1/_history/2``.
+        scopes: what each of these says that it is for, in the same order: codes of v3-ActReason; none: anything.
+        labels: of the resource.
+        hidden: of the resources it refers to, those that may not be told: (type, id).
+
+    """
+
+    permitted: bool
+    told: Disclosure
+    consents: tuple[str, ...] = ()
+    scopes: tuple[frozenset[str], ...] = ()
+    labels: frozenset[str] = frozenset()
+    hidden: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def part_2(self) -> bool:
+        """Whether it is of a programme under 42 CFR Part 2."""
+        return PART_2 in self.labels
+
+    @property
+    def for_tpo(self) -> bool:
+        """Whether a consent that permits it is one for treatment, payment and operations."""
+        return any({"TREAT", "HPAYMT", "HOPERAT"} <= scope for scope in self.scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosed:
+    """One disclosure that was made, or may have been: `ended` is None where nobody knows its end."""
+
+    asked_at: datetime
+    recipient: str | None
+    purpose: str
+    type: str
+    resource: str
+    version: int
+    labels: tuple[str, ...]
+    request: str
+    part_2: bool
+    redacted: bool
+    consents: tuple[str, ...]
+    ended: str | None
+
+
+class Disclosures:
+    """Decisions on telling, and the record of them, as one transaction sees it."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._connection = transaction.connection
+
+    async def decide(self, entry: Entry, targets: Iterable[tuple[str, str]] = ()) -> Decision:
+        """Ask the consents of an entry's wanted version, and of what it refers to, for whom its destination is now.
+
+        What a reference points to and is not held here is not judged: nothing of it is known but that it is named.
+        """
+        told = await self._told(entry.destination)
+        bind = Binder()
+        tenant, type_, id_ = bind(entry.tenant, "text"), bind(type_id(entry.type), "smallint"), bind(entry.id, "text")
+        version = bind(entry.wanted_version, "integer")
+        may = " AND ".join(consented(_access(entry.tenant, told), bind, "tn.id", [entry.type], "r", "v"))
+        about = Rules(told, bind, "tn.id", "r").about("r.labels")
+        with translated():
+            row = await self._connection.fetchrow(
+                f"""
+                SELECT r.labels, coalesce({may}, false) AS permitted, ARRAY(
+                    SELECT concat(x.id, '/_history/', x.version, E'\\n', array_to_string(s.why, ' '))
+                    FROM (SELECT c.consent, min(coalesce(c.x_purposes, c.purposes)) AS why {about} AND c.weight = 2
+                          GROUP BY c.consent) s
+                    JOIN resource x ON x.rid = s.consent ORDER BY x.id) AS behind
+                FROM tenant tn JOIN resource r ON r.tenant = tn.id AND r.type = {type_} AND r.id = {id_}
+                JOIN history v ON v.rid = r.rid AND v.version = {version}
+                WHERE tn.name = {tenant}
+                """,
+                *bind.arguments,
+            )
+        if row is None or not row["permitted"]:
+            return Decision(permitted=False, told=told, labels=frozenset(() if row is None else row["labels"]))
+        behind = [one.split("\n") for one in row["behind"]]
+        return Decision(
+            permitted=True,
+            told=told,
+            consents=tuple(f"Consent/{name}" for name, _ in behind),
+            scopes=tuple(frozenset(why.split()) for _, why in behind),
+            labels=frozenset(row["labels"]),
+            hidden=await self._hidden(told, entry.tenant, list(targets)),
+        )
+
+    async def _told(self, destination: str) -> Disclosure:
+        with translated():
+            row = await self._connection.fetchrow(
+                "SELECT recipient, purpose FROM delivery_destination WHERE id = $1", destination
+            )
+        if row is None:
+            raise LookupError("The ledger has no such destination.")
+        return Disclosure(frozenset(filter(None, (row["recipient"],))), frozenset((row["purpose"],)))
+
+    async def _hidden(
+        self, told: Disclosure, tenant: str, targets: Sequence[tuple[str, str]]
+    ) -> frozenset[tuple[str, str]]:
+        """Return those of the targets that are held here and may not be told."""
+        of_patients = [target for target in targets if target[0] not in NO_ONES]
+        if not of_patients:
+            return frozenset()
+        bind = Binder()
+        types = sorted({type_ for type_, _ in of_patients})
+        name = bind(tenant, "text")
+        numbers = bind([type_id(type_) for type_, _ in of_patients], "smallint[]")
+        ids = bind([id_ for _, id_ in of_patients], "text[]")
+        names = bind([type_ for type_, _ in of_patients], "text[]")
+        may = " AND ".join(consented(_access(tenant, told), bind, "tn.id", types, "r"))
+        with translated():
+            rows = await self._connection.fetch(
+                f"""
+                SELECT g.name, g.id FROM unnest({numbers}, {ids}, {names}) AS g(type, id, name)
+                JOIN tenant tn ON tn.name = {name}
+                JOIN resource r ON r.tenant = tn.id AND r.type = g.type AND r.id = g.id
+                WHERE NOT coalesce({may}, false)
+                """,
+                *bind.arguments,
+            )
+        return frozenset((row["name"], row["id"]) for row in rows)
+
+    async def note(
+        self,
+        entry: Entry,
+        decision: Decision,
+        request: Request,
+        *,
+        redacted: bool = False,
+        known_seconds: float | None = None,
+    ) -> int:
+        """Write down a decision, before the request leaves; return its number."""
+        with translated():
+            number: int = await self._connection.fetchval(
+                """
+                INSERT INTO disclosure (destination, recipient, purpose, tenant, key, type, resource, version, labels,
+                    request, permitted, part_2, redacted, consents, known_seconds)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING id
+                """,
+                entry.destination,
+                next(iter(decision.told.recipients), None),
+                next(iter(decision.told.purposes)),
+                entry.tenant,
+                entry.key,
+                entry.type,
+                entry.id,
+                entry.wanted_version,
+                sorted(decision.labels),
+                request,
+                decision.permitted,
+                decision.part_2,
+                redacted,
+                list(decision.consents),
+                known_seconds,
+            )
+        return number
+
+    async def ended(self, numbers: Iterable[int], end: End) -> None:
+        """Write down what became of requests; an end that is known already stays."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE disclosure SET ended = $2, ended_at = clock_timestamp() WHERE id = ANY ($1) AND ended IS NULL",
+                list(numbers),
+                end,
+            )
+
+    async def of_patient(self, tenant: str, key: str) -> list[Disclosed]:
+        """Return what was told of a patient to anybody in the last three years, or may have been; the latest first."""
+        with translated():
+            rows = await self._connection.fetch(
+                f"""
+                SELECT {_COLUMNS} FROM disclosure WHERE tenant = $1 AND key = $2 AND permitted
+                AND request IN ('match', 'create', 'update')
+                AND asked_at > now() - $3 * interval '1 year' ORDER BY id DESC
+                """,
+                tenant,
+                key,
+                YEARS_KEPT,
+            )
+        return [_disclosed(dict(row)) for row in rows]
+
+
+def _disclosed(values: dict[str, Any]) -> Disclosed:
+    return Disclosed(**{**values, "labels": tuple(values["labels"]), "consents": tuple(values["consents"])})
+
+
+def _access(tenant: str, told: Disclosure) -> Access:
+    return Access(tenant=tenant, origin=None, patients=None, hidden_labels=frozenset(), grants=None, disclosure=told)
