@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from services.delivery.mapping import IDENTIFIER_SYSTEM
@@ -56,11 +57,22 @@ class Delivery:
     server_id: str | None
     content_hash: str | None
     said: str = ""
+    key: str = ""
+    uncertain: bool = False
+    accepted_at: datetime | None = None
 
     @property
     def name(self) -> str:
         """``Type/id``."""
         return f"{self.type}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Whether the consents let a resource be told to a destination now, and when what they say last changed."""
+
+    permitted: bool
+    changed: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +107,23 @@ def compare_versions(hop: str, type_: str, committed: Iterable[Version], held: I
     return _differences(hop, type_, {"missing": missing, "unexpected": unexpected, "different": different})
 
 
-def compare_ledger(current: Mapping[str, int], ledger: Iterable[Delivery], pushed: frozenset[str]) -> list[Difference]:
+KNOWN_WITHIN = timedelta(seconds=60)
+"""So old may delivery's knowledge of consents be (`policies/knowledge.yaml`, disclosure): what it told later than that
+after a change, it told by what the consents say now."""
+
+
+def compare_ledger(
+    current: Mapping[str, int],
+    ledger: Iterable[Delivery],
+    pushed: frozenset[str],
+    permissions: Mapping[str, Permission] | None = None,
+) -> list[Difference]:
     """Compare what is current at the gateway (``Type/id`` to version) with what the ledger says of it.
 
     Everything of a pushed type has a line, and the line wants that version. What the hospital refused is a difference;
-    what is of a type that it does not take, or was withdrawn or cancelled, is none.
+    what is of a type that it does not take, or was withdrawn or cancelled, is none. `permissions` is what consents at
+    the gateway say of each (None: they are not compared): what they permit is not held, and what they do not permit
+    was not told, unless before they changed.
     """
     lines = {line.name: line for line in ledger}
     found: dict[str, dict[Fault, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -114,9 +138,26 @@ def compare_ledger(current: Mapping[str, int], ledger: Iterable[Delivery], pushe
             found[type_]["different"].append(f"{name} (version {version} here, {line.wanted_version} in the ledger)")
         elif line.state == "refused":
             found[type_]["refused"].append(f"{name} ({line.said})" if line.said else name)
+        elif permissions is not None and (fault := _against_consent(line, permissions)) is not None:
+            found[type_][fault].append(f"{name} ({_CONSENT[fault]})")
     return [
         difference for type_ in sorted(found) for difference in _differences("gateway → delivery", type_, found[type_])
     ]
+
+
+_CONSENT: dict[Fault, str] = {"missing": "held, though consent permits it", "unexpected": "told without consent"}
+
+
+def _against_consent(line: Delivery, permissions: Mapping[str, Permission]) -> Fault | None:
+    """Return what is wrong with a line by the consents: held though they permit, or told though they do not."""
+    unknown = Permission(permitted=False, changed=None)
+    own, patient = permissions.get(line.name, unknown), permissions.get(line.key, unknown)
+    if line.state == "held":
+        return "missing" if own.permitted and patient.permitted else None
+    if own.permitted or line.state != "accepted" or line.accepted_at is None:
+        return None
+    told_later = own.changed is None or line.accepted_at > own.changed + KNOWN_WITHIN
+    return "unexpected" if told_later else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +188,13 @@ def compare_hospital(ledger: Iterable[Delivery], held: Iterable[Resource]) -> Ho
     for line in ledger:
         copies = there.pop(line.name, [])
         faults = found[line.type]
-        if line.state in {"accepted", "superseded"}:
+        told = line.state == "held" and line.server_id is not None  # an earlier version, before consent was withdrawn
+        if line.state in {"accepted", "superseded"} or told:
             _judge_accepted(line, copies, faults)
         elif len(copies) > 1:
             faults["doubled"].append(f"{line.name} ({len(copies)} times)")
+        elif copies and line.state == "held" and not line.uncertain:
+            faults["unexpected"].append(f"{line.name} (held for want of consent)")
     for name, copies in sorted(there.items()):
         found[name.partition("/")[0]]["unexpected"].append(f"{name} ({len(copies)} times)" if len(copies) > 1 else name)
     differences = [

@@ -11,7 +11,7 @@ from typing import Self
 import httpx
 import msgspec
 
-from cli.compare import Delivery, Digest, Version
+from cli.compare import Delivery, Digest, Permission, Version
 from cli.stack.ports import GATEWAY, OWNERS, Ports
 from cli.stack.problem import StackProblem
 from shared.fhir.json import Resource
@@ -172,6 +172,16 @@ class _Versions:
     versions: list[_Version]
 
 
+class _Resource(msgspec.Struct):
+    id: str
+    permitted: bool
+    changed: datetime | None
+
+
+class _Disclosable(msgspec.Struct):
+    resources: list[_Resource]
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryLine:
     """One resource on its way to one destination, as delivery's ledger has it."""
@@ -186,6 +196,8 @@ class DeliveryLine:
     said: str
     committed_at: datetime | None
     accepted_at: datetime | None
+    key: str = ""
+    uncertain: bool = False
 
     def compared(self) -> Delivery:
         """Return the line as `cli.compare` wants it."""
@@ -198,6 +210,9 @@ class DeliveryLine:
             server_id=self.server_id,
             content_hash=self.content_hash,
             said=self.said[:200],
+            key=self.key,
+            uncertain=self.uncertain,
+            accepted_at=self.accepted_at,
         )
 
 
@@ -214,6 +229,7 @@ class Destination:
         by_type: number of lines by type and state.
         pending: of these, those that still move by themselves.
         deliveries: the lines; empty where they were not asked for.
+        recipient, purpose: whom, and what for, it is to the patients' consents.
 
     """
 
@@ -226,6 +242,8 @@ class Destination:
     by_type: dict[str, dict[str, int]]
     pending: int
     deliveries: list[DeliveryLine] = field(default_factory=list)
+    recipient: str | None = None
+    purpose: str = "TREAT"
 
     @property
     def total(self) -> int:
@@ -282,6 +300,14 @@ class Ops:
         query = {} if since is None else {"since": since.isoformat()}
         found = msgspec.json.decode(await self._get(service, "versions", type=type_, **query), type=_Versions)
         return [Version(type_, one.id, one.version, one.content) for one in found.versions if one.origin == origin]
+
+    async def disclosable(self, service: str, type_: str, destination: Destination) -> dict[str, Permission]:
+        """Return, by ``Type/id``, what the consents that a service holds say of telling a destination."""
+        query = {"type": type_, "purpose": destination.purpose}
+        if destination.recipient is not None:
+            query["recipient"] = destination.recipient
+        found = msgspec.json.decode(await self._get(service, "disclosable", **query), type=_Disclosable)
+        return {f"{type_}/{one.id}": Permission(one.permitted, one.changed) for one in found.resources}
 
     async def flow(self, service: str) -> Flow:
         """Return how events flow through a service."""

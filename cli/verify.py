@@ -29,6 +29,7 @@ from rich.table import Table
 from cli.compare import (
     Difference,
     Digest,
+    Permission,
     compare_hospital,
     compare_ledger,
     compare_versions,
@@ -313,6 +314,9 @@ async def _to_destination(ops: Ops, destination: Destination, server: Callable[[
             return [Hop(name, 0, "resources", note=gone) for name in names]
     off = "" if destination.active else f"is off; {destination.pending} resources wait until it is active again"
     current: dict[str, int] = {}
+    permissions: dict[str, Permission] = {}
+    for type_ in sorted(pushed | {"Patient"}):
+        permissions |= await ops.disclosable(GATEWAY, type_, destination)
     for type_ in sorted(pushed):
         for owner in SOURCES:
             for version in await ops.versions(GATEWAY, type_, owner):
@@ -324,8 +328,8 @@ async def _to_destination(ops: Ops, destination: Destination, server: Callable[[
         len(current),
         "resources",
         destination.pending if destination.active else 0,
-        compare_ledger(current, ledger, pushed),
-        off,
+        compare_ledger(current, ledger, pushed, permissions),
+        "; ".join(filter(None, (off, held_back(destination)))),
     )
     try:
         async with server(destination.address, f"The {destination.name}") as there:
@@ -350,6 +354,12 @@ async def _to_destination(ops: Ops, destination: Destination, server: Callable[[
         note,
     )
     return [queued, arrived]
+
+
+def held_back(destination: Destination) -> str:
+    """Say how much is held for want of consent; nothing where nothing is."""
+    held = sum(states.get("held", 0) for states in destination.by_type.values())
+    return f"{held:,} held for want of consent" if held else ""
 
 
 async def _everything(there: FhirClient, types: Iterable[str]) -> tuple[list[Resource], list[str]]:

@@ -20,6 +20,9 @@ from cli.demo.resources import (
     response,
 )
 from shared.fhir.codes import (
+    ACT_CODE,
+    ACT_REASON,
+    CONSENT_PRIVACY,
     CONSENT_TREATMENT,
     ESCORT,
     EXT_CONSENT_ELEMENT,
@@ -27,6 +30,7 @@ from shared.fhir.codes import (
     ID_PRESCRIPTION,
     ID_REMS_PATIENT,
     INTAKE_MEASUREMENT,
+    LOINC,
     MEDICATION_COMMUNITY,
     MONITOR,
     OBSERVATION_CATEGORY,
@@ -211,6 +215,43 @@ def consent(person: Person, subject: str, on: datetime, organization: str) -> Re
         "organization": [reference(organization)],
         "policyRule": {"text": "Informed consent to ketamine-assisted psychotherapy"},
         "provision": {"type": "permit"},
+    }
+
+
+def told_to(person: Person, subject: str, on: datetime, organization: str) -> Resource | None:
+    """Return what the patient signed on telling others of him; None for who signed nothing, of whom nothing leaves.
+
+    Most permit it to all who treat them (IHE PCF, pattern P1: treatment, payment, operations). Who is treated for
+    trauma leaves out the use of substances (P3).
+    """
+    if person.story == "aneurysm":
+        return None
+    without = ("SUD", "ETH") if person.story == "im" else ()
+    return privacy(person.key, subject, on, reference(organization), without=without)
+
+
+def privacy(
+    name: str, subject: str, on: datetime, organization: dict[str, Any], *, without: tuple[str, ...] = ()
+) -> Resource:
+    """Return a patient's consent that all who treat him are told, but for what bears one of the labels `without`."""
+    besides = {"type": "deny", "securityLabel": [Code(ACT_CODE, one).coding() for one in without]}
+    return {
+        "resourceType": "Consent",
+        "identifier": [identifier(f"{name}-privacy")],
+        "status": "active",
+        "scope": CONSENT_PRIVACY.concept(),
+        "category": [Code(LOINC, "59284-0", "Consent Document").concept()],
+        "patient": reference(subject),
+        "dateTime": instant(on),
+        "performer": [reference(subject)],
+        "organization": [organization],
+        "sourceAttachment": {"contentType": "text/plain", "title": "Consent to tell those who treat me, signed"},
+        "policy": [{"uri": "http://terminology.hl7.org/CodeSystem/consentpolicycodes#hipaa-auth"}],
+        "provision": {
+            "type": "permit",
+            "purpose": [Code(ACT_REASON, one).coding() for one in ("TREAT", "HPAYMT", "HOPERAT")],
+            **({"provision": [besides]} if without else {}),
+        },
     }
 
 

@@ -108,7 +108,9 @@ class Course(Live):
         """Register the patient, his record and the referral in one transaction, as a partner sends it."""
         person, on, urn = self.person, self.calendar.at(0), f"urn:uuid:{uuid4()}"
         partner = self.team.referrer if person.story == "home" else ""
+        told = before.told_to(person, urn, on, self.team.clinic)
         made = [
+            *([] if told is None else [told]),
             *before.conditions(person, urn),
             *before.medications(person, urn, on),
             before.weight(person, urn, on),

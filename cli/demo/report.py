@@ -24,6 +24,7 @@ _STATES = (
     "queued",
     "sending",
     "waiting",
+    "held",
     "superseded",
     "withdrawn",
     "refused",
@@ -131,6 +132,10 @@ def hospital(console: Console, picture: Picture) -> None:
         console.print(table)
         if destination.not_accepted:
             console.print(f"[dim]not accepted there at all: {', '.join(destination.not_accepted)}[/]")
+        if held := sum(states.get("held", 0) for states in destination.by_type.values()):
+            patients = destination.by_type.get("Patient", {}).get("held", 0)
+            of = f"; of {_number(patients)} of the patients it knows nothing at all" if patients else ""
+            console.print(f"Held for want of consent: {_number(held)} resources{of}.")
 
 
 def hops(console: Console, picture: Picture) -> None:

@@ -134,7 +134,10 @@ class Screened:
 
 
 async def refer_and_screen(client: FhirClient, patient: Held, on: datetime) -> Screened:
-    """Refer a patient for KAP and screen him by what his record says."""
+    """Refer a patient for KAP, have him sign who is told, and screen him by what his record says."""
+    signed = before.privacy(f"loaded-{patient.id}", patient.reference, on, {"display": "The clinic of the demo"})
+    name = signed["identifier"][0]
+    await client.create(signed, unless=condition(identifier=f"{name['system']}|{name['value']}"))
     resource = before.referral(f"loaded-{patient.id}", patient.reference, on, [])
     named = resource["identifier"][0]
     await client.create(resource, unless=condition(identifier=f"{named['system']}|{named['value']}"))

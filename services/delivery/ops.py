@@ -6,8 +6,10 @@
         "counts": {state: entries}, "pending": entries that still move by themselves,
         "by_type": {type: {state: entries}},
         "latency_ms": {"count", "p50", "p95", "max"} from the owner's commit to the destination's acceptance,
-        "deliveries": [{"type", "id", "state", "wanted_version", "delivered_version", "server_id", "content_hash",
-                        "attempts", "uncertain", "queued_at", "next_attempt_at", "committed_at", "accepted_at",
+        "recipient", "purpose": whom, and what for, it is to the patients' consents,
+        "deliveries": [{"type", "id", "key", "state", "wanted_version", "delivered_version", "server_id",
+                        "content_hash", "attempts",
+                        "uncertain", "queued_at", "next_attempt_at", "committed_at", "accepted_at",
                         "task", "said"}]}]}
 
 `deliveries` is left out with `?digest=only`.
@@ -61,6 +63,8 @@ def describe(destination: Destination, state: LaneState, entries: Sequence[Entry
         "name": destination.name,
         "address": destination.address,
         "active": destination.active,
+        "recipient": destination.recipient,
+        "purpose": destination.purpose,
         "connected": state.connected,
         "problem": state.problem or state.late,
         "software": state.software,
@@ -95,6 +99,7 @@ def _line(entry: Entry) -> Json:
     return {
         "type": entry.type,
         "id": entry.id,
+        "key": entry.key,
         "state": entry.state,
         "wanted_version": entry.wanted_version,
         "delivered_version": entry.delivered_version,

@@ -2,6 +2,9 @@
 
 GET  /ops/digest[?since=&until=]           per type and owner: versions, current, order-free content hash
 GET  /ops/versions?type=[&since=&until=]   every version of a type with the SHA-256 of its body, to find a difference
+GET  /ops/disclosable?type=[&recipient=&purpose=]
+                                           of every resource of a type whether its patient's consents let it be told to
+                                           somebody (Organization/1, v3-ActReason), and when these last changed
 GET  /ops/flow                             outbox, inbox, lag by source, and how long the hops of the last hour took
 GET  /ops/parked                           events that could not be applied
 POST /ops/parked/{number}/retry            apply it and those behind it again
@@ -26,6 +29,7 @@ from starlette.routing import Route
 from shared.events.topics import topic_of
 from shared.fhir.definitions import TYPE_IDS
 from shared.fhir.outcome import BadRequest, NotFound
+from shared.store.access import DEFAULT_TENANT, Disclosure
 
 if TYPE_CHECKING:
     from shared.runtime.service import Service
@@ -119,12 +123,26 @@ def ops_routes(service: Service, store: Store, *, partitions: int) -> list[Route
     return [
         _route("/ops/digest", digest, "GET"),
         _route("/ops/versions", versions, "GET"),
+        _route("/ops/disclosable", _disclosable(name, store), "GET"),
         _route("/ops/flow", flow, "GET"),
         _route("/ops/parked", parked, "GET"),
         _route("/ops/parked/{number}/retry", retry, "POST"),
         _route("/ops/parked/{number}/drop", drop, "POST"),
         *((_route("/ops/replay", replay, "POST"), _route("/ops/replay/{number}", replayed, "GET")) if told else ()),
     ]
+
+
+def _disclosable(name: str, store: Store) -> Callable[[Request], Awaitable[Response]]:
+    async def disclosable(request: Request) -> Response:
+        type_ = request.query_params.get("type", "")
+        if type_ not in TYPE_IDS:
+            raise BadRequest("type must be an R4 resource type.", code="value", expression=["http.type"])
+        recipient, purpose = request.query_params.get("recipient"), request.query_params.get("purpose", "TREAT")
+        told = Disclosure(frozenset(filter(None, (recipient,))), frozenset((purpose,)))
+        found = [one async for one in store.verify.disclosable(DEFAULT_TENANT, type_, told)]
+        return _json({"service": name, "type": type_, "resources": found})
+
+    return disclosable
 
 
 async def _sources(service: Service, store: Store, partitions: int) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from shared.fhir.outcome import BadRequest
 PAGE_PARAMETER = "_page"
 _NONCE = 12
 _LONGEST = 16 * 1024
+_FORM = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,12 @@ class PageLinks:
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
 
+    # A link is as long whatever the store's cursor says: only what the caller gave himself is compressed.
+
     def seal(self, token: PageToken, *, tenant: str, path: str) -> str:
         """Return `token` as URL-safe text, good for `tenant` and `path` (``Observation``, ``Patient/1/_history``)."""
-        plain = zlib.compress(json.dumps([token.given, token.cursor]).encode())
+        given = zlib.compress(json.dumps(token.given).encode())
+        plain = _FORM + len(given).to_bytes(4) + given + token.cursor.encode()
         nonce = os.urandom(_NONCE)
         sealed = nonce + self._cipher.encrypt(nonce, plain, _bound_to(tenant, path))
         return urlsafe_b64encode(sealed).rstrip(b"=").decode()
@@ -63,7 +67,11 @@ class PageLinks:
                 code="value",
                 expression=[f"http.{PAGE_PARAMETER}"],
             ) from None
-        given, cursor = json.loads(zlib.decompress(plain))
+        if plain[:1] == _FORM:
+            end = 5 + int.from_bytes(plain[1:5])
+            given, cursor = json.loads(zlib.decompress(plain[5:end])), plain[end:].decode()
+        else:  # a link that was made before: zlib's first byte is 0x78
+            given, cursor = json.loads(zlib.decompress(plain))
         return PageToken(tuple((name, value) for name, value in given), cursor)
 
 

@@ -87,6 +87,11 @@ class Access:
         return cls(tenant=tenant, origin=origin, patients=None, hidden_labels=frozenset(), grants=None)
 
     @classmethod
+    def outside(cls, tenant: str, told: Disclosure) -> Self:
+        """What the patients' consents let somebody outside of the clinic be told, of every type."""
+        return cls(tenant=tenant, origin=None, patients=None, hidden_labels=frozenset(), grants=None, disclosure=told)
+
+    @classmethod
     def nothing(cls, tenant: str) -> Self:
         """Nothing at all: what stands until it is known what a caller asks for."""
         return cls(tenant=tenant, origin=None, patients=None, hidden_labels=frozenset(), grants={})

@@ -1,6 +1,7 @@
 """Where a page begins, as text: the sort values and row number of the entry it follows, or goes before.
 
-The text is opaque to callers; the HTTP layer signs it, with the query it belongs to.
+The text is opaque to callers; the HTTP layer seals it, with the query it belongs to. It is as long whatever the row
+number is: by its digits a caller would learn how many rows there are that he may not see.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Cursor:
 def encode(cursor: Cursor) -> str:
     """Return the cursor as URL-safe text."""
     values = [_written(value) for value in cursor.values]
-    raw = msgspec.json.encode([cursor.backward, values, cursor.row])
+    raw = msgspec.json.encode([cursor.backward, values, f"{cursor.row:019}"])
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
@@ -45,13 +46,13 @@ def decode(text: str, *, keys: int) -> Cursor:
     """
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        backward, values, row = msgspec.json.decode(raw, type=tuple[bool, list[list[str] | None], int])
+        backward, values, row = msgspec.json.decode(raw, type=tuple[bool, list[list[str] | None], str | int])
         read = tuple(_read(value) for value in values)
     except (binascii.Error, ValueError, InvalidOperation, msgspec.DecodeError) as error:
         raise BadRequest("The page cursor cannot be read. Follow the links of a page as they are.") from error
     if len(read) != keys:
         raise BadRequest("The page cursor belongs to another search. Follow the links of a page as they are.")
-    return Cursor(backward, read, row)
+    return Cursor(backward, read, int(row))
 
 
 def _written(value: SortValue) -> Sequence[str] | None:

@@ -95,7 +95,7 @@ class Disclosures:
         bind = Binder()
         tenant, type_, id_ = bind(entry.tenant, "text"), bind(type_id(entry.type), "smallint"), bind(entry.id, "text")
         version = bind(entry.wanted_version, "integer")
-        may = " AND ".join(consented(_access(entry.tenant, told), bind, "tn.id", [entry.type], "r", "v"))
+        may = " AND ".join(consented(Access.outside(entry.tenant, told), bind, "tn.id", [entry.type], "r", "v"))
         about = Rules(told, bind, "tn.id", "r").about("r.labels")
         with translated():
             row = await self._connection.fetchrow(
@@ -145,7 +145,7 @@ class Disclosures:
         numbers = bind([type_id(type_) for type_, _ in of_patients], "smallint[]")
         ids = bind([id_ for _, id_ in of_patients], "text[]")
         names = bind([type_ for type_, _ in of_patients], "text[]")
-        may = " AND ".join(consented(_access(tenant, told), bind, "tn.id", types, "r"))
+        may = " AND ".join(consented(Access.outside(tenant, told), bind, "tn.id", types, "r"))
         with translated():
             rows = await self._connection.fetch(
                 f"""
@@ -220,7 +220,3 @@ class Disclosures:
 
 def _disclosed(values: dict[str, Any]) -> Disclosed:
     return Disclosed(**{**values, "labels": tuple(values["labels"]), "consents": tuple(values["consents"])})
-
-
-def _access(tenant: str, told: Disclosure) -> Access:
-    return Access(tenant=tenant, origin=None, patients=None, hidden_labels=frozenset(), grants=None, disclosure=told)

@@ -8,8 +8,11 @@ from datetime import datetime
 from typing import Final
 
 from shared.fhir.definitions import type_id
+from shared.store.access import Access, Disclosure
+from shared.store.comparisons import Binder
 from shared.store.connection import Pool, translated
 from shared.store.types import Digest
+from shared.store.visibility import consented
 
 # The sum of 64 bits of each version's SHA-256 does not depend on order, and differs where any byte does.
 _DIGEST = """
@@ -29,6 +32,16 @@ FROM history h JOIN resource r ON r.rid = h.rid
 WHERE r.type = $1 AND (r.id, h.version) > ($2, $3)
   AND ($4::timestamptz IS NULL OR h.last_updated >= $4) AND ($5::timestamptz IS NULL OR h.last_updated < $5)
 ORDER BY r.id, h.version LIMIT $6
+"""
+_DISCLOSABLE = """
+SELECT r.id, r.version, coalesce({may}, false) AS permitted, (
+    SELECT greatest(max(h.last_updated), (
+        SELECT max(b.at) FROM consent_rule u CROSS JOIN LATERAL (VALUES (u.low), (u.high)) AS b(at)
+        WHERE u.tenant = tn.id AND u.patient = r.patient AND b.at <= now()))
+    FROM resource x JOIN history h ON h.rid = x.rid
+    WHERE x.tenant = tn.id AND x.patient = r.patient AND x.type = {consent}) AS changed
+FROM tenant tn JOIN resource r ON r.tenant = tn.id AND r.type = {type_} AND NOT r.deleted
+WHERE tn.name = {tenant} AND r.id > {after} ORDER BY r.id LIMIT {limit}
 """
 _OUTBOX = """
 SELECT (SELECT count(*) FROM history WHERE origin = $1 AND sequence IS NOT NULL) AS written,
@@ -63,6 +76,16 @@ class Version:
     version: int
     origin: str
     hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosable:
+    """Whether a resource may be told to somebody now; `changed`: when what its patient's consents say last changed."""
+
+    id: str
+    version: int
+    permitted: bool
+    changed: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +163,27 @@ class Verification:
             if len(rows) < _BATCH:
                 return
             place = (rows[-1]["id"], rows[-1]["version"])
+
+    async def disclosable(self, tenant: str, type_: str, told: Disclosure) -> AsyncIterator[Disclosable]:
+        """Yield, by id, of each current resource of a type whether consents held here let it be told to somebody."""
+        after = ""
+        while True:
+            bind = Binder()
+            statement = _DISCLOSABLE.format(
+                may=" AND ".join(consented(Access.outside(tenant, told), bind, "tn.id", [type_])) or "true",
+                consent=bind(type_id("Consent"), "smallint"),
+                type_=bind(type_id(type_), "smallint"),
+                tenant=bind(tenant, "text"),
+                after=bind(after, "text"),
+                limit=bind(_BATCH, "integer"),
+            )
+            with translated():
+                rows = await self._pool.fetch(statement, *bind.arguments, timeout=_SLOW)
+            for row in rows:
+                yield Disclosable(row["id"], row["version"], row["permitted"], row["changed"])
+            if len(rows) < _BATCH:
+                return
+            after = rows[-1]["id"]
 
     async def outbox(self) -> OutboxCounts:
         """Return the outbox's counts."""

@@ -39,6 +39,7 @@ def check(seen: Evidence) -> list[Fault]:
         _topics,
         _witness,
         _copies,
+        _filtered,
         _rest,
     )
     return [fault for hop in hops for fault in hop(seen, commits)]
@@ -157,6 +158,20 @@ def _copies(seen: Evidence, commits: Mapping[Name, Commit]) -> Iterator[Fault]:
         for event in held.keys() & owed.keys():
             if held[event] != owed[event]:
                 yield Fault("changed", where, f"{source} {event}")
+
+
+def _filtered(seen: Evidence, _commits: Mapping[Name, Commit]) -> Iterator[Fault]:
+    """The hospital is equal to its filter: all of who permits it, nothing of who never did.
+
+    Judged on nothing but the owners' rows and the hospital's own API. Every Consent of the workload permits all or,
+    once taken back, says nothing; of who took it back what was told before stays.
+    """
+    where = "at the hospital"
+    for name, patient in seen.pushed.items():
+        if seen.signed.get(patient) and name not in seen.there:
+            yield Fault("lost", where, f"{name}, though {patient} permits it")
+        if patient not in seen.signed and name in seen.there:
+            yield Fault("ghost", where, f"{name}, though {patient} never permitted it")
 
 
 def _rest(seen: Evidence, commits: Mapping[Name, Commit]) -> Iterator[Fault]:

@@ -15,9 +15,11 @@ import asyncpg
 import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from cli.compare import name_of
 from cli.ops import Ops
-from cli.stack.ports import GATEWAY, OWNERS
+from cli.stack.ports import GATEWAY, HOSPITAL, OWNERS
 from cli.verify import ask, compare, service_of
+from services.delivery.capability import PUSHED_TYPES
 from shared.events.topics import PARTITIONS, topic_of
 from tests.chaos.evidence import Applied, Commit, Evidence, Told
 from tests.chaos.fleet import DELIVERY, WITNESS, Fleet
@@ -34,6 +36,16 @@ FROM history h JOIN resource r ON r.rid = h.rid JOIN resource_type k ON k.id = r
 """
 _LINES = """
 SELECT convert_from(h.body, 'UTF8')::jsonb AS line FROM history h WHERE h.origin = $1 ORDER BY h.rid
+"""
+_CONSENTS = """
+SELECT h.key, bool_or(h.version = r.version AND NOT r.deleted
+                      AND convert_from(h.body, 'UTF8')::jsonb ->> 'status' = 'active') AS now
+FROM history h JOIN resource r ON r.rid = h.rid JOIN resource_type k ON k.id = r.type AND k.name = 'Consent'
+GROUP BY h.key
+"""
+_CURRENT = """
+SELECT k.name || '/' || r.id AS name, h.key FROM resource r JOIN history h ON h.rid = r.rid AND h.version = r.version
+JOIN resource_type k ON k.id = r.type WHERE r.origin = $1 AND k.name = ANY ($2) AND NOT r.deleted
 """
 _WATERMARK = b"org.kap-exchange.watermark.v1"
 
@@ -154,7 +166,46 @@ async def _read(fleet: Fleet, log: Log) -> Evidence:
         expected=expected,
         hospital=await _hospital(fleet),
         parked=await _parked(fleet),
+        signed=await _signed(fleet),
+        pushed=await _pushed(fleet),
+        there=await _there(fleet),
     )
+
+
+async def _signed(fleet: Fleet) -> dict[str, bool]:
+    """Return who ever permitted that others are told, and whether he does now, by what intake holds."""
+    connection = await asyncpg.connect(fleet.addresses["intake"])
+    try:
+        rows = await connection.fetch(_CONSENTS)
+    finally:
+        await connection.close()
+    return {row["key"]: row["now"] for row in rows}
+
+
+async def _pushed(fleet: Fleet) -> dict[str, str]:
+    """Return what is current at its owner of the types that go to the hospital, and its patient."""
+    found: dict[str, str] = {}
+    for owner in OWNERS:
+        connection = await asyncpg.connect(fleet.addresses[owner])
+        try:
+            rows = await connection.fetch(_CURRENT, owner, list(PUSHED_TYPES))
+        finally:
+            await connection.close()
+        found |= {row["name"]: row["key"] for row in rows if row["key"].startswith("Patient/")}
+    return found
+
+
+async def _there(fleet: Fleet) -> frozenset[str]:
+    """Return what the hospital shows of ours, ``Type/our id``."""
+    found: set[str] = set()
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
+        for type_ in PUSHED_TYPES:
+            url: str | None = f"{fleet.ports.fhir(HOSPITAL)}/{type_}?_count=500"
+            while url is not None:
+                bundle = (await http.get(url)).raise_for_status().json()
+                found |= {name for one in bundle.get("entry", ()) if (name := name_of(one["resource"])) is not None}
+                url = next((one["url"] for one in bundle.get("link", ()) if one["relation"] == "next"), None)
+    return frozenset(found)
 
 
 async def _told(fleet: Fleet) -> list[Told]:

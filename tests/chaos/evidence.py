@@ -68,6 +68,9 @@ class Evidence:
         expected: by the same pair, the types that it keeps.
         hospital: what `kap verify` finds different between the gateway and the hospital.
         parked: events set aside, by service.
+        signed: by patient, whether he permits that others are told, now; who never did is not in it.
+        pushed: what is current of the types that go to the hospital, ``Type/id``, and whose it is.
+        there: of these, what the hospital shows, and what it shows besides.
 
     """
 
@@ -79,3 +82,6 @@ class Evidence:
     expected: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     hospital: Sequence[str] = ()
     parked: Mapping[str, int] = field(default_factory=dict)
+    signed: Mapping[str, bool] = field(default_factory=dict)
+    pushed: Mapping[str, str] = field(default_factory=dict)
+    there: frozenset[str] = frozenset()

@@ -148,6 +148,8 @@ class Actor:
         if patient is None:
             raise Unanswered
         chart = Chart(patient)
+        if self._dice.random() < 0.7:  # the others sign later, or never
+            await self._consent(chart)
         await self._begin_visit(chart)
         return chart
 

@@ -47,6 +47,7 @@ def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
     assert "Refused by rule" in told
     for rule in ("S-CONSENT", "G-BP", "E01", "S-ELIGIBLE", "G-BP-STOP"):
         assert rule in told
+    assert re.search(r"Held for want of consent: [1-9]\d* resources; of 1 of the patients", told)
     assert "dose past the gate recorded, alarm raised" in " ".join(told.split())
     for who, answers in WHO_SEES_WHAT.items():
         assert re.search(rf"^{who} +{answers}", told, re.MULTILINE), f"what {who} sees is not told:\n{told}"

@@ -15,6 +15,8 @@ from cli.stack.ports import GATEWAY, HOSPITAL
 from shared.events.topics import PARTITIONS, topic_of
 from tests.chaos.fleet import DELIVERY, Fleet
 from tests.e2e.kap import free_base
+from tests.integration.security.consents import PATTERNS
+from tests.integration.security.consents import consent as privacy_consent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(600)]
 
@@ -69,6 +71,7 @@ async def test_what_a_request_caused_is_found_by_its_trace_at_every_hop(fleet: F
 
         patient = post({"resourceType": "Patient", "active": True})
         about = {"reference": f"Patient/{patient['id']}"}
+        post(privacy_consent(patient["id"], PATTERNS["P1"]))
         condition = post(
             {"resourceType": "Condition", "subject": about, "code": {"text": "Traced"}},
             traceparent=f"00-{TRACE}-{CALLER}-01",

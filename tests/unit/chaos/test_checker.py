@@ -199,3 +199,19 @@ def test_versions_with_a_gap_or_out_of_outbox_order_are_found():
 @pytest.mark.parametrize(("hospital", "parked"), [(["1 Condition missing"], {}), ([], {"gateway": 2})])
 def test_a_difference_at_the_hospital_or_a_parked_event_is_found(hospital, parked):
     assert len(check(Evidence([], [], [], [], hospital=hospital, parked=parked))) == 1
+
+
+def test_a_hospital_that_lacks_what_was_permitted_or_has_what_never_was_is_found():
+    pushed = {
+        "Condition/a": "Patient/p",
+        "Condition/b": "Patient/p",
+        "Condition/c": "Patient/q",
+        "Condition/d": "Patient/r",
+    }
+    signed = {"Patient/p": True, "Patient/q": False}
+    there = frozenset(("Condition/a", "Condition/c", "Condition/d"))
+    found = check(Evidence([], [], [], [], signed=signed, pushed=pushed, there=there))
+    assert [(one.kind, one.what.partition(",")[0]) for one in found] == [
+        ("lost", "Condition/b"),
+        ("ghost", "Condition/d"),
+    ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from cli.compare import (
+    KNOWN_WITHIN,
     Delivery,
     Digest,
+    Permission,
     Version,
     compare_hospital,
     compare_ledger,
@@ -138,3 +142,37 @@ def test_what_is_still_to_be_sent_is_not_missed() -> None:
 def test_only_our_identifier_makes_a_resource_ours() -> None:
     assert name_of(there("a", "h")) == "Observation/a"
     assert name_of({"resourceType": "Observation", "identifier": [{"system": "urn:x", "value": "a"}]}) is None
+
+
+def test_the_hospital_is_compared_with_what_consents_permit_at_the_gateway():
+    signed = datetime(2026, 11, 22, 10, tzinfo=UTC)
+    soon, later = signed + KNOWN_WITHIN / 2, signed + 2 * KNOWN_WITHIN
+    observations = {name: Permission(name in "ab", signed) for name in "abcde"} | {"f": Permission(False, None)}
+    permissions = {f"Observation/{name}": one for name, one in observations.items()}
+    permissions["Patient/p"] = Permission(permitted=True, changed=signed)
+    ledger = [
+        line("a", None, key="Patient/p", accepted_at=later),
+        line("b", None, key="Patient/p", state="held"),
+        line("c", None, key="Patient/p", state="held"),
+        line("d", None, key="Patient/p", accepted_at=soon),
+        line("e", None, key="Patient/p", accepted_at=later),
+        line("f", None, key="Patient/p", accepted_at=soon),
+    ]
+    current = {name: 1 for name in permissions if name != "Patient/p"}
+    (different) = compare_ledger(current, ledger, frozenset({"Observation"}), permissions)
+    found = {each.fault: [name.partition(" ")[0][-1] for name in each.names] for each in different}
+    assert found == {"missing": ["b"], "unexpected": ["e", "f"]}
+    of_nobody = {**permissions, "Patient/p": Permission(permitted=False, changed=signed)}
+    assert "missing" not in {
+        one.fault for one in compare_ledger(current, ledger, frozenset({"Observation"}), of_nobody)
+    }
+
+
+def test_what_was_told_before_consent_was_withdrawn_is_there_and_what_was_never_told_is_not():
+    before, never = there("a", "77", status="final"), there("b", "78", status="final")
+    held = line("a", before, state="held", wanted_version=2)
+    assert compare_hospital([held], [before]).differences == ()
+    assert [one.fault for one in compare_hospital([held], []).differences] == ["missing"]
+    unknown = line("b", None, state="held", delivered_version=None)
+    assert [one.fault for one in compare_hospital([unknown], [never]).differences] == ["unexpected"]
+    assert compare_hospital([replace(unknown, uncertain=True)], [never]).differences == ()

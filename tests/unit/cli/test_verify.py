@@ -76,6 +76,9 @@ class World:
             return {"service": name, "digest": self.digests[name]}
         if path == "/ops/versions":
             return {"service": name, "type": "Patient", "versions": self.versions[name]}
+        if path == "/ops/disclosable":
+            told = {"id": "a", "version": 1, "permitted": True, "changed": "2026-11-22T09:00:00Z"}
+            return {"service": name, "type": "Patient", "resources": [told]}
         if path == "/ops/flow":
             return {
                 "service": name,
