@@ -13,6 +13,12 @@
                         "task", "said"}]}]}
 
 `deliveries` is left out with `?digest=only`.
+
+`GET /ops/disclosures?patient=ID`: what was told of a patient in the last three years, the latest first: to whom, what
+for, which versions, by which consents; what bears 42CFRPart2 is marked (42 CFR 2.24: list of disclosures).
+
+    {"disclosures": [{"asked_at", "recipient", "purpose", "type", "resource", "version", "labels", "request", "part_2",
+                      "redacted", "consents", "ended": "accepted", "refused", or null: nobody knows}]}
 """
 
 from __future__ import annotations
@@ -29,8 +35,10 @@ from starlette.routing import Route
 from services.delivery.lanes import Lanes, LaneState
 from shared.fhir.dates import zulu
 from shared.fhir.json import Json
+from shared.fhir.outcome import BadRequest
 from shared.runtime.app import Parts
 from shared.store.access import DEFAULT_TENANT
+from shared.store.disclosures import Disclosures
 from shared.store.ledger import Ledger
 from shared.store.ledger_types import PENDING, Destination, Entry
 
@@ -49,6 +57,20 @@ def deliveries_route(parts: Parts, lanes: Lanes) -> Route:
         return Response(msgspec.json.encode({"destinations": described}), media_type="application/json")
 
     return Route("/ops/deliveries", deliveries, methods=["GET"])
+
+
+def disclosures_route(parts: Parts) -> Route:
+    """Return the route."""
+
+    async def disclosures(request: Request) -> Response:
+        patient = request.query_params.get("patient", "")
+        if not patient:
+            raise BadRequest("patient must be a patient's id.", code="required", expression=["http.patient"])
+        async with parts.store.transaction(keys=(), tenant=DEFAULT_TENANT) as transaction:
+            told = await Disclosures(transaction).of_patient(DEFAULT_TENANT, f"Patient/{patient}")
+        return Response(msgspec.json.encode({"disclosures": told}), media_type="application/json")
+
+    return Route("/ops/disclosures", disclosures, methods=["GET"])
 
 
 def describe(destination: Destination, state: LaneState, entries: Sequence[Entry], *, brief: bool) -> Json:

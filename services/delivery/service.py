@@ -7,7 +7,7 @@ from services.delivery.endpoints import ID_DESTINATION, endpoint
 from services.delivery.guards import keep_destination, only_by_delivery
 from services.delivery.lanes import Lanes
 from services.delivery.operations import OPERATIONS
-from services.delivery.ops import deliveries_route
+from services.delivery.ops import deliveries_route, disclosures_route
 from services.delivery.reactions import ask_anew, queue
 from shared.fhir.freshness import KnowledgePolicy
 from shared.runtime.app import App, Background, Beat, Parts
@@ -67,5 +67,5 @@ def create(settings: Settings) -> App:
         SERVICE,
         settings,
         background=(Background("lanes", deliver),),
-        routes=lambda parts: [deliveries_route(parts, lanes)],
+        routes=lambda parts: [deliveries_route(parts, lanes), disclosures_route(parts)],
     )
