@@ -44,7 +44,7 @@ from shared.runtime.raising import own_work
 from shared.runtime.record import Record, open_record
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
-from shared.store.disclosures import Decision, Disclosures, End, Request
+from shared.store.disclosures import Decision, Disclosures, Request
 from shared.store.knowledge import ages
 from shared.store.ledger import Ledger
 from shared.store.ledger_types import PENDING, Destination, Entry, Settled
@@ -270,16 +270,14 @@ class Courier:
                 if attempt.number is not None:
                     numbers.append(attempt.number)
                 if self._only_links(entry):
-                    end = await self._link(parcel)
-                    await self._ended(numbers, "accepted" if end.state == "accepted" else "refused")
-                    return end
+                    return await self._link(parcel, numbers)
                 if attempt.step.action not in {"find", "compare"}:
                     break
                 entry = await (self._found(entry) if attempt.step.action == "find" else self._compared(entry))
             answer = await self._done(attempt.step, entry, attempt.sent)
         except NoAnswer as lost:
             if not lost.uncertain:
-                await self._ended(numbers, "refused")
+                await self._turned_down(numbers)
             return _again(entry, turn, lost.outcome, uncertain=entry.uncertain or lost.uncertain, outage=str(lost))
         except CannotAsk as silent:
             return replace(_kept(entry), state="refused", outcome=silent.outcome)
@@ -287,8 +285,8 @@ class Courier:
         if answer is None:
             return self._rested(entry, attempt.step, unresolved | masked)
         verdict = judge(answer.status)
-        if not verdict.uncertain:
-            await self._ended(numbers, "accepted" if verdict.meaning == "accepted" else "refused")
+        if not verdict.uncertain and verdict.meaning != "accepted":
+            await self._turned_down(numbers)
         if verdict.meaning == "accepted":
             return self._accepted(entry, attempt.step, answer.server_id, attempt.new_hash, unresolved | masked)
         if verdict.meaning == "refused":
@@ -337,11 +335,11 @@ class Courier:
             )
         return _Attempt(decision, step, sent, new_hash, number)
 
-    async def _ended(self, numbers: Sequence[int], end: End) -> None:
-        """Write down how requests ended; lost with the process, it is not known."""
+    async def _turned_down(self, numbers: Sequence[int]) -> None:
+        """Write down that the destination took none of these requests; lost with the process, it is not known."""
         if numbers:
             async with self.store.transaction(keys=(), tenant=self.destination.tenant) as transaction:
-                await Disclosures(transaction).ended(numbers, end)
+                await Disclosures(transaction).refused(numbers)
 
     def _outbound(self, resource: Resource, known: Mapping[Target, Entry], decision: Decision) -> Resource:
         def resolve(target: Target) -> str | None:
@@ -417,7 +415,7 @@ class Courier:
     def _only_links(self, entry: Entry) -> bool:
         return entry.type == "Patient" and not self.destination.creates_patients
 
-    async def _link(self, parcel: _Parcel) -> Settled:
+    async def _link(self, parcel: _Parcel, numbers: Sequence[int]) -> Settled:
         """Find the patient there by an identifier both know; nothing of the patient is written there.
 
         Raises:
@@ -432,6 +430,7 @@ class Courier:
             if "system" in identifier and "value" in identifier:
                 matches |= {one["id"]: one for one in await self.server.find("Patient", identifier)}
         if len(matches) != 1:
+            await self._turned_down(numbers)
             said = "several patients" if matches else "no patient"
             issue = Issue(
                 f"The destination knows {said} by the identifiers of this one, and is not given new ones. Somebody "
@@ -458,6 +457,8 @@ class Courier:
                 if end.state == "held" and await self._permitted_now(record, parcel):
                     end = _kept(parcel.entry)  # a consent came in between
                 entry = await ledger.settle(self.destination.id, parcel.entry.type, parcel.entry.id, end)
+                if end.state == "accepted":
+                    await Disclosures(record.transaction).arrived(parcel.entry)
                 if end.state == "accepted" and parcel.entry.server_id is None:
                     await ledger.release(self.destination.id, key, str(parcel.own), updatable=updatable)
                 if _is_news(parcel.entry, entry):

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from shared.store.store import Transaction
 
 Request: TypeAlias = Literal["find", "compare", "match", "create", "update"]
-End: TypeAlias = Literal["accepted", "refused", "unknown"]
 
 YEARS_KEPT = 3
 """For so many years back what was disclosed is told (42 CFR 2.24, list of disclosures by an intermediary)."""
@@ -193,13 +192,27 @@ class Disclosures:
             )
         return number
 
-    async def ended(self, numbers: Iterable[int], end: End) -> None:
-        """Write down what became of requests; an end that is known already stays."""
+    async def refused(self, numbers: Iterable[int]) -> None:
+        """Write down that requests were refused, or never came there: what they told was told all the same."""
         with translated():
             await self._connection.execute(
-                "UPDATE disclosure SET ended = $2, ended_at = clock_timestamp() WHERE id = ANY ($1) AND ended IS NULL",
+                "UPDATE disclosure SET ended = 'refused', ended_at = clock_timestamp() "
+                "WHERE id = ANY ($1) AND ended IS NULL",
                 list(numbers),
-                end,
+            )
+
+    async def arrived(self, entry: Entry) -> None:
+        """Write down that the version that was wanted is there: also of requests whose answers were lost."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE disclosure SET ended = 'accepted', ended_at = clock_timestamp() WHERE tenant = $1 AND key = $2 "
+                "AND destination = $3 AND type = $4 AND resource = $5 AND version = $6 AND permitted AND ended IS NULL",
+                entry.tenant,
+                entry.key,
+                entry.destination,
+                entry.type,
+                entry.id,
+                entry.wanted_version,
             )
 
     async def of_patient(self, tenant: str, key: str) -> list[Disclosed]:

@@ -36,7 +36,7 @@ CREATE TABLE disclosure (
     redacted boolean NOT NULL,
     consents text[] COLLATE "C" NOT NULL,
     known_seconds double precision,
-    ended text COLLATE "C" CHECK (ended IN ('accepted', 'refused', 'unknown')),
+    ended text COLLATE "C" CHECK (ended IN ('accepted', 'refused')),
     ended_at timestamptz
 );
 
