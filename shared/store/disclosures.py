@@ -1,7 +1,7 @@
 """What delivery may tell a destination of a resource, by the consents it knows, and the record of what it told.
 
-A decision is asked for directly before a request leaves, in the transaction that writes it down. `Disclosures.note`
-writes all such rows: whoever has to know of each disclosure (an audit) learns it there.
+A decision is asked for directly before a request leaves, in the transaction that writes it down: `Disclosures.note`
+writes all such rows, and the audit's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from shared.fhir.definitions import type_id
 from shared.store.access import NO_ONES, Access, Disclosure
+from shared.store.audit import Row, note, now
 from shared.store.comparisons import Binder
 from shared.store.connection import translated
 from shared.store.visibility import PART_2, Rules, consented
@@ -166,7 +167,8 @@ class Disclosures:
         redacted: bool = False,
         known_seconds: float | None = None,
     ) -> int:
-        """Write down a decision, before the request leaves; return its number."""
+        """Write down a decision, before the request leaves, here and in the audit; return its number."""
+        await note(self._connection, _audited(entry, decision, request))
         with translated():
             number: int = await self._connection.fetchval(
                 """
@@ -229,6 +231,26 @@ class Disclosures:
                 YEARS_KEPT,
             )
         return [_disclosed(dict(row)) for row in rows]
+
+
+def _audited(entry: Entry, decision: Decision, request: Request) -> Row:
+    """Return a decision as a row of the audit: a disclosure, or that there was none."""
+    tells = decision.permitted and request in {"match", "create", "update"}
+    return Row(
+        at=now(),
+        tenant=entry.tenant,
+        service="delivery",
+        kind="disclose" if tells else "decide",
+        does="push" if tells else "hold" if not decision.permitted else request,
+        action="E",
+        outcome=0 if decision.permitted else 4,
+        recipient=next(iter(decision.told.recipients), f"Endpoint/{entry.destination}") if tells else None,
+        authorisation=", ".join(decision.consents) or None,
+        patients=(entry.key.removeprefix("Patient/"),) if entry.key.startswith("Patient/") else (),
+        what=(f"{entry.type}/{entry.id}/_history/{entry.wanted_version}",),
+        purpose=tuple(sorted(decision.told.purposes)),
+        reason=None if decision.permitted else "No consent of the patient's permits it.",
+    )
 
 
 def _disclosed(values: dict[str, Any]) -> Disclosed:

@@ -35,6 +35,18 @@ async def disclosed(delivery, of):
         return await Disclosures(transaction).of_patient("default", f"Patient/{of['id']}")
 
 
+async def audited(delivery, does):
+    """Return what the audit says of pushes (``push``) or of what was held (``hold``): reference and authorisation."""
+    async with delivery.parts.store.transaction(keys=(), tenant="default") as transaction:
+        rows = await transaction.connection.fetch(
+            "SELECT convert_from(body, 'UTF8')::jsonb ->> 'authorisation' AS by, convert_from(body, 'UTF8')::jsonb "
+            "-> 'what' ->> 0 AS what FROM (SELECT body FROM audit_pending UNION ALL SELECT body FROM audit) a "
+            "WHERE convert_from(body, 'UTF8')::jsonb ->> 'does' = $1",
+            does,
+        )
+    return {(row["what"], row["by"]) for row in rows}
+
+
 async def states(delivery, *resources):
     entries = await delivery.settled()
     return [entries[one["id"]].state for one in resources]
@@ -69,6 +81,9 @@ async def test_without_a_consent_nothing_is_told_and_a_person_sees_why_until_the
         ("Observation", "create", "accepted"),
     }
     assert {one.consents for one in told} == {(f"Consent/{signed['id']}/_history/1",)}
+    names = [f"Patient/{ann['id']}/_history/1", f"Observation/{pulse['id']}/_history/1"]
+    assert await audited(delivery, "push") == {(name, f"Consent/{signed['id']}/_history/1") for name in names}
+    assert (names[0], None) in await audited(delivery, "hold")
 
 
 async def test_a_withdrawal_counts_before_the_next_request_leaves_and_takes_nothing_back(delivery, hospital):

@@ -91,11 +91,14 @@ def asking(store: Store, who: Caller) -> httpx.AsyncClient:
 UNLIKE = frozenset(("date", "last-modified", "x-request-id", "traceparent", "x-kap-position"))
 """Headers that may differ; the last is an owner's to the gateway: a write's place among all of the clinic's events."""
 
+MADE_NOW = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""The id of a Bundle, or of what was created: ids of the worlds are none of this form."""
+
 TIMES = (
     (re.compile(r'"lastUpdated":"[^"]*"'), '"lastUpdated":"-"'),
     (re.compile(r'"lastModified":"[^"]*"'), '"lastModified":"-"'),
-    (re.compile(r'("resourceType":"Bundle",(?:(?!"entry").)*?)"id":"[0-9a-f-]{36}"'), r'\1"id":"-"'),
     (re.compile(r'"timestamp":"[^"]*"'), '"timestamp":"-"'),
+    (MADE_NOW, "-"),
 )
 SEALED = re.compile(r"_page=([A-Za-z0-9_-]+)")
 NEXT = re.compile(r'"relation":"next","url":"([^"]*)"')
@@ -103,7 +106,7 @@ NEXT = re.compile(r'"relation":"next","url":"([^"]*)"')
 
 def alike(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
     """Return an answer without its times and request id; what is sealed as its length."""
-    headers = {name: value for name, value in answer.headers.items() if name not in UNLIKE}
+    headers = {name: MADE_NOW.sub("-", value) for name, value in answer.headers.items() if name not in UNLIKE}
     request = answer.headers.get("x-request-id", "no request id")
     text = answer.text.replace(request, "-")
     for pattern, with_ in TIMES:
