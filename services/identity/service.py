@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+from starlette.routing import Route
+
+from services.identity.auditing import audited
 from services.identity.endpoints import Endpoints, operator
 from services.identity.signing import Signing
 from shared.runtime.app import App, Parts
 from shared.runtime.policy import load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings, SettingsError
+from shared.security.audit import Auditing
 from shared.security.bearer import open_client
 from shared.security.keys import KeysRefused, key_set
 from shared.security.roles import AccessPolicy, require_understood
@@ -53,4 +57,7 @@ def create(settings: Settings) -> App:
             issuer, settings.audiences, store.identities, store.logins, signing, roles, client, operator=own
         )
 
-    return App(SERVICE, settings, fhir=False, routes=lambda parts: endpoints(parts).routes())
+    def routes(parts: Parts) -> list[Route]:
+        return audited(endpoints(parts).routes(), Auditing(parts.store.audit, SERVICE.name))
+
+    return App(SERVICE, settings, fhir=False, routes=routes)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from starlette.requests import Request
@@ -34,6 +34,7 @@ from shared.fhir.json import Resource, dump
 from shared.fhir.kap import id_in
 from shared.fhir.outcome import (
     BadRequest,
+    FhirError,
     Forbidden,
     NotFound,
     PreconditionFailed,
@@ -45,6 +46,7 @@ from shared.http.bundle import history, searchset
 from shared.http.negotiation import FHIR_JSON, etag, http_date, require_json, version_of_etag
 from shared.runtime.ownership import SESSIONS
 from shared.runtime.record import open_record, valid
+from shared.security.audit import Auditing, record, record_refusal
 from shared.security.scopes import PROCESS_NOTES
 from shared.security.tokens import TokenRefused
 from shared.store.access import Access as Reach
@@ -54,10 +56,18 @@ from shared.store.types import Stored
 if TYPE_CHECKING:
     from shared.runtime.service import Service
     from shared.security.caller import Authenticate
+    from shared.store.audit import Action as AuditAction
     from shared.store.notes import Action
     from shared.store.store import Store
 
 PLACE: Final = "/process-notes"
+_AUDITED: Final[Mapping[str, tuple[str, AuditAction]]] = {
+    "create": ("create", "C"),
+    "search": ("search-type", "E"),
+    "read": ("read", "R"),
+    "update": ("update", "U"),
+    "history": ("history-instance", "R"),
+}
 TYPE: Final = "DocumentReference"
 LONGEST: Final = 1024 * 1024
 """Bytes of one note."""
@@ -129,7 +139,23 @@ class ProcessNotes:
     def _route(self, method: str, path: str, answer: Callable[[Request, Asking], Awaitable[Response]]) -> Route:
         async def answered(request: Request) -> Response:
             request.scope["state"]["route"] = f"{PLACE}{path}"  # neither id nor patient is logged
-            return await answer(request, await self._asking(request))
+
+            async def work() -> Response:
+                asking = await self._asking(request)
+                does, action = _AUDITED[answer.__name__]
+                what, patient = request.path_params.get("id"), request.query_params.get("patient", "")
+                parts: dict[str, Any] = {"what": () if what is None else (f"DocumentReference/{what}",)}
+                parts["patients"] = (patient.removeprefix("Patient/"),) if patient else ()
+                parts |= {"tenant": asking.tenant, "client": asking.client, "user": asking.user}
+                try:
+                    answered = await answer(request, asking)
+                except FhirError as error:
+                    record_refusal("notes", does, action, error, **parts)
+                    raise
+                record("notes", does, action, **parts, status=answered.status_code)
+                return answered
+
+            return await Auditing(self.store.audit, self.service.name).request(request.scope, work)
 
         return Route(path, answered, methods=[method])
 

@@ -100,6 +100,14 @@ def record(kind: Kind, does: str, action: Action, **parts: Any) -> None:
         trail.rows.append(row_of(trail.service, kind, does, action, **parts))
 
 
+def record_refusal(kind: Kind, does: str, action: Action, error: BaseException, **parts: Any) -> None:
+    """Record in the present request that something was refused, with more than its URL tells."""
+    trail = _TRAIL.get()
+    if trail is not None:
+        trail.refusals.append(error)
+        record(kind, does, action, **parts, **refused(error))
+
+
 def refused(error: BaseException) -> dict[str, Any]:
     """Return what a row says of a refusal (`FhirError`) or a fault. Its words may hold data, and stay out."""
     if not isinstance(error, FhirError):

@@ -213,7 +213,7 @@ AND ($4::text[] = '{}' OR action = ANY ($4)) AND ($5::text[] = '{}' OR kind = AN
 AND ($6::text[] = '{}' OR does = ANY ($6)) AND ($7::smallint[] = '{}' OR outcome = ANY ($7))
 AND ($8::timestamptz IS NULL OR at >= $8) AND ($9::timestamptz IS NULL OR at < $9)
 AND ($10::bigint IS NULL OR sequence = $10)
-AND (NOT $11 OR (outcome = 0 AND convert_from(body, 'UTF8')::jsonb ? 'recipient'))
+AND (NOT $11 OR kind = 'disclose' OR (outcome = 0 AND convert_from(body, 'UTF8')::jsonb ? 'recipient'))
 """
 _FIND: Final = f"""
 SELECT sequence, hash, body, at, tenant, action, kind, does, outcome, patients, agents FROM audit

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from services.gateway.forward import GatewayBackend
 from services.gateway.owners import Owners
 from services.gateway.service import SERVICE as GATEWAY
+from services.identity.auditing import audited
 from services.identity.endpoints import Endpoints, operator
 from services.identity.signing import Signing
 from shared.fhir.json import parse
@@ -180,7 +181,9 @@ async def clinic(make_database):
             operator=operator(KeySet([operators]).as_dict(private=False), DEFAULT_TENANT, datetime.now(UTC)),
             clock=lambda: datetime.now(UTC) + found.late,
         )
-        wire.apps["identity"] = Starlette(routes=endpoints.routes())
+        wire.apps["identity"] = Starlette(
+            routes=audited(endpoints.routes(), Auditing(stores["identity"].audit, "identity"))
+        )
         who, _ = bearer(ISSUER, [BASE], client, origin="intake", roles=ROLES)
         wire.apps["intake"] = create_fhir_app(
             INTAKE,

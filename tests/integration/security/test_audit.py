@@ -255,3 +255,17 @@ async def test_the_audit_is_for_auditors_and_for_patients_what_is_their_own_and_
         entry = {"resource": event, "request": {"method": "POST", "url": "AuditEvent"}}
         bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}
         assert (await clinic.send(token, "POST", "", bundle)).status_code in {400, 403, 405}
+
+
+async def test_each_token_that_is_given_or_refused_is_in_the_audit_and_none_can_be_read_there(clinic):
+    token = await clinic.token("monitor-nurse", kap_user="Practitioner/n1")
+    row = (await rows(clinic, "identity"))[-1]
+    assert (row.kind, row.does, row.outcome) == ("token", "/auth/token", 0)
+    assert (row.client, row.user, row.role) == ("operator", "Practitioner/n1", "monitor-nurse")
+    answer = await clinic.asked("token", "operator", clinic.operator, assertion="eyJhbGciOiJub25lIn0.e30.e30")
+    assert answer.status_code == 401
+    row = (await rows(clinic, "identity"))[-1]
+    assert (row.kind, row.outcome, row.reason) == ("token", 4, "invalid_client")
+    bodies = b"".join(held.body for held in await clinic.stores["identity"].audit.rows())
+    assert token.encode() not in bodies
+    assert b"eyJ" not in bodies
