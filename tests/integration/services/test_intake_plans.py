@@ -10,8 +10,18 @@ from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.kap import planned_doses, stage_of
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
-from tests.integration.services.at_intake import condition, rules_of, the_course
-from tests.integration.services.course import about, consent, eligible, milligrams, order, patient, weight
+from tests.integration.services.at_intake import condition, latest, outcome, proceeding, rules_of, the_course
+from tests.integration.services.course import (
+    about,
+    consent,
+    eligible,
+    milligrams,
+    order,
+    patient,
+    referral,
+    screening,
+    weight,
+)
 
 MEMBERS = (("prescriber", "Practitioner/p"), ("therapist", "Practitioner/t"), ("monitor", "Practitioner/m"))
 
@@ -79,6 +89,39 @@ async def test_a_plan_is_made_from_the_template_of_drug_route_and_condition_and_
     assert "EMDR with her own therapist" in [one["description"] for one in details]
     assert [one["scheduledTiming"]["repeat"]["count"] for one in details if one["kind"] == "Appointment"] == [3, 3, 2]
     assert "To ride the bus" in plan["text"]["div"]
+
+
+INDICATIONS = {
+    "depression": ("F33.2", "Ketamine by infusion for depression"),
+    "anxiety": ("F41.1", "Ketamine by infusion"),
+    "trauma": ("F43.10", "Ketamine by infusion"),
+    "alcohol, decided on by a prescriber": ("F10.20", "Ketamine by infusion"),
+    "chronic pain": ("G89.4", "Ketamine by infusion"),
+    "distress at the end of life": ("Z51.5", "Ketamine by infusion"),
+}
+"""Conditions that the clinics treat, each with the template of its plan by vein."""
+
+
+async def test_each_condition_that_is_treated_opens_a_course_is_screened_and_planned_for(intake, clock):
+    by_vein = (given("drug", "ketamine"), given("route", codes.ROUTE_IV.code))
+    for what, (code, title) in INDICATIONS.items():
+        who = await intake.create(patient())
+        held = await intake.create(condition(who, code, codes.ICD10CM))
+        await intake.create(weight(who))
+        asked = await intake.create(referral(who, reasonCode=[held["code"]], reasonReference=[about(held)]))
+        await intake.create(screening(who, clock.now))
+        assessed = await intake.call("screen", who)
+        if "decided" in what:
+            (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+            await intake.update({**issue, "mitigation": [proceeding(await intake.prescriber())]})
+            assessed = await latest(intake, who)
+        assert outcome(assessed) == "eligible", (what, assessed["note"])
+        (plan,) = of(await intake.call("plan", who, *by_vein, *AGREED), "CarePlan")
+        assert plan["title"] == title, what
+        await intake.create(consent(who, codes.ROUTE_IV))
+        await intake.create(order(who, 35, codes.ROUTE_IV))
+        course = await the_course(intake, who)
+        assert (stage_of(course), course["referralRequest"]) == ("planned", [about(asked)]), what
 
 
 async def test_a_draft_moves_nothing_and_an_agreed_plan_with_its_order_does(intake, clock):

@@ -358,6 +358,7 @@ def campaign(make_database, folder, examples, steps):
     assert BothServices.answered == {"granted", *RULE_OF.values()}
 
 
+@pytest.mark.timeout(600)
 def test_no_sequence_over_both_services_books_a_dose_without_its_ground_or_makes_an_illegal_change(
     make_database, tmp_path
 ):
