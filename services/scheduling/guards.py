@@ -25,6 +25,7 @@ from services.scheduling.rules.booking import INTENDED, Span, is_new_intent, no_
 from services.scheduling.rules.ground import not_one_patient, unmet
 from services.scheduling.setting import Setting
 from services.scheduling.slots import follow_bookings
+from services.scheduling.telling import call_who_is_not_told
 from shared.fhir.codes import CLOSED_AND_BOOKED, DOUBLE_BOOKED, ID_FLAG, ID_TASK
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
@@ -47,7 +48,10 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def slot(change: Change, record: Record) -> None:
         await _slot(change, record, setting)
 
-    return {"Appointment": (booking,), "Slot": (slot,), "Communication": (withdraw_when_stopped,)}
+    async def untold(change: Change, record: Record) -> None:
+        await call_who_is_not_told(change, record, setting)
+
+    return {"Appointment": (booking,), "Slot": (slot,), "Communication": (withdraw_when_stopped, untold)}
 
 
 async def _booking(change: Change, record: Record, setting: Setting) -> None:

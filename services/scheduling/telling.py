@@ -12,12 +12,15 @@ from zoneinfo import ZoneInfo
 
 from services.scheduling.ground import start_of
 from services.scheduling.setting import Setting
-from shared.fhir.codes import BOOKING_CHANGED, TIME_OFFERED
+from shared.fhir.codes import BOOKING_CHANGED, INSTRUCTION, TELL_IN_PERSON, TIME_OFFERED
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import actors
+from shared.fhir.kap import actors, has_code, id_in
+from shared.fhir.raised import task
 from shared.notify.telling import Letter, tell
+from shared.runtime.raising import raise_once
 from shared.runtime.record import Record
+from shared.runtime.service import Change
 from shared.store.notices import Channel
 
 STAFF_CHANNELS: Final[tuple[Channel, ...]] = ("email", "sms")
@@ -48,6 +51,37 @@ async def tell_staff(
         to = await record.get("Practitioner", id_)
         if to is not None:
             await tell(record, (*name, id_), letter, to=to, now=setting.clock(), patient=patient)
+
+
+async def call_who_is_not_told(change: Change, record: Record, setting: Setting) -> None:
+    """Guard of Communication: where a patient could not be told of a visit that is still to come, a person tells him.
+
+    How to prepare, and that a visit is in doubt, cannot wait.
+    """
+    after = change.after
+    if after is None or after.get("status") != "not-done" or (change.before or {}).get("status") == "not-done":
+        return
+    about = next((id_ for one in after.get("about", []) if (id_ := id_in(one, "Appointment"))), None)
+    patient = next((id_ for one in after.get("recipient", []) if (id_ := id_in(one, "Patient"))), None)
+    visit = None if about is None else await record.get("Appointment", about)
+    start = None if visit is None else start_of(visit)
+    if patient is None or visit is None or start is None or start < setting.clock():
+        return
+    what = after.get("topic", {}).get("text", "A message")
+    why = after.get("statusReason", {}).get("text", "it is not said why")
+    urgent = any(has_code(after.get("topic"), one) for one in (INSTRUCTION, BOOKING_CHANGED))
+    due = task(
+        ("untold", change.id),
+        patient=patient,
+        code=TELL_IN_PERSON,
+        description=f"'{what}' could not be sent to the patient ({why}). Call the patient about the visit at "
+        f"{visit['start']}, and complete this Task.",
+        now=setting.clock(),
+        priority="urgent" if urgent else "routine",
+        focus=f"Appointment/{about}",
+        due=start,
+    )
+    await raise_once(record, due)
 
 
 async def tell_of_loss(appointment: Resource, patient: str, record: Record, setting: Setting) -> None:

@@ -225,6 +225,7 @@ NOBODY_CAME: Final = Code(KAP, "nobody-came", "Nobody is recorded to have come t
 REMINDER: Final = Code(KAP, "visit-reminder", "Reminder of a visit")
 INSTRUCTION: Final = Code(KAP, "visit-instruction", "How to prepare for a visit")
 BOOKING_CHANGED: Final = Code(KAP, "booking-changed", "A visit needs attention")
+TELL_IN_PERSON: Final = Code(KAP, "tell-in-person", "A patient could not be told of a visit by message")
 TIME_OFFERED: Final = Code(KAP, "time-offered", "A time that was waited for is free")
 GATE_PASSED_CLOSED: Final = Code(KAP, "dose-past-closed-gate", "A dose was given past a closed gate")
 DRUG_NOT_KNOWN: Final = Code(KAP, "drug-not-known", "A drug was given that the record cannot name")

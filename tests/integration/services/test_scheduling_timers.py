@@ -15,7 +15,7 @@ from shared.notify.sending import Sending
 from shared.runtime.timers import run_once
 from tests.integration.services.at_intake import taking
 from tests.integration.services.at_scheduling import code, found, ref, schedule, span
-from tests.integration.services.course import START, appointment, consent, planned
+from tests.integration.services.course import START, about, appointment, consent, planned
 
 DAY = timedelta(days=1)
 TELECOM = [{"system": "email", "value": "ada@example.org"}]
@@ -168,6 +168,29 @@ async def test_a_failed_message_shows_in_the_record(bench, intake, scheduling, c
     (told,) = await scheduling.search("Communication", patient=who["id"])
     assert told["status"] == "not-done"
     assert "No server for the channel email" in told["statusReason"]["text"]
+
+
+@pytest.mark.parametrize(("days", "priority"), [(1, "routine"), (3, "urgent")])
+async def test_who_could_not_be_told_by_message_is_called_by_a_person(bench, intake, scheduling, clock, days, priority):
+    who, booked = await (told_to_nobody if days == 1 else instructed)(bench, intake, scheduling, clock)
+    await pass_time(scheduling, clock, "messages", hours=1)
+    assert await scheduling.search("Task", code="tell-in-person") == []
+    await Sending(scheduling.service, scheduling.store, [], clock).once()
+    calls = await scheduling.search("Task", code="tell-in-person")
+    assert [(one["for"], one["focus"]) for one in calls] == [(about(who), about(booked))] * len(calls)
+    assert priority in [one["priority"] for one in calls]
+    assert all("No server for the channel email" in one["description"] for one in calls)
+    assert all(one["restriction"]["period"]["end"] == booked["start"] for one in calls)
+
+
+async def told_to_nobody(bench, intake, scheduling, clock):
+    who = await patient(bench, intake, scheduling)
+    return who, await scheduling.create(prep(who, START + DAY))
+
+
+async def instructed(bench, intake, scheduling, clock):
+    who, _, booked = await dosing(bench, intake, scheduling, clock, 3 * DAY)
+    return who, booked
 
 
 async def dosing(bench, intake, scheduling, clock, after):
