@@ -21,6 +21,7 @@ from cli.demo.resources import Team, instant, parameters, reference
 from cli.demo.visits import with_status
 from shared.fhir.codes import (
     ASK_CSSRS,
+    BOOKING_CHANGED,
     COURSE,
     EXPECT_QUESTIONNAIRE,
     GROUND_LOST,
@@ -314,7 +315,15 @@ class Course(Live):
             return next((one for one in flags if GROUND_LOST.code in codes_of(one["code"], KAP)), None)
 
         await self.until(f"the flag on the booked dose of {name}", flagged)
-        self.step(f"{why}: course on hold, booked dose suspended")
+
+        async def told() -> Resource | None:
+            letters = await self.gateway.search("Communication", {"patient": self.subject})
+            about = [one for one in letters if BOOKING_CHANGED.code in codes_of(one.get("topic"), KAP)]
+            to = {one["reference"] for letter in about for one in letter.get("recipient", [])}
+            return {"to": sorted(to)} if {self.subject, self.team.therapist} <= to else None
+
+        await self.until(f"what {name} and the therapist are told", told)
+        self.step(f"{why}: course on hold, booked dose suspended, patient and therapist told")
 
     async def _call_off(self, reason: str) -> None:
         """Cancel what is booked ahead."""

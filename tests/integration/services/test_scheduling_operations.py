@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import pytest
 
+from services.scheduling.service import scheduling as scheduling_service
 from shared.fhir import codes
 from shared.fhir.dates import interval, zulu
 from shared.fhir.outcome import BadRequest, Unprocessable
+from shared.runtime.policy import load_policy
 from shared.store.connection import retry_conflicts
 from tests.integration.services.at_scheduling import (
     actors_of,
@@ -266,3 +268,48 @@ async def test_what_is_named_and_is_not_there_is_refused_by_its_rule(scheduling)
     zone = {"url": codes.EXT_TIMEZONE, "valueCode": "Mars/Olympus"}
     await scheduling.create({**wrong, "extension": [zone, *wrong["extension"]]})
     await refused(scheduling.ask("find", "Appointment", *span(0, 3), kind), "S-HOURS")
+
+
+WITH_A_PUMP = """
+version: "1"
+clinic: example
+sections:
+  scheduling:
+    visits:
+      kap-dosing:
+        needs:
+          - {role: therapist, kind: Practitioner}
+          - {role: room, kind: Location, after: 30, by_video: false}
+          - {role: equipment, kind: Device, after: 15, by_video: false}
+        source: "Medical director, 2026-11-01: an infusion pump of its own for each dosing session"
+        verified: true
+"""
+
+
+async def test_the_equipment_that_a_clinic_asks_for_is_found_taken_and_never_in_two_visits(bench, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(WITH_A_PUMP, encoding="utf-8")
+    bench.policy = load_policy(own)
+    scheduling = await bench.open(scheduling_service)
+    for actor, role in (
+        ("Practitioner/t1", "therapist"),
+        ("Practitioner/t2", "therapist"),
+        ("Location/r1", "room"),
+        ("Location/r2", "room"),
+        ("Device/pump", "equipment"),
+    ):
+        made = schedule(actor, "therapist", hours=(("08:00:00", "18:00:00"),))
+        await scheduling.create({**made, "specialty": [codes.ROLES[role].concept()]})
+    asked = (*span(0, 2), code("visit-type", "kap-dosing"))
+    first = found(await scheduling.ask("find", "Appointment", *asked))[0]
+    assert "Device/pump" in actors_of(first)
+    taken = [{**one, "status": "accepted"} for one in first["participant"]]
+    await scheduling.create({**first, "status": "arrived", "participant": taken})
+    second = found(await scheduling.ask("find", "Appointment", *asked))[0]
+    assert second["start"] == "2026-11-23T11:15:00.000Z", "three hours, and a quarter to clean the pump"
+    clashing = appointment({"resourceType": "Patient", "id": "bo"}, None, interval(first["start"])[0])
+    clashing["serviceType"] = [codes.VISIT_PREP.concept()]
+    clashing["participant"][1:] = [{"actor": {"reference": "Device/pump"}, "status": "accepted"}]
+    with pytest.raises(Unprocessable) as error:
+        await scheduling.create(clashing)
+    assert rules_of(error) == {"S-DOUBLE"}
