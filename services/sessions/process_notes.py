@@ -143,8 +143,8 @@ class ProcessNotes:
             async def work() -> Response:
                 asking = await self._asking(request)
                 does, action = _AUDITED[answer.__name__]
-                what, patient = request.path_params.get("id"), request.query_params.get("patient", "")
-                parts: dict[str, Any] = {"what": () if what is None else (f"DocumentReference/{what}",)}
+                patient = request.query_params.get("patient", "")
+                parts: dict[str, Any] = {"what": ("DocumentReference",)}  # its id is in the notes' own database only
                 parts["patients"] = (patient.removeprefix("Patient/"),) if patient else ()
                 parts |= {"tenant": asking.tenant, "client": asking.client, "user": asking.user}
                 try:
