@@ -25,7 +25,6 @@ from shared.fhir.freshness import Freshness, as_words
 from shared.fhir.outcome import Unavailable
 from shared.runtime.app import Beat, Parts
 from shared.runtime.logging import fault
-from shared.store.access import DEFAULT_TENANT
 from shared.store.knowledge import ages
 from shared.store.ledger import Lease, Ledger, lease
 from shared.store.ledger_types import Destination
@@ -261,8 +260,10 @@ class Lanes:
                 self._tasks.clear()
 
     async def _follow(self, parts: Parts, client: httpx.AsyncClient) -> None:
-        async with parts.store.transaction(keys=(), tenant=DEFAULT_TENANT) as transaction:
-            wanted = {one for one in await Ledger(transaction).destinations() if one.active}
+        wanted: set[Destination] = set()
+        for tenant in await parts.store.tenants():
+            async with parts.store.transaction(keys=(), tenant=tenant) as transaction:
+                wanted.update(one for one in await Ledger(transaction).destinations() if one.active)
         for destination, task in list(self._tasks.items()):
             if destination in wanted and not task.done():
                 continue

@@ -37,8 +37,7 @@ from shared.fhir.dates import zulu
 from shared.fhir.json import Json
 from shared.fhir.outcome import BadRequest
 from shared.runtime.app import Parts
-from shared.store.access import DEFAULT_TENANT
-from shared.store.disclosures import Disclosures
+from shared.store.disclosures import Disclosed, Disclosures
 from shared.store.ledger import Ledger
 from shared.store.ledger_types import PENDING, Destination, Entry
 
@@ -48,12 +47,16 @@ def deliveries_route(parts: Parts, lanes: Lanes) -> Route:
 
     async def deliveries(request: Request) -> Response:
         brief = request.query_params.get("digest") == "only"
-        async with parts.store.transaction(keys=(), tenant=DEFAULT_TENANT) as transaction:
-            ledger = Ledger(transaction)
-            described = [
-                describe(one, lanes.states.get(one.id, LaneState()), await ledger.entries(one.id), brief=brief)
-                for one in await ledger.destinations()
-            ]
+        described: list[Json] = []
+        for tenant in await parts.store.tenants():
+            async with parts.store.transaction(keys=(), tenant=tenant) as transaction:
+                ledger = Ledger(transaction)
+                described.extend(
+                    [
+                        describe(one, lanes.states.get(one.id, LaneState()), await ledger.entries(one.id), brief=brief)
+                        for one in await ledger.destinations()
+                    ]
+                )
         return Response(msgspec.json.encode({"destinations": described}), media_type="application/json")
 
     return Route("/ops/deliveries", deliveries, methods=["GET"])
@@ -66,8 +69,10 @@ def disclosures_route(parts: Parts) -> Route:
         patient = request.query_params.get("patient", "")
         if not patient:
             raise BadRequest("patient must be a patient's id.", code="required", expression=["http.patient"])
-        async with parts.store.transaction(keys=(), tenant=DEFAULT_TENANT) as transaction:
-            told = await Disclosures(transaction).of_patient(DEFAULT_TENANT, f"Patient/{patient}")
+        told: list[Disclosed] = []
+        for tenant in await parts.store.tenants():
+            async with parts.store.transaction(keys=(), tenant=tenant) as transaction:
+                told.extend(await Disclosures(transaction).of_patient(tenant, f"Patient/{patient}"))
         return Response(msgspec.json.encode({"disclosures": told}), media_type="application/json")
 
     return Route("/ops/disclosures", disclosures, methods=["GET"])

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import msgspec
 
 from shared.store.access import DEFAULT_TENANT
-from shared.store.connection import Pool, translated
+from shared.store.connection import translated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shared.store.clinics import Clinics
     from shared.store.connection import Connection
     from shared.store.types import Write
 
@@ -226,8 +227,8 @@ _LAST: Final = 2**63 - 1
 class Audit:
     """The audit in one service's database."""
 
-    def __init__(self, pool: Pool, service: str) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics, service: str) -> None:
+        self._clinics = clinics
         self.service = service
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -253,8 +254,9 @@ class Audit:
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
             try:
-                with translated():
-                    await self._pool.fetchrow(_APPEND, [body for body, _ in batch])
+                async with self._clinics.bare() as connection:
+                    with translated():
+                        await connection.fetchrow(_APPEND, [body for body, _ in batch])
             except Exception as error:  # noqa: BLE001 - whatever it is, each that waits has to know
                 for _, future in batch:
                     if not future.done():
@@ -271,30 +273,31 @@ class Audit:
             Unavailable: not now.
 
         """
-        with translated():
-            [row] = await self._pool.fetch(_APPEND, [])
+        async with self._clinics.bare() as connection:
+            with translated():
+                [row] = await connection.fetch(_APPEND, [])
         return Head(row["sequence"], row["hash"])
 
     async def rows(self, after: int = 0, *, limit: int = 1000) -> list[Held]:
         """Return rows as they are held, from a sequence on."""
         with translated():
-            return [_held(row) for row in await self._pool.fetch(_ROWS, after, limit)]
+            return [_held(row) for row in await self._clinics.fetch(_ROWS, after, limit)]
 
     async def find(self, wanted: Wanted, *, before: int | None = None, limit: int = 50) -> list[Held]:
         """Return the rows that are wanted, the newest first."""
         with translated():
-            found = await self._pool.fetch(_FIND, *_given(wanted), _LAST if before is None else before, limit)
+            found = await self._clinics.fetch(_FIND, *_given(wanted), _LAST if before is None else before, limit)
         return [_held(row) for row in found]
 
     async def count(self, wanted: Wanted) -> int:
         """Return how many rows are wanted."""
         with translated():
-            return int(await self._pool.fetchval(_COUNT, *_given(wanted)))
+            return int(await self._clinics.fetchval(_COUNT, *_given(wanted)))
 
     async def given_up(self) -> Head:
         """Return up to where rows were given up after their retention; the chain begins after it."""
         with translated():
-            row = await self._pool.fetchrow(_GIVEN_UP)
+            row = await self._clinics.fetchrow(_GIVEN_UP)
         return Head() if row is None else Head(row["last"], row["hash"])
 
     async def give_up(self, before: datetime) -> int:
@@ -307,7 +310,7 @@ class Audit:
 
         """
         with translated():
-            last = await self._pool.fetchval(_OLD, before)
+            last = await self._clinics.fetchval(_OLD, before)
         if last is None:
             return 0
         [end] = await self.rows(last - 1, limit=1)
@@ -324,7 +327,7 @@ class Audit:
         )
         await self.append(row)
         with translated():
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with self._clinics.acquire() as connection, connection.transaction():
                 await connection.execute(
                     "INSERT INTO audit_given_up VALUES ($1, $2) ON CONFLICT DO NOTHING", end.sequence, end.hash
                 )

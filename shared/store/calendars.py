@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from shared.store.connection import Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import translated
 
 if TYPE_CHECKING:
     from shared.store.store import Transaction
@@ -53,13 +54,13 @@ async def revoke_links(transaction: Transaction, actor: str, now: datetime) -> i
 class Calendars:
     """The links of one service, for who comes with a secret."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
 
     async def of(self, token: str) -> CalendarOf | None:
         """Return whose calendar a secret shows; None where there is no such link, or it was revoked."""
         with translated():
-            row = await self._pool.fetchrow(
+            row = await self._clinics.fetchrow(
                 "SELECT tenant, actor FROM calendar_link WHERE digest = $1 AND revoked_at IS NULL", _digest(token)
             )
         return None if row is None else CalendarOf(*row)

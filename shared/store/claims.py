@@ -6,7 +6,8 @@ import asyncio
 
 from shared.events.claims import Piece, redeemed
 from shared.events.envelope import Event
-from shared.store.connection import Connection, Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import Connection, translated
 
 _DEPOSIT = """
 INSERT INTO claim_piece (consumer, source, tenant, event_id, number, body) VALUES ($1, $2, $3, $4, $5, $6)
@@ -21,13 +22,13 @@ _RELEASE = f"DELETE FROM claim_piece WHERE {_OF}"
 class Claims:
     """What waits for its event."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
 
     async def deposit(self, consumer: str, piece: Piece) -> None:
         """Keep a piece for `consumer`. A repeat replaces it: the owner may have cut the body otherwise since."""
         with translated():
-            await self._pool.execute(
+            await self._clinics.execute(
                 _DEPOSIT, consumer, piece.source, piece.tenant, piece.event_id, piece.number, piece.body
             )
 
@@ -39,7 +40,9 @@ class Claims:
         if event.claim is None:
             return event.body
         with translated():
-            rows = await self._pool.fetch(_REDEEM, consumer, event.source, event.tenant, event.id, event.claim.pieces)
+            rows = await self._clinics.fetch(
+                _REDEEM, consumer, event.source, event.tenant, event.id, event.claim.pieces
+            )
         return await asyncio.to_thread(redeemed, event.claim, [row["body"] for row in rows])
 
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -37,12 +37,14 @@ else:
 
 
 class Connection(_Base):
-    """A connection that leaves nothing behind for its next user, and so needs no query to be cleaned."""
+    """A connection of which what its last user set is tracked, and so needs no query to be cleaned."""
 
     plan_mode: PlanMode | None = "force_generic_plan"
+    works_for: tuple[str, int] | None = None
+    """The clinic whose rows it is shown, by name and number; None: not known, or none yet."""
 
     def get_reset_query(self) -> str:
-        """Return nothing: no session state is ever set here but the plan mode, which is tracked."""
+        """Return nothing: no session state is ever set here but the plan mode and the clinic, which are tracked."""
         return ""
 
     # A server that goes away says so, and is gone a moment later. In between, asyncpg gives such a connection out (the
@@ -91,7 +93,23 @@ class Connection(_Base):
             await self.execute(f"SET plan_cache_mode = {mode}")
             self.plan_mode = mode
 
+    async def work_for(self, tenant: str, number: int) -> None:
+        """Be shown the rows of one clinic; asks the server only where that changes something. Not in a transaction."""
+        if self.works_for != (tenant, number):
+            self.works_for = None  # until it is known to have worked
+            await self.execute(_WORK_FOR, tenant, str(number))
+            self.works_for = (tenant, number)
 
+    async def work_for_all(self) -> None:
+        """Be shown the rows of every clinic."""
+        await self.work_for("", _EVERY_CLINIC)
+
+
+_EVERY_CLINIC = 0
+EVERY_CLINIC: Final = {"kap.clinic_number": str(_EVERY_CLINIC)}
+"""The setting of a connection that is shown every clinic's rows (``0240_clinics.sql``)."""
+
+_WORK_FOR = "SELECT set_config('kap.clinic', $1, false), set_config('kap.clinic_number', $2, false)"
 _GONE = (asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError, asyncpg.InternalClientError, OSError)
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -136,7 +154,7 @@ async def open_pool(dsn: str, *, application: str, min_size: int, max_size: int,
 async def open_connection(
     dsn: str, *, application: str, statement_timeout: float = 30.0, settings: dict[str, str] | None = None
 ) -> Connection:
-    """Open one connection of one's own (for LISTEN, session locks, migrations).
+    """Open one connection of one's own (for LISTEN, session locks, migrations). It is shown every clinic's rows.
 
     Raises:
         Unavailable: PostgreSQL cannot be reached.
@@ -146,7 +164,7 @@ async def open_connection(
         return await asyncpg.connect(
             dsn,
             connection_class=Connection,
-            server_settings=session_settings(statement_timeout, application) | (settings or {}),
+            server_settings=session_settings(statement_timeout, application) | EVERY_CLINIC | (settings or {}),
             command_timeout=statement_timeout + 5 if statement_timeout else None,
             timeout=10,
         )

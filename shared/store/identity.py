@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from shared.store.connection import Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import translated
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -67,7 +68,7 @@ class SigningKey:
 class Identities:
     """The tables of the issuer; each call is one statement, committed."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Clinics) -> None:
         self._pool = pool
 
     # Clients

@@ -7,7 +7,8 @@ import time
 from collections.abc import Collection, Sequence
 
 from shared.events.envelope import Event
-from shared.store.connection import Connection, Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import Connection, translated
 
 _TAKE_IN = """
 WITH fresh AS (
@@ -89,19 +90,21 @@ async def applied(connection: Connection, consumer: str, events: Sequence[Event]
 class Inbox:
     """Positions of the inbox, outside of a transaction."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
 
     async def position(self, consumer: str, source: str, tenant: str, key: str) -> int:
         """Return the highest outbox sequence of `source` that `consumer` applied along `key`; 0 where none."""
-        with translated():
-            reached = await self._pool.fetchval(_POSITION, consumer, source, tenant, key)
+        async with self._clinics.reading(tenant) as (connection, _):
+            with translated():
+                reached = await connection.fetchval(_POSITION, consumer, source, tenant, key)
         return int(reached or 0)
 
     async def positions(self, consumer: str, sources: Collection[str], tenant: str, key: str) -> dict[str, int]:
         """Return, by source, the highest outbox sequence that `consumer` applied along `key`."""
-        with translated():
-            rows = await self._pool.fetch(_POSITIONS, consumer, list(sources), tenant, key)
+        async with self._clinics.reading(tenant) as (connection, _):
+            with translated():
+                rows = await connection.fetch(_POSITIONS, consumer, list(sources), tenant, key)
         return {row["source"]: row["sequence"] for row in rows}
 
     async def await_position(

@@ -13,7 +13,8 @@ from typing import Final
 
 from shared.events.shards import SHARDS, shard_of
 from shared.events.watermark import Watermark
-from shared.store.connection import Connection, Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import Connection, translated
 
 _HEAR: Final = """
 INSERT INTO known_until (consumer, source, shard, until)
@@ -88,8 +89,8 @@ class TopicLag:
 class Knowledge:
     """What one service's database says of its knowledge of others."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
 
     async def hear(self, consumer: str, watermarks: Iterable[Watermark]) -> None:
         """Note watermarks that were come to; an older one than is known changes nothing."""
@@ -97,7 +98,7 @@ class Knowledge:
         if not given:
             return
         with translated():
-            await self._pool.execute(
+            await self._clinics.execute(
                 _HEAR,
                 consumer,
                 [one.source for one in given],
@@ -108,7 +109,7 @@ class Knowledge:
     async def by_shard(self, consumer: str) -> dict[tuple[str, int], float]:
         """Return the age, in seconds, of what is known of each source and shard that was ever heard of."""
         with translated():
-            rows = await self._pool.fetch(_OF_ALL, consumer)
+            rows = await self._clinics.fetch(_OF_ALL, consumer)
         return {(row["source"], row["shard"]): row["seconds"] for row in rows}
 
     async def by_source(self, consumer: str, sources: Iterable[str]) -> list[SourceAge]:
@@ -126,7 +127,7 @@ class Knowledge:
             return
         given = sorted(lags.items())
         with translated():
-            await self._pool.execute(
+            await self._clinics.execute(
                 _MEASURED,
                 consumer,
                 [topic for (topic, _), _ in given],
@@ -140,7 +141,7 @@ class Knowledge:
         A topic of which nobody ever held a partition is not in it.
         """
         with translated():
-            rows = await self._pool.fetch(_LAG, consumer, MEASURED_SECONDS)
+            rows = await self._clinics.fetch(_LAG, consumer, MEASURED_SECONDS)
         return {row["topic"]: TopicLag(row["events"] or 0, row["partitions"], row["seconds"]) for row in rows}
 
 

@@ -49,6 +49,7 @@ class Ledger:
 
     def __init__(self, transaction: Transaction) -> None:
         self._connection = transaction.connection
+        self._tenant = transaction.tenant
 
     # Destinations
 
@@ -81,9 +82,11 @@ class Ledger:
             await self._connection.execute(f"{_ASK_ANEW} d.destination = $1", destination.id)
 
     async def destinations(self) -> list[Destination]:
-        """Return all destinations of all tenants, inactive ones too."""
+        """Return all destinations of the transaction's tenant, inactive ones too."""
         with translated():
-            rows = await self._connection.fetch(f"SELECT {_DESTINATION} FROM delivery_destination ORDER BY id")
+            rows = await self._connection.fetch(
+                f"SELECT {_DESTINATION} FROM delivery_destination WHERE tenant = $1 ORDER BY id", self._tenant
+            )
         return [Destination(**{**row, "types": frozenset(row["types"])}) for row in rows]
 
     async def fill(self, destination: Destination) -> int:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from shared.store.connection import Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import translated
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -105,7 +106,7 @@ def digest_of(secret: str) -> bytes:
 class Logins:
     """The tables of people; each call is one transaction, committed."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Clinics) -> None:
         self._pool = pool
 
     # People

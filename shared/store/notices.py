@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from shared.store.connection import Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import translated
 
 if TYPE_CHECKING:
     from shared.store.store import Transaction
@@ -136,11 +137,11 @@ async def settle(
 class NoticeQueue:
     """The queue of one service, for its sender."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
 
     async def take(self, now: datetime, *, hold: timedelta, limit: int) -> Sequence[Notice]:
         """Take due notices, urgent ones first; nobody else gets them until `hold` is over, unless settled."""
         with translated():
-            rows = await self._pool.fetch(_TAKE, now, hold, limit)
+            rows = await self._clinics.fetch(_TAKE, now, hold, limit)
         return sorted((Notice(**row) for row in rows), key=lambda one: (not one.urgent, one.number))

@@ -14,7 +14,8 @@ from asyncpg import Record
 from shared.events.codec import read_claim
 from shared.events.envelope import Event
 from shared.fhir.outcome import NotFound
-from shared.store.connection import Connection, Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import Connection, translated
 from shared.store.types import Parked
 
 _PARK = """
@@ -115,13 +116,13 @@ async def take_up(connection: Connection, number: int) -> bool:
 class Parking:
     """The parked events, for people and for the worker that takes them up."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
 
     async def list(self, consumer: str | None = None, *, limit: int = 1000) -> Sequence[Parked]:
         """Return parked events in the order they were parked in; of one consumer, or of all."""
         with translated():
-            return [_parked(row) for row in await self._pool.fetch(_LIST, consumer, limit)]
+            return [_parked(row) for row in await self._clinics.fetch(_LIST, consumer, limit)]
 
     async def retry(self, number: int) -> int:
         """Mark the event and all others of its key as due; return how many.
@@ -131,18 +132,18 @@ class Parking:
 
         """
         with translated():
-            done = await self._pool.execute(_RETRY, number)
+            done = await self._clinics.execute(_RETRY, number)
         return _some(done, number)
 
     async def due(self, consumer: str, *, limit: int = 100) -> Sequence[DueEvent]:
         """Return the events that are to be taken up, in order."""
         with translated():
-            rows = await self._pool.fetch(_DUE, consumer, limit)
+            rows = await self._clinics.fetch(_DUE, consumer, limit)
         return [DueEvent(_parked(row), _event(row)) for row in rows]
 
     async def failed(self, number: int, error: str) -> None:
         """Note that a due event could not be applied again: it and those behind it wait for a person once more."""
-        async with self._pool.acquire() as connection:
+        async with self._clinics.acquire() as connection:
             with translated():
                 async with connection.transaction():
                     await connection.execute(_FAILED, number)
@@ -157,7 +158,7 @@ class Parking:
             NotFound: it is not parked.
 
         """
-        async with self._pool.acquire() as connection:
+        async with self._clinics.acquire() as connection:
             with translated():
                 async with connection.transaction():
                     await connection.execute(_RETRY, number)
@@ -169,7 +170,7 @@ class Parking:
     async def counts(self, consumer: str) -> Mapping[tuple[str, int], int]:
         """Return how many events are parked, by topic and partition."""
         with translated():
-            rows = await self._pool.fetch(_COUNTS, consumer)
+            rows = await self._clinics.fetch(_COUNTS, consumer)
         return {(row["topic"], row["partition"]): row["count"] for row in rows}
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from shared.store.connection import Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import translated
 
 ROWS: Final = 1000
 """Rows that one delete looks at, at most."""
@@ -39,8 +40,8 @@ DELETE FROM claim_piece WHERE ctid = ANY (ARRAY(
 class Pruning:
     """What may be forgotten of one service's database."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
 
     async def outbox(self, before: datetime, *, after: int = 0, rows: int = ROWS) -> tuple[int, int | None]:
         """Delete events that were published before a time; those that wait to be published stay, however old.
@@ -49,7 +50,7 @@ class Pruning:
         None where there is nothing as old any more.
         """
         with translated():
-            row = await self._pool.fetchrow(_OUTBOX, before, after, rows)
+            row = await self._clinics.fetchrow(_OUTBOX, before, after, rows)
         if row is None:
             return 0, None
         return row["gone"], row["sequence"] if row["old"] else None
@@ -60,11 +61,11 @@ class Pruning:
         Kafka must not be able to bring them again: they would be applied again.
         """
         with translated():
-            done = await self._pool.execute(_INBOX, before, rows)
+            done = await self._clinics.execute(_INBOX, before, rows)
         return int(done.rsplit(" ", 1)[-1])
 
     async def pieces(self, before: datetime, *, rows: int = ROWS) -> int:
         """Forget pieces deposited before a time whose event never came, so many at most; return how many."""
         with translated():
-            done = await self._pool.execute(_PIECES, before, rows)
+            done = await self._clinics.execute(_PIECES, before, rows)
         return int(done.rsplit(" ", 1)[-1])

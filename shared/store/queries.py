@@ -26,9 +26,6 @@ from shared.store.terminology import StoredTerminology
 from shared.store.types import Page, Stored, Write
 from shared.store.visibility import visible
 
-NO_TENANT = -1
-"""The number of a tenant that never wrote anything."""
-
 _OF_THE_RESOURCE = "r.tenant = $1 AND r.type = $2 AND r.id = $3"
 _CURRENT = (
     "SELECT r.rid, r.version, r.last_updated, r.deleted, r.origin, h.interaction, h.body "

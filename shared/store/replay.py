@@ -17,7 +17,8 @@ from asyncpg import Record
 from shared.events.envelope import EVERYBODY, Event
 from shared.events.shards import shard_of
 from shared.fhir.outcome import NotFound
-from shared.store.connection import Pool, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import translated
 
 _BATCH: Final = 500
 _BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -61,8 +62,8 @@ class Asked:
 class Replay:
     """The service's own history."""
 
-    def __init__(self, pool: Pool, service: str) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics, service: str) -> None:
+        self._clinics = clinics
         self._service = service
 
     async def events_since(
@@ -80,7 +81,9 @@ class Replay:
         """
         while True:
             with translated():
-                rows = await self._pool.fetch(_SINCE, self._service, sequence, time, key, tenant, _BATCH, _BATCH_BYTES)
+                rows = await self._clinics.fetch(
+                    _SINCE, self._service, sequence, time, key, tenant, _BATCH, _BATCH_BYTES
+                )
             for row in rows:
                 yield self._event(row)
             if not rows:
@@ -101,7 +104,7 @@ class Replay:
         Of one key, or of all; to one consumer, or to all. What is committed later is not part of it.
         """
         with translated():
-            number: int = await self._pool.fetchval(_ASK, self._service, consumer, tenant, key, time, sequence)
+            number: int = await self._clinics.fetchval(_ASK, self._service, consumer, tenant, key, time, sequence)
         return number
 
     async def state(self, number: int) -> Asked:
@@ -112,7 +115,7 @@ class Replay:
 
         """
         with translated():
-            row = await self._pool.fetchrow(_STATE, number)
+            row = await self._clinics.fetchrow(_STATE, number)
         if row is None:
             raise NotFound(f"{self._service} was asked for no replay {number}.")
         return Asked(row["number"], row["told"], row["ended"])
@@ -124,7 +127,7 @@ class Replay:
         They are done when the block ends well. Others that ask meanwhile get another request's, or None.
         """
         with translated():
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with self._clinics.acquire() as connection, connection.transaction():
                 asked = await connection.fetchrow(_NEXT)
                 if asked is None:
                     yield None

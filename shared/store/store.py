@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from uuid import UUID
 
 from shared.events.envelope import Event
@@ -23,6 +23,7 @@ from shared.store.audit import Audit
 from shared.store.calendars import Calendars
 from shared.store.changes import change
 from shared.store.claims import Claims
+from shared.store.clinics import Clinics
 from shared.store.connection import Connection, Pool, open_pool, translated
 from shared.store.copies import Copy
 from shared.store.identity import Identities
@@ -38,9 +39,6 @@ from shared.store.replay import Replay
 from shared.store.timers import TimerRuns
 from shared.store.types import Page, Stored, Write, Written
 from shared.store.verify import Verification
-
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
 
 MIN_TIMEOUT = 0.1
 
@@ -70,21 +68,20 @@ class Store:
     def __init__(self, pool: Pool, *, service: str, publishes: bool) -> None:
         self.service = service
         self.publishes = publishes
-        self._pool = pool
-        self._tenants: dict[str, int] = {}
-        self.audit = Audit(pool, service)
-        self.claims = Claims(pool)
-        self.inbox = Inbox(pool)
-        self.knowledge = Knowledge(pool)
-        self.calendars = Calendars(pool)
-        self.notices = NoticeQueue(pool)
-        self.parking = Parking(pool)
-        self.pruning = Pruning(pool)
-        self.verify = Verification(pool, service)
-        self.replay = Replay(pool, service)
-        self.timers = TimerRuns(pool)
-        self.identities = Identities(pool)
-        self.logins = Logins(pool)
+        self._clinics = clinics = Clinics(pool)
+        self.audit = Audit(clinics, service)
+        self.claims = Claims(clinics)
+        self.inbox = Inbox(clinics)
+        self.knowledge = Knowledge(clinics)
+        self.calendars = Calendars(clinics)
+        self.notices = NoticeQueue(clinics)
+        self.parking = Parking(clinics)
+        self.pruning = Pruning(clinics)
+        self.verify = Verification(clinics, service)
+        self.replay = Replay(clinics, service)
+        self.timers = TimerRuns(clinics)
+        self.identities = Identities(clinics)
+        self.logins = Logins(clinics)
 
     @classmethod
     async def connect(
@@ -120,8 +117,8 @@ class Store:
             statement_timeout=max(statement_timeout, MIN_TIMEOUT),
         )
         try:
-            async with pool.acquire() as connection:
-                await check(_own(connection))
+            async with Clinics(pool).bare() as connection:
+                await check(connection)
         except BaseException:
             pool.terminate()
             raise
@@ -130,7 +127,7 @@ class Store:
     async def close(self) -> None:
         """Close the connections, waiting for what is under way."""
         await self.audit.close()
-        await self._pool.close()
+        await self._clinics.close()
 
     async def ping(self) -> None:
         """Ask PostgreSQL for a sign of life.
@@ -139,7 +136,7 @@ class Store:
             Unavailable: there is none.
 
         """
-        async with self._connection() as connection:
+        async with self._clinics.bare() as connection:
             with translated():
                 await connection.fetchval("SELECT 1")
 
@@ -151,8 +148,8 @@ class Store:
             Gone: it was deleted.
 
         """
-        async with self._connection() as connection:
-            return await queries.read(connection, access, await self._known(connection, access), type_, id_)
+        async with self._clinics.reading(access.tenant) as (connection, tenant):
+            return await queries.read(connection, access, tenant, type_, id_)
 
     async def read_version(self, access: Access, type_: str, id_: str, version: int) -> Stored:
         """Return one version.
@@ -162,19 +159,17 @@ class Store:
             Gone: the version is a deletion.
 
         """
-        async with self._connection() as connection:
-            tenant = await self._known(connection, access)
+        async with self._clinics.reading(access.tenant) as (connection, tenant):
             return await queries.read_version(connection, access, tenant, type_, id_, version)
 
     async def find(self, access: Access, type_: str, id_: str) -> Stored | None:
         """Return the current version, deleted or not; None where there never was one that the caller may see."""
-        async with self._connection() as connection:
-            return await queries.find(connection, access, await self._known(connection, access), type_, id_)
+        async with self._clinics.reading(access.tenant) as (connection, tenant):
+            return await queries.find(connection, access, tenant, type_, id_)
 
     async def held(self, tenant: str, events: Sequence[Event]) -> set[tuple[str, str]]:
         """Return (source, id) of those events whose version is held as a copy already: that stays so."""
-        async with self._connection() as connection:
-            number = await self._known(connection, Access.unrestricted(tenant))
+        async with self._clinics.reading(tenant) as (connection, number):
             return await copies.held(connection, number, events)
 
     async def history(self, access: Access, query: HistoryQuery, *, cursor: str | None = None) -> Page:
@@ -184,14 +179,12 @@ class Store:
             NotFound: a history of one resource, and there never was one that the caller may see.
 
         """
-        async with self._connection() as connection:
-            tenant = await self._known(connection, access)
+        async with self._clinics.reading(access.tenant) as (connection, tenant):
             return await history.history(connection, access, tenant, query, cursor=cursor)
 
     async def search(self, access: Access, query: SearchQuery, *, cursor: str | None = None) -> Page:
         """Return a page of the current resources that match; by default in the order of their creation."""
-        async with self._connection() as connection:
-            tenant = await self._known(connection, access)
+        async with self._clinics.reading(access.tenant) as (connection, tenant):
             return await queries.search(connection, access, tenant, query, cursor=cursor)
 
     async def write(self, access: Access, write: Write) -> Written:
@@ -209,16 +202,14 @@ class Store:
         if not access.in_full((write.type,)):  # what stands before and after it is looked at, too
             async with self.transaction(keys=(write.key,), tenant=access.tenant) as transaction:
                 return await transaction.write(access, write)
-        async with self._connection() as connection:
-            tenant = await self._tenant(connection, access.tenant)
+        async with self._clinics.writing(access.tenant) as (connection, tenant):
             return await change(
                 connection, access, tenant, write, service=self.service, publishes=self.publishes, wake=True
             )
 
     async def apply_copy(self, event: Event, index: IndexRows, patient: UUID | None) -> bool:
         """As `Transaction.apply_copy`, committed alone: one round trip."""
-        async with self._connection() as connection:
-            tenant = await self._tenant(connection, event.tenant)
+        async with self._clinics.writing(event.tenant) as (connection, tenant):
             return await copies.apply_copy(connection, tenant, Copy(event, index, patient))
 
     @asynccontextmanager
@@ -227,8 +218,7 @@ class Store:
 
         A caller that may meet a deadlock (writes of keys it did not name) runs it in `retry_conflicts`.
         """
-        async with self._connection() as connection:
-            number = await self._tenant(connection, tenant)
+        async with self._clinics.writing(tenant) as (connection, number):
             locks = sorted({key_lock(tenant, key) for key in keys})
             with translated():
                 # Numbers made here, so text is safe; one round trip, each lock a statement of its own, in order.
@@ -252,46 +242,15 @@ class Store:
 
     async def tenants(self) -> Sequence[str]:
         """Return the tenants that have ever written here."""
-        async with self._connection() as connection:
+        async with self._clinics.bare() as connection:
             with translated():
                 return [row["name"] for row in await connection.fetch("SELECT name FROM tenant ORDER BY id")]
 
     async def analyze(self) -> None:
         """Have PostgreSQL take its statistics anew: after a load, before searches are timed."""
-        async with self._connection() as connection:
+        async with self._clinics.bare() as connection:
             with translated():
                 await connection.execute("ANALYZE", timeout=300)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        with translated():
-            proxy = await self._pool.acquire()
-        try:
-            yield _own(proxy)
-        finally:
-            with translated():
-                await self._pool.release(proxy)
-
-    async def _known(self, connection: Connection, access: Access) -> int:
-        """Return the number of a tenant for reading; `NO_TENANT` where it never wrote."""
-        known = self._tenants.get(access.tenant)
-        if known is None:
-            with translated():
-                known = await connection.fetchval("SELECT id FROM tenant WHERE name = $1", access.tenant)
-            if known is None:
-                return queries.NO_TENANT
-            self._tenants[access.tenant] = known
-        return known
-
-    async def _tenant(self, connection: Connection, name: str) -> int:
-        """Return the number of a tenant, giving it one at its first write. Outside of a transaction only."""
-        known = self._tenants.get(name)
-        if known is None:
-            with translated():
-                await connection.execute("INSERT INTO tenant (name) VALUES ($1) ON CONFLICT DO NOTHING", name)
-                known = int(await connection.fetchval("SELECT id FROM tenant WHERE name = $1", name))
-            self._tenants[name] = known
-        return known
 
 
 class Transaction:
@@ -448,10 +407,3 @@ async def _rollback(connection: Connection) -> None:
         await connection.execute("ROLLBACK", timeout=5)
     except Exception:  # noqa: BLE001 - whatever it is, the connection is of no more use
         connection.terminate()
-
-
-def _own(proxy: PoolConnectionProxy) -> Connection:
-    """Return the connection behind the pool's proxy, which knows how statements are planned."""
-    connection = getattr(proxy, "_con")  # noqa: B009 - the proxy forwards calls, but not a subclass's attributes
-    assert isinstance(connection, Connection)  # noqa: S101 - the pool was told to make these
-    return connection

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shared.fhir.outcome import Unavailable
-from shared.store.connection import Connection, Pool, open_connection, translated
+from shared.store.clinics import Clinics
+from shared.store.connection import Connection, open_connection, translated
 from shared.store.keys import timer_lock
 
 _NOTE = """
@@ -39,13 +40,13 @@ class LastRun:
 class TimerRuns:
     """When the timers ran."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
 
     async def last(self, name: str) -> LastRun | None:
         """Return a timer's last run, None where it never ran."""
         with translated():
-            row = await self._pool.fetchrow(
+            row = await self._clinics.fetchrow(
                 "SELECT started_at, seconds, succeeded_at, failures, error FROM timer WHERE name = $1", name
             )
         return None if row is None else LastRun(*row)
@@ -53,7 +54,7 @@ class TimerRuns:
     async def note(self, name: str, started_at: datetime, seconds: float, error: str | None) -> None:
         """Note a run; `error` None: it went well."""
         with translated():
-            await self._pool.execute(_NOTE, name, started_at, seconds, error)
+            await self._clinics.execute(_NOTE, name, started_at, seconds, error)
 
 
 class TimerLocks:

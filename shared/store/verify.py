@@ -9,8 +9,9 @@ from typing import Final
 
 from shared.fhir.definitions import type_id
 from shared.store.access import Access, Disclosure
+from shared.store.clinics import Clinics
 from shared.store.comparisons import Binder
-from shared.store.connection import Pool, translated
+from shared.store.connection import translated
 from shared.store.types import Digest
 from shared.store.visibility import consented
 
@@ -131,14 +132,14 @@ class Latency:
 class Verification:
     """Questions about everything that one service holds, of all tenants."""
 
-    def __init__(self, pool: Pool, service: str) -> None:
-        self._pool = pool
+    def __init__(self, clinics: Clinics, service: str) -> None:
+        self._clinics = clinics
         self._service = service
 
     async def digest(self, *, since: datetime | None = None, until: datetime | None = None) -> list[Digest]:
         """Return a digest by type and owner, of the versions committed in [since, until), deletions among them."""
         with translated():
-            rows = await self._pool.fetch(_DIGEST, since, until, timeout=_SLOW)
+            rows = await self._clinics.fetch(_DIGEST, since, until, timeout=_SLOW)
         return [
             Digest(
                 type=row["type"],
@@ -157,7 +158,7 @@ class Verification:
         place = ("", 0)
         while True:
             with translated():
-                rows = await self._pool.fetch(_VERSIONS, type_id(type_), *place, since, until, _BATCH, timeout=_SLOW)
+                rows = await self._clinics.fetch(_VERSIONS, type_id(type_), *place, since, until, _BATCH, timeout=_SLOW)
             for row in rows:
                 yield Version(row["id"], row["version"], row["origin"], row["hash"])
             if len(rows) < _BATCH:
@@ -178,7 +179,7 @@ class Verification:
                 limit=bind(_BATCH, "integer"),
             )
             with translated():
-                rows = await self._pool.fetch(statement, *bind.arguments, timeout=_SLOW)
+                rows = await self._clinics.fetch(statement, *bind.arguments, timeout=_SLOW)
             for row in rows:
                 yield Disclosable(row["id"], row["version"], row["permitted"], row["changed"])
             if len(rows) < _BATCH:
@@ -188,34 +189,34 @@ class Verification:
     async def outbox(self) -> OutboxCounts:
         """Return the outbox's counts."""
         with translated():
-            row = await self._pool.fetchrow(_OUTBOX, self._service, timeout=_SLOW)
+            row = await self._clinics.fetchrow(_OUTBOX, self._service, timeout=_SLOW)
         assert row is not None  # noqa: S101 - an aggregate answers one row
         return OutboxCounts(row["written"], row["pending"], row["oldest"])
 
     async def held(self) -> dict[str, int]:
         """Return how many versions are held, by owner, deletions among them: cheaper than `digest`."""
         with translated():
-            rows = await self._pool.fetch("SELECT origin, count(*) AS n FROM history GROUP BY origin", timeout=_SLOW)
+            rows = await self._clinics.fetch("SELECT origin, count(*) AS n FROM history GROUP BY origin", timeout=_SLOW)
         return {row["origin"]: row["n"] for row in rows}
 
     async def unpublished(self) -> tuple[int, float]:
         """Return how many events are not published yet, and the age of the oldest in seconds, 0 where there is none."""
         with translated():
-            row = await self._pool.fetchrow(_UNPUBLISHED)
+            row = await self._clinics.fetchrow(_UNPUBLISHED)
         assert row is not None  # noqa: S101 - an aggregate answers one row
         return row["pending"], row["oldest"]
 
     async def inbox(self) -> list[InboxCounts]:
         """Return the inbox's counts by consumer and source."""
         with translated():
-            rows = await self._pool.fetch(_INBOX, timeout=_SLOW)
+            rows = await self._clinics.fetch(_INBOX, timeout=_SLOW)
         return [InboxCounts(row["consumer"], row["source"], row["applied"], row["last"]) for row in rows]
 
     async def latencies(self, since: datetime) -> list[Latency]:
         """Return how long each hop took for what passed it since a time."""
         with translated():
-            published = await self._pool.fetch(_PUBLISHING, since, timeout=_SLOW)
-            applied = await self._pool.fetch(_APPLYING, since, timeout=_SLOW)
+            published = await self._clinics.fetch(_PUBLISHING, since, timeout=_SLOW)
+            applied = await self._clinics.fetch(_APPLYING, since, timeout=_SLOW)
         hops = [("published", self._service, row) for row in published]
         hops += [("applied", row["source"], row) for row in applied]
         return [_latency(hop, source, row["count"], row["seconds"]) for hop, source, row in hops if row["count"]]

@@ -308,7 +308,7 @@ async def with_the_time_in_the_row(store: Store, read: float) -> AsyncIterator[s
         ORDER BY last_updated DESC, rid LIMIT 21
     ) p JOIN resource r USING (rid) JOIN history h ON h.rid = r.rid AND h.version = r.version WHERE NOT r.deleted
     """
-    async with store._connection() as connection:
+    async with store._clinics.acquire() as connection:
         await connection.execute(
             "CREATE TABLE with_time AS SELECT t.*, r.last_updated FROM idx_token t JOIN resource r USING (rid)"
         )
@@ -323,7 +323,7 @@ async def with_the_time_in_the_row(store: Store, read: float) -> AsyncIterator[s
 
 async def logged(store: Store) -> float:
     """Return how many bytes PostgreSQL has written to its log of changes."""
-    async with store._connection() as connection:
+    async with store._clinics.acquire() as connection:
         return float(await connection.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"))
 
 

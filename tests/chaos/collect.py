@@ -21,6 +21,7 @@ from cli.stack.ports import GATEWAY, HOSPITAL, OWNERS
 from cli.verify import ask, compare, service_of
 from services.delivery.capability import PUSHED_TYPES
 from shared.events.topics import PARTITIONS, topic_of
+from shared.store.connection import EVERY_CLINIC
 from tests.chaos.evidence import Applied, Commit, Evidence, Told
 from tests.chaos.fleet import DELIVERY, WITNESS, Fleet
 from tests.chaos.witness import HELD
@@ -100,7 +101,7 @@ async def _left(fleet: Fleet) -> dict[str, int]:
 
 
 async def _one(fleet: Fleet, service: str, sql: str, argument: object) -> tuple[int, ...]:
-    connection = await asyncpg.connect(fleet.addresses[service])
+    connection = await asyncpg.connect(fleet.addresses[service], server_settings=EVERY_CLINIC)
     try:
         return tuple(await connection.fetchrow(sql, argument))
     finally:
@@ -144,7 +145,7 @@ async def _read(fleet: Fleet, log: Log) -> Evidence:
         for source in service.consumes:
             held[holder, source] = {}
             expected[holder, source] = service.holds
-        connection = await asyncpg.connect(fleet.addresses[holder])
+        connection = await asyncpg.connect(fleet.addresses[holder], server_settings=EVERY_CLINIC)
         try:
             rows = await connection.fetch(_HISTORY)
         finally:
@@ -244,7 +245,7 @@ async def _told(fleet: Fleet) -> list[Told]:
 
 
 async def _applied(fleet: Fleet) -> list[Applied]:
-    connection = await asyncpg.connect(fleet.addresses[WITNESS])
+    connection = await asyncpg.connect(fleet.addresses[WITNESS], server_settings=EVERY_CLINIC)
     try:
         rows = await connection.fetch(_LINES, WITNESS)
     finally:

@@ -298,9 +298,18 @@ class Flow(RuleBasedStateMachine):
         if lane is not None and lane.done is not None:
             self.committed[partition] = lane.done
 
-    @rule(partition=st.integers(0, PARTITIONS - 1), count=st.integers(1, 30), steps=st.integers(0, 150))
-    def consumer_is_killed(self, partition: int, count: int, steps: int) -> None:
-        """In the middle of whatever it does; the next one begins at the committed offset."""
+    @rule(
+        partition=st.integers(0, PARTITIONS - 1),
+        count=st.integers(1, 30),
+        steps=st.integers(0, 150),
+        commits=st.sampled_from((True, True, False)),
+    )
+    def consumer_is_killed(self, partition: int, count: int, steps: int, commits: bool) -> None:
+        """In the middle of whatever it does, offsets committed until then or not; the next one begins there."""
+        lane = self.lanes.get(partition)
+        read = self.committed.get(partition, 0) if lane is None or lane.done is None else lane.done
+        if read >= len(self.topic.partitions[partition]):
+            self.relay_publishes(0, None, dies=False)
 
         async def kill() -> None:
             lane = self.lanes.get(partition) or self._lane(partition)
@@ -308,6 +317,8 @@ class Flow(RuleBasedStateMachine):
             lane.add(self.topic.partitions[partition][start : start + count])
             for _ in range(steps):
                 await asyncio.sleep(0)
+            if commits and lane.done is not None:
+                self.committed[partition] = lane.done
             lane._task.cancel()
             await asyncio.gather(lane._task, return_exceptions=True)
             self.lanes.pop(partition, None)
@@ -581,9 +592,24 @@ def _forgets_what_it_cannot_apply(plant: pytest.MonkeyPatch) -> None:
 
 def _forgets_pieces_too_early(plant: pytest.MonkeyPatch) -> None:
     async def redeem(self: Claims, consumer: str, event: Event) -> bytes | None:
-        return None if self._pool is not None and event.claim is not None else event.body
+        return None if self._clinics is not None and event.claim is not None else event.body
 
     plant.setattr(Claims, "redeem", redeem)
+
+
+def _is_done_before_it_is_applied(plant: pytest.MonkeyPatch) -> None:
+    alone, together = Lane._take, Lane._take_together
+
+    async def take(self: Lane, record: Any) -> None:
+        self.done = record.offset + 1
+        await alone(self, record)
+
+    async def take_together(self: Lane) -> int:
+        self.done = self._queue[0].offset + 1
+        return await together(self)
+
+    plant.setattr(Lane, "_take", take)
+    plant.setattr(Lane, "_take_together", take_together)
 
 
 def _mixes_pieces_up(plant: pytest.MonkeyPatch) -> None:
@@ -602,6 +628,7 @@ def _mixes_pieces_up(plant: pytest.MonkeyPatch) -> None:
         _takes_up_backwards,
         _forgets_what_it_cannot_apply,
         _forgets_pieces_too_early,
+        _is_done_before_it_is_applied,
         _mixes_pieces_up,
     ],
     ids=lambda plant: plant.__name__.strip("_"),

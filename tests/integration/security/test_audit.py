@@ -76,7 +76,7 @@ async def test_a_change_and_its_row_are_committed_together(clinic, two):
     assert len(await rows(clinic, "intake")) == before  # nothing happened, and nothing says that it did
     await store.write(unrestricted(), a_write("Flag", "f1"))  # and then the process is gone: nothing seals it
     assert len(await rows(clinic, "intake")) == before
-    reader = Audit(store.audit._pool, "intake")
+    reader = Audit(store.audit._clinics, "intake")
     await reader.append(a_row("read"))
     found = await rows(clinic, "intake", before)
     assert [row.does for row in found] == ["create", "read"]

@@ -217,7 +217,7 @@ async def test_whom_the_patient_authorised_reads_until_she_withdraws_it(bench):
 async def test_on_old_news_of_consents_only_the_author_reads(bench):
     made = await bench.write()
     await bench.hear(authorisation())
-    async with bench.store._pool.acquire() as connection:
+    async with bench.store._clinics.acquire() as connection:
         await connection.execute("UPDATE known_until SET until = $1", datetime.now(UTC) - timedelta(hours=1))
     assert (await bench.by(THERAPIST, "GET", f"/{made['id']}")).status_code == 200
     late = await bench.by(SUPERVISOR, "GET", f"/{made['id']}")
@@ -236,8 +236,8 @@ async def test_nothing_of_a_note_is_anywhere_but_sealed_in_its_own_database(benc
     refused = await bench.by(THERAPIST, "POST", "", note(status="superseded"))
     assert refused.status_code == 422
     words = (CANARY, base64.b64encode(CANARY.encode()).decode())
-    dumps = {name: await everything_in(store._pool) for name, store in bench.clinic.stores.items()}
-    dumps["sessions"] = await everything_in(bench.store._pool)
+    dumps = {name: await everything_in(store._clinics) for name, store in bench.clinic.stores.items()}
+    dumps["sessions"] = await everything_in(bench.store._clinics)
     dumps["notes"] = await everything_in(await bench.notes._pool())
     assert made["id"] in dumps["notes"], "the dump sees what is there"
     assert made["id"] not in dumps["sessions"], "no outbox, no index, no copy"

@@ -97,7 +97,7 @@ async def test_the_application_is_an_ordinary_role(database):
 async def test_every_connection_gives_up_a_statement_that_takes_too_long(database):
     store = await Store.connect(database, service="intake", statement_timeout=0.2)
     try:
-        async with store._connection() as connection:
+        async with store._clinics.acquire() as connection:
             with pytest.raises(Unavailable), translated():
                 await connection.execute("SELECT pg_sleep(5)")
         await store.ping()
@@ -108,7 +108,7 @@ async def test_every_connection_gives_up_a_statement_that_takes_too_long(databas
 async def test_a_write_is_one_round_trip(store: Store):
     await store.write(ALL, write_of({"resourceType": "Patient", "id": "p1"}))
     sent = []
-    async with store._connection() as connection:
+    async with store._clinics.acquire() as connection:
         connection.add_query_logger(lambda record: sent.append(record.query))
     for number in range(3):
         await store.write(ALL, write_of({"resourceType": "Patient", "id": "p1", "active": number == 1}, "update"))

@@ -272,7 +272,7 @@ KINDS = ("token", "string", "reference", "date", "number", "quantity", "uri")
 async def rows_of(store: Store, id_: str) -> dict[tuple[str, str], str]:
     """Return every index row of a resource, as its content, with the transaction that wrote it."""
     found: dict[tuple[str, str], str] = {}
-    async with store._connection() as connection:
+    async with store._clinics.acquire() as connection:
         for kind in KINDS:
             rows = await connection.fetch(
                 f"SELECT t::text AS content, t.xmin::text AS writer FROM idx_{kind} t JOIN resource r USING (rid) "
@@ -312,7 +312,7 @@ async def test_the_index_rows_of_a_resource_follow_it_to_another_patient(store: 
 
 async def test_a_change_leaves_the_last_update_out_of_every_index_row(store: Store):
     """ADR 3: what changes with every version stands on the resource's own row only."""
-    async with store._connection() as connection:
+    async with store._clinics.acquire() as connection:
         columns = await connection.fetch(
             "SELECT table_name, column_name FROM information_schema.columns WHERE table_name LIKE 'idx\\_%'"
         )

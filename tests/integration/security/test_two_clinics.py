@@ -1,0 +1,179 @@
+"""Two clinics in one installation: neither learns of the other by anything it asks, at the gateway or at a service."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from joserfc.jwk import KeySet
+
+from services.identity.endpoints import operator
+from shared.fhir.json import parse
+from tests.integration.security.clinic import key_of
+from tests.integration.security.test_gate import allergy
+
+MRN = {"system": "urn:mrn", "value": "0815"}
+
+
+def person(family: str):
+    return {
+        "resourceType": "Patient",
+        "identifier": [MRN],
+        "name": [{"family": family}],
+        "gender": "female",
+        "birthDate": "1990-01-01",
+    }
+
+
+def of(patient: str, text: str):
+    return {**allergy(patient), "code": {"text": text}}
+
+
+def asked(own: str, others: str, others_allergy: str) -> list[str]:
+    """Return what one clinic may ask, about its own patient and about what is of the other one."""
+    return [
+        "Patient",
+        "Patient?_total=accurate&_count=0",
+        "Patient?_summary=count",
+        "Patient?family=Northern",
+        "Patient?family=Lovelace",
+        f"Patient?identifier={quote('urn:mrn|0815')}",
+        "Patient?birthdate=1990&_sort=-_lastUpdated",
+        f"Patient?_id={own},{others}",
+        "Patient?_has:AllergyIntolerance:patient:clinical-status=active",
+        "Patient?_revinclude=AllergyIntolerance:patient",
+        "AllergyIntolerance?patient.family=Northern",
+        "AllergyIntolerance?patient.identifier=0815&_include=AllergyIntolerance:patient",
+        f"AllergyIntolerance?patient=Patient/{others}",
+        "AllergyIntolerance?clinical-status=active",
+        "?_type=Patient,AllergyIntolerance",
+        "Patient/_history",
+        "_history",
+        *(f"Patient/{id_}{of_it}" for id_ in (own, others) for of_it in ("", "/_history", "/_history/1")),
+        f"AllergyIntolerance/{others_allergy}",
+    ]
+
+
+@pytest.fixture
+async def two(clinic):
+    """Return the tokens of the administrators of the north and of the south."""
+    held, tokens = clinic.stores["identity"].identities, []
+    for name in ("north", "south"):
+        key = key_of("ES384")
+        own = operator(KeySet([key]).as_dict(private=False), name, datetime.now(UTC))
+        await held.put_client(replace(own, id=f"operator-of-{name}"))
+        answer = await clinic.asked("token", f"operator-of-{name}", key, kap_role="clinic-admin")
+        assert answer.status_code == 200, answer.text
+        tokens.append(answer.json()["access_token"])
+    return tokens
+
+
+@pytest.fixture
+async def north(clinic, two):
+    """What would be found by each question, were it not another clinic's: a Patient and his allergy, by their ids."""
+    [token, _] = two
+    patient = (await clinic.made(person("Northern"), token))["id"]
+    return patient, (await clinic.made(of(patient, "rubber"), token))["id"]
+
+
+async def answers(clinic, token, host, questions, people):
+    """Return what each question is answered; ids and times of the Bundles themselves apart."""
+    told = {}
+    for path in (*questions, *([f"Patient/{one}/$everything" for one in people] if host == "gateway" else ())):
+        answer = await clinic.send(token, "GET", path, host=host)
+        body = parse(answer.content)
+        if body["resourceType"] == "Bundle":
+            body = {name: value for name, value in body.items() if name not in ("id", "meta")}
+        told[path] = (answer.status_code, body, answer.headers.get("etag"), answer.headers.get("last-modified"))
+    return told
+
+
+@pytest.mark.parametrize("host", ["gateway", "intake"])
+async def test_what_a_clinic_is_answered_does_not_change_by_what_another_one_holds(clinic, two, host):
+    of_north, of_south = two
+    own = (await clinic.made(person("Lovelace"), of_south))["id"]
+    await clinic.made(of(own, "latex"), of_south)
+    others = "01990d2c-7d1e-7c3a-9b1f-6a54e0b6d2c1"
+    before = await answers(clinic, of_south, host, asked(own, others, others), (own, others))
+    patient = (await clinic.made(person("Northern"), of_north))["id"]
+    theirs = (await clinic.made(of(patient, "rubber"), of_north))["id"]
+    after = await answers(clinic, of_south, host, asked(own, patient, theirs), (own, patient))
+    for (question, now), then in zip(after.items(), before.values(), strict=True):
+        said = msgspec.json.encode(now[1]).decode().replace(patient, others).replace(theirs, others)
+        assert (now[0], said, *now[2:]) == (then[0], msgspec.json.encode(then[1]).decode(), *then[2:]), question
+    for token, ids in ((of_north, (patient, own)), (of_south, (own, patient))):
+        found = [await clinic.send(token, "GET", f"Patient/{one}", host=host) for one in ids]
+        assert [one.status_code for one in found] == [200, 404]
+        assert parse((await clinic.send(token, "GET", "Patient?_summary=count", host=host)).content)["total"] == 1
+
+
+async def test_a_condition_of_a_write_sees_the_writers_clinic_only(clinic, two, north):
+    of_north, of_south = two
+    once = {"If-None-Exist": f"identifier={quote('urn:mrn|0815')}"}
+    made = await clinic.send(of_south, "POST", "Patient", person("Lovelace"), **once)
+    assert made.status_code == 201
+    again = await clinic.send(of_south, "POST", "Patient", person("Lovelace"), **once)
+    assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
+    changed = of(made.json()["id"], "latex")
+    answer = await clinic.send(of_south, "PUT", "AllergyIntolerance?clinical-status=active", changed)
+    assert answer.status_code == 201, answer.text  # nothing of the south's matched: it is made
+    assert answer.json()["id"] != north[1]
+    assert (await clinic.send(of_north, "GET", f"AllergyIntolerance/{north[1]}")).json()["meta"]["versionId"] == "1"
+
+
+async def test_another_clinics_resource_is_as_one_that_never_was(clinic, two, north):
+    of_north, of_south = two
+    patient, theirs = north
+    never = "01990d2c-7d1e-7c3a-9b1f-6a54e0b6d2c1"
+    patch = [{"op": "add", "path": "/active", "value": False}]
+    for method, path, body, kind in (
+        ("DELETE", "AllergyIntolerance/{}", None, "fhir"),
+        ("PATCH", "Patient/{}", patch, "json-patch"),
+        ("PUT", "Patient/{}", person("Lovelace"), "fhir"),
+        ("POST", "AllergyIntolerance", "refers", "fhir"),
+    ):
+        told = []
+        for id_, patient_ in ((theirs if "Allergy" in path else patient, patient), (never, never)):
+            sent = allergy(patient_) if body == "refers" else body
+            if method == "PUT":
+                sent = {**person("Lovelace"), "id": id_}
+            headers = {"Content-Type": f"application/{kind}+json"}
+            answer = await clinic.send(of_south, method, path.format(id_), sent, **headers)
+            told.append((answer.status_code, answer.text.replace(id_, never).replace(patient_, never)))
+        if method == "POST":  # a reference is kept as it was written, and leads nowhere
+            told = [one[:1] for one in told]
+        assert told[0] == told[1], (method, path)
+    kept = (await clinic.send(of_north, "GET", f"Patient/{patient}")).json()
+    assert (kept["meta"]["versionId"], "active" in kept) == ("1", False)
+    assert (await clinic.send(of_north, "GET", f"AllergyIntolerance/{theirs}")).status_code == 200
+
+
+async def test_a_link_to_the_next_page_is_of_no_use_to_another_clinic(clinic, two, north):
+    of_north, of_south = two
+    await clinic.made(person("Northern"), of_north)
+    page = (await clinic.send(of_north, "GET", "Patient?_count=1")).json()
+    [link] = [one["url"] for one in page["link"] if one["relation"] == "next"]
+    path = link.partition("/fhir/")[2]
+    assert (await clinic.send(of_north, "GET", path)).status_code == 200
+    stolen = await clinic.send(of_south, "GET", path)
+    assert stolen.status_code in (400, 404, 410)
+    assert "Northern" not in stolen.text
+
+
+async def test_a_batch_reaches_the_writers_clinic_only(clinic, two, north):
+    of_north, of_south = two
+    patient, theirs = north
+    urls = (f"Patient/{patient}", "Patient?family=Northern", f"AllergyIntolerance/{theirs}")
+    entry = [
+        {"request": {"method": method, "url": url}} for method, url in zip(("GET", "GET", "DELETE"), urls, strict=True)
+    ]
+    answer = await clinic.send(of_south, "POST", "", {"resourceType": "Bundle", "type": "batch", "entry": entry})
+    assert answer.status_code == 200, answer.text
+    read, found, deleted = answer.json()["entry"]
+    assert read["response"]["status"].startswith("404")
+    assert not found["resource"].get("entry")
+    assert not deleted["response"]["status"].startswith("5")
+    assert (await clinic.send(of_north, "GET", f"AllergyIntolerance/{theirs}")).status_code == 200
