@@ -557,7 +557,7 @@ async def test_nothing_of_a_code_a_token_a_cookie_or_a_password_is_in_the_databa
     flow = fields(page.text)["consent"]["flow"]
     code = said_to_app(await browser.consent(page))["code"]
     told = (await heart.redeem(code, verifier)).json()
-    pool = clinic.stores["identity"]._pool
+    pool = clinic.stores["identity"]._clinics
     tables = [row[0] for row in await pool.fetch("SELECT tablename FROM pg_tables WHERE tablename LIKE 'oauth%'")]
     kept = "\n".join([str(await pool.fetchval(f"SELECT array_agg(t::text) FROM {table} t")) for table in tables])
     assert "ada" in kept
