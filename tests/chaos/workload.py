@@ -326,8 +326,8 @@ class Actor:
                 "performer": [{"reference": chart.reference}],
                 "organization": [{"display": "The clinic"}],
                 "sourceAttachment": {"contentType": "text/plain", "title": "What was signed", "data": "c2lnbmVk"},
-                "policyRule": {"text": "HIPAA"},
-                "provision": {"type": "permit"},
+                "policy": [{"uri": "http://terminology.hl7.org/CodeSystem/consentpolicycodes#hipaa-auth"}],
+                "provision": {"type": "permit", "purpose": [{"system": codes.ACT_REASON, "code": "TREAT"}]},
             },
         )
 
