@@ -417,6 +417,9 @@ def _a_decision_is_replayed_under_the_policy_of_today(plant):
     plant.setattr("services.intake.replay.Policy.of_content", lambda _: load_policy(BothServices.policy_of_the_clinic))
 
 
+FIRST_FAULT = {"phases": [Phase.generate], "derandomize": True, "database": None, "report_multiple_bugs": False}
+
+
 @pytest.mark.parametrize(
     "plant",
     [
@@ -435,4 +438,4 @@ def _a_decision_is_replayed_under_the_policy_of_today(plant):
 def test_each_planted_fault_is_found(plant, make_database, tmp_path, monkeypatch):
     plant(monkeypatch)
     with pytest.raises((AssertionError, Flaky)):
-        run(make_database, tmp_path, 30, 15, phases=[Phase.generate], derandomize=True, database=None)
+        run(make_database, tmp_path, 30, 15, **FIRST_FAULT)
