@@ -72,10 +72,18 @@ class Tokens:
         }
         if kind not in ways:
             raise OAuthRefusal("unsupported_grant_type", f"grant_type is one of {', '.join(ways)}.")
+        if kind == "refresh_token" and "client_id" not in said:
+            said = await self._with_client(said)
         client = await self.clients.known(request, said, public=kind != "client_credentials")
         if kind not in client.grants:
             raise OAuthRefusal("unauthorized_client", f"This client is not registered for {kind}.")
         return JSONResponse(await ways[kind](client, said), headers=NO_STORE)
+
+    async def _with_client(self, said: dict[str, str]) -> dict[str, str]:
+        """Name the client that a refresh token is of, where it is public: it need not say (RFC 6749, section 6)."""
+        found = await self.context.logins.refresh(said.get("refresh_token", ""))
+        client = None if found is None else await self.context.held.client(found[0].client)
+        return said if client is None or client.method != "none" else {**said, "client_id": client.id}
 
     async def _by_credentials(self, client: Client, said: Mapping[str, str]) -> dict[str, Any]:
         asked = Asked(said.get("scope", ""), said.get("kap_role"), said.get("kap_user"), said.get("kap_patient"))
