@@ -163,7 +163,7 @@ def test_an_app_in_a_browser_by_fhirclient_js_reads_its_patients_observations_an
     assert text.startswith("{"), text
     told = json.loads(text)
 
-    assert told["user"].endswith(f"/Patient/{clinic.own}")
+    assert told["user"].endswith(f"Patient/{clinic.own}")
     told.pop("user")
     assert told == {
         "patient": clinic.own, "own": 3, "other": 0, "read": 200, "others": 404, "written": 403, "refreshed": True,
