@@ -1,4 +1,4 @@
-"""Whatever sessions and outcomes of this folder's tests wrote by themselves holds R4 and its US Core profile, by HL7's own validator.
+"""What sessions and outcomes of this folder's tests wrote by themselves holds R4 and US Core, by HL7's own validator.
 
 It comes last: what it looks at is what the tests before it, as many as were run, have left.
 """

@@ -86,11 +86,13 @@ def test_no_two_resources_of_a_run_share_a_name() -> None:
     assert len(names) == len(set(names))
 
 
-def test_the_start_of_a_dose_is_valid_fhir() -> None:
-    named = bedside.start_parameters("MedicationRequest/1", 28, NOON, "Patient/1", "Practitioner/3")
+@pytest.mark.parametrize("person", generate(1, 10), ids=lambda one: one.route.key)
+def test_the_start_of_a_dose_is_valid_fhir_and_says_the_strength_of_what_goes_into_a_vein(person: Person) -> None:
+    named = bedside.start_parameters(person, "MedicationRequest/1", 28, NOON, "Patient/1", "Practitioner/3")
 
     require_valid(named)
     assert [one["name"] for one in named["parameter"]] == [
+        *(["strength"] if person.route.key == "iv" else []),
         "medicationRequest",
         "dose",
         "performer",
