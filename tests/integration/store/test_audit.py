@@ -35,7 +35,7 @@ async def found(store, folder=None, **more):
 
 
 async def test_rows_of_many_writers_are_one_chain_and_durable_when_append_returns(store):
-    others = [Audit(store._pool, "intake") for _ in range(3)]  # as several processes have it
+    others = [Audit(store._clinics, "intake") for _ in range(3)]  # as several processes have it
     await asyncio.gather(*(one.append(row(n)) for n in range(40) for one in (store.audit, *others)))
     whole = await found(store)
     assert (whole.rows, whole.broken, whole.head.sequence) == (160, [], 160)
@@ -50,7 +50,7 @@ async def test_the_service_itself_cannot_change_or_remove_a_row(store):
         "TRUNCATE audit",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await store._pool.execute(statement)
+            await store._clinics.execute(statement)
     assert (await found(store)).rows == 2
 
 
@@ -115,7 +115,7 @@ async def test_whatever_a_superuser_does_to_the_rows_is_found(store, tmp_path, t
     await Anchoring(store.audit, tmp_path).once()
     assert (await found(store, tmp_path)).broken == []
     statement, said = TAMPERINGS[tampering]
-    async with store._pool.acquire() as connection:
+    async with store._clinics.acquire() as connection:
         await connection.execute(UNLOCKED)
         await connection.execute(statement)
     whole = await found(store, tmp_path)
@@ -128,7 +128,7 @@ async def test_who_rewrites_the_whole_end_has_to_answer_to_what_was_noted_elsewh
         await store.audit.append(row(number))
         await anchoring.once()
     rows = await store.audit.rows()
-    async with store._pool.acquire() as connection:
+    async with store._clinics.acquire() as connection:
         await connection.execute(UNLOCKED)
         await rewrite(connection, rows, 3)
     assert (await found(store)).broken == []  # the chain alone cannot tell
