@@ -12,7 +12,7 @@ from shared.testing.hl7_validator import Hl7Validator
 from tests.hl7 import errors, us_core_profiles
 from tests.integration.services.emitted import Emitted
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_each_kind_of_resource_that_was_emitted_is_valid_by_hl7s_validator(
