@@ -159,7 +159,7 @@ def _refers_to_patient(rid: str, parameter: str) -> str:
     """
     return (
         f"(SELECT true FROM idx_reference h WHERE h.rid = {rid} AND h.param = {parameter_id(parameter)} "
-        "AND h.target >= 'Patient/' AND h.target < 'Patient0')"
+        "AND h.target >= 'Patient/' AND h.target < 'Patient0' LIMIT 1)"
     )
 
 

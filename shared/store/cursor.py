@@ -59,7 +59,7 @@ def _written(value: SortValue) -> Sequence[str] | None:
     if value is None:
         return None
     if isinstance(value, datetime):
-        return ["d", value.isoformat()]
+        return ["d", value.isoformat(timespec="microseconds")]
     if isinstance(value, Decimal):
         return ["n", str(value)]
     return ["s", value]

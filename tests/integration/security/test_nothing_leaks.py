@@ -136,11 +136,13 @@ def same(one: object, other: object, what: str) -> None:
         raise Leak(f"{what}: {one} is not {other}"[:2000])
 
 
-async def write_all(store: Store, access: Access, log: list[tuple[int, dict]]) -> None:
+async def write_all(store: Store, access: Access, log: list[tuple[int, dict]], *, apart: float = 0.0) -> None:
+    """Write versions in order, so many seconds apart."""
     writes = [write_of(one, "create" if version == 1 else "update") for version, one in log]
     async with store.transaction(keys=sorted({one.key for one in writes}), tenant=access.tenant) as transaction:
         for one in writes:
             await transaction.write(access, one)
+            await asyncio.sleep(apart)
 
 
 async def compare(store: Store, seed: int, callers: int = CALLERS) -> None:

@@ -28,6 +28,9 @@ from tests.integration.security.test_nothing_leaks import QUESTIONS, write_all
 from tests.integration.security.worlds import PATIENTS, TYPES, Caller, World, bearer, caller, record
 
 WORLDS, WORLDS_IN_FULL = 25, 500
+FOUND = (52,)
+"""Worlds that found something once: two patients of one row, where a statement took for granted that there is one."""
+
 ASKED = 8
 BASE = "http://paired/fhir"
 SERVICE = Service("paired", "Paired", frozenset(TYPES), publishes=False)
@@ -162,7 +165,8 @@ async def compare(one: Store, other: Store, seed: int) -> None:
     fewer = without(chance, world, who)
     for store, held in ((one, world), (other, fewer)):
         await clear(store)
-        await write_all(store, Access.unrestricted(), held.log)
+        # No two in one millisecond: histories go by time, and times are what may differ.
+        await write_all(store, Access.unrestricted(), held.log, apart=0.0015)
     async with asking(one, who) as first, asking(other, who) as second:
         pair = Pair(first, second, f"seed {seed}")
         for question in chance.sample(QUESTIONS, ASKED):
@@ -223,7 +227,7 @@ async def stores(make_database):
 
 @pytest.mark.timeout(300)
 async def test_worlds_that_differ_only_in_what_is_hidden_answer_alike_over_http(stores) -> None:
-    for seed in range(WORLDS):
+    for seed in (*range(WORLDS), *FOUND):
         await compare(*stores, seed)
 
 
