@@ -1,5 +1,6 @@
 # One image per service:  docker build --build-arg SERVICE=intake -t kap-exchange/intake .
-# The final layer holds Python, the locked dependencies, `shared` and that one service: no compiler, no pip cache, no root.
+# The final image begins from nothing and holds Python, the libraries it is linked to, the locked dependencies, `shared` and
+# that one service: no shell, no package manager, no compiler, no root.
 ARG PYTHON=3.12-slim
 
 FROM python:${PYTHON} AS dependencies
@@ -8,21 +9,33 @@ RUN python -m venv /opt/kap \
     && /opt/kap/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/requirements.lock \
     && /opt/kap/bin/pip uninstall --yes --quiet pip
 
-FROM python:${PYTHON}
+FROM dependencies AS files
+RUN set -eu; prefix=$(python -c 'import sys; print(sys.base_prefix)'); version=$(python -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+    rm -rf "$prefix/lib/$version"/site-packages/* "$prefix/lib/$version"/test "$prefix/lib/$version"/ensurepip "$prefix/lib/$version"/idlelib; \
+    find "$prefix" /opt/kap -name __pycache__ -prune -exec rm -rf {} +; \
+    mkdir -p /files/etc /files/tmp; cp /etc/ld.so.cache /files/etc/; \
+    cp -a --parents "$prefix"/bin/python* "$prefix/lib/$version" $(find "$prefix/lib" -maxdepth 1 -name 'libpython*') /opt/kap /files; \
+    { readlink -f "$(command -v python)"; find "$prefix/lib" /opt/kap -name '*.so*' -type f; } \
+        | xargs -n 1 ldd 2>/dev/null | awk '/=> \// {print $3} $1 ~ /^\// {print $1}' | grep -v -e "^$prefix" -e '^/opt/kap' | sort -u \
+        | xargs -I {} cp -L --parents {} /files; \
+    cp -L --parents $(find / -xdev -name 'libgcc_s.so.1' | head -1) /files; \
+    echo 'kap:x:10001:10001::/:/nonexistent' > /files/etc/passwd; echo 'kap:x:10001:' > /files/etc/group; chmod 1777 /files/tmp
+
+FROM scratch
 ARG SERVICE
-RUN test -n "${SERVICE}" || { echo "Name the service: --build-arg SERVICE=intake" >&2; exit 1; }
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin kap
-COPY --from=dependencies /opt/kap /opt/kap
+COPY --from=files /files /
 WORKDIR /app
 COPY policies policies
 COPY shared shared
 COPY services/__init__.py services/run.py services/
 COPY services/${SERVICE} services/${SERVICE}
-ENV PATH=/opt/kap/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    KAP_SERVICE=${SERVICE} KAP_HOST=0.0.0.0 KAP_PORT=8000
-USER 10001
-EXPOSE 8000
+ENV PATH=/opt/kap/bin PYTHONPATH=/app PYTHONUNBUFFERED=1 \
+    KAP_SERVICE=${SERVICE} KAP_HOST=0.0.0.0 KAP_PORT=8000 KAP_HEALTH_PORT=8081
+RUN ["python", "-c", "import compileall, os, sys; from services.run import MODULES; os.environ['KAP_SERVICE'] in MODULES or sys.exit('Name the service: --build-arg SERVICE=intake'); compileall.compile_dir('/app', quiet=1)"]
+ENV PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+EXPOSE 8000 8081
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['KAP_PORT']}/readyz\", timeout=2)"]
-ENTRYPOINT ["sh", "-c", "exec python -m services.run \"$KAP_SERVICE\""]
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['KAP_HEALTH_PORT']}/readyz\", timeout=2)"]
+ENTRYPOINT ["python", "-m", "services.run"]

@@ -17,6 +17,7 @@ from cli.parked import parked
 from cli.policy import policy
 from cli.rebuild import rebuild
 from cli.replay import replay
+from cli.secrets import make_secrets
 from cli.stack.problem import StackProblem
 from cli.status import status
 from cli.terminal import problem
@@ -48,6 +49,7 @@ app = typer.Typer(
 for command in (up, down, status, demo, timeline, verify, lag, replay, rebuild, token):
     app.command()(command)
 app.add_typer(audit)
+app.command("secrets")(make_secrets)
 app.add_typer(clients)
 app.add_typer(clients, name="client", hidden=True)
 app.add_typer(users)

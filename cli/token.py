@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import httpx
 import typer
 
 from cli.options import DATA, DataOption
 from cli.running import running
-from cli.stack.operator import Wanted
+from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
 from cli.stack.ports import GATEWAY
 from cli.stack.problem import StackProblem
 from cli.stack.stack import Stack
@@ -30,6 +31,10 @@ def token(
     scope: Annotated[
         str | None, typer.Option(help="SMART scopes, separated by spaces; with a role, some of the role's.")
     ] = None,
+    issuer: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Of containers: where their issuer is; --data is then the operator's folder."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="The issuer's whole answer.")] = False,
     data: DataOption = DATA,
 ) -> None:
@@ -44,15 +49,23 @@ def token(
     if lacking is not None:
         raise StackProblem(lacking)
     patient = None if patient is None else patient.removeprefix("Patient/")
+    wanted = Wanted(role=role, user=user, patient=patient, scope=scope)
+    if issuer is not None:
+        _tell(OperatorAuth(issuer.rstrip("/"), OperatorKey(data), wanted).token(), whole=json_)
+        return
     stack = running(data)
-    auth = stack.auth(Wanted(role=role, user=user, patient=patient, scope=scope))
+    auth = stack.auth(wanted)
     if auth is None:
         problem("This stack runs with --no-auth, and a request needs no token. ./kap up --auth starts one that does.")
         raise typer.Exit(1)
     told = auth.token()
     if patient is not None and is_missing(stack, patient):
         problem(f"There is no Patient/{patient} in the record (now): this token shows nothing.")
-    typer.echo(json.dumps(told, indent=2) if json_ else told["access_token"])
+    _tell(told, whole=json_)
+
+
+def _tell(told: Mapping[str, Any], *, whole: bool) -> None:
+    typer.echo(json.dumps(told, indent=2) if whole else told["access_token"])
 
 
 def lacks(role: Role, name: str, user: str | None, patient: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -52,9 +53,10 @@ def addresses(settings: Settings) -> dict[str, str]:
     return {name: str(url).rstrip("/") for name, url in urls.items()}
 
 
-def open_client() -> httpx.AsyncClient:
-    """Return the HTTP client for the owners."""
+def open_client(tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
+    """Return the HTTP client for the owners; `tls`: whom it believes and what it shows (None: public authorities)."""
     return httpx.AsyncClient(
+        verify=tls or True,
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         limits=httpx.Limits(max_connections=200, max_keepalive_connections=100),
     )

@@ -13,6 +13,7 @@ from services.gateway.reactions import CONSUMES, HOLDS, REACTIONS
 from shared.runtime.app import App, Parts
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
+from shared.runtime.tls import client_context
 
 SERVICE = Service(
     name="gateway",
@@ -35,14 +36,14 @@ def create(settings: Settings) -> App:
     urls = addresses(settings) if "api" in settings.roles else {}
 
     def backend(parts: Parts) -> GatewayBackend:
-        client = open_client()
+        client = open_client(client_context(settings))
         parts.closing.push_async_callback(client.aclose)
         return GatewayBackend(parts.service, parts.store, Owners(client, urls))
 
     def routes(parts: Parts) -> list[Route]:
         if "scheduling" not in urls:
             return []
-        client = open_client()
+        client = open_client(client_context(settings))
         parts.closing.push_async_callback(client.aclose)
         return [calendar_route(client, urls["scheduling"])]
 

@@ -143,7 +143,7 @@ def create_fhir_app(  # noqa: PLR0913 - the one place where an application is pu
     app.add_middleware(OperatorsOnly, authenticate=authenticate, auditing=auditing)
     if settings.requests_per_second is not None:
         app.add_middleware(RateLimit, per_second=settings.requests_per_second)
-    app.add_middleware(SafeHeaders)
+    app.add_middleware(SafeHeaders, tls=settings.base_url.startswith("https://"))
     origins = settings.origins
     if origins:
         app.add_middleware(

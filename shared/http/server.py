@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
@@ -37,8 +38,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(asgi: ASGIApp, settings: Settings) -> AsyncIterator[int]:
-    """Listen as the settings say while the block runs; yield the port.
+async def listening(
+    asgi: ASGIApp, settings: Settings, *, port: int | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Listen as the settings say while the block runs, at their port unless `port` says another; yield the port.
 
     At its end nothing new is accepted, requests in flight are finished (at most `stop_seconds`), connections closed.
 
@@ -46,10 +49,11 @@ async def listening(asgi: ASGIApp, settings: Settings) -> AsyncIterator[int]:
         CannotListen: the address is not to be had.
 
     """
+    wanted = settings.port if port is None else port
     config = uvicorn.Config(
         asgi,
         host=settings.host,
-        port=settings.port,
+        port=wanted,
         loop="none",
         http="httptools",
         ws="none",
@@ -60,12 +64,13 @@ async def listening(asgi: ASGIApp, settings: Settings) -> AsyncIterator[int]:
         proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.stop_seconds,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        bound = socket.create_server((settings.host, settings.port), family=family, backlog=config.backlog)
+        bound = socket.create_server((settings.host, wanted), family=family, backlog=config.backlog)
     except OSError as error:
-        place = f"{settings.host}:{settings.port}"
+        place = f"{settings.host}:{wanted}"
         raise CannotListen(f"{settings.service} cannot listen on {place}: {error.strerror}.") from None
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[bound]), name=f"http {settings.service}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 from fastapi import FastAPI
 from prometheus_client import Counter
+from starlette.applications import Starlette
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from shared.events.consumer import EventConsumer
@@ -43,6 +44,7 @@ from shared.runtime.policy import load_policy
 from shared.runtime.replaying import Replaying
 from shared.runtime.retention import AuditPolicy
 from shared.runtime.timers import TimerTask
+from shared.runtime.tls import client_context, server_context
 from shared.security.audit import Auditing
 from shared.security.bearer import bearer, open_client
 from shared.security.caller import everybody
@@ -88,12 +90,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A service whose database is connected: its ASGI application and the tasks that are to run beside it."""
+    """A service whose database is connected: its ASGI application and the tasks that are to run beside it.
+
+    `health` answers at a port of its own; None: the application does.
+    """
 
     app: App
     parts: Parts
     asgi: FastAPI
     tasks: Sequence[Task]
+    health: Starlette | None = None
 
 
 @asynccontextmanager
@@ -118,10 +124,16 @@ async def opened(app: App) -> AsyncIterator[Opened]:
         authenticate, issuer = everybody(origin=origin), None
         if settings.issuer is not None and not settings.no_auth:
             roles = load_policy(settings.policy).section("access", AccessPolicy)
-            client = open_client()
+            client = open_client(client_context(settings))
             closing.push_async_callback(client.aclose)
             authenticate, issuer = bearer(
-                settings.issuer, settings.audiences, client, origin=origin, roles=roles, names=settings.claim_names
+                settings.issuer,
+                settings.audiences,
+                client,
+                origin=origin,
+                roles=roles,
+                names=settings.claim_names,
+                at=settings.issuer_at,
             )
         parts = Parts(service, settings, store, authenticate, closing)
         tasks = _tasks(app, parts)
@@ -131,6 +143,8 @@ async def opened(app: App) -> AsyncIterator[Opened]:
         before = list(app.routes(parts)) if app.routes is not None else []
         if app.fhir and issuer is not None:
             before.append(smart_configuration(issuer))
+        health = health_routes(service.name, lambda: [task.watchdog for task in tasks], store.ping)
+        apart = settings.health_port is not None
         asgi = create_fhir_app(
             service,
             backend,
@@ -139,7 +153,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             interactions=app.interactions,
             before=before,
             routes=[
-                *health_routes(service.name, lambda: [task.watchdog for task in tasks], store.ping),
+                *(() if apart else health),
                 *ops_routes(service, store, partitions=settings.topic_partitions),
                 *audit_routes(store.audit, settings.base_url),
             ],
@@ -148,7 +162,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             security=None if issuer is None else partial(oauth_uris, issuer),
             auditing=Auditing(store.audit, service.name, load_policy(settings.policy).version),
         )
-        yield Opened(app, parts, asgi, tasks)
+        yield Opened(app, parts, asgi, tasks, Starlette(routes=health) if apart else None)
 
 
 async def _consents_known(app: App, store: Store, tenant: str) -> None:
@@ -354,7 +368,9 @@ async def serve(apps: Sequence[App], stop: asyncio.Event) -> None:
             await stack.enter_async_context(tasks_running(one))
         for one in all_opened:
             settings = one.app.settings
-            port = await stack.enter_async_context(listening(one.asgi, settings))
+            port = await stack.enter_async_context(listening(one.asgi, settings, tls=server_context(settings)))
+            if one.health is not None:
+                await stack.enter_async_context(listening(one.health, settings, port=settings.health_port))
             _log.info("started", service=settings.service, host=settings.host, port=port, roles=sorted(settings.roles))
         await stop.wait()
         _log.info("stopping", services=[app.service.name for app in apps])

@@ -2,12 +2,17 @@
 
 Every name has the prefix `KAP_`. A process that runs one service reads ``KAP_DATABASE_URL``; one that runs several
 (`--single`) gives each its own by the service's name: ``KAP_INTAKE_DATABASE_URL`` goes before ``KAP_DATABASE_URL``.
+
+What must not stand in an environment, which `docker inspect` and ``/proc`` show, comes from files: each setting may lie
+in the folder that ``KAP_SECRETS_DIR`` names, in a file of the setting's name, in small letters or capitals. The
+environment goes before a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -39,6 +44,12 @@ class Settings(BaseSettings):
         database_url: its PostgreSQL database.
         kafka_bootstrap: ``host:port``.
         host, port: where it listens. Port 0: any free one.
+        health_port: where it answers `/livez`, `/readyz` and `/metrics`, then there only and without TLS: for who keeps
+            it running, not for clients. None: at `port`.
+        tls_certificate, tls_key: files (PEM) of what it shows at `port`, and where another service asks for one. None:
+            no TLS of its own; a proxy's.
+        tls_client_ca: file of the authority whose certificates clients at `port` have to show. None: they need none.
+        tls_ca: file of an authority that is believed about other services and the issuer, beside the public ones.
         public_base: the base URL clients use; every link begins with it. None: made of host and port.
         roles: what this process does: ``api`` answers FHIR requests, ``worker`` relays and consumes events, ``migrate``
             brings the database's schema up to date before anything else (and alone: then ends).
@@ -55,6 +66,8 @@ class Settings(BaseSettings):
             database's URL.
         issuer: URL of whose tokens are believed, the built-in one (services/identity) or any OpenID provider. None:
             none, and then `no_auth` has to be true.
+        issuer_at: where the issuer is reached from this process, where that is not its URL: inside of a cluster,
+            ``http://identity:8000``.
         audience: what a token has to be for: the FHIR base URL that clients know, or several, separated by commas.
             None: the base of this service's links.
         operator_jwks: public keys (a JWKS as JSON) of the client of who runs the installation; for the issuer only.
@@ -87,6 +100,11 @@ class Settings(BaseSettings):
     kafka_bootstrap: str = "127.0.0.1:9092"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    health_port: int | None = Field(default=None, ge=0, le=65535)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tls_ca: Path | None = None
     public_base: str | None = None
     roles: Annotated[frozenset[Role], NoDecode] = frozenset(("api", "worker", "migrate"))
     topic_partitions: int = Field(default=16, ge=1, le=16)
@@ -99,6 +117,7 @@ class Settings(BaseSettings):
     inbox_days: int = Field(default=30, gt=RETENTION_MS // _DAY_MS)
     link_secret: SecretStr | None = None
     issuer: str | None = None
+    issuer_at: str | None = None
     audience: str | None = None
     operator_jwks: str | None = None
     claims: str | None = None
@@ -131,7 +150,8 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """The FHIR base of every link, without a slash at its end."""
-        return (self.public_base or f"http://{self.host}:{self.port}/fhir").rstrip("/")
+        scheme = "http" if self.tls_certificate is None else "https"
+        return (self.public_base or f"{scheme}://{self.host}:{self.port}/fhir").rstrip("/")
 
     @property
     def dsn(self) -> str:
@@ -191,7 +211,8 @@ class Settings(BaseSettings):
         """
         own = EnvSettingsSource(cls, env_prefix=f"KAP_{service.upper()}_", env_ignore_empty=True)()
         try:
-            settings = cls(**{**own, "service": service})
+            folder = _secrets_folder()
+            settings = cls(_secrets_dir=folder, **{**own, "service": service})  # type: ignore[call-arg]
         except ValidationError as error:
             problems = "; ".join(
                 f"KAP_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}" for one in error.errors()
@@ -206,4 +227,28 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"{service} does not start: KAP_ISSUER asks for tokens, KAP_NO_AUTH=true for none. Unset one of them."
             )
+        if (settings.tls_certificate is None) != (settings.tls_key is None):
+            raise SettingsError(
+                f"{service} does not start: KAP_TLS_CERTIFICATE and KAP_TLS_KEY belong together. Set both."
+            )
+        if settings.tls_client_ca is not None and settings.tls_certificate is None:
+            raise SettingsError(
+                f"{service} does not start: KAP_TLS_CLIENT_CA asks clients for certificates, and without "
+                "KAP_TLS_CERTIFICATE there is no TLS to show them in. Set it, with KAP_TLS_KEY."
+            )
         return settings
+
+
+def _secrets_folder() -> Path | None:
+    """Return the folder whose files say what the environment does not; None: there is none.
+
+    Raises:
+        SettingsError: it is named and is not a folder.
+
+    """
+    named = os.environ.get("KAP_SECRETS_DIR")
+    if not named:
+        return None
+    if not Path(named).is_dir():
+        raise SettingsError(f"KAP_SECRETS_DIR: {named} is not a folder.")
+    return Path(named)

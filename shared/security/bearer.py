@@ -8,6 +8,7 @@ long as keys are, so that its signature is not checked at each request; whether 
 from __future__ import annotations
 
 import hashlib
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -38,21 +39,30 @@ REVOKED: Final = "kap_revoked_tokens_endpoint"
 CONNECT_SECONDS: Final = 3.0
 
 
-def open_client() -> httpx.AsyncClient:
-    """Return the client for the issuer's metadata, keys and revocations; it follows no redirect."""
-    return httpx.AsyncClient(timeout=httpx.Timeout(CONNECT_SECONDS), follow_redirects=False, trust_env=False)
+def open_client(tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
+    """Return the client for the issuer's metadata, keys and revocations; it follows no redirect.
+
+    `tls`: whom it believes; None: the public authorities.
+    """
+    timeout = httpx.Timeout(CONNECT_SECONDS)
+    return httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False, verify=tls or True)
 
 
 class Issuer:
     """Whose tokens are believed, known by its URL."""
 
-    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
-        """Ask the issuer at `url` by `client`."""
+    def __init__(self, url: str, client: httpx.AsyncClient, *, at: str | None = None) -> None:
+        """Ask the issuer `url` by `client`, at `at` where it is reached from here by another address than its URL."""
         self.url = url.rstrip("/")
+        self._at = (at or url).rstrip("/")
         self._client = client
-        self._metadata = Fetched(at_url(client, f"{self.url}{METADATA}"))
+        self._metadata = Fetched(at_url(client, self._reached(f"{self.url}{METADATA}")))
         self._keys: dict[str, Keys] = {}
         self._revoked: dict[str, Fetched] = {}
+
+    def _reached(self, url: str) -> str:
+        """Return where one of the issuer's own URLs is reached from here."""
+        return self._at + url.removeprefix(self.url) if url.startswith(f"{self.url}/") else url
 
     async def metadata(self) -> Mapping[str, Any]:
         """Return what the issuer says of itself.
@@ -77,7 +87,7 @@ class Issuer:
         if not isinstance(url, str):
             raise Unavailable("The issuer of tokens does not say where its keys are.")
         if url not in self._keys:
-            self._keys = {url: Keys(Fetched(at_url(self._client, url)))}
+            self._keys = {url: Keys(Fetched(at_url(self._client, self._reached(url))))}
         return self._keys[url]
 
     async def took_back(self, token: str) -> bool:
@@ -91,7 +101,7 @@ class Issuer:
         if not isinstance(url, str):
             return False
         if url not in self._revoked:
-            fetched = Fetched(at_url(self._client, url), fresh=REVOKED_FRESH, stale=REVOKED_STALE)
+            fetched = Fetched(at_url(self._client, self._reached(url)), fresh=REVOKED_FRESH, stale=REVOKED_STALE)
             self._revoked = {url: fetched}
         document = await self._revoked[url].get()
         revoked = document.get("revoked") if isinstance(document, Mapping) else None
@@ -252,7 +262,8 @@ def bearer(
     origin: str | None,
     roles: Roles,
     names: Mapping[str, str] | None = None,
+    at: str | None = None,
 ) -> tuple[Authenticate, Issuer]:
-    """Return what tells the bearers of an issuer's tokens, and the issuer."""
-    known = Issuer(issuer, client)
+    """Return what tells the bearers of an issuer's tokens, and the issuer; `at`: where that is reached from here."""
+    known = Issuer(issuer, client, at=at)
     return Bearer(known, audience, origin=origin, roles=roles, names=names), known

@@ -88,3 +88,36 @@ def test_whether_clients_choose_ids_is_said_once_for_every_service(monkeypatch, 
     assert create(Settings.load(name)).service.fixed_ids is False
     monkeypatch.setenv("KAP_CLIENT_IDS", "true")
     assert create(Settings.load(name)).service.fixed_ids is True
+
+
+def test_secrets_come_from_files_and_the_environment_goes_before_them(environment, tmp_path):
+    (tmp_path / "kap_database_url").write_text("postgresql://of-a-file\n")
+    (tmp_path / "KAP_LINK_SECRET").write_text("sealed")
+    environment.setenv("KAP_SECRETS_DIR", str(tmp_path))
+    assert Settings.load("intake").dsn == "postgresql://one"
+    environment.delenv("KAP_DATABASE_URL")
+    settings = Settings.load("intake")
+    assert settings.dsn == "postgresql://of-a-file"
+    assert settings.link_secret.get_secret_value() == "sealed"
+    assert not {"of-a-file", "sealed"} & set(repr(settings).split("'"))
+
+
+def test_a_folder_of_secrets_that_is_not_there_is_named(environment, tmp_path):
+    environment.setenv("KAP_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match=r"KAP_SECRETS_DIR: .*nowhere is not a folder"):
+        Settings.load("intake")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"KAP_TLS_CERTIFICATE": "cert.pem"}, "belong together"),
+        ({"KAP_TLS_KEY": "key.pem"}, "belong together"),
+        ({"KAP_TLS_CLIENT_CA": "ca.pem"}, "no TLS to show them in"),
+    ],
+)
+def test_half_of_tls_is_refused_and_not_half_done(environment, given, why):
+    for name, value in given.items():
+        environment.setenv(name, value)
+    with pytest.raises(SettingsError, match=why):
+        Settings.load("intake")

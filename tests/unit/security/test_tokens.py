@@ -193,6 +193,23 @@ async def test_any_issuer_is_known_by_its_metadata_and_a_signature_is_checked_on
     assert first.may("Patient", "s")
 
 
+async def test_an_issuer_that_is_reached_elsewhere_is_still_known_by_its_url():
+    asked = []
+
+    def answer(request):
+        asked.append(f"{request.url.scheme}://{request.url.netloc.decode()}")
+        return Published()(request)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    issuer = Issuer(ISSUER, client, at="http://identity:8000/")
+    bearer = Bearer(issuer, [AUDIENCE], origin=None, roles={}, clock=lambda: NOW)
+    assert (await bearer(sent(signed()))).known
+    assert set(asked) == {"http://identity:8000"}
+    assert (await issuer.metadata())["jwks_uri"].startswith(f"{ISSUER}/")
+    with pytest.raises(TokenRefused):
+        await bearer(sent(signed({"iss": "http://identity:8000"})))
+
+
 async def test_without_a_token_it_is_not_known_who_asks(bearer):
     caller = await bearer({})
     assert not caller.known
