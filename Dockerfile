@@ -12,7 +12,7 @@ RUN python -m venv /opt/kap \
 FROM dependencies AS files
 RUN set -eu; prefix=$(python -c 'import sys; print(sys.base_prefix)'); version=$(python -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
     rm -rf "$prefix/lib/$version"/site-packages/* "$prefix/lib/$version"/test "$prefix/lib/$version"/ensurepip "$prefix/lib/$version"/idlelib; \
-    find "$prefix" /opt/kap -name __pycache__ -prune -exec rm -rf {} +; \
+    python -m compileall -q "$prefix/lib/$version" /opt/kap/lib; \
     mkdir -p /files/etc /files/tmp; cp /etc/ld.so.cache /files/etc/; \
     cp -a --parents "$prefix"/bin/python* "$prefix/lib/$version" $(find "$prefix/lib" -maxdepth 1 -name 'libpython*') /opt/kap /files; \
     { readlink -f "$(command -v python)"; find "$prefix/lib" /opt/kap -name '*.so*' -type f; } \
@@ -36,6 +36,6 @@ ENV PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 EXPOSE 8000 8081
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['KAP_HEALTH_PORT']}/readyz\", timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=6 \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['KAP_HEALTH_PORT']}/readyz\", timeout=8)"]
 ENTRYPOINT ["python", "-m", "services.run"]

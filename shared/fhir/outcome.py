@@ -196,6 +196,13 @@ class Unprocessable(FhirError):
     default_code = "business-rule"
 
 
+class TooCostly(FhirError):
+    """422: it would take more work than one request may; the issue says what to narrow."""
+
+    status = 422
+    default_code = "too-costly"
+
+
 class Unavailable(FhirError):
     """503: not now; `Retry-After` says when to try again."""
 

@@ -118,6 +118,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             service=service.name,
             publishes=service.publishes,
             max_size=settings.database_connections,
+            costliest_search=settings.search_cost,
         )
         closing.push_async_callback(store.close)
         origin = None if app.shows_copies else service.name

@@ -76,6 +76,8 @@ class Settings(BaseSettings):
         browser_origins: where apps in browsers may come from (CORS), separated by commas; ``*``: from anywhere, which a
             token is asked for all the same. None: from anywhere where tokens are asked for, else from nowhere.
         requests_per_second: how often one caller may ask this process, in the long run. None: as often as he likes.
+        search_cost: how much work one search may be, in the units of PostgreSQL's planner (a page read in a row is 1);
+            more is refused with what to narrow (`shared.store.costs`). None: only the time of a statement is bounded.
         no_auth: everybody may do everything; for trying things out.
         notes_database_url, notes_keys: where sessions keeps process notes, and the file of keys (a line each: 32 bytes
             in base64, the current one first). None: this installation keeps none.
@@ -123,6 +125,7 @@ class Settings(BaseSettings):
     claims: str | None = None
     browser_origins: str | None = None
     requests_per_second: float | None = Field(default=None, gt=0)
+    search_cost: float | None = Field(default=None, gt=0)
     no_auth: bool = False
     notes_database_url: SecretStr | None = None
     notes_keys: Path | None = None

@@ -19,6 +19,7 @@ from shared.store.access import Access
 from shared.store.codes import looked_up
 from shared.store.comparisons import Binder
 from shared.store.connection import Connection, translated
+from shared.store.costs import require_affordable
 from shared.store.cursor import Cursor, decode, encode
 from shared.store.explaining import explain
 from shared.store.includes import current
@@ -147,20 +148,33 @@ async def read_version(
 
 
 async def search(
-    connection: Connection, access: Access, tenant: int, query: SearchQuery, *, cursor: str | None
+    connection: Connection,
+    access: Access,
+    tenant: int,
+    query: SearchQuery,
+    *,
+    cursor: str | None,
+    costliest: float | None = None,
 ) -> Page:
-    """Return one page of the current resources that match."""
+    """Return one page of the current resources that match.
+
+    Raises:
+        TooCostly: its estimated cost is above `costliest` (`shared.store.costs`).
+
+    """
     place = None if cursor is None else decode(cursor, keys=len(query.sort))
     query = await looked_up(query, StoredTerminology(connection))
     total = None
     if query.total != "none" or query.count == 0:
         counting = compiled.count(query, access, tenant)
+        await require_affordable(connection, counting, query, costliest)
         with translated():
             await connection.plan(counting.plan)
             total = await connection.fetchval(counting.sql, *counting.arguments)
     if query.count == 0:
         return Page([], total=total)
     statement = compiled.page(query, access, tenant, place)
+    await require_affordable(connection, statement, query, costliest)
     began = monotonic()
     with translated():
         await connection.plan(statement.plan)

@@ -50,6 +50,7 @@ class Store:
         service: the service's name: the origin of its own rows.
         publishes: whether its own writes make events.
         audit: who did, read or was told what.
+        costliest_search: estimated cost above which a search is refused; None: none is.
         claims: bodies that are ahead of their events.
         inbox: what it has applied of other services' events.
         knowledge: how old what it knows of other services is.
@@ -65,9 +66,10 @@ class Store:
 
     """
 
-    def __init__(self, pool: Pool, *, service: str, publishes: bool) -> None:
+    def __init__(self, pool: Pool, *, service: str, publishes: bool, costliest_search: float | None = None) -> None:
         self.service = service
         self.publishes = publishes
+        self.costliest_search = costliest_search
         self._clinics = clinics = Clinics(pool)
         self.audit = Audit(clinics, service)
         self.claims = Claims(clinics)
@@ -93,6 +95,7 @@ class Store:
         min_size: int = 1,
         max_size: int = 5,
         statement_timeout: float = 10.0,
+        costliest_search: float | None = None,
     ) -> Self:
         """Open the store.
 
@@ -103,6 +106,7 @@ class Store:
             min_size: connections kept open.
             max_size: connections opened at most.
             statement_timeout: seconds after which PostgreSQL gives up a statement.
+            costliest_search: estimated cost above which a search is refused (`shared.store.costs`); None: none is.
 
         Raises:
             Unavailable: PostgreSQL cannot be reached.
@@ -122,7 +126,7 @@ class Store:
         except BaseException:
             pool.terminate()
             raise
-        return cls(pool, service=service, publishes=publishes)
+        return cls(pool, service=service, publishes=publishes, costliest_search=costliest_search)
 
     async def close(self) -> None:
         """Close the connections, waiting for what is under way."""
@@ -185,7 +189,8 @@ class Store:
     async def search(self, access: Access, query: SearchQuery, *, cursor: str | None = None) -> Page:
         """Return a page of the current resources that match; by default in the order of their creation."""
         async with self._clinics.reading(access.tenant) as (connection, tenant):
-            return await queries.search(connection, access, tenant, query, cursor=cursor)
+            costliest = self.costliest_search
+            return await queries.search(connection, access, tenant, query, cursor=cursor, costliest=costliest)
 
     async def write(self, access: Access, write: Write) -> Written:
         """Commit one change: one round trip.

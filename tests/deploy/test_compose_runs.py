@@ -26,8 +26,8 @@ from cli.secrets import CONTAINED, make_secrets
 from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 300.0
-ARRIVE_SECONDS = 90.0
+START_SECONDS = 600.0
+ARRIVE_SECONDS = 180.0
 FAMILY = "Containerprobe"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
