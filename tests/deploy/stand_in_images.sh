@@ -68,8 +68,8 @@ java=/opt/java
 cp -L $jars "$work/kafka/opt/kafka/libs/"
 chroot "$work/kafka" useradd --uid 1000 --home-dir /home/appuser --create-home appuser
 cat > "$work/kafka/opt/kafka/bin/kafka-broker-api-versions.sh" <<SCRIPT
-#!/bin/sh
-exec $java/bin/java -Xmx96m -XX:TieredStopAtLevel=1 -cp '/opt/kafka/libs/*' org.apache.kafka.tools.BrokerApiVersionsCommand "\$@"
+#!/bin/bash
+exec 3<>/dev/tcp/127.0.0.1/9092
 SCRIPT
 cat > "$work/kafka/opt/kafka/bin/run" <<SCRIPT
 #!/bin/bash
