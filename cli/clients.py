@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import DATA, DataOption
+from cli.options import DATA, ClinicOption, DataOption
 from cli.running import running
 from cli.stack.operator import Wanted
 from cli.stack.problem import StackProblem
@@ -37,6 +37,7 @@ def add(
     secret: Annotated[
         bool, typer.Option("--secret", help="An app that can keep a secret; it is printed once, after the id.")
     ] = False,
+    clinic: ClinicOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Register a client; prints its client id.
@@ -54,19 +55,19 @@ def add(
     elif secret:
         raise StackProblem("--secret is of an app that people log in to: give --redirect, too.")
     given = {key: value for key, value in said.items() if value is not None}
-    told = asked(data, MANAGE_CLIENTS, "POST", "register", json=given).json()
+    told = asked(data, MANAGE_CLIENTS, "POST", "register", clinic=clinic, json=given).json()
     typer.echo(told["client_id"])
     if secret:
         typer.echo(told["client_secret"])
 
 
 @clients.command("list")
-def list_clients(*, data: DataOption = DATA) -> None:
+def list_clients(*, clinic: ClinicOption = None, data: DataOption = DATA) -> None:
     """List them."""
     table = Table(box=None)
     for column in ("client id", "name", "role", "scope", "comes back to", ""):
         table.add_column(column)
-    for one in asked(data, MANAGE_CLIENTS, "GET", "clients").json()["clients"]:
+    for one in asked(data, MANAGE_CLIENTS, "GET", "clients", clinic=clinic).json()["clients"]:
         off, back = "disabled" if one.get("kap_disabled") else "", " ".join(one.get("redirect_uris", ()))
         said = (one["client_name"], one.get("kap_role", ""), one.get("scope", ""), back, off)
         table.add_row(one["client_id"], *(escape(text) for text in said))
@@ -75,9 +76,14 @@ def list_clients(*, data: DataOption = DATA) -> None:
 
 @clients.command("revoke")
 @clients.command("remove", hidden=True)
-def revoke(client: Annotated[str, typer.Argument(help="Its client id.")], *, data: DataOption = DATA) -> None:
+def revoke(
+    client: Annotated[str, typer.Argument(help="Its client id.")],
+    *,
+    clinic: ClinicOption = None,
+    data: DataOption = DATA,
+) -> None:
     """Give a client no more tokens, and take back those it has."""
-    asked(data, MANAGE_CLIENTS, "DELETE", f"clients/{client}")
+    asked(data, MANAGE_CLIENTS, "DELETE", f"clients/{client}", clinic=clinic)
     out.print("It gets no more tokens; those it had are refused within 5 s.")
 
 
@@ -87,12 +93,13 @@ def rotate(
     *,
     jwks: Annotated[Path | None, typer.Option(metavar="FILE", help="Its new public keys, a JWKS file.")] = None,
     jwks_uri: Annotated[str | None, typer.Option(metavar="URL", help="Where its new public keys are.")] = None,
+    clinic: ClinicOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Give a client another secret (printed once) or other keys; the old ones count no more."""
     said = {"jwks": None if jwks is None else _read(jwks), "jwks_uri": jwks_uri}
     given = {key: value for key, value in said.items() if value is not None}
-    told = asked(data, MANAGE_CLIENTS, "POST", f"clients/{client}/rotate", json=given).json()
+    told = asked(data, MANAGE_CLIENTS, "POST", f"clients/{client}/rotate", clinic=clinic, json=given).json()
     typer.echo(told.get("client_secret", "Its new keys count from now on."))
 
 
@@ -116,7 +123,7 @@ def _read(jwks: Path) -> Any:
         raise StackProblem(f"{jwks} is not a JWKS: {error}") from None
 
 
-def asked(data: Path, scope: str, method: str, what: str, **more: Any) -> httpx.Response:
+def asked(data: Path, scope: str, method: str, what: str, *, clinic: str | None = None, **more: Any) -> httpx.Response:
     """Return what the running stack's issuer answers to who may ask it by `scope`.
 
     Raises:
@@ -124,7 +131,7 @@ def asked(data: Path, scope: str, method: str, what: str, **more: Any) -> httpx.
 
     """
     stack = running(data)
-    auth = stack.auth(Wanted(scope=scope))
+    auth = stack.auth(Wanted(scope=scope, clinic=clinic))
     if auth is None:
         raise StackProblem("This stack runs with --no-auth, and has no issuer of tokens. ./kap up --auth starts one.")
     url = f"{stack.ports().url('identity')}/auth/{what}"

@@ -20,3 +20,7 @@ DataOption = Annotated[
     ),
 ]
 DATA = DEFAULT_DATA
+
+ClinicOption = Annotated[
+    str | None, typer.Option("--clinic", metavar="NAME", help="Of another clinic than the stack's own, 'default'.")
+]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from cli.options import DATA, DataOption
+from cli.options import DATA, ClinicOption, DataOption
 from cli.running import running
 from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
 from cli.stack.ports import GATEWAY
@@ -36,6 +36,7 @@ def token(
         typer.Option(metavar="URL", help="Of containers: where their issuer is; --data is then the operator's folder."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="The issuer's whole answer.")] = False,
+    clinic: ClinicOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Print a bearer token for the local stack, good for an hour.
@@ -49,7 +50,7 @@ def token(
     if lacking is not None:
         raise StackProblem(lacking)
     patient = None if patient is None else patient.removeprefix("Patient/")
-    wanted = Wanted(role=role, user=user, patient=patient, scope=scope)
+    wanted = Wanted(role=role, user=user, patient=patient, scope=scope, clinic=clinic)
     if issuer is not None:
         _tell(OperatorAuth(issuer.rstrip("/"), OperatorKey(data), wanted).token(), whole=json_)
         return
@@ -59,7 +60,7 @@ def token(
         problem("This stack runs with --no-auth, and a request needs no token. ./kap up --auth starts one that does.")
         raise typer.Exit(1)
     told = auth.token()
-    if patient is not None and is_missing(stack, patient):
+    if patient is not None and clinic is None and is_missing(stack, patient):
         problem(f"There is no Patient/{patient} in the record (now): this token shows nothing.")
     _tell(told, whole=json_)
 

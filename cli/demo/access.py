@@ -54,6 +54,7 @@ async def seen(ports: Ports, patient: str, therapist: str, token: Token) -> list
         **{role: token(Wanted(role=role)) for role in ROLES},
         "the patient": token(Wanted(role="patient", patient=id_)),
         "another patient": token(Wanted(role="patient", patient="another")),
+        "another clinic's administrator": token(Wanted(role="clinic-admin", clinic="another")),
         "nobody (no token)": None,
     }
     places = [f"{ports.fhir(GATEWAY)}/{type_}" for type_ in ASKED]

@@ -81,10 +81,13 @@ class Wanted:
     user: str | None = None
     patient: str | None = None
     scope: str | None = None
+    clinic: str | None = None
+    """Another than the stack's own."""
 
     def form(self, assertion: str) -> dict[str, str]:
         """Return the request's form (SMART Backend Services, and the role and user that the operator names)."""
         given = {"kap_role": self.role, "kap_user": self.user, "kap_patient": self.patient, "scope": self.scope}
+        given["kap_tenant"] = self.clinic
         return {
             "grant_type": "client_credentials",
             "client_assertion_type": BY_ASSERTION,

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from services.identity.asking import NO_STORE, form
 from services.identity.authentication import Authentication
 from services.identity.context import Context
-from services.identity.rules.clients import Asked, Registered, grant
+from services.identity.rules.clients import Asked, Registered, clinic_asked_for, grant
 from services.identity.rules.launch import (
     FHIR_USER,
     OFFLINE,
@@ -89,7 +89,8 @@ class Tokens:
         asked = Asked(said.get("scope", ""), said.get("kap_role"), said.get("kap_user"), said.get("kap_patient"))
         registered = Registered(client.scope, client.role, client.user, client.patient, client.acts_for_others)
         granted = grant(registered, asked, self.context.roles)
-        named = {"kap_role": granted.role, "fhirUser": granted.user, "patient": granted.patient}
+        clinic = clinic_asked_for(client.tenant, said.get("kap_tenant"), acts_for_others=client.acts_for_others)
+        named = {"kap_tenant": clinic, "kap_role": granted.role, "fhirUser": granted.user, "patient": granted.patient}
         claims: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         if client.acts_for_others and granted.role is None:
             claims[OF_CLINIC] = True

@@ -135,6 +135,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
                 roles=roles,
                 names=settings.claim_names,
                 at=settings.issuer_at,
+                clinic=settings.clinic,
             )
         parts = Parts(service, settings, store, authenticate, closing)
         tasks = _tasks(app, parts)

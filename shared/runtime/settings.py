@@ -73,6 +73,8 @@ class Settings(BaseSettings):
         operator_jwks: public keys (a JWKS as JSON) of the client of who runs the installation; for the issuer only.
         claims: what another issuer calls the claims that are read here: ``kap_role=roles,patient=smart.patient``, with
             commas; a name with dots that is no claim leads into claims that are objects.
+        clinic: whose a token is that names no clinic (``kap_tenant``): where there is only one, and the issuer knows
+            of none. None: such a token is refused.
         browser_origins: where apps in browsers may come from (CORS), separated by commas; ``*``: from anywhere, which a
             token is asked for all the same. None: from anywhere where tokens are asked for, else from nowhere.
         requests_per_second: how often one caller may ask this process, in the long run. None: as often as he likes.
@@ -123,6 +125,7 @@ class Settings(BaseSettings):
     audience: str | None = None
     operator_jwks: str | None = None
     claims: str | None = None
+    clinic: str | None = None
     browser_origins: str | None = None
     requests_per_second: float | None = Field(default=None, gt=0)
     search_cost: float | None = Field(default=None, gt=0)

@@ -133,12 +133,14 @@ class Bearer:
         roles: Roles,
         clock: Callable[[], float] = time.time,
         names: Mapping[str, str] | None = None,
+        clinic: str | None = None,
     ) -> None:
         """Believe `issuer` about tokens for one of `audience`; callers see what `origin` owns, or (None) all.
 
         `roles` tell who is of the clinic, and who is told what patients' consents permit. `names`: what the issuer
-        calls the claims that are read here.
+        calls the claims that are read here. `clinic`: whose a token is that names none; None: it is refused.
         """
+        self._clinic = clinic
         self._names = names or {}
         self._roles = roles
         self._issuer = issuer
@@ -179,7 +181,7 @@ class Bearer:
         keys = await (await self._issuer.keys()).holding(header_of(token)["kid"])
         claims = verified(token, keys, issuer=self._issuer.url, audience=self._audience, now=self._clock())
         claims = renamed(claims, self._names, self._roles)
-        caller = caller_of(claims, origin=self._origin, roles=self._roles, authorization=header)
+        caller = caller_of(claims, origin=self._origin, roles=self._roles, clinic=self._clinic, authorization=header)
         until = min(float(claims["exp"]), self._clock() + FRESH)  # a key may be taken back, too
         return _Remembered(caller, str(claims.get("jti", "")), until)
 
@@ -212,15 +214,20 @@ def renamed(claims: Mapping[str, Any], names: Mapping[str, str], roles: Roles) -
 
 
 def caller_of(
-    claims: Mapping[str, Any], *, origin: str | None, roles: Roles, authorization: str | None = None
+    claims: Mapping[str, Any],
+    *,
+    origin: str | None,
+    roles: Roles,
+    clinic: str | None = None,
+    authorization: str | None = None,
 ) -> Caller:
-    """Return the bearer of a token by its claims.
+    """Return the bearer of a token by its claims; of `clinic` where the token names none.
 
     Who has a role is of the clinic or not as the role says. Who has none is a user or a patient of the clinic's by his
     scopes, and by a scope ``system/`` somebody outside, unless the issuer says that the clinic itself asks.
 
     Raises:
-        TokenRefused: it does not say whose it is.
+        TokenRefused: it does not say whose it is, or for which clinic.
 
     """
     client = claims.get("client_id") or claims.get("azp") or claims.get("sub")
@@ -228,10 +235,13 @@ def caller_of(
     scope = " ".join(scope) if isinstance(scope, list) else scope
     if not isinstance(client, str) or not isinstance(scope, str):
         raise TokenRefused("The token does not say whose it is and what for.")
+    tenant = _text(claims, "kap_tenant") or clinic
+    if tenant is None:
+        raise TokenRefused("The token does not say for which clinic it is (kap_tenant). The issuer has to say so.")
     role, user, scopes = _text(claims, "kap_role"), _relative(_text(claims, "fhirUser")), parse_scopes(scope)
     outside = role is not None or (any(one.context == "system" for one in scopes) and claims.get(OF_CLINIC) is not True)
     return Caller(
-        tenant=_text(claims, "kap_tenant") or DEFAULT_TENANT,
+        tenant=tenant,
         origin=origin,
         client=client,
         user=user,
@@ -263,7 +273,8 @@ def bearer(
     roles: Roles,
     names: Mapping[str, str] | None = None,
     at: str | None = None,
+    clinic: str | None = None,
 ) -> tuple[Authenticate, Issuer]:
     """Return what tells the bearers of an issuer's tokens, and the issuer; `at`: where that is reached from here."""
     known = Issuer(issuer, client, at=at)
-    return Bearer(known, audience, origin=origin, roles=roles, names=names), known
+    return Bearer(known, audience, origin=origin, roles=roles, names=names, clinic=clinic), known

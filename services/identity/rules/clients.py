@@ -5,6 +5,7 @@ Source: https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html, RFC 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from services.identity.rules.launch import OF_LAUNCH
@@ -18,6 +19,8 @@ LONGEST_ASSERTION = 300
 
 PATIENT = "patient"
 """The role whose user is a patient."""
+
+CLINIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 MOST_TOKEN_SECONDS = 3600
 USUAL_TOKEN_SECONDS = 300
@@ -85,6 +88,22 @@ def grant(client: Registered, asked: Asked, roles: Roles) -> Granted:
     if patient is None and any(one.startswith("patient/") for one in scope.split()):
         raise OAuthRefusal("invalid_request", "A scope patient/... needs a patient, and none is registered or named.")
     return Granted(scope, role, user, patient)
+
+
+def clinic_asked_for(own: str, asked: str | None, *, acts_for_others: bool) -> str:
+    """Return for which clinic a client's token is: its own, or another that who runs the installation names.
+
+    Raises:
+        OAuthRefusal: another than its own, and it acts for nobody else; or no name of a clinic.
+
+    """
+    if asked is None or asked == own:
+        return own
+    if not acts_for_others:
+        raise OAuthRefusal("unauthorized_client", "This client is not registered to act for others.")
+    if not CLINIC_NAME.fullmatch(asked):
+        raise OAuthRefusal("invalid_request", "A clinic's name is letters, digits, '.', '_' and '-', 64 at most.")
+    return asked
 
 
 def _patient_in(user: str | None) -> str | None:

@@ -278,6 +278,7 @@ async def test_tokens_of_another_issuer_are_understood_by_what_it_calls_its_clai
         "aud": BASE,
         "exp": now + 60,
         "azp": "portal",
+        "kap_tenant": "default",
         "scp": ["user/Patient.read", "user/Observation.rs"],
         "realm_access": {"roles": ["offline", "front-desk", "clinic-admin"]},
         "https://clinic.example/user": f"{BASE}/Practitioner/7",

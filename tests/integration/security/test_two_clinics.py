@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import UTC, datetime
 from urllib.parse import quote
 
 import msgspec
 import pytest
-from joserfc.jwk import KeySet
 
-from services.identity.endpoints import operator
 from shared.fhir.json import parse
-from tests.integration.security.clinic import key_of
+from tests.integration.security.clinic import ISSUER, key_of
 from tests.integration.security.test_gate import allergy
 
 MRN = {"system": "urn:mrn", "value": "0815"}
@@ -60,15 +56,7 @@ def asked(own: str, others: str, others_allergy: str) -> list[str]:
 @pytest.fixture
 async def two(clinic):
     """Return the tokens of the administrators of the north and of the south."""
-    held, tokens = clinic.stores["identity"].identities, []
-    for name in ("north", "south"):
-        key = key_of("ES384")
-        own = operator(KeySet([key]).as_dict(private=False), name, datetime.now(UTC))
-        await held.put_client(replace(own, id=f"operator-of-{name}"))
-        answer = await clinic.asked("token", f"operator-of-{name}", key, kap_role="clinic-admin")
-        assert answer.status_code == 200, answer.text
-        tokens.append(answer.json()["access_token"])
-    return tokens
+    return [await clinic.token("clinic-admin", kap_tenant=name) for name in ("north", "south")]
 
 
 @pytest.fixture
@@ -177,3 +165,37 @@ async def test_a_batch_reaches_the_writers_clinic_only(clinic, two, north):
     assert not found["resource"].get("entry")
     assert not deleted["response"]["status"].startswith("5")
     assert (await clinic.send(of_north, "GET", f"AllergyIntolerance/{theirs}")).status_code == 200
+
+
+async def test_only_who_runs_the_installation_names_the_clinic_of_a_token(clinic):
+    key = key_of("ES384")
+    client = (await clinic.register(key=key, scope="system/Patient.rs")).json()["client_id"]
+    assert (await clinic.asked("token", client, key, kap_tenant="default")).status_code == 200
+    for name in ("north", "*", ""):
+        answer = await clinic.asked("token", client, key, kap_tenant=name)
+        assert (answer.status_code, answer.json()["error"]) == (400, "unauthorized_client"), name
+    for name in ("*", " north", "n" * 65, "north/south"):
+        answer = await clinic.asked("token", "operator", clinic.operator, kap_role="auditor", kap_tenant=name)
+        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request"), name
+
+
+async def test_clients_and_people_are_of_the_clinic_that_registered_them(clinic, two):
+    manager = [await clinic.token(scope="kap/clients kap/users", kap_tenant=name) for name in ("north", "south")]
+    key = key_of("ES384")
+    said = {"client_name": "north's", "jwks": {"keys": [key.as_dict(private=False)]}, "scope": "system/Patient.rs"}
+    headers = [{"Authorization": f"Bearer {one}"} for one in manager]
+    made = await clinic.http.post(f"{ISSUER}/auth/register", json=said, headers=headers[0])
+    assert made.status_code == 201, made.text
+    listed = [(await clinic.http.get(f"{ISSUER}/auth/clients", headers=one)).json()["clients"] for one in headers]
+    assert [[one["client_name"] for one in each] for each in listed] == [["north's"], []]
+    path = f"{ISSUER}/auth/clients/{made.json()['client_id']}"
+    assert (await clinic.http.delete(path, headers=headers[1])).status_code == 404
+    read = {"client_name": "reads", "jwks": said["jwks"], "kap_role": "clinic-admin"}
+    [of_north, of_south] = [
+        (await clinic.http.post(f"{ISSUER}/auth/register", json=read, headers=one)).json()["client_id"]
+        for one in headers
+    ]
+    await clinic.made(person("Northern"), two[0])
+    for client, count in ((of_north, 1), (of_south, 0)):
+        token = (await clinic.asked("token", client, key)).json()["access_token"]
+        assert (await clinic.send(token, "GET", "Patient?_summary=count")).json()["total"] == count

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.security.bearer import caller_of
 from shared.security.caller import Caller
 from shared.security.scopes import LETTERS, ScopeRefused, parse_scope, parse_scopes, wider_than
+from shared.security.tokens import TokenRefused
 from shared.store.access import EVERYTHING, Grant
 
 LETTER_SETS = st.sets(st.sampled_from(LETTERS), min_size=1)
@@ -115,11 +117,18 @@ def test_a_patient_reads_the_directory_but_does_not_write_it():
     assert not who.in_full("Patient", "r")
 
 
+def test_a_token_that_names_no_clinic_is_of_none_but_the_one_that_the_installation_names():
+    claims = {"client_id": "app", "scope": "user/*.rs"}
+    for nothing in ({}, {"kap_tenant": ""}, {"kap_tenant": ["north"]}, {"kap_tenant": 0}):
+        with pytest.raises(TokenRefused, match="for which clinic"):
+            caller_of({**claims, **nothing}, origin=None, roles={})
+        assert caller_of({**claims, **nothing}, origin=None, roles={}, clinic="south").tenant == "south"
+    assert caller_of({**claims, "kap_tenant": "north"}, origin=None, roles={}, clinic="south").tenant == "north"
+
+
 @pytest.mark.parametrize("user", ["Patient/ada", "https://kap.example/fhir/Patient/ada"])
 def test_a_user_who_is_a_patient_sees_by_a_users_scope_what_is_his_own(user):
-    from shared.security.bearer import caller_of
-
-    claims = {"client_id": "app", "scope": "user/*.cruds", "fhirUser": user}
+    claims = {"client_id": "app", "scope": "user/*.cruds", "fhirUser": user, "kap_tenant": "default"}
     assert caller_of(claims, origin=None, roles={}).access("r").granted("Observation") == (Grant(frozenset({"ada"})),)
 
 

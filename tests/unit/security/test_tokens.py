@@ -33,6 +33,7 @@ GOOD = {
     "jti": "1",
     "client_id": "app",
     "scope": "system/Patient.rs",
+    "kap_tenant": "default",
 }
 
 
