@@ -31,6 +31,7 @@ WHO_SEES_WHAT = {
     "front-desk": r"1 +\d+ +403 +403 +403",
     "the patient": r"1 +\d+ +[1-9]\d* +[1-9]\d* +403",
     "another patient": "0 +0 +0 +0 +403",
+    "another clinic's administrator": "0 +0 +0 +0 +403",
     r"nobody \(no token\)": "401 +401 +401 +401 +401",
 }
 """Of one patient's record: Patient, Appointment, Observation, MedicationAdministration; and her process notes."""

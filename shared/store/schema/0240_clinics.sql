@@ -1,6 +1,6 @@
 -- A second wall between clinics: a connection is shown the rows of the one clinic that it says it works for, whatever a
 -- statement forgets to ask. It says so by `kap.clinic_number` and `kap.clinic` (shared/store/clinics.py); where it says
--- nothing it is shown nothing, and 0 is the services' own work on all of them. ADR 31.
+-- nothing it is shown nothing, and 0 is the services' own work on all of them. ADR 28.
 --
 -- Each setting is read once for a statement: it stands in a SELECT of its own. No function of this schema is asked, for
 -- a rebuilt projection outlives the schema it was built in (shared/store/projection.py).
