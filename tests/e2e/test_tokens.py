@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.e2e.canaries import Planted
 from tests.e2e.kap import Kap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
-def test_a_stack_with_tokens_answers_nobody_without_one_and_the_demo_runs_with_one(
-    make_stack: Callable[..., Kap], tmp_path
-) -> None:
-    kap = make_stack("--kafka", "memory", "--single")
+@pytest.fixture(scope="module")
+def kap(make_stack: Callable[..., Kap]) -> Kap:
+    return make_stack("--kafka", "memory", "--single")
+
+
+def test_a_stack_with_tokens_answers_nobody_without_one_and_the_demo_runs_with_one(kap: Kap, tmp_path: Path) -> None:
     gateway = kap.ports.fhir("gateway")
 
     def asked(path: str, token: str | None = None) -> int:
@@ -37,7 +41,22 @@ def test_a_stack_with_tokens_answers_nobody_without_one_and_the_demo_runs_with_o
     client = kap.must("clients", "add", "St. Anna", "--jwks", str(key), "--scope", "system/ServiceRequest.c").strip()
     assert client in kap.must("clients", "list")
     kap.must("clients", "remove", client)
-    kap.must("down")
+
+
+def test_nothing_of_a_patient_and_no_secret_is_in_logs_metrics_or_what_commands_tell(kap: Kap) -> None:
+    """What was planted in everything that is sent, refused and stored is looked for wherever operators look."""
+    planted = Planted(kap)
+    planted.sow()
+    places = planted.places()
+    assert {"postgres/log", "logs/services.log", "metrics of gateway", "./kap status"} <= places.keys()
+    assert all(id_ in places["logs/services.log"] for id_ in planted.requests)  # these are their logs
+    found = {
+        (name, kind)
+        for name, text in places.items()
+        for kind, canary in planted.canaries.items()
+        if canary.casefold() in text.casefold()
+    }
+    assert not found
 
 
 def _demo(kap: Kap) -> str:
