@@ -18,6 +18,8 @@ from cli.stack.problem import StackProblem
 from cli.terminal import out
 from shared.security.scopes import MANAGE_CLIENTS
 
+ID_LENGTH = 36
+
 clients = typer.Typer(name="clients", no_args_is_help=True, help="Programs that may ask for tokens; the issuer's keys.")
 
 
@@ -65,8 +67,9 @@ def add(
 def list_clients(*, clinic: ClinicOption = None, data: DataOption = DATA) -> None:
     """List them."""
     table = Table(box=None)
-    for column in ("client id", "name", "role", "scope", "comes back to", ""):
-        table.add_column(column)
+    table.add_column("client id", no_wrap=True, min_width=ID_LENGTH)  # is copied into commands
+    for column in ("name", "role", "scope", "comes back to", ""):
+        table.add_column(column, overflow="fold")
     for one in asked(data, MANAGE_CLIENTS, "GET", "clients", clinic=clinic).json()["clients"]:
         off, back = "disabled" if one.get("kap_disabled") else "", " ".join(one.get("redirect_uris", ()))
         said = (one["client_name"], one.get("kap_role", ""), one.get("scope", ""), back, off)
