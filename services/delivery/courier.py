@@ -461,6 +461,8 @@ class Courier:
                     await Disclosures(record.transaction).arrived(parcel.entry)
                 if end.state == "accepted" and parcel.entry.server_id is None:
                     await ledger.release(self.destination.id, key, str(parcel.own), updatable=updatable)
+                if entry.state == "held" and parcel.own.type == "Patient":
+                    await ledger.take_up_waiting(self.destination.id, key)
                 if _is_news(parcel.entry, entry):
                     await self._write_task(record, ledger, entry)
 

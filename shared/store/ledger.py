@@ -294,6 +294,16 @@ class Ledger:
                 list(updatable),
             )
 
+    async def take_up_waiting(self, destination: str, key: str) -> None:
+        """Queue what waited for its patient, who is now known to be held: to be held as well, and to say why."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE delivery SET state = 'queued', next_attempt_at = clock_timestamp() "
+                "WHERE destination = $1 AND key = $2 AND state = 'waiting'",
+                destination,
+                key,
+            )
+
     async def recover(self, destination: str, *, busy: Collection[str], before: datetime) -> int:
         """Queue again, as uncertain, what was being sent by a process that is gone; return how many entries that were.
 

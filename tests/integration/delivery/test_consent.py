@@ -86,6 +86,19 @@ async def test_without_a_consent_nothing_is_told_and_a_person_sees_why_until_the
     assert (names[0], None) in await audited(delivery, "hold")
 
 
+async def test_what_came_before_its_patient_is_held_with_the_patient(delivery):
+    """News of a reading and of its patient come from two services, in any order."""
+    ann = patient()
+    pulse = observation(ann)
+    delivery.start()
+    await delivery.hear(pulse)
+    assert await states(delivery, pulse) == ["waiting"]
+    await delivery.hear(ann)
+    assert await states(delivery, ann, pulse) == ["held", "held"]
+    await delivery.hear(consent(ann), source="intake")
+    assert await states(delivery, ann, pulse) == ["accepted", "accepted"]
+
+
 async def test_a_withdrawal_counts_before_the_next_request_leaves_and_takes_nothing_back(delivery, hospital):
     ann = patient()
     pulses = [observation(ann) for _ in range(20)]

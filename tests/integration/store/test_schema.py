@@ -108,7 +108,7 @@ async def test_every_connection_gives_up_a_statement_that_takes_too_long(databas
 async def test_a_write_is_one_round_trip(store: Store):
     await store.write(ALL, write_of({"resourceType": "Patient", "id": "p1"}))
     sent = []
-    async with store._clinics.acquire() as connection:
+    async with store._clinics.bare() as connection:
         connection.add_query_logger(lambda record: sent.append(record.query))
     for number in range(3):
         await store.write(ALL, write_of({"resourceType": "Patient", "id": "p1", "active": number == 1}, "update"))
