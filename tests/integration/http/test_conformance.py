@@ -158,7 +158,8 @@ async def test_every_profile_of_the_project_that_is_listed_can_be_read(http, res
 
 
 async def test_every_interaction_of_the_system_that_is_listed_answers(http, rest):
-    searched = next(one["type"] for one in rest["resource"] if one["type"] not in TYPES_OF)
+    # AuditEvents are rows of their own, asked for at their own type.
+    searched = next(one["type"] for one in rest["resource"] if one["type"] not in {*TYPES_OF, "AuditEvent"})
     entry = [{"request": {"method": "GET", "url": f"{searched}?_count=1"}}]
     for_each = {
         "batch": ("POST", "", {"resourceType": "Bundle", "type": "batch", "entry": entry}),
