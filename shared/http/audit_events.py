@@ -1,7 +1,7 @@
 """AuditEvents, made of the rows of the audit: read and searched, never written.
 
-One row is one AuditEvent, made as IHE's Basic Audit Log Patterns have it; it claims no profile of them, for nothing here
-holds them and no claim is made unheld. Who asks for one patient's is shown that patient alone in each.
+One row is one AuditEvent, made as IHE's Basic Audit Log Patterns have it. It claims no profile of them: nothing here
+holds them. Who asks for one patient's is shown that patient alone in each.
 
 Source: https://profiles.ihe.net/ITI/BALP/ 1.1, https://hl7.org/fhir/R4/auditevent.html
 """
