@@ -61,12 +61,12 @@ def events(answer):
     [
         ("Practitioner/therapist", "Preparation session"),
         ("Location/room", "Preparation session"),
-        ("Patient/ada", "Your visit"),
+        ("Patient/zoe", "Your visit"),
     ],
 )
 async def test_each_reads_his_own_calendar_and_no_patients_name(scheduling, client, actor, summary):
-    ada, other = ({"resourceType": "Patient", "id": name} for name in ("ada", "other"))
-    booked = await scheduling.create(appointment(ada, None, SOON, visit=codes.VISIT_PREP))
+    zoe, other = ({"resourceType": "Patient", "id": name} for name in ("zoe", "other"))
+    booked = await scheduling.create(appointment(zoe, None, SOON, visit=codes.VISIT_PREP))
     elsewhere = appointment(other, None, SOON, visit=codes.VISIT_PREP)
     elsewhere["participant"] = elsewhere["participant"][:1]
     await scheduling.create(elsewhere)
@@ -75,7 +75,7 @@ async def test_each_reads_his_own_calendar_and_no_patients_name(scheduling, clie
     assert (event["SUMMARY"], event["STATUS"]) == (summary, "CONFIRMED")
     assert (zulu(event.start), zulu(event.end)) == (booked["start"], booked["end"])
     assert "Patient" not in answer.text
-    assert "ada" not in answer.text
+    assert "zoe" not in answer.text
 
 
 async def test_a_cancelled_visit_is_shown_as_cancelled_under_the_same_uid(scheduling, client):
