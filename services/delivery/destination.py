@@ -13,6 +13,7 @@ from services.delivery.capability import Accepted, accepted_by
 from shared.fhir.ids import new_id
 from shared.fhir.json import Json, Resource, dump, parse
 from shared.fhir.outcome import BadRequest, Issue, operation_outcome
+from shared.http.outbound import NotOutside
 from shared.runtime.tracing import continued
 
 _FHIR_JSON = "application/fhir+json"
@@ -164,6 +165,8 @@ class DestinationServer:
                 params=parameters,
                 headers=headers,
             )
+        except NotOutside as error:
+            raise NoAnswer(f"The destination may not be asked. {error}", uncertain=False) from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NoAnswer(f"The destination cannot be reached ({type(error).__name__}).", uncertain=False) from error
         except httpx.HTTPError as error:

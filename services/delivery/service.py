@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.delivery.capability import PUSHED_TYPES
 from services.delivery.endpoints import ID_DESTINATION, endpoint
-from services.delivery.guards import keep_destination, only_by_delivery
+from services.delivery.guards import keep_destination, leads_outside, only_by_delivery
 from services.delivery.lanes import Lanes
 from services.delivery.operations import OPERATIONS
 from services.delivery.ops import deliveries_route, disclosures_route
 from services.delivery.reactions import ask_anew, queue
 from shared.fhir.freshness import KnowledgePolicy
+from shared.http.outbound import Outbound, Outside
 from shared.runtime.app import App, Background, Beat, Parts
 from shared.runtime.ownership import DELIVERY, INTAKE, OUTCOMES, SESSIONS, types_of
 from shared.runtime.policy import load_policy
@@ -57,14 +60,17 @@ async def keep_default_destination(parts: Parts) -> None:
 
 def create(settings: Settings) -> App:
     """Return the service with its lanes: one to each destination."""
-    lanes = Lanes(load_policy(settings.policy).section("knowledge", KnowledgePolicy).disclosure)
+    outside = Outside.of(settings.outbound_hosts, settings.hospital_url)
+    news = load_policy(settings.policy).section("knowledge", KnowledgePolicy).disclosure
+    lanes = Lanes(news, transport=lambda: Outbound(outside))
+    guards = {**SERVICE.guards, "Endpoint": (leads_outside(outside), keep_destination)}
 
     async def deliver(parts: Parts, beat: Beat) -> None:
         await keep_default_destination(parts)
         await lanes.run(parts, beat)
 
     return App(
-        SERVICE,
+        replace(SERVICE, guards=guards),
         settings,
         background=(Background("lanes", deliver),),
         routes=lambda parts: [deliveries_route(parts, lanes), disclosures_route(parts)],

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         stop_seconds: how long requests in flight may take to finish when the process is told to stop.
         intake_url ... delivery_url: FHIR base URLs of the owners, for the gateway.
         hospital_url: FHIR base URL of the destination, for delivery.
+        outbound_hosts: hosts (``host``, ``host:port``, separated by commas) at which a destination or a subscriber may
+            be although they are inside of the network or speak no TLS (`shared.http.outbound`). None: the hospital's
+            alone.
         hospital_profile: which EHR the stand-in hospital resembles.
         smtp_url, smtp_sender: the mail server (`shared.notify.smtp`) and the address that mail comes from.
         message_url, message_secret: the gateway for text messages and pagers (`shared.notify.webhook`), and what is
@@ -139,6 +142,7 @@ class Settings(BaseSettings):
     outcomes_url: str | None = None
     delivery_url: str | None = None
     hospital_url: str | None = None
+    outbound_hosts: str | None = None
     hospital_profile: str = "open"
     smtp_url: SecretStr | None = None
     smtp_sender: str | None = None

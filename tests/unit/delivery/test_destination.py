@@ -7,6 +7,7 @@ import pytest
 
 from services.delivery.destination import DestinationServer, NoAnswer
 from shared.fhir.validation import require_valid
+from shared.http.outbound import Outbound, Outside
 
 PATIENT = {"resourceType": "Patient", "active": True}
 
@@ -92,3 +93,14 @@ async def test_what_is_not_a_fhir_server_is_no_destination():
         to, _ = server(answer)
         with pytest.raises(NoAnswer):
             await to.capabilities()
+
+
+async def test_a_destination_whose_name_leads_inside_of_the_network_is_sent_nothing_and_says_why():
+    async def inside(_host, _port):
+        return ["10.0.0.5"]
+
+    async with httpx.AsyncClient(transport=Outbound(Outside(), inside)) as client:
+        with pytest.raises(NoAnswer, match="inside of the network") as refused:
+            await DestinationServer(client, "https://hospital.example/fhir").create(PATIENT)
+    assert not refused.value.uncertain
+    require_valid(refused.value.outcome)
