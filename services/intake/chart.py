@@ -148,7 +148,9 @@ class Pinned:
 
 def observed(setting: Setting) -> frozenset[str]:
     """Return the LOINC codes of the Observations that a rule looks at."""
-    return frozenset(sign.code for rule in setting.rules.eligibility.rules.values() for sign in rule.observations)
+    rules = setting.rules.eligibility.rules.values()
+    measured = {rule.measured.code for rule in rules if rule.measured is not None}
+    return frozenset(sign.code for rule in rules for sign in rule.observations) | measured
 
 
 async def chart_of(

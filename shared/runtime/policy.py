@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -34,6 +34,8 @@ DIGITS: Final = 12
 """How much of the digest of a clinic's own file stands in the version."""
 
 WIDTH: Final = 120
+KEPT: Final = 8
+"""How many policies of earlier decisions are kept after they were read: to read one takes longer than to decide."""
 
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -88,9 +90,14 @@ class Policy:
 
     @classmethod
     def of_content(cls, content: str) -> Policy:
-        """Return the policy that has this content."""
-        whole = yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe one, in C where there is libyaml
-        return cls(whole["version"], whole["sections"], whole["acknowledged"])
+        """Return the policy that has this content; the last few are kept, and shared by all who ask."""
+        return _read_again(content)
+
+
+@lru_cache(maxsize=KEPT)
+def _read_again(content: str) -> Policy:
+    whole = yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe one, in C where there is libyaml
+    return Policy(whole["version"], whole["sections"], whole["acknowledged"])
 
 
 def load_policy(override: Path | None = None, *, folder: Path = FOLDER) -> Policy:

@@ -24,6 +24,7 @@ from services.intake.rules.findings import (
 from services.intake.rules.forms import (
     GRAVEST,
     EligibilityPolicy,
+    Measured,
     Recent,
     ScreeningRule,
     Sets,
@@ -35,7 +36,7 @@ from services.intake.rules.trials import Entry, Trial, episode_began, trials
 from shared.fhir.cited import ValueSet, is_coded
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import replaced_by
+from shared.fhir.kap import quantity_in, replaced_by
 
 
 def screen(chart: Chart, rules: Rules) -> Screening:
@@ -141,6 +142,22 @@ def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str,
         newest = newest_of(chart.observations, sign.code)
         if newest is not None and sets[sign.set].holds(newest.resource.get("valueCodeableConcept")):
             yield newest.reference, sign.set
+    yield from _measured_signs(rule.measured, chart, sets)
+
+
+def _measured_signs(measured: Measured | None, chart: Chart, sets: Sets) -> Iterator[tuple[str, str]]:
+    """Yield a value that is high enough together with the conditions beside which it counts."""
+    newest = None if measured is None else newest_of(chart.observations, measured.code)
+    if measured is None or newest is None:
+        return
+    value = quantity_in(newest.resource.get("valueQuantity"), (measured.unit,))
+    if value is None or value < measured.at_least:
+        return
+    for entry in counted(chart.conditions):
+        for set_ in measured.beside:
+            if is_active(entry.resource) and sets[set_].holds(entry.concept):
+                yield newest.reference, set_
+                yield entry.reference, set_
 
 
 def _recent_signs(recent: Recent | None, entry: Entry, now: datetime, sets: Sets) -> Iterator[tuple[str, str | None]]:

@@ -42,6 +42,15 @@ class ObservationSign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     set: str
 
 
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A LOINC code whose newest value in `unit` (UCUM) counts from `at_least` on, beside a condition of `beside`."""
+
+    code: str
+    unit: str
+    at_least: Decimal
+    beside: tuple[str, ...]
+
+
 class Needed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many antidepressant trials there must have been; the integer answer `link` is what the patient says."""
 
@@ -53,10 +62,10 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A rule of eligibility. Sets are named as in `value-sets.yaml`.
 
     `conditions` count while active, `history` also later, `suggests` are shown as evidence but decide nothing.
-    `graver` raises the severity when one of its sets is met. `indication`: asked only for that indication.
-    `override`: how many prescribers together may decide past an absolute finding, by drug or drug and route; where it
-    says nothing, nobody may. `asked`: at screening, or on the day of the dose only.
-    `replaced`: met by a Patient that was merged into another.
+    `measured`: a value that counts beside a condition. `graver` raises the severity when one of its sets is met.
+    `indication`: asked only for that indication. `override`: how many prescribers together may decide past an absolute
+    finding, by drug or drug and route; where it says nothing, nobody may. `asked`: at screening, or on the day of the
+    dose only. `replaced`: met by a Patient that was merged into another.
     """
 
     title: str
@@ -69,6 +78,7 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     recent: Recent | None = None
     allergies: tuple[str, ...] = ()
     observations: tuple[ObservationSign, ...] = ()
+    measured: Measured | None = None
     graver: dict[str, Severity] = msgspec.field(default_factory=dict)
     override: dict[str, int] = msgspec.field(default_factory=dict)
     age_below: int | None = None

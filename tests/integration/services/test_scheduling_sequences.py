@@ -85,6 +85,7 @@ class Sequences(Bookings):
     # What intake says
 
     async def hear(self, resource):
+        self.wrote()
         type_, name = resource["resourceType"], compartment_key(resource, resource["resourceType"], "x")
         id_ = f"{type_.lower()}-{name.rpartition('/')[2]}"
         self.versions[id_] += 1
@@ -148,4 +149,4 @@ def test_no_sequence_books_without_ground_or_anybody_twice(make_database):
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_no_long_sequence_books_without_ground_or_anybody_twice(make_database):
-    campaign(make_database, 150, 40)
+    campaign(make_database, 40, 40)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from services.intake.rules.orders import check_screened
-from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED
+from services.intake.rules.trials import Entry
+from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED, UCUM
 from shared.testing.refusals import tells_what_to_do
 from tests.unit.intake.charts import (
     HEALTHY,
@@ -68,6 +69,18 @@ def on_the_day(**answers):
 
 def onset(days):
     return (NOW - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def urine(code, when):
+    made = pregnancy(code, when)
+    return replace(made, concept={"coding": [{"system": LOINC, "code": "2106-3"}]})
+
+
+def mass_index(value, unit="kg/m2"):
+    quantity = {"value": Decimal(str(value)), "unit": unit, "system": UCUM, "code": unit}
+    resource = {"resourceType": "Observation", "status": "final", "effectiveDateTime": "2026-11-20"}
+    concept = {"coding": [{"system": LOINC, "code": "39156-5"}]}
+    return {"observations": (Entry("Observation/bmi", concept, {**resource, "valueQuantity": quantity}),)}
 
 
 TRD = condition("1153570009", onsetDateTime="2025-01-01")
@@ -136,11 +149,17 @@ CASES: dict[str, list[Case]] = {
     "E09": [
         Case("boundary", "mania now", held(condition("231494001")), "hit"),
         Case("boundary", "mania in remission", held(condition("231494001", status="remission")), "clear"),
+        Case("boundary", "bipolar, depressed, with psychotic features", held(condition("F31.5", ICD10CM)), "hit"),
+        Case("boundary", "bipolar, depressed, without them", held(condition("F31.4", ICD10CM)), "clear"),
     ],
     "E10": [
         Case("boundary", "alcohol dependence, active", held(condition("66590003")), "hit"),
         Case("boundary", "alcohol dependence, in remission", held(condition("66590003", status="remission")), "clear"),
         Case("boundary", "tobacco does not count", held(condition("F17.210", ICD10CM)), "clear"),
+        *(
+            Case("boundary", f"dependence {code}", held(condition(f"{code}0", ICD10CM)), "hit")
+            for code in ("F10.2", "F11.2", "F12.2", "F13.2", "F14.2", "F15.2", "F16.2", "F18.2", "F19.2")
+        ),
     ],
     "E11": [
         Case("positive", "intoxicated today", on_the_day(E11=True), "hit"),
@@ -167,6 +186,15 @@ CASES: dict[str, list[Case]] = {
             {"observations": (pregnancy("77386006", "2026-10-01"), pregnancy("60001007", "2026-10-02"))},
             "clear",
         ),
+        Case("boundary", "a positive urine test", {"observations": (urine("10828004", "2026-11-20"),)}, "hit"),
+        Case(
+            "boundary",
+            "a negative one after it",
+            {"observations": (urine("10828004", "2026-11-20"), urine("260385009", "2026-11-21"))},
+            "clear",
+        ),
+        Case("boundary", "a positive urine test as a finding", held(condition("167252002")), "hit"),
+        Case("boundary", "breastfeeding", held(condition("Z39.1", ICD10CM)), "hit"),
     ],
     "E13": [
         Case("positive", "a child", {"patient": {"id": "ada", "birthDate": "2015-01-01"}}, "hit"),
@@ -182,7 +210,16 @@ CASES: dict[str, list[Case]] = {
         Case("boundary", "resolved", held(condition("392291006", status="resolved")), "clear"),
     ],
     "E16": [],
-    "E17": [Case("boundary", "one that is not severe passes, and is shown", held(condition("78275009")), "clear")],
+    "E17": [
+        Case("boundary", "one that is not severe passes, and is shown", held(condition("78275009")), "clear"),
+        Case("boundary", "beside a body mass index of 35", {**held(condition("78275009")), **mass_index(35)}, "hit"),
+        Case("boundary", "beside one below", {**held(condition("78275009")), **mass_index("34.9")}, "clear"),
+        Case("boundary", "a body mass index of 40 alone", mass_index(40), "clear"),
+        Case(
+            "boundary", "in no unit", {**held(condition("78275009")), **mass_index(35, "1")}, "clear"
+        ),
+        Case("boundary", "lung disease that is there", held(condition("J44.9", ICD10CM)), "hit"),
+    ],
     "E18": [Case("boundary", "one that is over counts", held(condition("38822007", status="resolved")), "hit")],
     "E19": [Case("boundary", "one under control passes, and is shown", held(condition("128613002")), "clear")],
     "E20": [Case("boundary", "inactive counts", held(condition("418470004", status="inactive")), "hit")],
