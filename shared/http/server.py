@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from shared.http.heads import BoundedHeads
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
@@ -55,13 +57,14 @@ async def listening(
         host=settings.host,
         port=wanted,
         loop="none",
-        http="httptools",
+        http=BoundedHeads,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=settings.proxies,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.stop_seconds,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,

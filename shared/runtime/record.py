@@ -249,8 +249,7 @@ class Record:
         ready = resource if isinstance(resource, Prepared) else prepare(resource, str(resource.get("id")))
         type_, id_ = ready.type, ready.id
         self._require_owned(type_)
-        current = await self.transaction.find(self._all, type_, id_, lock=True)
-        current = await self._reached(type_, id_, current)
+        current = await self._reached(type_, id_)
         if current is None and not self.service.fixed_ids:
             raise NotFound(f"There is no {type_}/{id_} here. Create it by POST {type_}; the server gives the id.")
         if current is not None and current.origin != self.service.name:
@@ -271,8 +270,7 @@ class Record:
             PreconditionFailed: `expected` is not the current version.
 
         """
-        current = await self.transaction.find(self._all, type_, id_, lock=True)
-        current = await self._reached(type_, id_, current)
+        current = await self._reached(type_, id_)
         if current is None or current.origin != self.service.name:
             raise NotFound(f"There is no {type_}/{id_} here.")
         if current.deleted:
@@ -281,11 +279,18 @@ class Record:
         gone = Prepared(type_, id_, None, compartment_key(before, type_, id_), (), IndexRows())
         return await self._commit("delete", gone, before=before, expected=expected)
 
-    async def _reached(self, type_: str, id_: str, current: Stored | None) -> Stored | None:
-        """Return what is held, None where it does not exist for the caller: before anything judges it and tells."""
-        if current is None or self.access.in_full((type_,)):
+    async def _reached(self, type_: str, id_: str) -> Stored | None:
+        """Return what is held, locked; None where it does not exist for the caller: before anything judges it.
+
+        Who may not see everything is asked for first: what is hidden takes the statements of what is not there.
+        """
+        narrow = None if self.access.in_full((type_,)) else replace(self.access, origin=None)
+        if narrow is not None and await self.transaction.find(narrow, type_, id_) is None:
+            return None
+        current = await self.transaction.find(self._all, type_, id_, lock=True)
+        if current is None or narrow is None:
             return current
-        return await self.transaction.find(replace(self.access, origin=None), type_, id_)
+        return await self.transaction.find(narrow, type_, id_)
 
     def _require_owned(self, type_: str) -> None:
         if type_ not in self.service.types:

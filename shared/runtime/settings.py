@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -77,6 +78,8 @@ class Settings(BaseSettings):
             of none. None: such a token is refused.
         browser_origins: where apps in browsers may come from (CORS), separated by commas; ``*``: from anywhere, which a
             token is asked for all the same. None: from anywhere where tokens are asked for, else from nowhere.
+        trusted_proxies: addresses and networks, separated by commas, of the proxies in front: what they say of who
+            connects (X-Forwarded-For) is believed, and of nobody else. None: nobody stands in front.
         requests_per_second: how often one caller may ask this process, in the long run. None: as often as he likes.
         search_cost: how much work one search may be, in the units of PostgreSQL's planner (a page read in a row is 1);
             more is refused with what to narrow (`shared.store.costs`). None: only the time of a statement is bounded.
@@ -130,6 +133,7 @@ class Settings(BaseSettings):
     claims: str | None = None
     clinic: str | None = None
     browser_origins: str | None = None
+    trusted_proxies: str | None = None
     requests_per_second: float | None = Field(default=None, gt=0)
     search_cost: float | None = Field(default=None, gt=0)
     no_auth: bool = False
@@ -172,6 +176,22 @@ class Settings(BaseSettings):
     def audiences(self) -> tuple[str, ...]:
         """What a token has to be for, one of these."""
         return tuple(one.strip().rstrip("/") for one in (self.audience or self.base_url).split(",") if one.strip())
+
+    @property
+    def proxies(self) -> list[str]:
+        """Addresses and networks of the proxies in front.
+
+        Raises:
+            SettingsError: one is neither; "everybody" is no proxy.
+
+        """
+        said = [one.strip() for one in (self.trusted_proxies or "").split(",") if one.strip()]
+        try:
+            return [str(ip_network(one)) if "/" in one else str(ip_address(one)) for one in said]
+        except ValueError as error:
+            raise SettingsError(
+                f"KAP_TRUSTED_PROXIES is addresses and networks, with commas, such as 10.1.2.3,10.9.0.0/16. {error}."
+            ) from None
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -237,6 +257,7 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"{service} does not start: KAP_ISSUER asks for tokens, KAP_NO_AUTH=true for none. Unset one of them."
             )
+        settings.proxies  # noqa: B018 - refused where they cannot be understood
         if (settings.tls_certificate is None) != (settings.tls_key is None):
             raise SettingsError(
                 f"{service} does not start: KAP_TLS_CERTIFICATE and KAP_TLS_KEY belong together. Set both."

@@ -6,9 +6,13 @@ import asyncio
 from urllib.parse import quote
 
 import pytest
+from starlette.responses import PlainTextResponse
 
+from shared.fhir.json import parse
 from shared.http.app import create_fhir_app
+from shared.http.heads import MOST_BYTES, BoundedHeads
 from shared.http.server import listening
+from shared.runtime.settings import SettingsError
 
 SQL = "x' OR '1'='1'; DROP TABLE resource; --"
 XML = b"""<?xml version="1.0"?><!DOCTYPE p [<!ENTITY file SYSTEM "file:///etc/passwd">]>
@@ -148,3 +152,68 @@ async def test_no_header_of_a_request_comes_back_as_another_header(fhir, setting
                 port, f"GET /fhir/metadata HTTP/1.1\r\nHost: x\r\nX-Request-Id: {value}\r\nConnection: close\r\n\r\n"
             )
         assert b"set-cookie" not in said.split(b"\r\n\r\n", 1)[0].lower()
+
+
+LONG = "x" * (2 * MOST_BYTES)
+TOO_LARGE = {
+    "one header": (f"GET /fhir/metadata HTTP/1.1\r\nHost: x\r\nX-A: {LONG}\r\n\r\n", 431),
+    "one header without an end": (f"GET /fhir/metadata HTTP/1.1\r\nHost: x\r\nX-A: {LONG}", 431),
+    "many headers": ("GET /fhir/metadata HTTP/1.1\r\nHost: x\r\n" + "A: b\r\n" * (MOST_BYTES // 5), 431),
+    "an address": (f"GET /fhir/Patient?family={LONG} HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    "an address without an end": (f"GET /fhir/Patient?family={LONG}", 414),
+    "what trails a body": (
+        f"POST /fhir/Patient HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\nX-A: {LONG}",
+        431,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", TOO_LARGE)
+async def test_a_head_that_is_too_large_is_refused_and_the_connection_closed(fhir, settings, way):
+    request, status = TOO_LARGE[way]
+    app = create_fhir_app(fhir.backend.service, fhir.backend, settings)
+    async with listening(app, settings) as port:
+        said = await raw(port, request)
+        assert (await raw(port, "GET /fhir/metadata HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))[9:12] == b"200"
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode()), said[:200]
+    assert b"connection: close" in head
+    assert parse(body)["issue"][0]["code"] == "too-long"
+
+
+async def test_a_head_that_does_not_come_to_its_end_is_given_up(fhir, settings, monkeypatch):
+    monkeypatch.setattr(BoundedHeads, "seconds", 0.3)
+    app = create_fhir_app(fhir.backend.service, fhir.backend, settings)
+    async with listening(app, settings) as port:
+        for begun in ("", "GET /fhir/metadata HTTP/1.1\r\nHost: x\r\nX-A: b"):
+            assert (await raw(port, begun)).startswith(b"HTTP/1.1 408 ")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):  # a connection that is kept between requests is not slow
+            writer.write(b"GET /fhir/metadata HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(int(one[15:]) for one in head.lower().split(b"\r\n") if one.startswith(b"content-length:"))
+            await reader.readexactly(length)
+            assert head.startswith(b"HTTP/1.1 200 ")
+            await asyncio.sleep(0.5)
+        writer.close()
+
+
+async def test_who_connects_is_believed_of_a_proxy_that_is_trusted_and_of_nobody_else(fhir, settings):
+    async def address(**more):
+        seen = []
+
+        async def app(scope, receive, send):
+            seen.append(scope["client"][0])
+            await PlainTextResponse("")(scope, receive, send)
+
+        forged = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1.2.3.4, 198.51.100.7\r\nConnection: close\r\n\r\n"
+        async with listening(app, settings.model_copy(update=more)) as port:
+            await raw(port, forged)
+        return seen[0]
+
+    assert await address() == "127.0.0.1"
+    assert await address(trusted_proxies="10.0.0.0/8") == "127.0.0.1"
+    assert await address(trusted_proxies="127.0.0.1") == "198.51.100.7"  # and not what the client put before it
+    for wrong in ("*", "proxy.example", "10.0.0.0/99"):
+        with pytest.raises(SettingsError, match="KAP_TRUSTED_PROXIES"):
+            await address(trusted_proxies=wrong)
