@@ -276,6 +276,10 @@ class FhirClient:
                     yield entry["resource"]
             url = next((str(link["url"]) for link in bundle.get("link", []) if link["relation"] == "next"), None)
 
+    async def text(self, url: str) -> str:
+        """Return what is behind a link that is no resource."""
+        return (await self._send("GET", url)).text
+
     async def capabilities(self) -> Resource:
         """Return the CapabilityStatement."""
         return self._body(await self._send("GET", "metadata"))

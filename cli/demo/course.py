@@ -15,7 +15,7 @@ from uuid import uuid4
 from cli.demo import after, before, resources
 from cli.demo.acting import Refusal, Told, create, once
 from cli.demo.client import FhirClient
-from cli.demo.live import Live
+from cli.demo.coming import Coming
 from cli.demo.patients import staff
 from cli.demo.resources import Team, instant, parameters, reference
 from cli.demo.visits import with_status
@@ -60,7 +60,7 @@ async def prepare_team(gateway: FhirClient, name: str) -> Team:
     return Team(prescriber, therapist, nurse, room, clinic.reference, partner)
 
 
-class Course(Live):
+class Course(Coming):
     """One patient's course."""
 
     async def play(self) -> Told:
@@ -83,6 +83,8 @@ class Course(Live):
         if story == "pregnancy":
             await self._becomes_pregnant()
             return 1
+        if story == "im":
+            await self.look_ahead()
         await self.visit("kap-prep", 0)
         self.step("prepared")
         sessions = 1 if story == "withdrawn" else len(self.person.sessions)
@@ -97,6 +99,8 @@ class Course(Live):
         if self.person.pcl5:
             await self._pcl5(1)
         await self._judged()
+        if story == "im":
+            await self.looked_ahead()
         live = story == "iv" and self.person.number == 1
         if live:
             await self.live()

@@ -36,7 +36,7 @@ iv: infusions for treatment-resistant depression. The desk books before consent 
     beyond the limit is missed and charted late, which asks for a review. A response.
 aneurysm: referred for esketamine, refused by rule at screening.
 im: injections for PTSD. The pressure is far too high, the start is refused, the dose was given all the same and is
-    recorded, which raises the alarm. In the second session nausea, treated.
+    recorded, which raises the alarm. In the second session nausea, treated. A reminder, and a freed time, by message.
 home: lozenges at home, referred by a partner physician; a chaperone by video, what Schedule III asks for, and an answer
     about suicidal thoughts, taken up by a clinician.
 esketamine: under its REMS, in two devices; a relative with psychosis, on whom the prescriber decides; no response.

@@ -20,11 +20,16 @@ class NotesKeys:
 
     def make(self) -> None:
         """Make a key where there is none."""
-        if self.path.exists():
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = self.path.with_suffix(".new")
-        beside.unlink(missing_ok=True)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(base64.b64encode(new_key()) + b"\n")
-        beside.replace(self.path)
+        keep(self.path, base64.b64encode(new_key()) + b"\n")
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a secret that only its owner reads, where there is none yet."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+    beside.replace(path)

@@ -21,6 +21,7 @@ import psutil
 from cli.stack import processes
 from cli.stack.brokers import Broker, broker
 from cli.stack.databases import NOTES, Databases, databases
+from cli.stack.message_secret import MessageSecret
 from cli.stack.notes_keys import NotesKeys
 from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
 from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OWNERS, SERVICES, Ports, is_free, require_free
@@ -284,6 +285,7 @@ class Stack:
         state.kafka_bootstrap = kafka.start()
         self._file.write(state)
         wanted = [f"kap_{name}" for name in self._served(options)]
+        MessageSecret(self.data).make()
         if options.auth:
             OperatorKey(self.data).make()
             NotesKeys(self.data).make()
@@ -366,11 +368,14 @@ class Stack:
         groups = {TOGETHER: served} if options.single else {name: (name,) for name in served}
         operator = OperatorKey(self.data).jwks() if options.auth else None
         keys = NotesKeys(self.data).path if options.auth else None
+        messages = None if "KAP_MESSAGE_URL" in os.environ else MessageSecret(self.data).read()
         return [
             Plan(
                 name=group,
                 command=self._command(names),
-                environment=environment(names, ports, addresses, bootstrap, operator, keys, anchors=self.anchors),
+                environment=environment(
+                    names, ports, addresses, bootstrap, operator, keys, anchors=self.anchors, messages=messages
+                ),
                 serves={name: ports.of(name) for name in names},
             )
             for group, names in groups.items()
@@ -444,12 +449,13 @@ def environment(
     keys: Path | None = None,
     *,
     anchors: Path | None = None,
+    messages: str | None = None,
 ) -> dict[str, str]:
     """Return what a process of these services is told, beside what the person's own KAP_* variables say.
 
     `addresses` holds the database's address by database name; where requests need tokens `operator` holds the public
     keys of who runs the stack, `keys` is the file of the keys of process notes, and in the folder `anchors` the ends of
-    the audits' chains are noted.
+    the audits' chains are noted. With the secret `messages`, text messages go to the stand-in at the hospital's.
     """
     told = {
         "KAP_HOST": HOST,
@@ -459,6 +465,8 @@ def environment(
         "PYTHONPATH": str(ROOT),
         **({} if anchors is None else {"KAP_AUDIT_ANCHORS": str(anchors)}),
     }
+    if messages is not None:
+        told |= {"KAP_MESSAGE_URL": f"{ports.url(HOSPITAL)}/messages", "KAP_MESSAGE_SECRET": messages}
     if operator is None:
         told |= {"KAP_NO_AUTH": "true", "KAP_ISSUER": ""}
     else:

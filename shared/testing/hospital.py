@@ -16,6 +16,9 @@ left, ``DELETE /faults`` clears it:
 
 Each may name the methods it is for: ``{"status": 500, "methods": ["POST"]}``; `drop_response` is for POST, PUT and
 DELETE unless it does.
+
+Where a secret for messages is set (``KAP_MESSAGE_SECRET``), it stands in for a gateway for text messages, too
+(`shared.testing.messages`).
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from shared.runtime.app import App
 from shared.runtime.ownership import UNSTORED
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings, SettingsError
+from shared.testing.messages import Messages
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -239,6 +243,8 @@ def create(settings: Settings) -> App:
 
     """
     faults = Faults()
+    secret = settings.message_secret
+    messages = [] if secret is None else [Messages(secret.get_secret_value().encode()).route()]
     service = Service(
         name="hospital",
         title=f"Stand-in hospital ({settings.hospital_profile})",
@@ -248,7 +254,7 @@ def create(settings: Settings) -> App:
     return App(
         service,
         settings,
-        routes=lambda _parts: [faults.route()],
+        routes=lambda _parts: [faults.route(), *messages],
         middleware=(Middleware(InjectFaults, faults=faults),),
         interactions=interactions_of(settings.hospital_profile),
     )

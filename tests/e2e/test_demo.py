@@ -49,7 +49,11 @@ def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
     for rule in ("S-CONSENT", "G-BP", "E01", "S-ELIGIBLE", "G-BP-STOP"):
         assert rule in told
     assert re.search(r"Held for want of consent: [1-9]\d* resources; of 1 of the patients", told)
-    assert "dose past the gate recorded, alarm raised" in " ".join(told.split())
+    steps = " ".join(told.split())
+    assert "dose past the gate recorded, alarm raised" in steps
+    assert "freed time offered by text message, booked" in steps
+    assert "reminded of next week's visit by text message" in steps
+    assert re.search(r"calendar read by its link \([1-9]\d* visits\), link revoked", steps)
     for who, answers in WHO_SEES_WHAT.items():
         assert re.search(rf"^{who} +{answers}", told, re.MULTILINE), f"what {who} sees is not told:\n{told}"
     assert "Nothing is missing, nothing is doubled, nothing differs." in kap.must("verify")

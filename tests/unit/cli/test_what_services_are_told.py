@@ -40,6 +40,17 @@ def test_the_same_plan_is_told_the_same_and_another_address_is_another_plan() ->
     assert plan("127.0.0.1:1").told != plan("127.0.0.1:2").told
 
 
+def test_messages_go_to_the_stand_in_where_there_is_a_secret_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = environment(["scheduling"], Ports(9000), ADDRESSES, "127.0.0.1:9011", messages="shared")
+    for variable, value in told.items():
+        monkeypatch.setenv(variable, value)
+    settings = Settings.load("scheduling")
+    assert settings.message_url == "http://127.0.0.1:9007/messages"
+    assert settings.message_secret is not None
+    assert settings.message_secret.get_secret_value() == "shared"
+    assert "KAP_MESSAGE_URL" not in environment(["scheduling"], Ports(9000), ADDRESSES, "127.0.0.1:9011")
+
+
 @pytest.mark.parametrize("kafka", ["", "redpanda", "host", ":9092", "host:", "host:port"])
 def test_a_kafka_that_is_none_is_refused_with_what_can_be_said(kafka: str, tmp_path) -> None:
     with pytest.raises(StackProblem, match="'apache', 'memory' or HOST:PORT"):

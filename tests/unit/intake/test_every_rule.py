@@ -215,9 +215,7 @@ CASES: dict[str, list[Case]] = {
         Case("boundary", "beside a body mass index of 35", {**held(condition("78275009")), **mass_index(35)}, "hit"),
         Case("boundary", "beside one below", {**held(condition("78275009")), **mass_index("34.9")}, "clear"),
         Case("boundary", "a body mass index of 40 alone", mass_index(40), "clear"),
-        Case(
-            "boundary", "in no unit", {**held(condition("78275009")), **mass_index(35, "1")}, "clear"
-        ),
+        Case("boundary", "in no unit", {**held(condition("78275009")), **mass_index(35, "1")}, "clear"),
         Case("boundary", "lung disease that is there", held(condition("J44.9", ICD10CM)), "hit"),
     ],
     "E18": [Case("boundary", "one that is over counts", held(condition("38822007", status="resolved")), "hit")],
