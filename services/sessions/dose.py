@@ -16,10 +16,11 @@ from services.sessions.rules.amounts import Amounts, Dose, amount_checks, as_dos
 from services.sessions.rules.checks import Check, issues_of
 from services.sessions.rules.claims import COUNTED, begins_ahead, claim_of, corrects_the_amount, resumes
 from services.sessions.rules.gate import Batch, Situation, gate, news_check
-from services.sessions.rules.infusions import gives_more, is_step, parent_id
+from services.sessions.rules.infusions import gives_more
 from services.sessions.rules.monitoring import cadence_of
 from services.sessions.rules.readings import readings_of
 from services.sessions.setting import Setting
+from services.sessions.steps import siblings_of, steps_among, whole_of
 from services.sessions.watching import restamp, watch_from
 from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, SNOMED, WEIGHT
 from shared.fhir.freshness import as_words
@@ -86,7 +87,7 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         gender=(await record.get("Patient", str(patient)) or {}).get("gender"),
         flags=await risk_flags(record, patient, start, setting),
         enrolment=await enrolment_of(record, dose, visit, start),
-        batch=await _product_of(record, dose),
+        batch=await _product_of(record, dose, setting),
         holds=await holds_of(record, patient),
         unheard=as_words(await record.unheard(setting.knowledge.dose, f"Patient/{patient}")),
     )
@@ -104,12 +105,11 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
     return Known(situation, amounts)
 
 
-async def _product_of(record: Record, dose: Resource) -> Batch:
+async def _product_of(record: Record, dose: Resource, setting: Setting) -> Batch:
     """Return the product of a dose; a step of an infusion gives what the infusion gives."""
-    named = parent_id(dose)
-    parent = None if named is None else await record.get("MedicationAdministration", named)
+    parent = await whole_of(record, dose, setting)
     said = await batch_of(record, dose)
-    if parent is None or not is_step(dose, parent):
+    if parent is None:
         return said
     whole = await batch_of(record, parent)
     return Batch(
@@ -149,11 +149,9 @@ async def _other_doses(record: Record, dose: Resource, kilograms: Decimal | None
     """Return the patient's other doses of the two drugs, oldest first."""
     found = []
     held = await record.search("MedicationAdministration", {"patient": f"Patient/{patient_of(dose)}"})
-    by_id = {one["id"]: one for one in held}
+    steps = {one.get("id") for one in await steps_among(record, held, setting, last=dose)}
     for one in held:
-        if one["id"] == dose.get("id") or one.get("status") not in COUNTED:
-            continue
-        if is_step(one, by_id.get(parent_id(one) or "")):
+        if one["id"] == dose.get("id") or one["id"] in steps or one.get("status") not in COUNTED:
             continue
         if (await drug_at_worst(record, one, setting))[0] is not None:
             found.append(as_dose(one, kilograms))
@@ -194,12 +192,13 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
         await _raise_unknown(change, record, after, setting)
     if claim == "nothing" or drug is None or (claim == "given" and not known):
         return
-    if await _is_harmless_step(record, after):
+    infusion = await whole_of(record, after, setting)
+    if infusion is not None and not await _gives_more(change, after, infusion, record):
         return
     resumed = claim == "start" and resumes(change.before, after)
     start = now if resumed else effective_start(after) or now
     found = await known_of(record, after, start, drug, setting)
-    step = await _is_step(record, after)
+    step = infusion is not None
     corrected = claim == "given" and was and corrects_the_amount(change.before, after)
     checks = found.checks(setting)
     if corrected or step:  # a step of an infusion shares its whole amount
@@ -226,20 +225,11 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
         await restamp(record, visit["id"], first, setting)
 
 
-async def _is_step(record: Record, dose: Resource) -> bool:
-    named = parent_id(dose)
-    return named is not None and is_step(dose, await record.get("MedicationAdministration", named))
-
-
-async def _is_harmless_step(record: Record, dose: Resource) -> bool:
-    """Tell whether a change is a step of an infusion that gives no more of the drug: a pause, a stop, a lower rate."""
-    named = parent_id(dose)
-    parent = None if named is None else await record.get("MedicationAdministration", named)
-    if parent is None or not is_step(dose, parent):
-        return False
-    steps = await record.search("MedicationAdministration", {"patient": f"Patient/{patient_of(dose)}"})
-    others = [one for one in steps if parent_id(one) == named and one["id"] != dose.get("id")]
-    return not gives_more(dose, parent, others)
+async def _gives_more(change: Change, step: Resource, infusion: Resource, record: Record) -> bool:
+    """Tell whether a step of an infusion gives more of the drug than before it, or than it did before its change."""
+    others = await siblings_of(record, step)
+    before = change.before
+    return gives_more(step, infusion, others) or (before is not None and gives_more(step, infusion, [*others, before]))
 
 
 def _not_named(setting: Setting) -> Issue:

@@ -13,10 +13,10 @@ from typing import Final
 from services.sessions.drugs import drug_at_worst
 from services.sessions.rules.amounts import quantity_of
 from services.sessions.rules.claims import COUNTED
-from services.sessions.rules.infusions import parent_id
 from services.sessions.rules.substances import inventory_due, is_inventory_near
 from services.sessions.rules.visits import VIRTUAL_CLASS
 from services.sessions.setting import Setting
+from services.sessions.steps import whole_of
 from shared.fhir.codes import BOOK_SUBSTANCE, ID_TASK, INVESTIGATE_SUBSTANCE, REVIEW, TAKE_INVENTORY
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
@@ -50,7 +50,9 @@ def micrograms_of(resource: Resource) -> int | None:
 async def guard_booking(change: Change, record: Record, setting: Setting) -> None:
     """Set the Task to book a dose or a hand-out of a controlled substance, and keep it as the ledger stands."""
     after = change.after
-    if after is None or parent_id(after) is not None or (await drug_at_worst(record, after, setting))[0] is None:
+    if after is None or (await drug_at_worst(record, after, setting))[0] is None:
+        return
+    if change.type == "MedicationAdministration" and await whole_of(record, after, setting) is not None:
         return
     patient = patient_of(after)
     visit_id = id_in(after.get("context"), "Encounter")

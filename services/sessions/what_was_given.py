@@ -7,8 +7,9 @@ from datetime import datetime
 
 from services.sessions.drugs import drug_at_worst
 from services.sessions.rules.claims import COUNTED
-from services.sessions.rules.infusions import is_step, parent_id
+from services.sessions.rules.infusions import parent_id
 from services.sessions.setting import Setting
+from services.sessions.steps import steps_among
 from shared.fhir.codes import SNOMED
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
@@ -39,9 +40,8 @@ async def doses_of(record: Record, visit: str, setting: Setting, new: Resource |
     held = await record.search("MedicationAdministration", {"context": f"Encounter/{visit}"})
     if new is not None:
         held = [*(one for one in held if one["id"] != new.get("id")), new]
-    by_id = {one["id"]: one for one in held if "id" in one}
     counted = [one for one in held if one["status"] in COUNTED]
-    steps = [one for one in counted if is_step(one, by_id.get(parent_id(one) or ""))]
+    steps = await steps_among(record, held, setting, last=new)
     for one in counted:
         if one in steps:
             continue

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Final
 
+from services.sessions.rules.amounts import quantity_of
 from services.sessions.rules.claims import COUNTED
+from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, milligrams_in, patient_of
+from shared.fhir.kap import effective_start, id_in, milligrams_in, patient_of
+
+STILL: Final = frozenset(("on-hold", "stopped"))
+"""Statuses of a step after which nothing runs."""
 
 
 def parent_id(dose: Resource) -> str | None:
@@ -20,28 +26,61 @@ def parent_id(dose: Resource) -> str | None:
     return next((one for one in named if one is not None), None)
 
 
-def is_step(dose: Resource, parent: Resource | None) -> bool:
-    """Tell whether a dose is a step of `parent`: of the same patient and visit, and of no more of the drug than it."""
+def may_be_step(dose: Resource, parent: Resource | None) -> bool:
+    """Tell whether a dose can be a step of `parent` whatever they are of: counted, of the same patient and visit."""
     if parent is None or parent_id(parent) is not None or parent.get("status") not in COUNTED:
         return False
     visits = [id_in(one.get("context"), "Encounter") for one in (dose, parent)]
-    own = milligrams_in(dose.get("dosage", {}).get("dose"))
-    whole = milligrams_in(parent.get("dosage", {}).get("dose"))
-    says = "dose" in dose.get("dosage", {})
-    within = not says or (own is not None and whole is not None and Decimal(0) <= own <= whole)
-    return patient_of(dose) == patient_of(parent) and visits[0] == visits[1] and visits[0] is not None and within
+    return patient_of(dose) == patient_of(parent) and visits[0] == visits[1] and visits[0] is not None
+
+
+def steps_of(parent: Resource, children: Iterable[Resource]) -> list[Resource]:
+    """Return the steps of an infusion among what says it is part of it and is of the same drug, oldest first.
+
+    Together they are no more of the drug than the infusion: the child that exceeds it, or whose amount cannot be read,
+    is a dose of its own.
+    """
+    whole = milligrams_in(quantity_of(parent))
+    sum_, found = Decimal(0), []
+    for one in children:
+        own = milligrams_in(quantity_of(one)) if "dose" in one.get("dosage", {}) else Decimal(0)
+        if own is None or own < 0 or (own > 0 and (whole is None or sum_ + own > whole)):
+            continue
+        sum_ += own
+        found.append(one)
+    return found
+
+
+def in_order(doses: Iterable[Resource]) -> list[Resource]:
+    """Return doses by the time at which they began, then by when they were written."""
+    return sorted(doses, key=lambda one: (_began(one), str(one.get("meta", {}).get("lastUpdated", ""))))
 
 
 def gives_more(step: Resource, parent: Resource, others: Iterable[Resource]) -> bool:
-    """Tell whether a step gives the drug faster than it was given before, or again after a pause; not known: it may."""
+    """Tell whether a step gives the drug faster than the step before it, or again after a pause; not known: it may.
+
+    `others`: the other steps, and the step itself as it was before a change of it.
+    """
     if step.get("status") != "in-progress":
         return False
     if parent.get("status") != "in-progress":
         return True
-    rate = _rate(step)
-    before = [_rate(one) for one in (parent, *others)]
-    known = [one for one in before if one is not None and rate is not None and one[1] == rate[1]]
-    return rate is None or not known or rate[0] > max(one[0] for one in known)
+    earlier = [one for one in others if _began(one) <= _began(step) and _sets_the_rate(one)]
+    before = in_order(earlier)[-1] if earlier else parent
+    rate, was = _rate(step), _rate(before)
+    if rate is None or before.get("status") in STILL or was is None:
+        return rate is None or rate[0] > 0
+    return rate[1] != was[1] or rate[0] > was[0]
+
+
+def _began(dose: Resource) -> str:
+    start = effective_start(dose)
+    return "" if start is None else zulu(start)
+
+
+def _sets_the_rate(step: Resource) -> bool:
+    """Tell whether a step says how fast it goes on after it; one that is over and names no rate was a bolus."""
+    return step.get("status") in COUNTED and (step.get("status") != "completed" or _rate(step) is not None)
 
 
 def _rate(dose: Resource) -> tuple[Decimal, str] | None:

@@ -85,6 +85,43 @@ async def test_an_infusion_goes_on_after_a_pause_only_through_an_open_gate(infus
         assert "G-BP-STOP" in rules_of(error)
 
 
+async def test_boluses_that_exceed_the_infusion_they_are_part_of_are_doses(infusion):
+    at, parent = infusion
+    await at.sessions.create(step(at, parent, "completed", dose=milligrams(35)))
+    with pytest.raises(Unprocessable) as error:
+        await at.sessions.create(step(at, parent, "in-progress", dose=milligrams(5)))
+    assert "G-DOSE-ORDER" in rules_of(error)
+    await at.sessions.create(step(at, parent, "completed", dose=milligrams(5)))
+    assert "G-DOSE-ORDER" in await at.rules()
+    booked = await at.sessions.search("Task", code=codes.BOOK_SUBSTANCE.token())
+    assert len(booked) == 2
+
+
+async def test_ketamine_that_says_it_is_part_of_another_drug_is_a_dose(infusion):
+    at, _ = infusion
+    await at.chart(200, 120)
+    magnesium = {"coding": [{"system": codes.RXNORM, "code": "6585"}], "text": "Magnesium sulfate 2 g"}
+    other = await at.sessions.create(at.dose(2000, medicationCodeableConcept=magnesium))
+    await at.sessions.create(at.dose(300, "completed", partOf=[about(other)]))
+    assert {"G-DOSE-ORDER", "G-BP-STOP"} <= await at.rules()
+    assert len(await at.sessions.search("Task", code=codes.BOOK_SUBSTANCE.token())) == 2
+
+
+@pytest.mark.parametrize(("status", "rate"), [("on-hold", 0), ("stopped", 0), ("in-progress", 20)])
+async def test_after_a_pause_or_a_lower_rate_the_old_rate_is_more(infusion, status, rate):
+    at, parent = infusion
+    at.clock.forward(minutes=10)
+    await at.chart(190, 118)
+    less = await at.sessions.create(step(at, parent, status, rate))
+    at.clock.forward(minutes=2)
+    for faster in (step(at, parent), {**less, "status": "in-progress", "dosage": step(at, parent)["dosage"]}):
+        change = at.sessions.update if "id" in faster else at.sessions.create
+        with pytest.raises(Unprocessable) as error:
+            await change(faster)
+        assert "G-BP-STOP" in rules_of(error)
+    assert await at.sessions.create(step(at, parent, rate=rate))
+
+
 async def test_devices_of_esketamine_are_five_minutes_apart(bench, clock):
     at = Bedside(await bench.open(sessions_service), clock)
     spray = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray").concept()
