@@ -49,9 +49,8 @@ BY_CODE = {
     "9279-1": "respiratory-rate",
     "59408-5": "pulse-oximetry",
     "29463-7": "body-weight",
-    "44261-6": "observation-screening-assessment",
-    "70274-6": "observation-screening-assessment",
 }
+SURVEY = "survey"
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,9 @@ def us_core_profiles(resource: dict[str, Any]) -> list[str]:
     type_ = resource["resourceType"]
     if type_ == "Observation":
         codes = [coding.get("code") for coding in resource["code"].get("coding", [])]
-        return [US_CORE + BY_CODE[code] for code in codes if code in BY_CODE]
+        categories = [coding.get("code") for one in resource.get("category", []) for coding in one.get("coding", [])]
+        assessed = ["observation-screening-assessment"] if SURVEY in categories else []
+        return [US_CORE + name for name in [*(BY_CODE[code] for code in codes if code in BY_CODE), *assessed]]
     return [US_CORE + BY_TYPE[type_]] if type_ in BY_TYPE else []
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import pytest_asyncio
 
@@ -13,7 +17,7 @@ from shared.runtime.policy import load_policy
 from tests.integration.services.at_scheduling import schedule
 from tests.integration.services.bedside import Bedside, pre_dose
 from tests.integration.services.course import START, Bench, Clock
-from tests.integration.services.emitted import Emitted
+from tests.integration.services.emitted import KEPT_IN, Emitted
 from tests.integration.services.three_services import booked
 
 
@@ -23,9 +27,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
-def emitted() -> Emitted:
-    """What the services of all tests emitted so far."""
-    return Emitted()
+def emitted() -> Iterator[Emitted]:
+    """What the services of all tests emitted so far; at the end it is kept in a folder where one is named."""
+    made = Emitted()
+    yield made
+    if folder := os.environ.get(KEPT_IN):
+        made.keep(Path(folder))
 
 
 @pytest_asyncio.fixture
@@ -34,10 +41,10 @@ async def bench(make_database, clock, emitted):
     opened = Bench(make_database, clock, load_policy())
     try:
         yield opened
-        for one in opened.opened:
-            await emitted.gather(one)
+        lacks = [said for one in opened.opened for said in await emitted.gather(one)]
     finally:
         await opened.close()
+    assert lacks == [], "what was emitted does not hold its US Core profile"
 
 
 @pytest_asyncio.fixture

@@ -1,14 +1,24 @@
-"""What sessions and outcomes of the tests in this folder wrote by themselves: one resource of each kind, to be held to
-HL7's validator. What a test posts as a careless client would is not theirs: clients answer for their codes.
+"""What sessions and outcomes of the tests in this folder wrote by themselves: each resource is held to its US Core
+profile as it is found, by the project's own tables, and one of each kind is kept, to be held to HL7's validator.
+
+What a test posts as a careless client would is not theirs: clients answer for their codes.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 from shared.fhir.codes import ID_REMS_FORM
 from shared.fhir.json import Resource, parse
+from shared.fhir.validation import lacking
+from tests.hl7 import us_core_profiles
 from tests.integration.services.course import Opened
+
+KEPT_IN = "KAP_EMITTED"
+"""Names the folder that what was emitted in a run is kept in: of each process an array of resources as text."""
 
 Kind = tuple[str, tuple[str, ...], frozenset[str]]
 
@@ -29,14 +39,25 @@ class Emitted:
     def __init__(self) -> None:
         self.kinds: dict[Kind, str] = {}
 
-    async def gather(self, opened: Opened) -> None:
-        """Keep what a service has committed, of kinds that are not there yet."""
+    async def gather(self, opened: Opened) -> list[str]:
+        """Keep what a service has committed, of kinds that are not there yet; return what lacks of US Core."""
+        found = []
         async for event in opened.store.replay.events_since():
-            if event.interaction != "delete" and opened.service.name in SERVICES:
-                body = bytes(event.body)
-                resource = parse(body)
-                if is_their_own(resource):
-                    self.kinds.setdefault(kind_of(resource), body.decode())
+            if event.interaction == "delete" or opened.service.name not in SERVICES:
+                continue
+            body = bytes(event.body)
+            resource = parse(body)
+            if is_their_own(resource):
+                self.kinds.setdefault(kind_of(resource), body.decode())
+                found.extend(
+                    f"{where} {what}: {body.decode()}"
+                    for where, _, what in lacking(resource, us_core_profiles(resource))
+                )
+        return found
+
+    def keep(self, folder: Path) -> None:
+        """Write what there is of each kind."""
+        (folder / f"{os.getpid()}.json").write_text(json.dumps(list(self.kinds.values())), encoding="utf-8")
 
 
 def is_their_own(resource: Resource) -> bool:

@@ -1,29 +1,57 @@
-"""What sessions and outcomes of this folder's tests wrote by themselves holds R4 and US Core, by HL7's own validator.
+"""What sessions and outcomes write by themselves holds R4 and US Core, by HL7's own validator: one of each kind.
 
-It comes last: what it looks at is what the tests before it, as many as were run, have left.
+The tests of both services are run for it, in processes of their own, and what their services committed is looked at.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from shared.fhir.json import parse
+from shared.fhir.json import Resource, parse
 from shared.testing.hl7_validator import Hl7Validator
+from tests.feature_map import ROOT
 from tests.hl7 import errors, us_core_profiles
-from tests.integration.services.emitted import Emitted
+from tests.integration.services.emitted import KEPT_IN, RAISED, kind_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+FOLDER = Path(__file__).parent
+OURS = sorted(path for pattern in ("test_sessions*.py", "test_outcomes*.py") for path in FOLDER.glob(pattern))
+APART = ["-n", "2", "-p", "no:cacheprovider", "-m", "not slow and not kafka and not e2e", "-q"]
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[object, str]:
+    """One resource of each kind, as the tests of sessions and outcomes had them written."""
+    folder = tmp_path_factory.mktemp("emitted")
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", *APART, *map(str, OURS)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), KEPT_IN: str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    texts = [text for file in folder.glob("*.json") for text in json.loads(file.read_text(encoding="utf-8"))]
+    return {kind_of(parse(text.encode())): text for text in texts}
 
 
 def test_each_kind_of_resource_that_was_emitted_is_valid_by_hl7s_validator(
-    emitted: Emitted, hl7_validator: Hl7Validator
+    kinds: dict[object, str], hl7_validator: Hl7Validator
 ) -> None:
-    if not emitted.kinds:
-        pytest.skip("No other test of this folder was run: there is nothing to look at.")
-    found = []
-    for text in emitted.kinds.values():
-        resource = parse(text.encode())
-        if wrong := errors(hl7_validator, text, *us_core_profiles(resource)):
-            found.append("\n".join((text, *wrong)))
+    resources: list[tuple[str, Resource]] = [(text, parse(text.encode())) for text in kinds.values()]
+    assert {resource["resourceType"] for _, resource in resources} >= RAISED
+    found = [
+        "\n".join((text, *wrong))
+        for text, resource in resources
+        if (wrong := errors(hl7_validator, text, *us_core_profiles(resource)))
+    ]
     if found:
-        pytest.fail(f"{len(found)} of {len(emitted.kinds)} kinds are not valid:\n\n" + "\n\n".join(found))
+        pytest.fail(f"{len(found)} of {len(kinds)} kinds are not valid:\n\n" + "\n\n".join(found))
