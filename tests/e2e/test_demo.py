@@ -18,11 +18,27 @@ from tests.e2e.kap import Kap
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 FORMS = [
-    pytest.param(("--kafka", "memory"), id="memory-separate"),
-    pytest.param(("--kafka", "memory", "--single"), id="memory-single"),
-    pytest.param(("--kafka", "apache"), id="apache-separate", marks=pytest.mark.kafka),
-    pytest.param(("--kafka", "apache", "--single"), id="apache-single", marks=pytest.mark.kafka),
+    pytest.param(("--kafka", "memory"), 3, id="memory-separate"),
+    pytest.param(("--kafka", "memory", "--single"), 5, id="memory-single"),
+    pytest.param(("--kafka", "apache"), 3, id="apache-separate", marks=pytest.mark.kafka),
+    pytest.param(("--kafka", "apache", "--single"), 3, id="apache-single", marks=pytest.mark.kafka),
 ]
+"""How the stack runs, and how many patients are played: the first three show most, the first five the four courses."""
+
+COURSES = {
+    1: (
+        r"held at \d+/\d+ \(G-BP-HOLD\)",
+        r"repeated \d+/\d+, gate open",
+        r"reading at 10 min missed, flagged live \(M-MISSED\)",
+        r"184/104, 182/102: sustained alarm",
+        r"labetalol given, back within limits",
+        r"→ response",
+    ),
+    3: (r"dose past the gate recorded, alarm raised", r"nausea, ondansetron given, adverse event recorded"),
+    4: (r"item 9 raised, taken by the clinician on call", r"C-SSRS no risk", r"\d+ mg SL at home"),
+    5: (r"2 devices, 5 min apart, under a witness", r"REMS form sent", r"no response"),
+}
+"""What is told of each course: infusions, injections, lozenges at home, esketamine."""
 
 WHO_SEES_WHAT = {
     "her therapist": r"1 +\d+ +[1-9]\d* +[1-9]\d* +1",
@@ -37,23 +53,27 @@ WHO_SEES_WHAT = {
 """Of one patient's record: Patient, Appointment, Observation, MedicationAdministration; and her process notes."""
 
 
-@pytest.mark.parametrize("options", FORMS)
+@pytest.mark.parametrize(("options", "patients"), FORMS)
 def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
-    make_stack: Callable[..., Kap], options: tuple[str, ...]
+    make_stack: Callable[..., Kap], options: tuple[str, ...], patients: int
 ) -> None:
     kap = make_stack(*options)
 
-    told = kap.must("demo", "--patients", "3")
+    told = kap.must("demo", "--patients", str(patients))
 
     assert "Refused by rule" in told
     for rule in ("S-CONSENT", "G-BP", "E01", "S-ELIGIBLE", "G-BP-STOP"):
         assert rule in told
     assert re.search(r"Held for want of consent: [1-9]\d* resources; of 1 of the patients", told)
     steps = " ".join(told.split())
-    assert "dose past the gate recorded, alarm raised" in steps
     assert "freed time offered by text message, booked" in steps
     assert "reminded of next week's visit by text message" in steps
     assert re.search(r"calendar read by its link \([1-9]\d* visits\), link revoked", steps)
+    courses = course_of(told)
+    assert len(courses) == patients
+    for number, lines in COURSES.items():
+        for line in lines if number <= patients else ():
+            assert re.search(line, courses[number]), f"'{line}' is not told of patient {number}:\n{told}"
     for who, answers in WHO_SEES_WHAT.items():
         assert re.search(rf"^{who} +{answers}", told, re.MULTILINE), f"what {who} sees is not told:\n{told}"
     assert "Nothing is missing, nothing is doubled, nothing differs." in kap.must("verify")
@@ -62,10 +82,13 @@ def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
             assert kap.get(service, f"fhir/{type_}")["entry"], f"{service} shows no {type_}"
 
     written = {owner: kap.written(owner) for owner in OWNERS}
-    kap.must("demo", "--patients", "3", "--seed", "1")
+    kap.must("demo", "--patients", str(patients), "--seed", "1")
     assert {owner: kap.written(owner) for owner in OWNERS} == written
     assert "Nothing is missing" in kap.must("verify")
-    assert kinds(kap.must("timeline", "1-3")) == kinds((ROOT / "docs" / "timeline.md").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "timeline.md").read_text(encoding="utf-8")
+    played = kap.must("timeline", "1-3")
+    assert kinds(played) == kinds(page)
+    assert at_the_dose(played) == at_the_dose(page), "docs/timeline.md is not what ./kap timeline 1-3 prints"
 
     kap.must("down")
 
@@ -74,6 +97,26 @@ def kinds(timeline: str) -> set[str]:
     """Return the kinds of lines of a timeline: the word in capitals, or the first two."""
     said = r"VERDICT|DOSE|SCORE|ALARM|TASK|FLAG|EVENT|BP|[A-Z][a-z]+ [a-z]+"
     return set(re.findall(rf"^  \d\d:\d\d  ({said})", timeline, re.MULTILINE))
+
+
+def at_the_dose(timeline: str) -> list[str]:
+    """Return the lines of doses, readings, what they raised, and scores, in their order, by time of day.
+
+    Days are the run's own, and so left out; what happened in one minute is in the order of its words.
+    """
+    said = r"(?:VERDICT|DOSE|SCORE|ALARM|TASK|FLAG|EVENT|BP) .*"
+    days: list[list[str]] = [
+        sorted(re.findall(rf"^  (\d\d:\d\d  {said})", day, re.MULTILINE))
+        for day in re.split(r"^\w+day ", timeline, flags=re.MULTILINE)
+    ]
+    return [line for day in days for line in day]
+
+
+def course_of(told: str) -> dict[int, str]:
+    """Return what is told of each patient's course, by his number, on one line."""
+    table = told.partition("Refused by rule")[0]
+    found = re.findall(r"^ +(\d+)  \S.*?, \d+, (?:fe)?male, .*\n((?:     .*\n)+)", table, re.MULTILINE)
+    return {int(number): " ".join(steps.split()) for number, steps in found}
 
 
 def bundle(entries: list[dict[str, Any]]) -> bytes:
