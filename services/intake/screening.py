@@ -86,7 +86,7 @@ async def judge_again(change: Change, record: Record, setting: Setting) -> None:
     held = await record.get("Patient", patient_id)
     standing = None if held is None else await standing_of(held, record)
     if standing is not None and standing["id"] != patient_id:
-        await record.transaction.lock(f"Patient/{standing['id']}")
+        await record.lock(f"Patient/{standing['id']}")
         await judge_view(View(record, standing["id"], change), setting)
 
 

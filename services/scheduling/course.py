@@ -66,7 +66,7 @@ async def book_series(call: OperationCall, record: Record, setting: Setting) -> 
 async def _book_series(call: OperationCall, record: Record, setting: Setting, kept: Memory) -> Resource:
     given = Given("book-series", call.parameters, SERIES, ALIASES)
     patient, order = given.needed_reference("patient"), given.needed_reference("order")
-    await record.transaction.lock(patient)
+    await record.lock(patient)
     course, least, route = await _course(record, order, setting)
     sessions, apart = await _planned(record, patient, route, course)
     begin = max(given.time("start") or setting.clock(), setting.clock())

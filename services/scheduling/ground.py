@@ -38,7 +38,7 @@ from shared.runtime.record import Record
 async def lock_patients(record: Record, appointment: Resource) -> None:
     """Hold the records of an appointment's patients, so that no news of them passes by between judging and booking."""
     if memory() is None:
-        await record.transaction.lock(*(f"Patient/{id_}" for id_ in actors(appointment, "Patient")))
+        await record.lock(*(f"Patient/{id_}" for id_ in actors(appointment, "Patient")))
 
 
 GIVEN = ("in-progress", "on-hold", "completed", "stopped")

@@ -8,6 +8,8 @@ from services.scheduling.operations import operations
 from services.scheduling.reactions import STANDS_ON, reactions
 from services.scheduling.setting import Clock, Setting, utc_now
 from services.scheduling.timers import timers
+from shared.fhir.codes import WEIGHT
+from shared.fhir.kap import has_code
 from shared.notify.sending import NOTICES_TASK
 from shared.runtime.app import App
 from shared.runtime.ownership import INTAKE, SCHEDULING, SESSIONS, types_of
@@ -33,6 +35,7 @@ def _scheduling(setting: Setting) -> Service:
         operations=operations(setting),
         consumes=(INTAKE, SESSIONS),
         holds=frozenset((*STANDS_ON, *ASKED)),
+        leaves={"Observation": lambda measured: not has_code(measured.get("code"), WEIGHT)},
         reactions=reactions(setting),
         timers=timers(setting),
         judges_on_news=frozenset(("Appointment",)),

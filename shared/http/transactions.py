@@ -93,7 +93,7 @@ class Changes:
             if plan is None:
                 await record.transaction.claim(self._access.tenant, *self._planner.conditions)
                 plan = await self._planner.plan(record.transaction)
-                await record.transaction.lock(*plan.keys)
+                await record.lock(*plan.keys)
             if not await self._stands(record, plan):
                 raise Moved
             done = await self._steps(record, plan)

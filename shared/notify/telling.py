@@ -32,7 +32,7 @@ CATEGORY_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/communication-ca
 MODE_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v3-ParticipationMode"
 MODES: Final[Mapping[Channel, Code]] = {
     "email": Code(MODE_SYSTEM, "EMAILWRIT", "email"),
-    "sms": Code(MODE_SYSTEM, "SMSWRIT", "SMS message"),
+    "sms": Code(MODE_SYSTEM, "WRITTEN", "written"),
     "pager": Code(MODE_SYSTEM, "ELECTRONIC", "electronic data"),
 }
 STATES: Final[Mapping[str, State]] = {
@@ -136,7 +136,7 @@ async def tell(
         "statusReason": None if channel else {"text": f"{NO_ADDRESS} ({', '.join(letter.channels)})."},
         "category": [Code(CATEGORY_SYSTEM, letter.category).concept()],
         "priority": "urgent" if letter.urgent else "routine",
-        "medium": [MODES[channel].concept()] if channel else None,
+        "medium": [MODES[channel].concept(text=channel)] if channel else None,
         "subject": None if patient is None else reference("Patient", patient),
         "topic": letter.topic.concept(text=letter.subject),
         "about": [{"reference": one} for one in letter.about] or None,

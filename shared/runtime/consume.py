@@ -55,7 +55,8 @@ class ServiceEvents:
     async def handle(self, event: Event, position: Position) -> Outcome:
         """Take the event in and commit, or change nothing."""
         whole = await self._whole(event)
-        read = await self._read(whole) if event.replay is None else (await self._read_many([whole]))[0]
+        alone = event.replay is None and event.type not in self.service.leaves
+        read = await self._read(whole) if alone else (await self._read_many([whole]))[0]
         return await retry_conflicts(lambda: self._handle(whole, position, read, claimed=event.claim is not None))
 
     async def _handle(
@@ -256,8 +257,12 @@ class ServiceEvents:
             if self._holds(event) and (event.replay is not None or event.type not in self.service.reactions)
         ]
         held = await self.store.held(plain[0].tenant, plain) if plain else set()
+        left = await self._left(events)
         reads: list[tuple[Resource, IndexRows] | None] = []
         for event in events:
+            if (event.source, event.id) in left:
+                reads.append(None)
+                continue
             # At the gateway by the answer to a write that it forwarded; of what is replayed, by its first time, which
             # the inbox may have forgotten: copy and reactions were committed together, so they are not to run again.
             if (event.source, event.id) in held:
@@ -266,6 +271,21 @@ class ServiceEvents:
             reads.append(await self._read(event))
             await asyncio.sleep(0)  # what else runs in this process is not to wait for all of them
         return reads
+
+    async def _left(self, events: Sequence[Event]) -> set[tuple[str, str]]:
+        """Return (source, id) of the events that are left (`Service.leaves`): of what is not held in any version."""
+        asked = [
+            event
+            for event in events
+            if event.type in self.service.leaves and event.interaction != "delete" and self._holds(event)
+        ]
+        found = [event for event in asked if self.service.leaves[event.type](parse(event.body))]
+        if not found:
+            return set()
+        known = await self.store.known(found[0].tenant, found)
+        # What comes before it in the same batch may be what is held of it from then on.
+        kept = {(event.type, event.resource_id) for event in asked if event not in found}
+        return {(event.source, event.id) for event in found if (event.type, event.resource_id) not in known | kept}
 
     def _holds(self, event: Event) -> bool:
         return event.source in self.service.consumes and event.type in self.service.holds

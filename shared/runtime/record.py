@@ -134,6 +134,7 @@ class Record:
         self.traceparent = traceparent
         self.behind = tuple(behind)
         self.written: list[Written] = []
+        self._read: dict[tuple[str, str], Stored | None] = {}
 
     @property
     def _all(self) -> Access:
@@ -198,12 +199,23 @@ class Record:
 
     async def get(self, type_: str, id_: str) -> Resource | None:
         """Return the current resource, own or copied, or None where there is none (never, or deleted)."""
-        stored = await self.transaction.find(self._all, type_, id_)
+        stored = await self.stored(type_, id_)
         return None if stored is None or stored.deleted else parse(stored.body)
 
     async def stored(self, type_: str, id_: str) -> Stored | None:
-        """Return the current version with its origin, own or copied, deleted or not."""
-        return await self.transaction.find(self._all, type_, id_)
+        """Return the current version with its origin, own or copied, deleted or not.
+
+        What was read once in this transaction is not read again until it is written here, or more is locked: each guard
+        of each resource of a Bundle asks for the same visit, whose record is held.
+        """
+        if (type_, id_) not in self._read:
+            self._read[type_, id_] = await self.transaction.find(self._all, type_, id_)
+        return self._read[type_, id_]
+
+    async def lock(self, *keys: str) -> None:
+        """Hold more keys until the commit (`Transaction.lock`); what was read before may have changed meanwhile."""
+        await self.transaction.lock(*keys)
+        self._read.clear()
 
     async def search(self, type_: str, criteria: Mapping[str, str] | Sequence[tuple[str, str]]) -> list[Resource]:
         """Return all current resources, own or copied, that match FHIR search parameters, oldest first.
@@ -336,6 +348,7 @@ class Record:
             ready.as_write(interaction, expected=expected, request_id=self.request_id, traceparent=self.traceparent),
         )
         self.written.append(written)
+        self._read.pop((ready.type, ready.id), None)
         return written
 
 

@@ -44,6 +44,7 @@ class Clinics:
             number = NO_TENANT if known is None else known
             with translated():
                 await connection.work_for(tenant, number)
+                await connection.plan("force_generic_plan")  # a search may choose otherwise, for itself
             yield connection, number
 
     @asynccontextmanager
@@ -57,6 +58,7 @@ class Clinics:
                     known = int(await connection.fetchval("SELECT id FROM tenant WHERE name = $1", tenant))
                     self._numbers[tenant] = known
                 await connection.work_for(tenant, known)
+                await connection.plan("force_generic_plan")  # as above
             yield connection, known
 
     @asynccontextmanager

@@ -22,6 +22,10 @@ FROM unnest($2::smallint[], $3::text[], $4::integer[], $5::text[], $6::text[]) A
 JOIN resource r ON r.tenant = $1 AND r.type = g.type AND r.id = g.id AND r.origin = g.origin
 JOIN history h ON h.rid = r.rid AND h.version = g.version
 """
+_KNOWN = """
+SELECT g.name, g.id FROM unnest($2::smallint[], $3::text[], $4::text[]) AS g(type, name, id)
+JOIN resource r ON r.tenant = $1 AND r.type = g.type AND r.id = g.id
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,19 @@ async def held(connection: Connection, tenant: int, events: Sequence[Event]) -> 
             [event.id for event in events],
         )
     return {(row["origin"], row["event_id"]) for row in rows}
+
+
+async def known(connection: Connection, tenant: int, events: Sequence[Event]) -> set[tuple[str, str]]:
+    """Return (type, id) of those events' resources that are held in any version, deleted or not."""
+    with translated():
+        rows = await connection.fetch(
+            _KNOWN,
+            tenant,
+            [type_id(event.type) for event in events],
+            [event.type for event in events],
+            [event.resource_id for event in events],
+        )
+    return {(row["name"], row["id"]) for row in rows}
 
 
 def _arguments(tenant: int, copy: Copy) -> tuple[Any, ...]:

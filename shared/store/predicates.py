@@ -87,6 +87,26 @@ def led_by_patient(types: Sequence[str], criterion: Criterion) -> list[UUID] | N
     return [subject_uuid(value.id) for value in values]
 
 
+FEW_REFER_TO: Final = (SINGLE_SUBJECT - {"Device"}) | {"Appointment", "Patient", "Task"}
+"""What is referred to by its own patient's record only, and so by few: an Encounter is, a Practitioner is not."""
+
+
+def finds_few(criterion: Criterion) -> bool:
+    """Tell whether a criterion finds few resources whatever value it has, so that a search begins with its index rows.
+
+    A whole identifier, an id, a reference to what few refer to. PostgreSQL need not know the value to plan such a
+    search, and planning costs more than carrying it out.
+    """
+    if criterion.modifier is not None:
+        return False
+    if criterion.parameter in ("_id", "identifier") and criterion.kind == "token":
+        return all(isinstance(value, TokenValue) and value.code is not None for value in criterion.values)
+    return criterion.kind == "reference" and all(
+        isinstance(value, ReferenceValue) and value.types and FEW_REFER_TO.issuperset(value.types)
+        for value in criterion.values
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """The resource that conditions are put on.

@@ -21,6 +21,7 @@ from shared.store.connection import PlanMode
 from shared.store.cursor import Cursor, SortValue
 from shared.store.predicates import (
     Row,
+    finds_few,
     index_rows,
     led_by_patient,
     of_types,
@@ -195,7 +196,7 @@ def _conditions(
         where.append(f"r.{beyond}")
         bounded += f" AND t.{beyond}"
     where += Conditions(access, clinic, bind).all_of(query.criteria, Row("r.rid", "r", types, bounded))
-    led = leader is not None or any(isinstance(one, Criterion) and one.parameter == "_id" for one in query.criteria)
+    led = leader is not None or any(isinstance(one, Criterion) and finds_few(one) for one in query.criteria)
     return where, scope, "force_generic_plan" if led else "force_custom_plan"
 
 

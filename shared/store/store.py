@@ -176,6 +176,11 @@ class Store:
         async with self._clinics.reading(tenant) as (connection, number):
             return await copies.held(connection, number, events)
 
+    async def known(self, tenant: str, events: Sequence[Event]) -> set[tuple[str, str]]:
+        """Return (type, id) of those events' resources that are held here in any version."""
+        async with self._clinics.reading(tenant) as (connection, number):
+            return await copies.known(connection, number, events)
+
     async def history(self, access: Access, query: HistoryQuery, *, cursor: str | None = None) -> Page:
         """Return a page of the versions of one resource, a type or everything, newest first, deletions among them.
 

@@ -132,6 +132,34 @@ async def test_a_type_that_is_not_held_passes_by_and_its_position_is_known(store
     assert await sessions.inbox.position("sessions", "intake", event.tenant, event.key) == event.sequence
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+async def test_what_is_left_is_not_kept_nor_reacted_to_until_it_is_what_is_held(store, sessions, together):
+    leaving = replace(SESSIONS, leaves={"Goal": lambda goal: goal["description"]["text"] == "walk"})
+    taking = ServiceEvents(leaving, sessions)
+    made = await patient_with_goals(store, "walk", "sleep")
+    walk = parse(made[1].body)
+
+    async def take_in(some):
+        if together:
+            return await taking.handle_many(some, [AT] * len(some))
+        return [await taking.handle(event, AT) for event in some]
+
+    assert await take_in(made) == [Outcome.APPLIED] * 3
+    with pytest.raises(NotFound):
+        await sessions.read(ALL, "Goal", made[1].resource_id)
+    assert (await sessions.read(ALL, "Goal", made[2].resource_id)).body == made[2].body
+    assert len(await tasks(sessions)) == 1
+    assert await sessions.inbox.position("sessions", "intake", made[0].tenant, made[0].key) == made[2].sequence
+
+    async with open_record(INTAKE, store, ALL, keys=()) as record:
+        for text in ("rest", "walk"):  # held from the first of these on, and so to its end
+            await record.update({**walk, "description": {"text": text}})
+    assert await take_in((await committed(store))[3:]) == [Outcome.APPLIED] * 2
+    held = await sessions.read(ALL, "Goal", made[1].resource_id)
+    assert (held.version, parse(held.body)["description"]["text"]) == (3, "walk")
+    assert await take_in(made) == [Outcome.DUPLICATE] * 3
+
+
 async def test_a_reaction_that_fails_leaves_nothing_behind(store, sessions, events):
     patient, goal = await patient_with_goals(store, "break")
     await events.handle(patient, AT)

@@ -59,6 +59,8 @@ class Opened:
     hears: bool = False
     """Whether the others go on telling it everything, however long a test takes."""
     heard_at: float = field(default_factory=monotonic)
+    answers: list[Resource] = field(default_factory=list)
+    """What its operations answered."""
     names: dict[str, str] = field(default_factory=dict)
     """What tests call somebody of the directory, and what the service does."""
 
@@ -97,7 +99,7 @@ class Opened:
         )
         body = {"resourceType": "Parameters", **({"parameter": list(parameters)} if parameters else {})}
         async with self.record(compartment_key(on, type_, on["id"])) as record:
-            return await operation.handler(OperationCall(name, type_, on["id"], body), record)
+            return self._answered(await operation.handler(OperationCall(name, type_, on["id"], body), record))
 
     async def ask(self, name: str, type_: str, *parameters: dict[str, Any]) -> Resource:
         """Call an operation at type level."""
@@ -106,7 +108,11 @@ class Opened:
         )
         body = {"resourceType": "Parameters", **({"parameter": list(parameters)} if parameters else {})}
         async with self.record("none") as record:
-            return await operation.handler(OperationCall(name, type_, None, body), record)
+            return self._answered(await operation.handler(OperationCall(name, type_, None, body), record))
+
+    def _answered(self, resource: Resource) -> Resource:
+        self.answers.append(resource)
+        return resource
 
     async def search(self, type_: str, **criteria: str) -> list[Resource]:
         async with self.record("none") as record:

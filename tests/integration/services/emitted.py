@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.fhir.codes import ID_REMS_FORM
-from shared.fhir.json import Resource, parse
+from shared.fhir.json import Resource, dump, parse
 from shared.fhir.validation import lacking
 from tests.hl7 import us_core_profiles
 from tests.integration.services.course import Opened
@@ -40,19 +40,20 @@ class Emitted:
         self.kinds: dict[Kind, str] = {}
 
     async def gather(self, opened: Opened) -> list[str]:
-        """Keep what a service has committed, of kinds that are not there yet; return what lacks of US Core."""
+        """Keep what a service committed and answered, of kinds that are not there yet; return what US Core misses."""
+        if opened.service.name not in SERVICES:
+            return []
+        bodies = [
+            bytes(event.body) async for event in opened.store.replay.events_since() if event.interaction != "delete"
+        ]
+        written = [body for body in bodies if is_their_own(parse(body))]
         found = []
-        async for event in opened.store.replay.events_since():
-            if event.interaction == "delete" or opened.service.name not in SERVICES:
-                continue
-            body = bytes(event.body)
+        for body in [*written, *(dump(answer) for answer in opened.answers)]:
             resource = parse(body)
-            if is_their_own(resource):
-                self.kinds.setdefault(kind_of(resource), body.decode())
-                found.extend(
-                    f"{where} {what}: {body.decode()}"
-                    for where, _, what in lacking(resource, us_core_profiles(resource))
-                )
+            self.kinds.setdefault(kind_of(resource), body.decode())
+            found.extend(
+                f"{where} {what}: {body.decode()}" for where, _, what in lacking(resource, us_core_profiles(resource))
+            )
         return found
 
     def keep(self, folder: Path) -> None:
@@ -72,6 +73,7 @@ def kind_of(resource: Resource) -> Kind:
     said = [resource.get(name) for name in ("code", "questionnaire", "status", "businessStatus", "statusReason")]
     codes = [code for one in said for code in _codes(one)]
     elements = [name for name in resource if name not in ("id", "meta", "text")]
+    elements += [f"parameter {one['name']}" for one in resource.get("parameter", [])]
     return resource["resourceType"], tuple(codes), frozenset(elements)
 
 

@@ -59,6 +59,12 @@ WHERE type = {type_id("Observation")};
 INSERT INTO idx_reference (tenant, type, param, edge, patient, rid, target)
 SELECT 1, type, {parameter_id("target")}, 3, NULL, rid, 'Observation/o' || substr(id, 2)
 FROM resource WHERE type = {type_id("Provenance")};
+INSERT INTO idx_reference (tenant, type, param, edge, patient, rid, target)
+SELECT 1, type, {parameter_id("encounter")}, 3, patient, rid, 'Encounter/e' || rid / 20
+FROM resource WHERE type = {type_id("Observation")};
+INSERT INTO idx_token (tenant, type, param, edge, patient, rid, system, code)
+SELECT 1, type, {parameter_id("identifier")}, 3, patient, rid, 'urn:s', id
+FROM resource WHERE type = {type_id("Observation")};
 INSERT INTO idx_date (tenant, type, param, edge, patient, rid, low, high)
 SELECT 1, type, {parameter_id("date")}, 3, patient, rid, low, low + interval '1 second'
 FROM (SELECT *, '2020-01-01Z'::timestamptz + (rid * 7919 % $ROWS) * interval '2 hours' AS low
@@ -138,6 +144,29 @@ async def test_a_search_is_led_by_its_index(loaded: Connection, pairs, index, ac
     plan = await plan_of(loaded, *pairs, access=access)
     assert index in plan, plan
     assert not [line for line in plan.splitlines() if "Seq Scan" in line and "never executed" not in line], plan
+
+
+@pytest.mark.parametrize(
+    ("pairs", "index"),
+    [
+        ([("identifier", "urn:s|o7")], "idx_token_value"),
+        ([("encounter", "Encounter/e7"), ("code", "c0,c1,c2"), ("status", "final")], "idx_reference_value"),
+        (
+            [("encounter", "Encounter/e7"), ("code", "c0"), ("date", "ge2020-01-01"), ("date", "lt2025-01-01")],
+            "idx_reference_value",
+        ),
+    ],
+)
+async def test_what_finds_few_whatever_its_value_is_planned_once_and_led_by_it(loaded: Connection, pairs, index):
+    statement = page(parse_search("Observation", pairs, strict=True), ALL, 1, None)
+    assert statement.plan == "force_generic_plan"
+    await loaded.plan(statement.plan)
+    await loaded.execute(f"PREPARE search AS {statement.sql}")
+    nothing = ", ".join(["NULL"] * len(statement.arguments))  # the plan is made without a look at them
+    plan = "\n".join(row[0] for row in await loaded.fetch(f"EXPLAIN (COSTS OFF) EXECUTE search({nothing})"))
+    await loaded.execute("DEALLOCATE search")
+    assert index in plan, plan
+    assert "Seq Scan" not in plan, plan
 
 
 @pytest.mark.parametrize(
