@@ -184,5 +184,6 @@ def test_the_ledger_balances_at_any_instant_whoever_books_at_once(make_database)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_ledger_balances_through_a_long_campaign(make_database):
     campaign(make_database, 400)

@@ -261,5 +261,6 @@ def test_no_sequence_doses_past_a_closed_gate_or_goes_home_too_early_unseen(make
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_long_campaign_doses_past_a_closed_gate_or_goes_home_too_early_unseen(make_database):
     campaign(make_database, 400, ways=WAYS)
