@@ -4,7 +4,7 @@ POST   /auth/register             registers a client; kap/clients
 GET    /auth/clients              the clients; kap/clients
 DELETE /auth/clients/{id}         disables one, and takes its tokens back; kap/clients
 POST   /auth/clients/{id}/rotate  another secret or other keys for one; kap/clients
-POST   /auth/keys                 turns the signing keys; kap/clients
+POST   /auth/keys                 turns the signing keys; kap/clients of who runs the installation
 POST   /auth/users                adds a person who may log in; kap/users
 GET    /auth/users                the people; kap/users
 POST   /auth/users/{name}         another password, other one-time codes; lets in again; kap/users
@@ -31,6 +31,8 @@ from services.identity.rules.logins import require_name, require_password
 from services.identity.rules.refusal import OAuthRefusal
 from services.identity.tokens import new_secret
 from shared.fhir.ids import new_id
+from shared.security.audit import say
+from shared.security.bearer import OF_CLINIC
 from shared.security.keys import KeysRefused, key_set
 from shared.security.scopes import LAUNCH_APPS, MANAGE_CLIENTS, MANAGE_USERS
 from shared.store.identity import Client
@@ -74,7 +76,9 @@ class Administration:
         if unknown:
             raise _refused(f"'{unknown[0][:64]}' is not known here.")
         client, secret = self._registration(said, manager["kap_tenant"])
-        await self.context.held.put_client(client)
+        if not await self.context.held.add_client(client):
+            why = f"{client.user} is the user of another account. Leave kap_user out, or name another."
+            raise OAuthRefusal("invalid_client_metadata", why, status=409)
         return JSONResponse({**_described(client), **secret}, status_code=201, headers=NO_STORE)
 
     def _registration(self, said: Mapping[str, Any], tenant: str) -> tuple[Client, dict[str, Any]]:
@@ -99,7 +103,8 @@ class Administration:
         scope, role = _text(said, "scope") or "", _text(said, "kap_role")
         if by_people and any(name in said for name in ("kap_role", "kap_user", "kap_patient")):
             raise _refused("An app that people log in to has their role, user and patient, and none of its own.")
-        require_registrable(scope, role, self.context.roles, by_people=by_people)
+        user = _text(said, "kap_user")
+        require_registrable(scope, role, user, self.context.roles, by_people=by_people)
         secret = new_secret() if method == "client_secret_basic" else None
         client = Client(
             id=new_id(),
@@ -109,7 +114,7 @@ class Administration:
             jwks_uri=uri,
             scope=scope,
             role=role,
-            user=_text(said, "kap_user"),
+            user=user,
             patient=_text(said, "kap_patient"),
             acts_for_others=False,
             token_seconds=seconds,
@@ -153,8 +158,14 @@ class Administration:
         return JSONResponse({"client_id": client.id}, headers=NO_STORE)
 
     async def turn(self, request: Request) -> Response:
-        """Turn the signing keys; ``?compromised=true`` publishes the others no more."""
-        await self.context.bearer(request, MANAGE_CLIENTS)
+        """Turn the signing keys; ``?compromised=true`` publishes the others no more. For who runs the installation.
+
+        They sign for all clinics, and no clinic's administrator ends what others are given.
+        """
+        asks = await self.context.bearer(request, MANAGE_CLIENTS)
+        if asks.get(OF_CLINIC) is not True:
+            why = "The keys are of all clinics: who runs the installation turns them (./kap clients turn-keys)."
+            raise OAuthRefusal("insufficient_scope", why, status=403)
         compromised = request.query_params.get("compromised") == "true"
         kid = await self.context.signing.turn(self.context.clock(), compromised=compromised)
         return JSONResponse({"kid": kid}, status_code=201, headers=NO_STORE)
@@ -180,8 +191,16 @@ class Administration:
         sealed, address = self.passwords.new_codes(id_, name) if code else (None, None)
         kept = await self.passwords.hashed(password)
         person = Person(id_, manager["kap_tenant"], name, user, role, kept, sealed, self.context.clock())
-        if not await self.context.logins.add_person(person):
+        added = await self.context.logins.add_person(person)
+        if added == "user is taken":
+            why = (
+                f"{user} is the user of another account, and nobody else logs in as him. Give that account another "
+                "password (POST /auth/users/<name>), or end it where it is a program's (DELETE /auth/clients/<id>)."
+            )
+            raise OAuthRefusal("invalid_request", why, status=409)
+        if added == "name is taken":
             raise OAuthRefusal("invalid_request", f"The name {name} is taken.", status=409)
+        _audited(person)
         told = {**_person(person), **({} if address is None else {"totp": address})}
         return JSONResponse(told, status_code=201, headers=NO_STORE)
 
@@ -199,8 +218,8 @@ class Administration:
         require_password(password, person.name, code=again or person.totp is not None)
         sealed, address = self.passwords.new_codes(person.id, person.name) if again else (None, None)
         logins = self.context.logins
-        await logins.sign_out_everywhere(person.id, self.context.clock(), disable=False)
         await logins.set_password(person.id, await self.passwords.hashed(password), totp=sealed)
+        await logins.sign_out_everywhere(person.id, self.context.clock(), disable=False)
         await logins.enable_person(person.id)
         told = {**_person(replace(person, disabled_at=None)), **({} if address is None else {"totp": address})}
         return JSONResponse(told, headers=NO_STORE)
@@ -216,6 +235,7 @@ class Administration:
         person = await self.context.logins.named(request.path_params["name"].lower())
         if person is None or person.tenant != manager["kap_tenant"]:
             raise OAuthRefusal("invalid_request", "There is nobody of that name.", status=404)
+        _audited(person)
         return person
 
     # Launches
@@ -229,6 +249,11 @@ class Administration:
         await self.context.logins.add_launch(launch, ehr["kap_tenant"], ehr["client_id"], context, now, ends)
         told = {"launch": launch, "iss": self.context.audience[0], "expires_in": LAUNCH_SECONDS}
         return JSONResponse(told, status_code=201, headers=NO_STORE)
+
+
+def _audited(person: Person) -> None:
+    """Have the audit say whose account was made, changed or ended."""
+    say(what=(f"person {person.id}", person.user))
 
 
 def _refused(why: str) -> OAuthRefusal:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from services.identity.rules.refusal import OAuthRefusal
 from services.identity.signing import Signing
+from shared.security.audit import say
 from shared.security.keys import key_set
 from shared.security.roles import Roles
 from shared.security.tokens import TokenRefused, verified
@@ -71,6 +72,8 @@ class Context:
             claims = await self.believed(token.strip())
         except TokenRefused as error:
             raise OAuthRefusal("invalid_token", error.why, status=401) from None
+        names = {"client": "client_id", "user": "fhirUser", "role": "kap_role", "tenant": "kap_tenant"}
+        say(**{name: claims[claim] for name, claim in names.items() if isinstance(claims.get(claim), str)})
         if scope not in str(claims["scope"]).split():
             raise OAuthRefusal("insufficient_scope", f"This needs the scope {scope}.", status=403)
         return claims

@@ -32,11 +32,14 @@ from services.identity.rules.launch import (
     PROFILE,
     SESSION_SECONDS,
     narrowed,
+    offered,
     require_verifier,
 )
 from services.identity.rules.refusal import OAuthRefusal
 from shared.fhir.ids import new_id
+from shared.fhir.outcome import BadRequest
 from shared.security.bearer import OF_CLINIC
+from shared.security.roles import scopes_of
 from shared.security.scopes import MANAGE_CLIENTS
 from shared.security.tokens import TokenRefused
 from shared.store.identity import Client
@@ -134,6 +137,7 @@ class Tokens:
         person = await self.context.logins.person(given.person)
         if person is None or person.disabled_at is not None:
             raise OAuthRefusal("invalid_grant", "Who gave this permission does not get in any more.")
+        scope = self._allowed_now(client, person, scope)
         claims = {"kap_role": person.role, "fhirUser": person.user}
         if given.patient is not None:
             claims["patient"] = given.patient
@@ -149,6 +153,22 @@ class Tokens:
             await self.context.logins.add_refresh(refresh, given.id, min(now + idle, given.ends_at))
             answer["refresh_token"] = refresh
         return answer
+
+    def _allowed_now(self, client: Client, person: Person, scope: str) -> str:
+        """Return what of `scope` the client's registration and the person's role still have.
+
+        Raises:
+            OAuthRefusal: nothing.
+
+        """
+        try:
+            role = scopes_of(self.context.roles, person.role, person.user)
+        except BadRequest as error:
+            raise OAuthRefusal("invalid_grant", str(error)) from None
+        found = offered(scope, client.scope, role, patient=person.user.startswith("Patient/"))
+        if not found:
+            raise OAuthRefusal("invalid_grant", "Who gave this permission may do nothing of it any more.")
+        return " ".join(found)
 
     async def _signed(
         self, client: Client, subject: str, scope: str, more: Mapping[str, Any], *, given: str | None = None

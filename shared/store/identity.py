@@ -7,13 +7,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.store.clinics import Clinics
 from shared.store.connection import translated
 
 if TYPE_CHECKING:
     from asyncpg import Record
+
+    from shared.store.connection import Connection
+
+
+SHARED: Final = "Organization/"
+"""A user that several programs may have: those of one hospital."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +91,22 @@ class Identities:
             rows = await self._pool.fetch("SELECT * FROM oauth_client WHERE tenant = $1 ORDER BY name, id", tenant)
         return [_client(row) for row in rows]
 
+    async def add_client(self, client: Client) -> bool:
+        """Keep a new client; False where its user is somebody else's: see `account_of`."""
+        if client.user is None or client.user.startswith(SHARED):
+            await self.put_client(client)
+            return True
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                if await account_of(connection, client.tenant, client.user) is not None:
+                    return False
+                await _put_client(connection, client)
+        return True
+
     async def put_client(self, client: Client) -> None:
         """Keep a client; one of the same id is replaced, and lives again."""
         with translated():
-            await self._pool.execute(
-                "INSERT INTO oauth_client (id, tenant, name, jwks, jwks_uri, scope, role, fhir_user, patient, "
-                "acts_for_others, token_seconds, created_at, method, secret, redirect_uris, grants) "
-                "VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) "
-                "ON CONFLICT (id) DO UPDATE SET name = excluded.name, jwks = excluded.jwks, "
-                "jwks_uri = excluded.jwks_uri, scope = excluded.scope, role = excluded.role, "
-                "fhir_user = excluded.fhir_user, patient = excluded.patient, "
-                "acts_for_others = excluded.acts_for_others, token_seconds = excluded.token_seconds, "
-                "method = excluded.method, secret = excluded.secret, redirect_uris = excluded.redirect_uris, "
-                "grants = excluded.grants, "
-                "disabled_at = NULL WHERE oauth_client.tenant = excluded.tenant",
-                client.id,
-                client.tenant,
-                client.name,
-                None if client.jwks is None else json.dumps(client.jwks),
-                client.jwks_uri,
-                client.scope,
-                client.role,
-                client.user,
-                client.patient,
-                client.acts_for_others,
-                client.token_seconds,
-                client.created_at,
-                client.method,
-                client.secret,
-                list(client.redirect_uris),
-                list(client.grants),
-            )
+            await _put_client(self._pool, client)
 
     async def disable_client(self, tenant: str, id_: str, now: datetime) -> bool:
         """Give a client no more tokens and take back what it has; False where there is no such client."""
@@ -246,6 +237,53 @@ class Identities:
                 now,
             )
         return [row["jti"] for row in rows]
+
+
+async def account_of(connection: Connection, tenant: str, user: str) -> str | None:
+    """Return what in a clinic has a resource (``Practitioner/<id>``) as its user: a person's name, a client's id.
+
+    A person counts disabled or not, so that nobody else becomes him; a client until it is disabled. Until the
+    transaction ends nobody else gets that user.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{tenant} {user}")
+    found = await connection.fetchval(
+        "SELECT name FROM oauth_person WHERE tenant = $1 AND fhir_user = $2 UNION ALL "
+        "SELECT id FROM oauth_client WHERE tenant = $1 AND fhir_user = $2 AND disabled_at IS NULL LIMIT 1",
+        tenant,
+        user,
+    )
+    return None if found is None else str(found)
+
+
+async def _put_client(connection: Clinics | Connection, client: Client) -> None:
+    await connection.execute(
+        "INSERT INTO oauth_client (id, tenant, name, jwks, jwks_uri, scope, role, fhir_user, patient, "
+        "acts_for_others, token_seconds, created_at, method, secret, redirect_uris, grants) "
+        "VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) "
+        "ON CONFLICT (id) DO UPDATE SET name = excluded.name, jwks = excluded.jwks, "
+        "jwks_uri = excluded.jwks_uri, scope = excluded.scope, role = excluded.role, "
+        "fhir_user = excluded.fhir_user, patient = excluded.patient, "
+        "acts_for_others = excluded.acts_for_others, token_seconds = excluded.token_seconds, "
+        "method = excluded.method, secret = excluded.secret, redirect_uris = excluded.redirect_uris, "
+        "grants = excluded.grants, "
+        "disabled_at = NULL WHERE oauth_client.tenant = excluded.tenant",
+        client.id,
+        client.tenant,
+        client.name,
+        None if client.jwks is None else json.dumps(client.jwks),
+        client.jwks_uri,
+        client.scope,
+        client.role,
+        client.user,
+        client.patient,
+        client.acts_for_others,
+        client.token_seconds,
+        client.created_at,
+        client.method,
+        client.secret,
+        list(client.redirect_uris),
+        list(client.grants),
+    )
 
 
 def _client(row: Record) -> Client:

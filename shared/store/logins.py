@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shared.store.clinics import Clinics
 from shared.store.connection import translated
+from shared.store.identity import account_of
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -129,22 +130,25 @@ class Logins:
             rows = await self._pool.fetch("SELECT * FROM oauth_person WHERE tenant = $1 ORDER BY name", tenant)
         return [_person(row) for row in rows]
 
-    async def add_person(self, person: Person) -> bool:
-        """Keep a new person; False where the name is taken."""
+    async def add_person(self, person: Person) -> Literal["added", "name is taken", "user is taken"]:
+        """Keep a new person, unless the name, or in this clinic the user, is that of another (disabled or not)."""
         with translated():
-            done = await self._pool.execute(
-                "INSERT INTO oauth_person (id, tenant, name, fhir_user, role, password, totp, created_at) "
-                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING",
-                person.id,
-                person.tenant,
-                person.name,
-                person.user,
-                person.role,
-                person.password,
-                person.totp,
-                person.created_at,
-            )
-        return bool(done.endswith(" 1"))
+            async with self._pool.acquire() as connection, connection.transaction():
+                if await account_of(connection, person.tenant, person.user) is not None:
+                    return "user is taken"
+                done = await connection.execute(
+                    "INSERT INTO oauth_person (id, tenant, name, fhir_user, role, password, totp, created_at) "
+                    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING",
+                    person.id,
+                    person.tenant,
+                    person.name,
+                    person.user,
+                    person.role,
+                    person.password,
+                    person.totp,
+                    person.created_at,
+                )
+        return "added" if done.endswith(" 1") else "name is taken"
 
     async def set_password(self, id_: str, password: str, *, totp: bytes | None = None) -> None:
         """Give a person another password, and other one-time codes where `totp` is given."""

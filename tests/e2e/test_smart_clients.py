@@ -184,20 +184,20 @@ def test_an_app_on_a_server_by_fhirclient_for_python_reads_its_patients_observat
     study.prepare()
     assert study.authorize_url is not None
 
-    clinic.kap.must("users", "add", "grace", "patient", f"Patient/{clinic.own}", "--no-totp")
+    clinic.kap.must("users", "add", "grace", "patient", f"Patient/{clinic.other}", "--no-totp")
     password = clinic.kap.must("users", "reset", "grace").strip()
     study.handle_callback(let_in(study.authorize_url, "grace", password))
 
     assert study.ready
-    assert study.patient_id == clinic.own
-    assert study.patient.name[0].family == "Own"
-    found = list(Observation.where({"patient": clinic.own}).perform_resources_iter(study.server))
+    assert study.patient_id == clinic.other
+    assert study.patient.name[0].family == "Other"
+    found = list(Observation.where({"patient": clinic.other}).perform_resources_iter(study.server))
     assert sorted(one.valueQuantity.value for one in found) == [60, 61, 62]
-    assert list(Observation.where({"patient": clinic.other}).perform_resources_iter(study.server)) == []
+    assert list(Observation.where({"patient": clinic.own}).perform_resources_iter(study.server)) == []
     with pytest.raises(FHIRNotFoundException):
-        Patient.read(clinic.other, study.server)
+        Patient.read(clinic.own, study.server)
     with pytest.raises(FHIRPermissionDeniedException):
-        Observation(rate(clinic.own, 70)).create(study.server)
+        Observation(rate(clinic.other, 70)).create(study.server)
 
 
 def let_in(url: str, name: str, password: str) -> str:

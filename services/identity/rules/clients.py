@@ -11,14 +11,24 @@ from dataclasses import dataclass
 from services.identity.rules.launch import OF_LAUNCH
 from services.identity.rules.refusal import OAuthRefusal
 from shared.fhir.outcome import BadRequest
+from shared.fhir.references import Literal, parse_literal
 from shared.security.roles import Roles, scopes_of
-from shared.security.scopes import OTHERS, ScopeRefused, parse_scope, wider_than
+from shared.security.scopes import OTHERS, PROCESS_NOTES, ScopeRefused, parse_scope, wider_than
 
 LONGEST_ASSERTION = 300
 """Seconds: an assertion that lives longer is refused (Backend Services: at most five minutes)."""
 
 PATIENT = "patient"
 """The role whose user is a patient."""
+
+OF_PEOPLE = frozenset((PROCESS_NOTES,))
+"""Scopes that only who logs in is given: no program writes or reads as somebody's own what is his alone."""
+
+_OF_PEOPLE = "kap/process-notes is for people who log in to an app (authorization_code), never a program's own."
+_NOBODYS = (
+    "user/... is what a user may, and this client has none: register it with kap_role or kap_user, or for system/..., "
+    "which patients' consents decide about."
+)
 
 CLINIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -79,12 +89,16 @@ def grant(client: Registered, asked: Asked, roles: Roles) -> Granted:
             allowed.append(scopes_of(roles, role, user))
         if client.scope and not (client.acts_for_others and role is not None):
             allowed.append(client.scope)
+        if not client.acts_for_others:
+            allowed = [" ".join(one for one in text.split() if one not in OF_PEOPLE) for text in allowed]
         scope = asked.scope or " ".join(allowed[:1])
         wider = sorted({one for registered in allowed for one in wider_than(scope, [registered])})
     except (ScopeRefused, BadRequest) as error:
         raise OAuthRefusal("invalid_scope", str(error)) from None
     if not allowed or wider or not scope:
         raise OAuthRefusal("invalid_scope", f"Wider than what is registered: {' '.join(wider) or 'nothing is'}.")
+    if not client.acts_for_others and role is None and user is None and _is_of_users(scope):
+        raise OAuthRefusal("invalid_scope", _NOBODYS)
     if patient is None and any(one.startswith("patient/") for one in scope.split()):
         raise OAuthRefusal("invalid_request", "A scope patient/... needs a patient, and none is registered or named.")
     return Granted(scope, role, user, patient)
@@ -106,12 +120,18 @@ def clinic_asked_for(own: str, asked: str | None, *, acts_for_others: bool) -> s
     return asked
 
 
+def _is_of_users(scope: str) -> bool:
+    return any(one.startswith("user/") for one in scope.split())
+
+
 def _patient_in(user: str | None) -> str | None:
     return user.removeprefix("Patient/") if user is not None and user.startswith("Patient/") else None
 
 
-def require_registrable(scope: str, role: str | None, roles: Roles, *, by_people: bool = False) -> None:
-    """Pass the scopes and the role of a registration; `by_people`: of an app, which people log in to.
+def require_registrable(
+    scope: str, role: str | None, user: str | None, roles: Roles, *, by_people: bool = False
+) -> None:
+    """Pass the scopes, the role and the user of a registration; `by_people`: of an app, which people log in to.
 
     Raises:
         OAuthRefusal: one means nothing here, or there is neither.
@@ -122,6 +142,12 @@ def require_registrable(scope: str, role: str | None, roles: Roles, *, by_people
     if role is not None and role not in roles:
         known = ", ".join(sorted(roles))
         raise OAuthRefusal("invalid_client_metadata", f"There is no role '{role[:64]}'. There are: {known}.")
+    if user is not None and parse_literal(user) != Literal(*user.partition("/")[::2]):
+        raise OAuthRefusal("invalid_client_metadata", "kap_user is Type/id: Organization/<id>, Practitioner/<id>.")
+    if not by_people and OF_PEOPLE.intersection(scope.split()):
+        raise OAuthRefusal("invalid_client_metadata", _OF_PEOPLE)
+    if not by_people and role is None and user is None and _is_of_users(scope):
+        raise OAuthRefusal("invalid_client_metadata", _NOBODYS)
     for text in scope.split():
         try:
             understood = parse_scope(text) is not None or text in OTHERS or (by_people and text in OF_LAUNCH)

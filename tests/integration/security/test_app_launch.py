@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from tests.integration.security.clinic import BASE, ISSUER, key_of
+from tests.integration.security.clinic import BASE, ISSUER, ROLES, key_of
 from tests.integration.security.people import (
     PASSWORD,
     REDIRECT,
@@ -575,3 +577,80 @@ async def test_nothing_of_a_code_a_token_a_cookie_or_a_password_is_in_the_databa
     ):
         assert secret not in kept
         assert secret.encode().hex() not in kept
+
+
+async def test_nobody_else_is_made_the_user_of_an_account_not_when_it_was_disabled_either(clinic):
+    await person(clinic, "grace", "Practitioner/author", "therapist")
+    admin = {"Authorization": f"Bearer {await clinic.token('clinic-admin')}"}
+    mallory = {"name": "mallory", "password": PASSWORD, "fhir_user": "Practitioner/author", "role": "therapist"}
+
+    async def refused():
+        answer = await clinic.http.post(f"{ISSUER}/auth/users", json=mallory, headers=admin)
+        assert (answer.status_code, "POST /auth/users/" in answer.text) == (409, True), answer.text
+        answer = await clinic.register(key=key_of("ES384"), kap_role="therapist", kap_user="Practitioner/author")
+        assert answer.status_code == 409, answer.text
+
+    await refused()
+    for user in ("Practitioner/author/", f"{BASE}/Practitioner/author", "Practitioner/author/_history/1"):
+        answer = await clinic.register(key=key_of("ES384"), kap_role="therapist", kap_user=user)
+        assert answer.status_code == 400, "no other way of writing him"
+    await clinic.http.delete(f"{ISSUER}/auth/users/grace", headers=admin)
+    await refused()
+    elsewhere = {"Authorization": f"Bearer {await clinic.token('clinic-admin', kap_tenant='north')}"}
+    answer = await clinic.http.post(f"{ISSUER}/auth/users", json=mallory, headers=elsewhere)
+    assert answer.status_code == 201, "in another clinic the id is another's"
+
+
+async def test_a_programs_user_is_nobody_who_logs_in_until_it_is_disabled(clinic):
+    made = await clinic.register(key=key_of("ES384"), kap_role="prescriber", kap_user="Practitioner/robot")
+    admin = {"Authorization": f"Bearer {await clinic.token('clinic-admin')}"}
+    said = {"name": "ada", "password": PASSWORD, "fhir_user": "Practitioner/robot", "role": "prescriber"}
+    assert (await clinic.http.post(f"{ISSUER}/auth/users", json=said, headers=admin)).status_code == 409
+    await clinic.http.delete(f"{ISSUER}/auth/clients/{made.json()['client_id']}", headers=admin)
+    assert (await clinic.http.post(f"{ISSUER}/auth/users", json=said, headers=admin)).status_code == 201
+
+
+async def test_no_program_is_given_process_notes(clinic):
+    key = key_of("ES384")
+    said = await clinic.register(key=key, scope="user/Patient.r kap/process-notes", kap_user="Practitioner/author")
+    assert (said.status_code, "log in" in said.text) == (400, True)
+    made = await clinic.register(key=key, kap_role="therapist", kap_user="Practitioner/author")
+    told = (await clinic.asked("token", made.json()["client_id"], key)).json()
+    assert "user/*.rs" in told["scope"].split()
+    assert "kap/process-notes" not in told["scope"].split()
+    asked = await clinic.asked("token", made.json()["client_id"], key, scope="kap/process-notes")
+    assert (asked.status_code, asked.json()["error"]) == (400, "invalid_scope")
+
+
+async def test_a_password_that_an_administrator_gives_is_in_the_audit_and_ends_what_there_was(clinic, monkeypatch):
+    await person(clinic, "grace", "Practitioner/author", "therapist")
+    diary = await app(clinic, scope="launch/patient openid fhirUser offline_access user/*.rs kap/process-notes")
+    told = await diary.launched("grace", patient="ann")
+    assert "kap/process-notes" in told["scope"].split(), "who logs in is given it"
+    admin = await clinic.token("clinic-admin", kap_user="Practitioner/admin")
+    url, headers = f"{ISSUER}/auth/users/grace", {"Authorization": f"Bearer {admin}"}
+    answer = await clinic.http.post(url, json={"password": "another one of tulips", "totp": True}, headers=headers)
+    assert answer.status_code == 200
+    assert (await diary.refresh(told["refresh_token"])).json()["error"] == "invalid_grant"
+    assert await refused(clinic, told["access_token"], monkeypatch)
+    kept = clinic.stores["identity"].audit
+    await kept.seal()
+    rows = [json.loads(one.body) for one in await kept.rows(0)]
+    [row] = [one for one in rows if one["does"] == "/auth/users/{name}"]
+    assert (row["user"], row["role"]) == ("Practitioner/admin", "clinic-admin")
+    assert "Practitioner/author" in row["what"]
+    assert "tulips" not in str(rows)
+
+
+async def test_what_a_role_no_longer_has_is_not_in_a_refreshed_token(clinic, monkeypatch):
+    own, _ = await two_patients(clinic)
+    await person(clinic, "ada", f"Patient/{own}")
+    heart = await app(clinic)
+    told = await heart.launched("ada")
+    fewer = msgspec.structs.replace(ROLES["patient"], scopes=("patient/Patient.rs",))
+    monkeypatch.setitem(ROLES, "patient", fewer)
+    again = (await heart.refresh(told["refresh_token"])).json()
+    resources = [one for one in again["scope"].split() if one.startswith("patient/")]
+    assert resources == ["patient/Patient.rs"]
+    monkeypatch.delitem(ROLES, "patient")
+    assert (await heart.refresh(again["refresh_token"])).json()["error"] == "invalid_grant"

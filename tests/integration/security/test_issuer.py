@@ -223,6 +223,23 @@ async def test_a_compromised_key_is_published_no_more_and_what_it_signed_ends(cl
     assert (await clinic.send(other, "GET", "Patient")).status_code == 200
 
 
+async def test_no_clinics_administrator_turns_the_keys_of_all_clinics(clinic, monkeypatch):
+    north, south = [await clinic.token("clinic-admin", kap_tenant=name) for name in ("north", "south")]
+    for query in ("", "?compromised=true"):
+        answer = await clinic.http.post(f"{ISSUER}/auth/keys{query}", headers={"Authorization": f"Bearer {north}"})
+        assert (answer.status_code, "./kap clients turn-keys" in answer.text) == (403, True)
+    passed = time.monotonic() + 301
+    monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
+    assert (await clinic.send(south, "GET", "Patient")).status_code == 200
+
+
+async def test_a_program_without_a_user_has_no_users_scopes(clinic):
+    answer = await clinic.register(key=key_of("ES384"), scope="user/Condition.rs")
+    assert (answer.status_code, "system/" in answer.text) == (400, True)
+    made = await clinic.register(key=key_of("ES384"), scope="user/Condition.rs", kap_user="Practitioner/robot")
+    assert made.status_code == 201
+
+
 async def test_private_keys_are_sealed_in_the_database(clinic):
     await clinic.token("clinic-admin")
     keys = await clinic.stores["identity"].identities.keys(datetime.now(UTC))
