@@ -194,6 +194,7 @@ class Gate:
         for change in changes:
             try:
                 self._require_change(caller, change)
+                await self._require_there(context, change)
             except Forbidden as error:
                 issues += [placed(issue, change.index, change.type) for issue in error.issues]
         if issues:
@@ -208,9 +209,24 @@ class Gate:
 
         return gated
 
+    async def _require_there(self, context: RequestContext, change: Change) -> None:
+        """Refuse a PUT of a transaction that would make a resource of the id it names, to who may only change some."""
+        if change.method != "PUT" or change.id is None or not self.service.fixed_ids:
+            return
+        if context.caller.in_full(change.type, "c"):
+            return
+        try:
+            await self.inner.read(_for(context, change.type, "u"), change.type, change.id)
+        except (NotFound, Gone):
+            why = f"There is no {change.type} of this id, and this token does not let its bearer create it."
+            raise ScopeMissing(why, _scope(context.caller, change.type, "c")) from None
+
     def _require_change(self, caller: Caller, change: Change) -> None:
         letter = _LETTER_OF[change.method]
         _require(caller, change.type, letter)
+        if change.method == "PUT" and change.condition is not None and not caller.in_full(change.type, "c"):
+            why = f"A PUT by a condition creates the {change.type} where none matches, which this token does not allow."
+            raise ScopeMissing(why, _scope(caller, change.type, "c"))
         why = "a change of a transaction, or of what a condition finds, is for tokens that are not narrowed"
         _require_in_full(caller, change.type, letter, why)
         if change.method == "PATCH":

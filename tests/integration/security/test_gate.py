@@ -268,6 +268,20 @@ async def test_a_partner_physician_sees_the_patients_who_name_him(clinic):
     assert (await clinic.send(token, "GET", "QuestionnaireResponse")).status_code == 403
 
 
+async def test_who_may_change_and_not_create_makes_nothing_by_a_condition(clinic, two):
+    token = await clinic.token(scope="user/AllergyIntolerance.rus user/Patient.rs")
+    refused = await clinic.send(token, "PUT", "AllergyIntolerance?identifier=urn:x|none", allergy(two["ada"]))
+    assert (refused.status_code, "creates" in refused.text) == (403, True), refused.text
+    put = {"method": "PUT", "url": "AllergyIntolerance?identifier=urn:x|none"}
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": allergy(two["ada"]), "request": put}]}
+    assert (await clinic.send(token, "POST", "", {**bundle, "type": "transaction"})).status_code == 403
+    [one] = parse((await clinic.send(token, "POST", "", {**bundle, "type": "batch"})).content)["entry"]
+    assert one["response"]["status"].startswith("403")
+    assert total(await clinic.send(token, "GET", "AllergyIntolerance?_total=accurate")) == 2
+    whole = await clinic.token(scope="user/AllergyIntolerance.crus user/Patient.rs")
+    assert (await clinic.send(whole, "POST", "", {**bundle, "type": "transaction"})).status_code == 200
+
+
 async def test_what_operators_ask_needs_their_scope(clinic):
     async def asked(token):
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}

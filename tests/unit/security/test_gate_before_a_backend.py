@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from shared.fhir.json import dump
+from shared.fhir.outcome import NotFound
 from shared.http.app import create_fhir_app
 from shared.http.backend import OperationResult, Transacted, WriteResult
 from shared.runtime.service import Operation, Service
@@ -251,6 +252,36 @@ async def test_where_clients_choose_ids_a_put_makes_nothing_new_for_who_may_only
         async with client(backend, scope, service=fixed) as http:
             await http.put("Observation/1", json=observation(id="1"), headers=headers)
         assert [what for what, _ in backend.seen] == asked, scope
+
+
+async def test_a_put_in_a_transaction_that_would_create_needs_the_scope_for_that(backend, monkeypatch):
+    def put(url):
+        one = {"request": {"method": "PUT", "url": url}, "resource": observation(id="1")}
+        return {"resourceType": "Bundle", "type": "transaction", "entry": [one]}
+
+    async def sent(scope, url, service):
+        backend.seen.clear()
+        async with client(backend, scope, service=service) as http:
+            return await http.post("", json=put(url), headers={"Content-Type": "application/fhir+json"})
+
+    fixed = replace(SERVICE, fixed_ids=True)
+    refused = await sent("system/Observation.rus", "Observation?code=x", SERVICE)
+    assert (refused.status_code, backend.seen) == (403, [])
+    assert "creates" in refused.text
+    assert "the scope system/Observation.c" in refused.text
+    await sent("system/Observation.crus", "Observation?code=x", SERVICE)
+    assert [what for what, _ in backend.seen] == ["transact"]
+    await sent("system/Observation.u", "Observation/1", fixed)
+    assert [what for what, _ in backend.seen] == ["read", "transact"]
+
+    async def nothing(*_):
+        raise NotFound("There is none.")
+
+    monkeypatch.setattr(backend, "read", nothing)
+    assert (await sent("system/Observation.u", "Observation/1", fixed)).status_code == 403
+    assert backend.seen == []
+    await sent("system/Observation.cu", "Observation/1", fixed)
+    assert [what for what, _ in backend.seen] == ["transact"]
 
 
 async def test_nobody_reaches_the_backend_without_a_token(backend):
