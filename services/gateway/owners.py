@@ -70,6 +70,11 @@ class Owners:
         self._client = client
         self._urls = urls
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The owners that are reached."""
+        return tuple(self._urls)
+
     async def send(
         self,
         owner: str,

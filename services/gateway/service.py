@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
+from services.gateway.audits import OwnersAudits
 from services.gateway.calendars import calendar_route
 from services.gateway.catalog import TYPES
 from services.gateway.forward import GatewayBackend
@@ -35,10 +36,16 @@ def create(settings: Settings) -> App:
     """
     urls = addresses(settings) if "api" in settings.roles else {}
 
-    def backend(parts: Parts) -> GatewayBackend:
+    def owners(parts: Parts) -> Owners:
         client = open_client(client_context(settings))
         parts.closing.push_async_callback(client.aclose)
-        return GatewayBackend(parts.service, parts.store, Owners(client, urls))
+        return Owners(client, urls)
+
+    def backend(parts: Parts) -> GatewayBackend:
+        return GatewayBackend(parts.service, parts.store, owners(parts))
+
+    def audits(parts: Parts) -> OwnersAudits:
+        return OwnersAudits(owners(parts))
 
     def routes(parts: Parts) -> list[Route]:
         if "scheduling" not in urls:
@@ -47,4 +54,4 @@ def create(settings: Settings) -> App:
         parts.closing.push_async_callback(client.aclose)
         return [calendar_route(client, urls["scheduling"])]
 
-    return App(SERVICE, settings, backend=backend, routes=routes, shows_copies=True)
+    return App(SERVICE, settings, backend=backend, routes=routes, audits=audits, shows_copies=True)

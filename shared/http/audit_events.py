@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,13 +18,15 @@ from shared.fhir.codes import ACT_REASON, BASE, PARTICIPATION
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource, dump
 from shared.fhir.outcome import BadRequest, NotFound
+from shared.http.audits_beside import Part, together
 from shared.http.bundle import instant
 from shared.security.gate import ScopeMissing
 from shared.store.audit import Wanted
 from shared.store.types import Page, Stored
 
 if TYPE_CHECKING:
-    from shared.http.backend import TypeInteraction
+    from shared.http.audits_beside import AuditsBeside
+    from shared.http.backend import RequestContext, TypeInteraction
     from shared.security.caller import Caller
     from shared.security.scopes import Letter
     from shared.store.audit import Audit, Held, Row
@@ -70,6 +72,7 @@ _TYPES: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 _OUTCOMES: Final = {"0": 0, "4": 4, "8": 8, "12": 12}
 _NO_OUTCOME: Final = -1
+_LONGEST_SEQUENCE: Final = 19
 _COUNT: Final = 50
 _MOST: Final = 1000
 _REFERENCE: Final = re.compile(r"(?:.*/)?Patient/([A-Za-z0-9\-.]{1,64})|([A-Za-z0-9\-.]{1,64})")
@@ -134,6 +137,8 @@ class AuditEvents:
 
         """
         wanted, count = self._wanted(tenant, given, patients, strict=strict)
+        if cursor is not None and not (cursor.isdecimal() and len(cursor) < _LONGEST_SEQUENCE):
+            raise BadRequest("This is no place in the audit.", code="value")
         total = await self._kept.count(wanted)
         if count == 0:
             return Page(entries=(), total=total)
@@ -145,6 +150,31 @@ class AuditEvents:
             total=total,
             next=str(shown[-1].sequence) if len(rows) > count else None,
         )
+
+    async def search_with(
+        self,
+        beside: AuditsBeside,
+        context: RequestContext,
+        given: Sequence[tuple[str, str]],
+        before: Mapping[str, int],
+        patients: tuple[str, ...] | None,
+        *,
+        strict: bool,
+    ) -> Page:
+        """Return a page of those that match, of this service's and of those beside it, the newest first.
+
+        Raises:
+            BadRequest: a parameter is not known here, or cannot be understood.
+            FhirError: a service beside it refused, or is not there.
+
+        """
+        _, count = self._wanted(context.caller.tenant, given, patients, strict=strict)
+        own, cursor = self._kept.service, before.get(self._kept.service)
+        page = await self.search(
+            context.caller.tenant, given, None if cursor is None else str(cursor), patients, strict=strict
+        )
+        parts = {own: Part(page.entries, page.next is not None, page.total or 0)}
+        return together({**parts, **await beside.search(context, given, before)}, before, count)
 
     def _wanted(
         self, tenant: str, given: Iterable[tuple[str, str]], patients: tuple[str, ...] | None, *, strict: bool

@@ -14,7 +14,7 @@ from shared.fhir.history import parse_history
 from shared.fhir.outcome import BadRequest, Issue, NotFound, operation_outcome
 from shared.fhir.query import parse_search
 from shared.fhir.subset import unknown_elements
-from shared.http import audit_events, bundle, conformance
+from shared.http import audit_events, audits_beside, bundle, conformance
 from shared.http.answering import answer, answer_version
 from shared.http.negotiation import require_form
 from shared.http.paging import PAGE_PARAMETER, PageToken
@@ -24,6 +24,7 @@ from shared.security.gate import require_known
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from shared.http.audits_beside import AuditsBeside
     from shared.http.call import Call, Pairs, Served
     from shared.store.types import Page
 
@@ -113,7 +114,13 @@ class Reading:
         caller = require_known(call.context).caller
         patients = audit_events.reach(caller, "r")
         record("audit", "read", "R", what=(f"{audit_events.TYPE}/{call.id}",), patients=patients or ())
-        return await answer_version(await self._audit_events().read(caller.tenant, call.id, patients), call)
+        events, beside = self._audit_events()
+        service = audits_beside.sequence_of(call.id)[0]
+        if beside is not None and service:
+            found = await beside.read(call.context, service, call.id)
+            if found is not None:
+                return await answer_version(found, call)
+        return await answer_version(await events.read(caller.tenant, call.id, patients), call)
 
     async def _searched_audit(self, call: Call) -> Response:
         type_ = audit_events.TYPE
@@ -122,18 +129,24 @@ class Reading:
         given, cursor = self._place_of(call, type_)
         record("audit", "search-type", "E", query=sent(type_, given), patients=patients or ())
         strict = not call.context.lenient
-        page = await self._audit_events().search(caller.tenant, given, cursor, patients, strict=strict)
+        events, beside = self._audit_events()
+        if beside is None:
+            cursor = cursor or call.headers.get(audits_beside.BEFORE)
+            page = await events.search(caller.tenant, given, cursor, patients, strict=strict)
+        else:
+            before = audits_beside.told_before(cursor)
+            page = await events.search_with(beside, call.context, given, before, patients, strict=strict)
         if call.presentation.counting:
             page = replace(page, entries=(), next=None)
         links = self._links(call, type_, tuple(given), page)
         body = bundle.searchset(self._served.base_url, page.entries, links=links, total=page.total)
         return await answer(body, call.presentation)
 
-    def _audit_events(self) -> audit_events.AuditEvents:
+    def _audit_events(self) -> tuple[audit_events.AuditEvents, AuditsBeside | None]:
         auditing = self._served.auditing
         if auditing is None:
             raise NotFound("Nothing is audited here.")
-        return audit_events.AuditEvents(auditing.kept, self._served.base_url)
+        return audit_events.AuditEvents(auditing.kept, self._served.base_url), auditing.beside
 
     async def search_system(self, call: Call) -> Response:
         """GET ?_type=..."""

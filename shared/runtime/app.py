@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from shared.events.consumer import EventHandler
+    from shared.http.audits_beside import AuditsBeside
     from shared.security.caller import Authenticate
     from shared.store.store import Store
 
@@ -81,6 +82,7 @@ class App:
         interactions: by type, what is offered; a type that is not named offers all. `metadata` says the same.
         fhir: whether it has a FHIR endpoint (the issuer of tokens has none).
         databases: further databases: by address, the folder of their migrations.
+        audits: makes what asks the audits of the services behind this one; None: it tells its own only.
         shows_copies: whether its FHIR endpoint shows copies of others' resources too (the gateway's does).
 
     """
@@ -94,6 +96,7 @@ class App:
     middleware: Sequence[Middleware] = ()
     interactions: Mapping[str, frozenset[TypeInteraction]] | None = None
     fhir: bool = True
+    audits: Callable[[Parts], AuditsBeside] | None = None
     databases: Mapping[str, str] = field(default_factory=dict, repr=False)
     shows_copies: bool = False
 

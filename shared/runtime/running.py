@@ -162,7 +162,12 @@ async def opened(app: App) -> AsyncIterator[Opened]:
             middleware=app.middleware,
             consents_known=partial(_consents_known, app, store),
             security=None if issuer is None else partial(oauth_uris, issuer),
-            auditing=Auditing(store.audit, service.name, load_policy(settings.policy).version),
+            auditing=Auditing(
+                store.audit,
+                service.name,
+                load_policy(settings.policy).version,
+                None if app.audits is None else app.audits(parts),
+            ),
         )
         yield Opened(app, parts, asgi, tasks, Starlette(routes=health) if apart else None)
 

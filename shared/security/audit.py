@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shared.fhir.json import Resource
     from shared.fhir.patch.apply import Patch
     from shared.fhir.search import SearchQuery
+    from shared.http.audits_beside import AuditsBeside
     from shared.http.backend import Backend, OperationResult, Read, RequestContext, Transacted, WriteResult
     from shared.http.entries import Answer, Change, Request
     from shared.runtime.service import Operation, OperationCall
@@ -126,12 +127,14 @@ class Auditing:
         kept: where rows are kept.
         service: its name.
         policy: the version of the policy by which it decides.
+        beside: the audits of the services behind this one, which its searches of AuditEvents tell, too; None: none.
 
     """
 
     kept: Audit
     service: str
     policy: str | None = None
+    beside: AuditsBeside | None = None
 
     async def request(self, scope: Scope, answer: Callable[[], Awaitable[T]]) -> T:
         """Answer a request; what is recorded in it is durable when this returns, or raises.

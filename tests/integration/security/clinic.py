@@ -14,6 +14,7 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
+from services.gateway.audits import OwnersAudits
 from services.gateway.forward import GatewayBackend
 from services.gateway.owners import Owners
 from services.gateway.service import SERVICE as GATEWAY
@@ -194,7 +195,8 @@ async def clinic(make_database):
             auditing=Auditing(stores["intake"].audit, "intake", "1"),
         )
         who, issuer = bearer(ISSUER, [BASE], client, origin=None, roles=ROLES)
-        backend = GatewayBackend(GATEWAY, stores["gateway"], Owners(client, {"intake": "http://intake/fhir"}))
+        owners = Owners(client, {"intake": "http://intake/fhir"})
+        backend = GatewayBackend(GATEWAY, stores["gateway"], owners)
         wire.apps["gateway"] = create_fhir_app(
             GATEWAY,
             backend,
@@ -202,6 +204,6 @@ async def clinic(make_database):
             authenticate=who,
             before=[smart_configuration(issuer)],
             security=lambda: oauth_uris(issuer),
-            auditing=Auditing(stores["gateway"].audit, "gateway", "1"),
+            auditing=Auditing(stores["gateway"].audit, "gateway", "1", OwnersAudits(owners)),
         )
         yield found

@@ -269,3 +269,43 @@ async def test_each_token_that_is_given_or_refused_is_in_the_audit_and_none_can_
     bodies = b"".join(held.body for held in await clinic.stores["identity"].audit.rows())
     assert token.encode() not in bodies
     assert b"eyJ" not in bodies
+
+
+async def test_who_asks_the_gateway_is_told_of_what_was_done_at_every_service(clinic, two):
+    ada, bob = two["ada"], two["bob"]
+    nurse = await clinic.token("monitor-nurse", kap_user="Practitioner/n1")
+    assert (await clinic.send(nurse, "POST", "Observation", reading(ada))).status_code == 201  # goes through to intake
+    for host in ("gateway", "intake", "gateway", "intake"):  # and around the gateway
+        assert (await clinic.send(nurse, "GET", f"Patient/{ada}", host=host)).status_code == 200
+        assert (await clinic.send(nurse, "GET", f"Patient/{bob}", host=host)).status_code == 200
+    await clinic.stores["intake"].audit.seal()
+    await clinic.stores["gateway"].audit.seal()
+    hers = await clinic.token("patient", kap_patient=ada)
+    auditor = await clinic.token("auditor", kap_user="Practitioner/aud")
+    for token in (hers, auditor):
+        found, page = events(await clinic.send(token, "GET", f"AuditEvent?patient={ada}&agent=Practitioner/n1"))
+        reads = [one["id"].partition("-")[0] for one in found if one["action"] == "R"]
+        assert reads == ["intake", "gateway", "intake", "gateway"]  # the newest first, whoever did it
+        assert [one["recorded"] for one in found] == sorted((one["recorded"] for one in found), reverse=True)
+        assert {one["id"].partition("-")[0] for one in found if one["action"] == "C"} == {"intake", "gateway"}
+        assert page["total"] == len(found) == 6
+        paged, url = [], f"AuditEvent?patient={ada}&agent=Practitioner/n1&_count=1"
+        while url is not None:  # each page adds rows to the audits, of others
+            answer = await clinic.send(token, "GET", url)
+            entries, page = events(answer)
+            paged += entries
+            url = next((one["url"].split("/fhir/")[1] for one in page["link"] if one["relation"] == "next"), None)
+        assert [one["id"] for one in paged] == [one["id"] for one in found]
+        for one in found:
+            assert (await clinic.send(token, "GET", f"AuditEvent/{one['id']}")).status_code == 200
+    of_bob = events(await clinic.send(auditor, "GET", f"AuditEvent?patient={bob}&agent=Practitioner/n1"))[0]
+    for one in of_bob:
+        assert (await clinic.send(hers, "GET", f"AuditEvent/{one['id']}")).status_code == 404
+    assert not events(await clinic.send(hers, "GET", f"AuditEvent?patient={bob}"))[0]
+    nobody = "AuditEvent/nowhere-1"
+    assert (await clinic.send(auditor, "GET", nobody)).status_code == 404
+    intake = clinic.wire.apps.pop("intake")
+    answer = await clinic.send(auditor, "GET", f"AuditEvent?patient={ada}")
+    assert answer.status_code == 503  # an audit with a hole in it is none
+    assert "intake" in parse(answer.content)["issue"][0]["diagnostics"]
+    clinic.wire.apps["intake"] = intake
