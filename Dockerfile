@@ -19,11 +19,13 @@ RUN set -eu; prefix=$(python -c 'import sys; print(sys.base_prefix)'); version=$
         | xargs -n 1 ldd 2>/dev/null | awk '/=> \// {print $3} $1 ~ /^\// {print $1}' | grep -v -e "^$prefix" -e '^/opt/kap' | sort -u \
         | xargs -I {} cp -L --parents {} /files; \
     cp -L --parents $(find / -xdev -name 'libgcc_s.so.1' | head -1) /files; \
-    echo 'kap:x:10001:10001::/:/nonexistent' > /files/etc/passwd; echo 'kap:x:10001:' > /files/etc/group; chmod 1777 /files/tmp
+    echo 'kap:x:10001:10001::/:/nonexistent' > /files/etc/passwd; echo 'kap:x:10001:' > /files/etc/group; chmod 1777 /files/tmp; \
+    mkdir /anchors
 
 FROM scratch
 ARG SERVICE
 COPY --from=files /files /
+COPY --from=files --chown=10001:10001 /anchors /var/lib/kap/anchors
 WORKDIR /app
 COPY policies policies
 COPY shared shared

@@ -93,13 +93,14 @@ def test_each_service_gets_the_settings_and_the_secrets_of_its_own_name(manifest
         service = name.split("/")[1].rsplit("-", 1)[0]
         [settings] = [source["configMapRef"]["name"] for source in pod["containers"][0]["envFrom"]]
         assert maps[settings]["KAP_SERVICE"] == service
-        assert [volume["secret"]["secretName"] for volume in pod["volumes"]] == [f"{service}-secrets"]
+        named = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+        assert named == [f"{service}-secrets"]
 
 
 def test_secrets_are_files_and_in_no_environment(manifests: list[dict[str, Any]]) -> None:
     for name, pod in _pods(manifests).items():
         [container] = pod["containers"]
-        [mount] = container["volumeMounts"]
+        [mount] = [one for one in container["volumeMounts"] if one["name"] == "secrets"]
         assert mount["readOnly"] is True, name
         told = {one["name"]: one.get("value") for one in container["env"]}
         assert told["KAP_SECRETS_DIR"] == mount["mountPath"], name
@@ -120,6 +121,33 @@ def test_every_pod_asks_for_tokens_of_the_issuer(manifests: list[dict[str, Any]]
         assert told["KAP_ISSUER_AT"] == "http://identity-fhir", name
         if name.startswith("Deployment/sessions-"):
             assert told["KAP_NOTES_KEYS"] == f"{told['KAP_SECRETS_DIR']}/notes_keys"
+
+
+def test_every_process_notes_the_end_of_the_audit_on_other_storage_and_bounds_a_searchs_cost(
+    manifests: list[dict[str, Any]],
+) -> None:
+    maps = {one["metadata"]["name"]: one["data"] for one in manifests if one["kind"] == "ConfigMap"}
+    [claim] = [one["metadata"]["name"] for one in manifests if one["kind"] == "PersistentVolumeClaim"]
+    for name, pod in _pods(manifests).items():
+        [container] = pod["containers"]
+        told = {one["name"]: one.get("value") for one in container["env"]}
+        if name.startswith("Deployment/"):
+            [volume] = [one["name"] for one in pod["volumes"] if "persistentVolumeClaim" in one]
+            assert {one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"] if one["name"] == volume} == {
+                claim
+            }
+            [mount] = [one for one in container["volumeMounts"] if one["name"] == volume]
+            assert told["KAP_AUDIT_ANCHORS"] == mount["mountPath"], name
+        if "identity" not in name:
+            [settings] = [source["configMapRef"]["name"] for source in container["envFrom"]]
+            assert float(maps[settings]["KAP_SEARCH_COST"]) > 0, name
+    for service in SERVICES:
+        one = _compose()["services"][service]
+        [[volume, folder]] = [mount.split(":") for mount in one["volumes"]]
+        assert volume not in {mount.split(":")[0] for mount in _compose()["services"]["postgres"]["volumes"]}
+        assert one["environment"]["KAP_AUDIT_ANCHORS"] == folder
+        assert one["environment"]["KAP_SEARCH_COST"]
+        assert f"/anchors {folder}" in (ROOT / "Dockerfile").read_text(), "its owner is the service's user"
 
 
 def test_probes_ask_at_a_port_that_clients_do_not_reach(manifests: list[dict[str, Any]]) -> None:
