@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli.demo import access, report
+from cli.demo.app import app_of, audited
 from cli.demo.client import FhirClient
 from cli.demo.journal import Journal
 from cli.demo.play import load, play
@@ -96,6 +97,9 @@ async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: i
                 '  Those of the gateway need a token: curl -H "Authorization: Bearer $(./kap token prescriber)" URL\n'
             )
             report.seen(out, played.given, await access.seen(ports, played.patient, played.therapist, stack.auth))
+            out.print()
+            saw = await app_of(stack, played.patient, stack.auth)
+            report.app(out, played.given, saw, await audited(stack, played.patient))
     for sentence in missing(counted, taken.destinations):
         problem(sentence)
     return counted.complete

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from statistics import median, quantiles
 
+import httpx
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from cli.demo.access import ASKED, PROCESS_NOTES, Seen
 from cli.demo.acting import Told
+from cli.demo.app import AppSaw, Audited
 from cli.demo.synthea import Loaded, Screened
 from cli.demo.watch import Picture
 from cli.ops import SOURCES, versions_of
@@ -187,6 +189,23 @@ def seen(console: Console, given: str, several: Iterable[Seen]) -> None:
     for one in several:
         table.add_row(one.who, *one.answers)
     console.print(table)
+
+
+def app(console: Console, given: str, saw: AppSaw, audit: Audited) -> None:
+    """Show what an app was told that a patient let in, and what the audit says of who saw the record."""
+    name = escape(given)
+    refused = "was refused another's" if saw.others == httpx.codes.NOT_FOUND else "WAS TOLD ANOTHER'S"
+    console.print(
+        f"[bold]An app that {name} let in[/] (SMART App Launch with PKCE): it reads {name}'s own record, "
+        f"{_number(saw.observations)} Observations, and {refused} ({saw.others}).",
+        soft_wrap=True,
+    )
+    chains = "each chain is whole" if not audit.broken else f"THE CHAIN IS BROKEN: {', '.join(audit.broken)}"
+    console.print(
+        f"[bold]Who saw {name}'s record[/]: {_number(saw.rows)} rows in the audit of {', '.join(saw.services)}; "
+        f"{_number(audit.disclosed)} disclosures to somebody outside. Of all {_number(audit.checked)} rows {chains}.",
+        soft_wrap=True,
+    )
 
 
 def percentile95(values: Sequence[float]) -> float:

@@ -76,6 +76,15 @@ def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
             assert re.search(line, courses[number]), f"'{line}' is not told of patient {number}:\n{told}"
     for who, answers in WHO_SEES_WHAT.items():
         assert re.search(rf"^{who} +{answers}", told, re.MULTILINE), f"what {who} sees is not told:\n{told}"
+    plain = " ".join(told.split())
+    assert re.search(
+        r"An app that \w+ let in .*own record, [1-9]\d* Observations, and was refused another's \(404\)", plain
+    )
+    seen = re.search(r"Who saw \w+'s record: ([\d,]+) rows in the audit of ([a-z, ]+); ([\d,]+) disclosures", plain)
+    assert seen is not None, told
+    assert {"gateway", "intake", "sessions"} <= set(seen[2].split(", "))
+    assert int(seen[1].replace(",", "")) > int(seen[3].replace(",", "")) > 0
+    assert re.search(r"Of all [\d,]+ rows each chain is whole\.", plain)
     assert "Nothing is missing, nothing is doubled, nothing differs." in kap.must("verify")
     for service in ("gateway", "hospital"):
         for type_ in ("Patient", "Encounter", "MedicationAdministration", "Observation"):
