@@ -161,7 +161,7 @@ class Routing:
             for aimed in self._aimed.values():
                 if aimed.change.resource is None:
                     continue
-                linked = link(aimed.change, aimed.change.resource, links, targets)
+                linked = link(aimed.change, aimed.change.resource, links, targets, base_url=self._context.base_url)
                 try:
                     if linked.refusal is not None:
                         raise linked.refusal

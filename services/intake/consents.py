@@ -8,7 +8,7 @@ from __future__ import annotations
 from services.intake.course import bring_up_to_date
 from services.intake.rules.consents import check_elements, outdated
 from services.intake.rules.orders import check_consent
-from services.intake.rules.privacy import check_privacy
+from services.intake.rules.privacy import check_notes, check_privacy
 from services.intake.setting import Setting
 from shared.fhir.codes import CONSENT_PRIVACY, ID_TASK, RENEW_CONSENT
 from shared.fhir.json import Resource
@@ -29,7 +29,7 @@ async def guard_consent(change: Change, record: Record, setting: Setting) -> Non
     """
     after = change.after
     if after is not None and after.get("status") == "active" and has_code(after.get("scope"), CONSENT_PRIVACY):
-        issues = [] if comes_from_elsewhere(after) else check_privacy(after)
+        issues = [] if comes_from_elsewhere(after) else [*check_privacy(after), *check_notes(after, record.user)]
         if issues:
             raise Unprocessable(issues)
     concerned = [one for one in (change.before, after) if one is not None and is_treatment_consent(one)]

@@ -183,8 +183,8 @@ def _provides(consent: Resource, route: str, when: datetime, type_: str) -> bool
 def routes_consented(consents: Iterable[Resource], when: datetime) -> frozenset[str]:
     """Return the routes consented to at `when`: each as the newest treatment consent in force that names it says.
 
-    A consent that denies its routes counts before one of the same time that permits them, and one that was signed after
-    `when` did not permit then.
+    A consent that denies its routes counts before one of the same time that permits them; said of a day, it may have
+    been the last word of that day. One that was signed after `when` did not permit then.
     """
     says: dict[str, tuple[datetime, bool]] = {}
     for consent in consents:
@@ -192,9 +192,8 @@ def routes_consented(consents: Iterable[Resource], when: datetime) -> frozenset[
         for route in consent_routes(consent):
             permits = given <= when and consents_to(consent, route, when)
             if permits or denies(consent, route, when):
-                says[route] = max(
-                    says.get(route, (given, permits)), (given, permits), key=lambda one: (one[0], not one[1])
-                )
+                said = (given if permits or given == MAX_INSTANT else interval(consent["dateTime"])[1], permits)
+                says[route] = max(says.get(route, said), said, key=lambda one: (one[0], not one[1]))
     return frozenset(route for route, (_, permits) in says.items() if permits)
 
 
@@ -438,3 +437,15 @@ def _stages(episode: Resource) -> Iterator[tuple[str, Mapping[str, str]]]:
             parts = {inner.get("url"): inner for inner in one.get("extension", [])}
             if "stage" in parts:
                 yield str(parts["stage"].get("valueCode")), parts.get("period", {}).get("valuePeriod", {})
+
+
+def is_given_by_the_patient(consent: Resource) -> bool:
+    """Tell whether each performer of a Consent is its patient, or a RelatedPerson who stands in for him.
+
+    Source: https://hl7.org/fhir/R4/consent-definitions.html#Consent.performer
+    """
+    patient = consent.get("patient", {}).get("reference")
+    performers = [one.get("reference") for one in consent.get("performer", [])]
+    return bool(performers) and all(
+        isinstance(one, str) and (one == patient or one.startswith("RelatedPerson/")) for one in performers
+    )

@@ -16,6 +16,7 @@ from shared.fhir.json import Json, Resource, parse
 from shared.fhir.kap import comes_from_elsewhere
 from shared.fhir.outcome import BadRequest, FhirError, Issue, MethodNotAllowed, TooLarge, Unavailable
 from shared.fhir.patch.apply import FHIRPATH_PATCH, JSON_PATCH, MERGE_PATCH, Patch
+from shared.fhir.references import relative
 from shared.fhir.search import SearchQuery
 from shared.fhir.validation import validate
 from shared.http.conditions import parse_condition
@@ -53,7 +54,7 @@ Offers: TypeAlias = "Callable[[str, TypeInteraction], None]"
 class Request:
     """An entry as it stands in the Bundle, its form checked: `url` is relative to the base, without a slash before it.
 
-    `said` is `entry.request`.
+    `said` is `entry.request`; `full_url` is relative where it is under the base, as references to what is there are.
     """
 
     index: int
@@ -184,8 +185,12 @@ def _read(index: int, entry: Json, kind: str, base_url: str, source: str | None)
         url.lstrip("/"),
         {name: value for name, value in request.items() if isinstance(value, str)},
         resource,
-        entry.get("fullUrl"),
+        _relative(entry.get("fullUrl"), base_url),
     )
+
+
+def _relative(full_url: object, base_url: str) -> str | None:
+    return relative(full_url, base_url) if isinstance(full_url, str) else None
 
 
 def _from(source: str, resource: Resource) -> Resource:

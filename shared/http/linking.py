@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from shared.fhir.json import Resource
 from shared.fhir.links import LinkKind, links_of, relinked
 from shared.fhir.outcome import BadRequest, FhirError, PreconditionFailed
-from shared.fhir.references import parse_literal
+from shared.fhir.references import parse_literal, relative
 from shared.http.conditions import claim_of, conditional_reference, parse_condition
 from shared.store.access import Access
 
@@ -71,12 +71,17 @@ class Linked:
         return type(self.problems[0])([issue for problem in self.problems for issue in problem.issues])
 
 
-def link(change: Change, resource: Resource, links: Links, targets: Targets) -> Linked:
-    """Return the resource of a change with each link rewritten to what it means."""
+def link(change: Change, resource: Resource, links: Links, targets: Targets, *, base_url: str) -> Linked:
+    """Return the resource of a change with each link rewritten to what it means.
+
+    A reference to what is under `base_url`, this system's own base, and to no entry is a relative one: it is stored as
+    every other (`relative_references`).
+    """
     base = parse_literal(change.full_url or "").base
     linked = Linked(resource)
 
-    def relink(kind: LinkKind, text: str) -> str:
+    def relink(kind: LinkKind, said: str) -> str:
+        text = relative(said, base_url)
         for form in _forms(text, base if kind == "reference" else ""):
             if form in links:
                 index, literal = links[form]
@@ -84,7 +89,7 @@ def link(change: Change, resource: Resource, links: Links, targets: Targets) -> 
                     linked.needs.add(index)
                 return literal
         if kind != "reference":
-            return text
+            return said
         if text in targets:
             target = targets[text]
             if isinstance(target, str):

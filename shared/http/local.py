@@ -254,6 +254,7 @@ class LocalBackend:
                 context.access,
                 request_id=context.request_id,
                 traceparent=context.traceparent,
+                user=context.caller.user,
             )
             return OperationResult(await asyncio.to_thread(dump, await operation.handler(call, record)))
         behind = await self._behind(context)
@@ -283,6 +284,7 @@ class LocalBackend:
             request_id=context.request_id,
             traceparent=context.traceparent,
             behind=behind,
+            user=context.caller.user,
         )
 
     async def _prepared(self, context: RequestContext, resource: Resource, id_: str) -> Prepared:

@@ -223,12 +223,12 @@ class Planner:
 
     def relink(self, step: Step, links: Links, targets: Targets) -> FhirError | None:
         """Rewrite the links of a step's content; return why it is refused, if it is."""
-        change = step.change
+        change, base_url = step.change, self._ground.context.base_url
         if change.patch is not None and isinstance(change.patch.body, dict):
-            linked = link(change, change.patch.body, links, targets)
+            linked = link(change, change.patch.body, links, targets, base_url=base_url)
             step.change = replace(change, patch=replace(change.patch, body=linked.content))
         elif change.resource is not None and not (change.method == "POST" and step.exists):
-            linked = link(change, change.resource, links, targets)
+            linked = link(change, change.resource, links, targets, base_url=base_url)
             step.content = None if linked.waits else linked.content
         else:
             return None

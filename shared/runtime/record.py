@@ -115,7 +115,10 @@ def bearing(ready: Prepared, resource: Resource) -> Prepared:
 
 
 class Record:
-    """One transaction on what a service holds."""
+    """One transaction on what a service holds.
+
+    `user` is the resource of the person who asked for it (``Practitioner/<id>``); None: no person, or nobody knows.
+    """
 
     def __init__(
         self,
@@ -126,6 +129,7 @@ class Record:
         request_id: str | None = None,
         traceparent: str | None = None,
         behind: Sequence[str] = (),
+        user: str | None = None,
     ) -> None:
         self.service = service
         self.transaction = transaction
@@ -133,6 +137,7 @@ class Record:
         self.request_id = request_id
         self.traceparent = traceparent
         self.behind = tuple(behind)
+        self.user = user
         self.written: list[Written] = []
         self._read: dict[tuple[str, str], Stored | None] = {}
 
@@ -362,10 +367,14 @@ async def open_record(
     request_id: str | None = None,
     traceparent: str | None = None,
     behind: Sequence[str] = (),
+    user: str | None = None,
 ) -> AsyncIterator[Record]:
     """Open a transaction with the records of `keys` (``Patient/<id>`` ...) locked; commit when the block ends well.
 
-    `behind` names the services whose latest news, seen by the caller, has not arrived here (`Record.require_current`).
+    `behind` names the services whose latest news, seen by the caller, has not arrived here (`Record.require_current`);
+    `user` is the resource of the person who asks.
     """
     async with store.transaction(keys=keys, tenant=access.tenant) as transaction:
-        yield Record(service, transaction, access, request_id=request_id, traceparent=traceparent, behind=behind)
+        yield Record(
+            service, transaction, access, request_id=request_id, traceparent=traceparent, behind=behind, user=user
+        )

@@ -1,4 +1,7 @@
-"""What a service has applied of other services' events: each once, and up to which position of each key."""
+"""What a service has applied of other services' events: each once, and up to which position of each key.
+
+An event is named by what it changed (ADR 4), so events of two clinics may have one name: each is its clinic's.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from shared.store.connection import Connection, translated
 
 _TAKE_IN = """
 WITH fresh AS (
-    INSERT INTO inbox (consumer, source, event_id, time) VALUES ($1, $2, $3, $4)
+    INSERT INTO inbox (consumer, source, event_id, time, tenant) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT DO NOTHING RETURNING 1
 ), position AS (
     INSERT INTO inbox_position (consumer, source, tenant, key, sequence)
@@ -27,7 +30,7 @@ WITH given AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bigint[])
         AS g(source, event_id, time, key, sequence)
 ), fresh AS (
-    INSERT INTO inbox (consumer, source, event_id, time) SELECT $1, source, event_id, time FROM given
+    INSERT INTO inbox (consumer, source, event_id, time, tenant) SELECT $1, source, event_id, time, $2 FROM given
     ON CONFLICT DO NOTHING RETURNING source, event_id
 ), position AS (
     INSERT INTO inbox_position (consumer, source, tenant, key, sequence)
@@ -38,8 +41,8 @@ WITH given AS (
 SELECT source, event_id FROM fresh
 """
 _APPLIED = """
-SELECT g.source, g.event_id FROM unnest($2::text[], $3::text[]) AS g(source, event_id)
-JOIN inbox i ON i.consumer = $1 AND i.source = g.source AND i.event_id = g.event_id
+SELECT g.source, g.event_id FROM unnest($3::text[], $4::text[]) AS g(source, event_id)
+JOIN inbox i ON i.consumer = $1 AND i.tenant = $2 AND i.source = g.source AND i.event_id = g.event_id
 """
 _POSITION = "SELECT sequence FROM inbox_position WHERE consumer = $1 AND source = $2 AND tenant = $3 AND key = $4"
 _POSITIONS = (
@@ -78,11 +81,11 @@ async def take_in_many(connection: Connection, consumer: str, tenant: str, event
     return answer
 
 
-async def applied(connection: Connection, consumer: str, events: Sequence[Event]) -> set[tuple[str, str]]:
-    """Return (source, id) of those events that were applied before."""
+async def applied(connection: Connection, consumer: str, tenant: str, events: Sequence[Event]) -> set[tuple[str, str]]:
+    """Return (source, id) of those events of one tenant that were applied before."""
     with translated():
         rows = await connection.fetch(
-            _APPLIED, consumer, [event.source for event in events], [event.id for event in events]
+            _APPLIED, consumer, tenant, [event.source for event in events], [event.id for event in events]
         )
     return {(row["source"], row["event_id"]) for row in rows}
 

@@ -24,7 +24,7 @@ INSERT INTO parked (consumer, source, event_id, tenant, key, interaction, type, 
                     header_names, header_values, claimed, due)
 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
        coalesce((SELECT bool_and(p.due) FROM parked p WHERE p.consumer = $1 AND p.tenant = $4 AND p.key = $5), false)
-ON CONFLICT (consumer, source, event_id)
+ON CONFLICT (consumer, source, tenant, event_id)
     DO UPDATE SET attempts = parked.attempts + 1, claimed = parked.claimed AND excluded.claimed,
                   body = CASE WHEN parked.claimed THEN excluded.body ELSE parked.body END
 """

@@ -357,7 +357,7 @@ class Transaction:
 
     async def applied(self, consumer: str, events: Sequence[Event]) -> set[tuple[str, str]]:
         """Return (source, id) of those events that `consumer` has applied before."""
-        return await inbox.applied(self.connection, consumer, events)
+        return await inbox.applied(self.connection, consumer, self.tenant, events)
 
     async def apply_copy(self, event: Event, index: IndexRows, patient: UUID | None) -> bool:
         """Keep the event's version as a copy, with the event's source as its owner.

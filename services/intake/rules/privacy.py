@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from shared.fhir.codes import ACT_CODE, ACT_REASON, LOINC, PARTICIPATION
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, concepts
+from shared.fhir.kap import codes_of, concepts, is_given_by_the_patient
 from shared.fhir.outcome import Issue
 
 SOURCE: Final = "IHE ITI Privacy Consent on FHIR (PCF), Consent"
@@ -37,6 +37,31 @@ def check_privacy(consent: Resource) -> list[Issue]:
             )
         )
     return issues
+
+
+def check_notes(consent: Resource, writer: str | None) -> list[Issue]:
+    """Return what stands against a privacy consent that lets somebody read process notes (PSYTHPN).
+
+    The patient gives it, or who stands in for him, and nobody writes one for himself: `writer` is the resource of the
+    person who does, None where that is not known.
+
+    Source: 45 CFR 164.508(a)(2)
+    """
+    readers = {
+        str(actor.get("reference", {}).get("reference", ""))
+        for provision in (consent.get("provision", {}), *_exceptions(consent.get("provision", {})))
+        if provision.get("type") == "permit"
+        and PSYCHOTHERAPY_NOTES in {str(one.get("code")) for one in provision.get("securityLabel", [])}
+        for actor in provision.get("actor", [])
+    }
+    if not readers:
+        return []
+    said = []
+    if not is_given_by_the_patient(consent):
+        said.append(("needs the patient, or a RelatedPerson for him, as performer: it is his to give", "performer"))
+    if writer is not None and writer in readers:
+        said.append(("lets the person who writes it read process notes: somebody else has to write it", "provision"))
+    return [_issue(*one) for one in said]
 
 
 def _against(consent: Resource) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from shared.fhir.codes import ACT_CODE, CONSENT_PRIVACY, PARTICIPATION
 from shared.fhir.dates import period_interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, comes_from_elsewhere, has_code, id_in, moment
+from shared.fhir.kap import codes_of, comes_from_elsewhere, has_code, id_in, is_given_by_the_patient, moment
 from shared.fhir.outcome import Issue
 
 LABEL: Final = "PSYTHPN"
@@ -69,8 +69,9 @@ def labelled(note: Resource, *, author: str, version: int, now: datetime) -> Res
 def authorising(consents: Iterable[Resource], reader: str, when: datetime) -> Resource | None:
     """Return the Consent by which a patient lets `reader` see process notes at `when`; None: he does not.
 
-    It is an authorization of its own: a privacy consent in force that permits PSYTHPN, that label and no other, to the
-    reader by name, and was taken by the clinic. One in force that denies him the label goes before every permission.
+    It is an authorization of its own: a privacy consent in force, given by the patient or who stands in for him, that
+    permits PSYTHPN, that label and no other, to the reader by name, and was taken by the clinic. One in force that
+    denies him the label goes before every permission.
     """
     found = None
     for consent in consents:
@@ -86,7 +87,7 @@ def authorising(consents: Iterable[Resource], reader: str, when: datetime) -> Re
             if provision.get("type") == "deny" and LABEL in labels:
                 return None
             permits = provision.get("type") == "permit" and labels == {LABEL} and not comes_from_elsewhere(consent)
-            if permits and _in_force(whole, when):
+            if permits and _in_force(whole, when) and is_given_by_the_patient(consent):
                 found = consent
     return found
 

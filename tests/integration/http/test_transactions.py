@@ -57,6 +57,23 @@ async def test_references_may_be_relative_absolute_and_versioned_and_go_in_circl
     assert made[4]["resource"]["link"][0]["other"]["reference"] == f"Patient/{ids[3]}"
 
 
+async def test_under_the_servers_own_base_a_reference_is_a_local_one_whatever_the_full_urls_are(fhir):
+    """Else what is about a patient would be in nobody's record: not found by him, and asked no consent of his."""
+    base = "http://kap.example/fhir"
+    ann = (await fhir.http.post("/fhir/Patient", json=PATIENT)).json()["id"]
+    made = await sent(
+        fhir,
+        entry("POST", "Observation", observation(f"{base}/Patient/{ann}"), f"{base}/Observation/1"),
+        entry("POST", "Observation", observation(f"{base}/Patient/new/_history/1"), f"{base}/Observation/2"),
+        entry("POST", "Patient", PATIENT, f"{base}/Patient/new"),
+        entry("DELETE", "Goal?identifier=urn:mrn%7Cnone", None, f"{base}/Patient/{ann}"),
+    )
+    new = made[2]["resource"]["id"]
+    assert [one["resource"]["subject"]["reference"] for one in made[:2]] == [f"Patient/{ann}", f"Patient/{new}"]
+    found = (await fhir.http.get(f"/fhir/Observation?patient=Patient/{ann}")).json()
+    assert [one["resource"]["id"] for one in found["entry"]] == [made[0]["resource"]["id"]]
+
+
 async def test_one_refusal_undoes_all_and_every_failing_entry_is_named(fhir, issues):
     patient = await fhir.create(PATIENT)
     subject = f"Patient/{patient['id']}"

@@ -21,7 +21,9 @@ from services.gateway.service import SERVICE as GATEWAY
 from services.identity.auditing import audited
 from services.identity.endpoints import Endpoints, operator
 from services.identity.signing import Signing
+from services.intake.rules.privacy import check_notes
 from shared.fhir.json import parse
+from shared.fhir.outcome import Unprocessable
 from shared.http.app import create_fhir_app
 from shared.http.local import LocalBackend
 from shared.http.ops import ops_routes
@@ -61,11 +63,17 @@ async def raise_an_alarm(change, record):
         )
 
 
+async def nobody_for_himself(change, record):
+    """What intake's guard of consents asks for process notes, of who the token says is writing."""
+    if change.after is not None and (issues := check_notes(change.after, record.user)):
+        raise Unprocessable(issues)
+
+
 INTAKE = Service(
     "intake",
     "Intake",
     types_of("intake"),
-    guards={"Observation": (raise_an_alarm,)},
+    guards={"Observation": (raise_an_alarm,), "Consent": (nobody_for_himself,)},
     labels=labels_of_policy(None),
 )
 

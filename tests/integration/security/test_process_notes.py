@@ -33,6 +33,7 @@ from shared.store.access import DEFAULT_TENANT
 from shared.store.migrate import migrate
 from shared.store.notes import SCHEMA, NoteStore
 from shared.store.store import Store
+from tests.integration.security import consents as privacy
 from tests.integration.security.clinic import BASE, ISSUER, ROLES, settings
 from tests.unit.sessions.test_process_notes import consent, provision
 
@@ -129,7 +130,11 @@ async def bench(clinic, make_database, postgres):
 
 def authorisation(*, patient="ann", **more):
     return consent(
-        provision(who=(SUPERVISOR,)), id_=f"of-{patient}", patient={"reference": f"Patient/{patient}"}, **more
+        provision(who=(SUPERVISOR,)),
+        id_=f"of-{patient}",
+        patient={"reference": f"Patient/{patient}"},
+        performer=[{"reference": f"Patient/{patient}"}],
+        **more,
     )
 
 
@@ -319,3 +324,26 @@ async def test_a_search_takes_the_patient_and_nothing_else_and_pages_through_all
         links = {link["relation"]: link["url"] for link in parse(answer.content).get("link", [])}
         path = links.get("next", "").rpartition("DocumentReference")[2]
     assert found == made[::-1]
+
+
+async def test_nobody_gives_himself_the_consent_to_read_another_ones_notes(clinic):
+    """By create, by update, by a patch, and through the gateway: who writes it is who the token says."""
+    admin = await clinic.token("clinic-admin")
+    ann = (await clinic.made({"resourceType": "Patient"}, admin))["id"]
+
+    def notes_to(reader):
+        return privacy.provision("permit", why=privacy.TPO, to=[reader], labels=["PSYTHPN"])
+
+    given = privacy.consent(ann, notes_to(SUPERVISOR))
+    himself = await clinic.token("therapist", kap_user=SUPERVISOR)
+    refused = await clinic.send(himself, "POST", "Consent", given)
+    assert refused.status_code == 422, refused.text
+    assert "somebody else has to write it" in refused.text
+    draft = await clinic.made(privacy.consent(ann, notes_to("Practitioner/other")), himself)
+    changed = {**draft, "provision": notes_to(SUPERVISOR)}
+    assert (await clinic.send(himself, "PUT", f"Consent/{draft['id']}", changed)).status_code == 422
+    patch = [{"op": "replace", "path": "/provision/actor/0/reference/reference", "value": SUPERVISOR}]
+    sent_as = {"Content-Type": "application/json-patch+json"}
+    assert (await clinic.send(himself, "PATCH", f"Consent/{draft['id']}", patch, **sent_as)).status_code == 422
+    somebody = await clinic.token("therapist", kap_user=THERAPIST)
+    assert (await clinic.send(somebody, "POST", "Consent", given)).status_code == 201

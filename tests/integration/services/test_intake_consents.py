@@ -87,9 +87,8 @@ async def test_when_the_text_changes_whoever_signed_the_old_one_is_asked_again(i
     assert asked["status"] == "completed"
 
 
-async def test_a_privacy_consent_is_held_to_pcf_and_one_from_elsewhere_is_kept(intake):
-    who = await intake.create(patient())
-    privacy = {
+def privacy(who):
+    return {
         "resourceType": "Consent",
         "status": "active",
         "scope": codes.CONSENT_PRIVACY.concept(),
@@ -102,10 +101,36 @@ async def test_a_privacy_consent_is_held_to_pcf_and_one_from_elsewhere_is_kept(i
         "policy": [{"uri": "http://terminology.hl7.org/CodeSystem/consentpolicycodes#hipaa-auth"}],
         "provision": {"type": "permit", "purpose": [{"system": codes.ACT_REASON, "code": "TREAT"}]},
     }
-    await intake.create(privacy)
-    loose = {**privacy, "provision": {"type": "permit", "action": [{"text": "read"}]}}
+
+
+async def test_a_privacy_consent_is_held_to_pcf_and_one_from_elsewhere_is_kept(intake):
+    who = await intake.create(patient())
+    await intake.create(privacy(who))
+    loose = {**privacy(who), "provision": {"type": "permit", "action": [{"text": "read"}]}}
     with pytest.raises(Unprocessable) as error:
         await intake.create(loose)
     assert rules_of(error) == {"P-PCF"}
     await intake.create({**loose, "meta": {"source": "urn:hospital"}})
     await intake.create({**loose, "status": "inactive"})
+
+
+async def test_nobody_writes_himself_the_consent_to_read_process_notes(intake):
+    who, colleague = await intake.create(patient()), "Practitioner/colleague"
+    actor = {"role": codes.Code(codes.PARTICIPATION, "IRCP").concept(), "reference": {"reference": colleague}}
+    notes = {
+        "type": "permit",
+        "purpose": [{"system": codes.ACT_REASON, "code": "TREAT"}],
+        "actor": [actor],
+        "securityLabel": [codes.Code(codes.ACT_CODE, "PSYTHPN").coding()],
+    }
+    given = {**privacy(who), "provision": {**notes, "provision": [notes]}}
+
+    async def written_by(user):
+        async with intake.record(f"Patient/{who['id']}") as record:
+            record.user = user
+            await record.create(given)
+
+    await written_by("Practitioner/desk")
+    with pytest.raises(Unprocessable) as error:
+        await written_by(colleague)
+    assert rules_of(error) == {"P-PCF"}

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import asyncpg
 import pytest
 
+from shared.events.envelope import Event
 from shared.events.shards import shard_of
 from shared.store.access import Access
 from shared.store.connection import EVERY_CLINIC
 from shared.store.store import Store
 from shared.testing.writes import write_of
 
+EVENT = Event(
+    id="Consent/c1/2",
+    source="intake",
+    interaction="update",
+    type="Consent",
+    resource_id="c1",
+    version=2,
+    time=datetime(2026, 11, 22, 10, tzinfo=UTC),
+    tenant="north",
+    key="Patient/p1",
+    shard=0,
+    sequence=2,
+    body=b"{}",
+    labels=(),
+    request_id=None,
+    traceparent=None,
+)
 NORTH, SOUTH = Access.unrestricted("north"), Access.unrestricted("south")
 UNWALLED = {
     "idx_number": "numbers and rids alone; the operators of numeric are not leakproof",
@@ -111,3 +132,20 @@ async def test_a_transaction_that_fails_leaves_its_connection_to_the_clinic_that
 
 def test_the_same_patient_of_two_clinics_is_in_shards_of_their_own():
     assert len({shard_of(f"clinic {number}", "Patient/p1") for number in range(64)}) > 8
+
+
+async def test_an_event_is_no_repeat_of_another_clinics_of_the_same_name(store: Store):
+    """Else a Consent's withdrawal would be lost to whom a client of another clinic chose the same id for."""
+    for tenant in ("north", "south"):
+        event = replace(EVENT, tenant=tenant)
+        async with store.transaction(keys=[event.key], tenant=tenant) as transaction:
+            assert await transaction.applied("delivery", [event]) == set()
+            assert await transaction.take_in("delivery", event)
+            assert await transaction.take_in_many("gateway", [event, event]) == [True, False]
+        async with store.transaction(keys=[event.key], tenant=tenant) as transaction:
+            assert await transaction.applied("delivery", [event]) == {(event.source, event.id)}
+            assert not await transaction.take_in("delivery", event)
+            await transaction.park(
+                "outcomes", event, topic="kap.intake.v1", partition=1, offset=3, error="cannot be read"
+            )
+    assert [(one.tenant, one.attempts) for one in await store.parking.list("outcomes")] == [("north", 1), ("south", 1)]

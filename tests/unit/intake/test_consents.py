@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from services.intake.rules.consents import check_elements, needed_elements, outdated
-from services.intake.rules.privacy import check_privacy, patterns
+from services.intake.rules.privacy import check_notes, check_privacy, patterns
 from services.intake.setting import Setting
 from shared.fhir import codes
+from shared.fhir.kap import routes_consented
 from shared.runtime.policy import load_policy
 
 SETTING = Setting.of(load_policy())
@@ -117,6 +118,17 @@ def test_a_changed_text_makes_what_was_signed_outdated():
     assert outdated(consent(old), None, POLICY) == ["cost"]
 
 
+def test_a_denial_of_a_day_is_the_last_word_of_that_day():
+    """Else who withdrew in the afternoon would be dosed: a form that says only the day is read as the day's end."""
+    when = datetime(2026, 11, 22, 15, tzinfo=UTC)
+    scope = codes.CONSENT_TREATMENT.concept()
+    permit = {**consent(ALL), "status": "active", "scope": scope, "dateTime": "2026-11-22T09:30:00Z"}
+    denial = {**permit, "dateTime": "2026-11-22", "provision": {"type": "deny"}}
+    assert routes_consented([permit], when)
+    assert not routes_consented([permit, denial], when)
+    assert routes_consented([{**denial, "dateTime": "2026-11-21"}, permit], when)
+
+
 # -- privacy -----------------------------------------------------------------------------------------------------------
 
 
@@ -214,3 +226,34 @@ def without(name):
 )
 def test_each_constraint_of_pcf_is_held(consent_, where):
     assert [(issue.rule, issue.expression) for issue in check_privacy(consent_)] == [("P-PCF", (f"Consent.{where}",))]
+
+
+# -- process notes -----------------------------------------------------------------------------------------------------
+
+COLLEAGUE = "Practitioner/colleague"
+
+
+def notes_to(reader=COLLEAGUE, **more):
+    actor = {**RECIPIENT, "reference": {"reference": reader}}
+    provision = {"type": "permit", "purpose": TPO, "actor": [actor], "securityLabel": label("PSYTHPN")}
+    return {**privacy({"type": "permit", "purpose": TPO, "actor": [actor], "provision": [provision]}), **more}
+
+
+@pytest.mark.parametrize("writer", [None, "Practitioner/desk"])
+def test_a_patient_lets_somebody_read_process_notes(writer):
+    assert check_notes(notes_to(), writer) == []
+    assert check_notes(notes_to(performer=[{"reference": "RelatedPerson/mother"}]), writer) == []
+    assert check_notes(privacy(P1), writer) == []
+
+
+@pytest.mark.parametrize(
+    ("consent_", "writer", "where"),
+    [
+        (notes_to(), COLLEAGUE, "provision"),
+        (notes_to(performer=[{"reference": COLLEAGUE}]), None, "performer"),
+        (notes_to(performer=[]), None, "performer"),
+    ],
+)
+def test_nobody_lets_himself_read_process_notes(consent_, writer, where):
+    (issue,) = check_notes(consent_, writer)
+    assert (issue.rule, issue.expression) == ("P-PCF", (f"Consent.{where}",))

@@ -86,6 +86,8 @@ def consent(given=None, *, id_="c", **more):
         "status": "active",
         "scope": CONSENT_PRIVACY.concept(),
         "dateTime": "2026-11-01T00:00:00Z",
+        "patient": {"reference": "Patient/ada"},
+        "performer": [{"reference": "Patient/ada"}],
         "provision": provision() if given is None else given,
         **more,
     }
@@ -99,6 +101,7 @@ def opens(*consents, reader=OTHER):
 def test_who_is_permitted_the_label_by_name_may_read():
     assert opens(consent()) == "c"
     assert opens(consent({"type": "permit", "provision": [provision()]})) == "c"
+    assert opens(consent(performer=[{"reference": "RelatedPerson/mother"}])) == "c"
 
 
 @pytest.mark.parametrize(
@@ -117,8 +120,11 @@ def test_who_is_permitted_the_label_by_name_may_read():
         consent({"type": "permit", "period": {"end": "2026-11-20"}, "provision": [provision()]}),
         consent(meta={"source": "urn:hospital"}),
         consent({**provision(), "actor": [{"role": {"text": "reader"}, "reference": {"reference": OTHER}}]}),
+        consent(performer=[]),
+        consent(performer=[{"reference": OTHER}]),
+        consent(performer=[{"reference": "Patient/ada"}, {"reference": OTHER}]),
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_nothing_less_opens_a_note(one):
     assert opens(one) is None
