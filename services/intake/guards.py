@@ -8,8 +8,10 @@ from services.intake.consents import guard_consent
 from services.intake.course import bring_up_to_date, subject_id
 from services.intake.decisions import require_decision
 from services.intake.directory import guard_directory
+from services.intake.matching import ask_whether_double
 from services.intake.merging import guard_links
 from services.intake.orders import guard_order
+from services.intake.rules.matching import MatchPolicy
 from services.intake.screening import JUDGED_BY, judge_again
 from services.intake.setting import Setting
 from services.intake.stages import course_guards
@@ -27,6 +29,7 @@ from shared.runtime.service import Change, Guard
 
 def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     """Return intake's guards by type, under a policy."""
+    matching = setting.policy.section("matching", MatchPolicy)
 
     async def assessment(change: Change, record: Record) -> None:
         concerned = [one for one in (change.before, change.after) if one is not None and eligibility_outcome(one)]
@@ -55,13 +58,16 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def screened(change: Change, record: Record) -> None:
         await judge_again(change, record, setting)
 
+    async def entered(change: Change, record: Record) -> None:
+        await ask_whether_double(change, record, setting, matching)
+
     course = course_guards(setting)
     own: dict[str, tuple[Guard, ...]] = {
         **dict.fromkeys((*BY_ENCOUNTER, "Encounter"), (belongs_here,)),
         "QuestionnaireResponse": (belongs_here, course["QuestionnaireResponse"]),
         "Communication": (withdraw_when_stopped,),
         **dict.fromkeys(("Practitioner", "PractitionerRole", "Organization", "Location"), (guard_directory,)),
-        "Patient": (guard_links,),
+        "Patient": (guard_links, entered),
         "ServiceRequest": (course["ServiceRequest"],),
         "RiskAssessment": (assessment,),
         "DetectedIssue": (decision,),

@@ -1,4 +1,7 @@
-"""`Patient/$match`: who of those held may be the person that is asked for, so that nobody is entered twice."""
+"""`Patient/$match`: who of those held may be the person that is asked for, so that nobody is entered twice.
+
+Who is entered all the same is compared, too: then a person is asked.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,20 @@ from typing import Any, Final
 from services.intake.rules.matching import GRADES, Match, MatchPolicy, identifiers, match, telecoms
 from services.intake.screening import standing_of
 from services.intake.setting import Setting
-from shared.fhir.codes import EXT_MATCH_WHY
+from shared.fhir.codes import EXT_MATCH_WHY, POSSIBLE_DOUBLE
 from shared.fhir.json import Resource
+from shared.fhir.raised import task
 from shared.fhir.validation import require_valid
 from shared.runtime.asking import wrongly_asked
+from shared.runtime.raising import is_own_work, raise_once
 from shared.runtime.record import Record
-from shared.runtime.service import Operation, OperationCall
+from shared.runtime.service import Change, Operation, OperationCall
 
 EXT_GRADE: Final = "http://hl7.org/fhir/StructureDefinition/match-grade"
 DEFINITION: Final = "http://hl7.org/fhir/OperationDefinition/Patient-match"
+ASKED_ABOUT: Final = ("certain", "probable")
+"""Grades at which somebody is asked whether a Patient who was entered is held already."""
+MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,32 @@ async def matches(patient: Resource, record: Record, policy: MatchPolicy) -> lis
         if known is None or _rank(found) < _rank(known[1]):
             best[standing["id"]] = (standing, found)
     return sorted(best.values(), key=lambda one: _rank(one[1]))
+
+
+async def ask_whether_double(change: Change, record: Record, setting: Setting, policy: MatchPolicy) -> None:
+    """Guard of Patient: who is entered though he may be held already is entered, and a person is asked to compare."""
+    if is_own_work() or change.before is not None or change.after is None:
+        return
+    entered = {**change.after, "id": change.id}
+    found = [(one, why) for one, why in await matches(entered, record, policy) if one["id"] != change.id]
+    alike = [(one, why) for one, why in found if why.grade in ASKED_ABOUT]
+    if not alike:
+        return
+    told = "; ".join(f"Patient/{one['id']} ({why.grade}: {why.why})" for one, why in alike[:MOST_NAMED])
+    asked = task(
+        ("double", change.id),
+        patient=change.id,
+        code=POSSIBLE_DOUBLE,
+        description=(
+            f"Patient/{change.id} may be held already: {told}. Compare them. If they are one person, join them "
+            "(POST Patient/$merge); what one record says of a danger is not seen in the other until then. If they are "
+            "two, complete this Task."
+        ),
+        now=setting.clock(),
+        priority="asap",
+        focus=f"Patient/{change.id}",
+    )
+    await raise_once(record, asked)
 
 
 def _rank(found: Match) -> tuple[int, float]:

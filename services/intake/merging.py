@@ -17,14 +17,14 @@ from services.intake.rules.course import UNDECIDED
 from services.intake.rules.matching import GRADES, MatchPolicy, match
 from services.intake.screening import judge_view
 from services.intake.setting import Setting
-from shared.fhir.codes import ASSEMBLER, MERGE, UNMERGE, Code
+from shared.fhir.codes import ASSEMBLER, ID_TASK, MERGE, UNMERGE, Code
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import comes_from_elsewhere, id_in, is_order_in_force, reference, replaced_by, replaces, stage_of
 from shared.fhir.outcome import Issue, Unprocessable
-from shared.fhir.raised import task
+from shared.fhir.raised import identifier, task
 from shared.runtime.asking import not_held, wrongly_asked
-from shared.runtime.raising import content_of, is_own_work, own_work, raise_once
+from shared.runtime.raising import close_task, content_of, is_own_work, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Operation, OperationCall
 
@@ -142,6 +142,8 @@ async def _merge(pair: Pair, record: Record, setting: Setting, policy: MatchPoli
     source = {**pair.source, "active": False, "link": [*pair.source.get("link", []), _link(pair.target, "replaced-by")]}
     target = {**pair.target, "link": [*pair.target.get("link", []), _link(pair.source, "replaces")]}
     written = await _write(pair, source, target, MERGE, record, setting)
+    for one in (source, target):
+        await close_task(record, identifier(ID_TASK, "double", one["id"]), setting.clock(), why=said)
     return _answer(said, written)
 
 

@@ -13,7 +13,7 @@ from services.scheduling.finding import Asked, board_of, visit_asked
 from services.scheduling.ground import ground_of
 from services.scheduling.memory import Memory, held, remembering
 from services.scheduling.parameters import Given
-from services.scheduling.rules.ground import Found, prerequisites, unmet
+from services.scheduling.rules.ground import Found, Ground, prerequisites, too_close, unmet
 from services.scheduling.rules.policy import Course
 from services.scheduling.rules.series import Laying, summary
 from services.scheduling.setting import Setting
@@ -74,7 +74,7 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting, ke
     only = frozenset((*given.references("practitioner"), *given.references("location")))
     most = timedelta(hours=setting.policy.most_found.hours)
     asked = Asked(VISIT_DOSING.code, begin, begin + most, patient, only, by_video)
-    await _require_ground(record, patient, order, begin, setting)
+    ground = await _require_ground(record, patient, order, begin, setting)
     board = await board_of(record, asked, setting)
     laying = Laying(
         course,
@@ -84,6 +84,7 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting, ke
         sessions=given.number("sessions", sessions, MOST_SESSIONS),
         least=max(least, apart),
         continuity=timedelta(hours=setting.policy.continuity.hours),
+        is_far=lambda start: not too_close(start, ground.near, (route,), setting.policy),
     )
     laying.lay()
     missing = [one.as_issue(order) for one in laying.missing]
@@ -161,14 +162,20 @@ async def _course(record: Record, order: str, setting: Setting) -> tuple[Course,
     )
 
 
-async def _require_ground(record: Record, patient: str, order: str, begin: datetime, setting: Setting) -> None:
-    """Refuse a course whose dosing sessions could not be booked, before any time is looked for."""
+async def _require_ground(record: Record, patient: str, order: str, begin: datetime, setting: Setting) -> Ground:
+    """Return what the dosing sessions of a course stand on.
+
+    Raises:
+        Unprocessable: they could not be booked, at whatever time.
+
+    """
     await record.require_current(setting.news, patient)
     sketch = _sketch(VISIT_DOSING.code, patient, order, zulu(begin), None)
     ground = await ground_of(record, sketch, setting)
     issues = [one for one in unmet(VISIT_DOSING.code, ground, None, setting.policy) if one.rule != "S-REMS"]
     if issues:
         raise Unprocessable(issues)
+    return ground
 
 
 def _sketch(visit: str, patient: str, order: str | None, start: str | None, location: str | None) -> Resource:

@@ -217,6 +217,7 @@ IN_PERSON_CLASSES: Final = frozenset(("AMB", "IMP", "ACUTE", "NONAC", "OBSENC", 
 # What is raised
 FLAG_SAFETY: Final = Code("http://terminology.hl7.org/CodeSystem/flag-category", "safety", "Safety")
 SCREEN_AGAIN: Final = Code(KAP, "screen-again", "Ask the screening questions again")
+POSSIBLE_DOUBLE: Final = Code(KAP, "possible-double", "Somebody may have been entered twice")
 ELIGIBILITY_LOST: Final = Code(KAP, "eligibility-lost", "Somebody who was found eligible is no longer")
 GROUND_LOST: Final = Code(KAP, "booking-ground-lost", "The ground of a booked dosing session fell away")
 DOUBLE_BOOKED: Final = Code(KAP, "double-booked", "Somebody or something is in two visits at one time")

@@ -59,6 +59,7 @@ class Laying:
         sessions: how many dosing sessions.
         least: the least time between two of them, by route and by the patient's plan.
         continuity: how much later a visit may be to be with somebody whom the patient knows.
+        is_far: tells of a time whether it is far enough from the doses that the patient has, or had, already.
 
     """
 
@@ -72,6 +73,7 @@ class Laying:
         sessions: int,
         least: timedelta,
         continuity: timedelta,
+        is_far: Callable[[datetime], bool],
     ) -> None:
         self._course = course
         self._wanted = wanted
@@ -80,6 +82,7 @@ class Laying:
         self._sessions = sessions
         self._least = least
         self._continuity = continuity
+        self._is_far = is_far
         self.placed: list[Place] = []
         self.missing: list[Missing] = []
 
@@ -116,6 +119,9 @@ class Laying:
         wanted, followers = self._wanted(step.visit), self._followers(name)
         why = ""
         for option in self._options(wanted, low, high):
+            if step.count is None and not self._is_far(option.start):
+                why = why or "each time that is free is too near to a dose that is booked or was given"
+                continue
             kept = wanted.take(self._grid, option)
             following, lacking = self._follow(followers, number, option)
             if lacking is None:

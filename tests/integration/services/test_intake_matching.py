@@ -51,6 +51,23 @@ def grades(bundle):
     ]
 
 
+async def test_who_is_entered_though_he_is_held_is_entered_and_a_person_is_asked(intake):
+    held = await intake.create(JANE)
+    again = await intake.create(twin(identifier=[{"system": "urn:partner", "value": "77"}]))
+    other = await intake.create(
+        {**twin(), "name": [{"family": "Ferrer", "given": ["Olga"]}], "birthDate": "1951-01-02"}
+    )
+
+    asked = await intake.search("Task", code="possible-double")
+    assert [one["focus"] for one in asked] == [about(again)]
+    assert f"Patient/{held['id']}" in asked[0]["description"]
+    assert f"Patient/{other['id']}" not in asked[0]["description"]
+    assert (asked[0]["status"], asked[0]["priority"]) == ("requested", "asap")
+
+    await intake.update({**again, "active": False})
+    assert len(await intake.search("Task", code="possible-double")) == 1
+
+
 def pair(source, target, **more):
     named = (("source-patient", source), ("target-patient", target))
     return [{"name": name, "valueReference": about(one)} for name, one in named] + list(more.values())
@@ -128,9 +145,10 @@ async def test_a_merge_links_both_ways_and_its_undo_is_exact(intake):
     with pytest.raises(Unprocessable) as refused:
         await unmerge(intake, one, other)
     assert rules_of(refused) == {"M-JOINED"}
-    assert [one["code"]["coding"][0]["code"] for one in await intake.search("Task")] == [
-        "merge-records",
-        "unmerge-records",
+    assert [(one["code"]["coding"][0]["code"], one["status"]) for one in await intake.search("Task")] == [
+        ("possible-double", "completed"),
+        ("merge-records", "requested"),
+        ("unmerge-records", "requested"),
     ]
 
 

@@ -17,7 +17,7 @@ from tests.integration.services.at_scheduling import (
     rules_of,
     schedule,
 )
-from tests.integration.services.course import about, consent, eligible, milligrams, planned
+from tests.integration.services.course import about, appointment, consent, eligible, milligrams, planned
 
 
 async def ready(bench, clock, intake, clinic):
@@ -53,6 +53,20 @@ async def test_a_whole_course_is_laid_and_booked_in_one_call(bench, clock, intak
         if one.get("type", [{}])[0].get("coding", [{}])[0].get("code") == "therapist"
     }
     assert len(therapists) == 1, "one therapist all the way"
+
+
+async def test_a_course_is_laid_around_the_doses_that_are_booked_already(bench, clock, intake, clinic):
+    who, _, parameters = await ready(bench, clock, intake, clinic)
+    dry = await clinic.ask("book-series", "Appointment", *parameters, {"name": "dry-run", "valueBoolean": True})
+    first = min(interval(one["start"])[0] for one in found(dry) if visit_of(one) == "kap-dosing")
+    ordered = {"resourceType": "MedicationRequest", "id": parameters[1]["valueReference"]["reference"].split("/")[1]}
+    there = await clinic.create(appointment(who, ordered, first + timedelta(hours=24)))
+
+    made = found(await clinic.ask("book-series", "Appointment", *parameters))
+    dosing = [interval(one["start"])[0] for one in made if visit_of(one) == "kap-dosing"]
+    assert len(dosing) == 3
+    for one in dosing:
+        assert abs(one - interval(there["start"])[0]) >= timedelta(hours=48)
 
 
 async def test_a_course_without_ground_is_not_laid_and_says_all_that_is_missing(bench, clock, intake, clinic):
