@@ -16,7 +16,7 @@ otherwise is refused (T-OWNER, T-KEEP); so an escalation is always either acknow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
@@ -156,6 +156,7 @@ class Escalation:
 
     policy: EscalationPolicy
     version: str
+    _waiting: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)  # by clinic
 
     @classmethod
     def of(cls, policy: Policy) -> Self:
@@ -237,7 +238,8 @@ class Escalation:
         codes = ",".join(Code(KAP, code).token() for code in sorted(self.policy.tasks))
         found = await one.search("Task", {"code": codes, "status": ",".join(sorted(OPEN_TASK))})
         waiting = [task for task in found if not is_acknowledged(task)]
-        UNACKNOWLEDGED.labels(one.service.name).set(len(waiting))
+        self._waiting[one.tenant] = len(waiting)
+        UNACKNOWLEDGED.labels(one.service.name).set(sum(self._waiting.values()))
 
         async def work(task: Resource, record: Record) -> None:
             if is_acknowledged(task) or self.ladder_of(task) is None:

@@ -148,20 +148,29 @@ class TimerFailed(Exception):
 
 
 async def run_once(timer: Timer, service: Service, store: Store, now: datetime, beat: Callable[[], None]) -> None:
-    """Run a timer for every tenant, whether or not it is due.
+    """Run a timer for every tenant, whether or not it is due; what goes wrong in one keeps no other waiting.
 
     Raises:
-        TimerFailed: for some resources it failed; the others are done.
-        Unavailable: the database does not answer.
+        TimerFailed: for some resources, or some tenants, it failed; the others are done.
+        Unavailable: it failed for some tenants, and for nothing else than that they cannot be asked now.
 
     """
     failures: list[str] = []
+    away: Unavailable | None = None
     for tenant in await store.tenants():
         one = Round(service, store, tenant, now, beat)
-        await timer.run(one)
+        try:
+            await timer.run(one)
+        except Unavailable as error:
+            away = away or error
+        except Exception as error:  # noqa: BLE001 - one clinic's trouble must not keep the others waiting
+            _log.error("timer_failed_for_clinic", service=service.name, timer=timer.name, **fault(error))
+            failures.append(f"clinic {tenant}: {type(error).__name__}")
         failures.extend(one.failures)
     if failures:
         raise TimerFailed(failures)
+    if away is not None:
+        raise away
 
 
 class TimerTask:

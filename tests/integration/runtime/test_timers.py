@@ -213,6 +213,6 @@ async def test_a_worker_runs_the_timers_of_its_service_and_livez_names_a_failing
             await ran.wait()
             await failed_once.wait()
         told = await trouble(http)
-        assert "ValueError" in told["timer bad"]
+        assert "TimerFailed" in told["timer bad"]
         assert told["timer good"] is None
         assert (await http.get("/livez")).status_code == 200
