@@ -14,7 +14,7 @@ from services.intake.setting import Setting
 from shared.fhir.codes import ID_FINDING, LOINC, PROCEED
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, codes_of, has_code, id_in, is_referral, moment, replaces
-from shared.runtime.medications import Reader, medication_of
+from shared.runtime.medications import Reader, medication_of, substances_of
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -165,9 +165,16 @@ async def chart_of(
         for type_ in ("MedicationStatement", "MedicationRequest")
         for one in await view.all(type_)
     ]
+    ingredients = [
+        _entry(one.resource, substance)
+        for one in medicines
+        if one.resource["status"] in TAKEN_NOW
+        for substance in await substances_of(view, one.resource)
+        if substance != one.concept
+    ]
     conditions = [_entry(one, one.get("code")) for one in await view.all("Condition")]
     allergies = [_entry(one, one.get("code")) for one in await view.all("AllergyIntolerance")]
-    meant = await _meanings(view, [*conditions, *allergies, *medicines], setting)
+    meant = await _meanings(view, [*conditions, *allergies, *medicines, *ingredients], setting)
     if isinstance(view, View):
         view.meant.update(meant)
     medicines = [_with_meaning(one, meant) for one in medicines]
@@ -175,7 +182,10 @@ async def chart_of(
         patient=patient,
         conditions=[_with_meaning(one, meant) for one in conditions],
         allergies=[_with_meaning(one, meant) for one in allergies],
-        medications=[one for one in medicines if one.resource["status"] in TAKEN_NOW],
+        medications=[
+            *(one for one in medicines if one.resource["status"] in TAKEN_NOW),
+            *(_with_meaning(one, meant) for one in ingredients),
+        ],
         past_medications=medicines,
         observations=[
             _entry(one, one.get("code"))

@@ -32,7 +32,7 @@ from shared.fhir.kap import (
 )
 from shared.fhir.profiles import own
 from shared.fhir.raised import identifier
-from shared.runtime.medications import medication_of
+from shared.runtime.medications import substances_of
 from shared.runtime.raising import content_of, own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -167,7 +167,7 @@ async def _is_planned(record: Record, patient: str, sets: Sets, change: Change |
         return False
     orders = with_change(await record.search("MedicationRequest", about), change, "MedicationRequest")
     for order in orders:
-        if is_order_in_force(order) and drug_of(await medication_of(record, order), sets) is not None:
+        if is_order_in_force(order) and drug_of(await substances_of(record, order), sets) is not None:
             return True
     return False
 

@@ -43,7 +43,7 @@ from shared.fhir.kap import (
     routes_of_order,
 )
 from shared.fhir.outcome import Issue, Unprocessable
-from shared.runtime.medications import medication_of
+from shared.runtime.medications import substances_of
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -59,7 +59,7 @@ async def guard_order(change: Change, record: Record, setting: Setting) -> None:
 
     """
     resource = change.after or change.before or {}
-    drug = drug_of(await medication_of(record, resource), setting.sets)
+    drug = drug_of(await substances_of(record, resource), setting.sets)
     patient = patient_of(resource)
     if drug is None or patient is None:
         return
@@ -180,7 +180,7 @@ async def _ordered_before(
             continue
         if not set(routes_of_order(one)) & set(routes):
             continue
-        if drug_of(await medication_of(record, one), setting.sets) == drug:
+        if drug_of(await substances_of(record, one), setting.sets) == drug:
             dosages = one.get("dosageInstruction", [])
             written = interval(one["authoredOn"])[0] if "authoredOn" in one else moment(one["meta"]["lastUpdated"])
             found.append(Ordered(one["id"], written, doses_of(dosages, kilograms), sessions_of(dosages)))

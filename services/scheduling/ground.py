@@ -31,7 +31,7 @@ from shared.fhir.kap import (
     routes_of_order,
     visit_of,
 )
-from shared.runtime.medications import medication_of
+from shared.runtime.medications import substances_of
 from shared.runtime.record import Record
 
 
@@ -80,7 +80,7 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         plans=_references(one for one in plans if has_code(one.get("category"), PLAN)),
         order=next(iter(_orders_named(appointment)), None),
         order_active=stands and order is not None and not comes_from_elsewhere(order),
-        drug=None if order is None else drug_of(await medication_of(record, order), setting.sets),
+        drug=None if order is None else drug_of(await substances_of(record, order), setting.sets),
         routes=() if order is None else tuple(dict.fromkeys(routes_of_order(order))),
         consented=routes_consented(consents, when),
         planned=any(_is_plan(one, when) for one in plans),
@@ -178,7 +178,7 @@ async def _near(
         start = effective_start(dose)
         if dose["status"] not in GIVEN or start is None or any(low <= start < high for low, high in visits):
             continue
-        if drug_of(await medication_of(record, dose), setting.sets) is not None:
+        if drug_of(await substances_of(record, dose), setting.sets) is not None:
             routes = tuple(
                 coding["code"]
                 for coding in dose.get("dosage", {}).get("route", {}).get("coding", [])

@@ -233,7 +233,7 @@ async def _record_outcome(record: Record, reading: Reading, setting: Setting) ->
     when, timed = taken_at(reading.observation)
     if not fine or not timed or when is None:
         return
-    for name in await _unsettled(record, reading.visit, frozenset(fine)):
+    for name in await _unsettled(record, reading, frozenset(fine)):
         issue = await find(record, "DetectedIssue", {"system": ID_FINDING, "value": name})
         alarmed = None if issue is None else await _reading_of(record, issue)
         began = None if alarmed is None else taken_at(alarmed)[0]
@@ -243,10 +243,10 @@ async def _record_outcome(record: Record, reading: Reading, setting: Setting) ->
             await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())
 
 
-async def _unsettled(record: Record, visit: str, rules: frozenset[str]) -> list[str]:
-    """Return the names of the alarms of some rules in a visit whose Tasks do not say yet how they ended."""
-    about = {"encounter": f"Encounter/{visit}", "code": _CALLS, "business-status:not": BACK_WITHIN.token()}
-    found = await record.search("Task", about)
+async def _unsettled(record: Record, reading: Reading, rules: frozenset[str]) -> list[str]:
+    """Return the names of the alarms of some rules in a reading's visit whose Tasks do not say yet how they ended."""
+    visit = {"encounter": f"Encounter/{reading.visit}", "patient": f"Patient/{reading.patient}"}
+    found = await record.search("Task", {**visit, "code": _CALLS, "business-status:not": BACK_WITHIN.token()})
     names = [one["value"] for task in found for one in task.get("identifier", []) if one.get("system") == ID_TASK]
     return [name for name in names if name.partition(":")[0] in _NAMES and name.rpartition(":")[2] in rules]
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from services.sessions.calling import Finding, call, have_reviewed
-from services.sessions.drugs import drug_at_worst, gated_drug
+from services.sessions.drugs import drug_at_worst, gated_drug, is_unheard_of
 from services.sessions.gathering import asked_of, decisions_of, enrolment_of, holds_of, risk_flags
 from services.sessions.leaving import judge_home
 from services.sessions.lots import batch_of
 from services.sessions.rules.amounts import Amounts, Dose, amount_checks, as_dose, quantity_of
 from services.sessions.rules.checks import Check, issues_of
-from services.sessions.rules.claims import COUNTED, begins_ahead, claim_of, corrects_the_amount, resumes
+from services.sessions.rules.claims import COUNTED, UNSURE, begins_ahead, claim_of, corrects_the_amount, resumes
 from services.sessions.rules.gate import Batch, Situation, gate, news_check
 from services.sessions.rules.infusions import gives_more
 from services.sessions.rules.monitoring import cadence_of
@@ -22,7 +22,7 @@ from services.sessions.rules.readings import readings_of
 from services.sessions.setting import Setting
 from services.sessions.steps import siblings_of, steps_among, whole_of
 from services.sessions.watching import restamp, watch_from
-from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, SNOMED, WEIGHT
+from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, SNOMED, VISIT_DOSING, WEIGHT
 from shared.fhir.freshness import as_words
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
@@ -32,6 +32,7 @@ from shared.fhir.kap import (
     course_status,
     drug_of,
     effective_start,
+    has_code,
     id_in,
     is_course,
     is_order_in_force,
@@ -43,7 +44,7 @@ from shared.fhir.kap import (
 )
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.fhir.raised import identifier
-from shared.runtime.medications import medication_of
+from shared.runtime.medications import substances_of
 from shared.runtime.raising import find
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -154,7 +155,8 @@ async def _other_doses(record: Record, dose: Resource, kilograms: Decimal | None
         if one["id"] == dose.get("id") or one["id"] in steps or one.get("status") not in COUNTED:
             continue
         if (await drug_at_worst(record, one, setting))[0] is not None:
-            found.append(as_dose(one, kilograms))
+            counted = as_dose(one, kilograms)
+            found.append(replace(counted, milligrams=None) if one["status"] == UNSURE else counted)
     return found
 
 
@@ -172,7 +174,7 @@ async def _orders(record: Record, dose: Resource, start: datetime, drug: Drug, s
         for one in found
         if is_order_in_force(one)
         and ("authoredOn" not in one or moment(one["authoredOn"]) <= start)
-        and drug_of(await medication_of(record, one), setting.sets) == drug
+        and drug_of(await substances_of(record, one), setting.sets) == drug
     ]
     return sorted(counted, key=lambda one: str(one.get("authoredOn", "")))
 
@@ -293,6 +295,28 @@ async def raise_past_gate(
         await call(record, finding, setting, again=True)
     else:  # long over: nobody is called to a bedside for it
         await have_reviewed(record, finding, setting, again=True, priority="stat", flagged=True)
+
+
+async def ask_which(change: Change, record: Record, setting: Setting) -> None:
+    """Ask about what is given in a dosing visit under words that no value set knows: it may be ketamine by a name."""
+    dose = change.after
+    if dose is None or (await drug_at_worst(record, dose, setting))[0] is not None:
+        return
+    id_ = id_in(dose.get("context"), "Encounter")
+    visit = None if id_ is None else await record.get("Encounter", id_)
+    patient, substances = patient_of(dose), await substances_of(record, dose)
+    asked = dose.get("status") in COUNTED and is_unheard_of(substances, setting)
+    if not asked or patient is None or not has_code((visit or {}).get("type"), VISIT_DOSING):
+        return
+    words = ", ".join(dict.fromkeys(str(one.get("text")) for one in substances if "text" in one)) or "no name"
+    text = (
+        f"Which drug is this? It was given in a dosing visit as '{words}', which no value set knows, and without a "
+        "code of RxNorm, NDC or SNOMED CT. It passed no gate. See to it now; correct its medication."
+    )
+    about = (f"MedicationAdministration/{change.id}",)
+    await have_reviewed(
+        record, Finding(("dose", change.id, "drug"), patient, DRUG_NOT_KNOWN, text, about, visit=id_), setting
+    )
 
 
 async def _raise_unknown(change: Change, record: Record, dose: Resource, setting: Setting) -> None:

@@ -24,7 +24,7 @@ from shared.fhir.codes import (
 from shared.fhir.dates import interval, period_interval, zulu
 from shared.fhir.freshness import as_words
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, has_code, id_in, moment
+from shared.fhir.kap import codes_of, has_code, id_in, moment, patient_of
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import detected_issue, identifier
 from shared.runtime.raising import find, keep
@@ -46,9 +46,10 @@ async def answers_of(
 ) -> Asked | None:
     """Return the newest answers to a questionnaire in a visit that were given in a time."""
     newest: Asked | None = None
+    whose = {patient_of(await record.get("Encounter", visit) or {}), None}
     criteria = {"encounter": f"Encounter/{visit}", "questionnaire": questionnaire}
     for one in await record.search("QuestionnaireResponse", criteria):
-        if one.get("status") not in ANSWERED or "authored" not in one:
+        if one.get("status") not in ANSWERED or "authored" not in one or patient_of(one) not in whose:
             continue
         when = interval(one["authored"])[0]
         if (earliest is None or earliest <= when) and when <= latest and (newest is None or newest.when <= when):
@@ -62,10 +63,10 @@ def decision_name(visit: str, rule: str) -> tuple[str, str, str]:
 
 
 async def decisions_of(record: Record, visit: str, now: datetime) -> list[Decision]:
-    """Return the documented decisions to proceed in a visit; none can be made ahead of time."""
+    """Return the documented decisions to proceed in a visit that stand; none can be made ahead of time."""
     found: list[Decision] = []
     for issue in await record.search("DetectedIssue", {"implicated": f"Encounter/{visit}"}):
-        if not has_code(issue.get("code"), DECISION_NEEDED):
+        if issue.get("status") != "final" or not has_code(issue.get("code"), DECISION_NEEDED):
             continue
         for made in issue.get("mitigation", []):
             signed = any(id_in(made.get("author"), type_) for type_ in ("Practitioner", "PractitionerRole"))

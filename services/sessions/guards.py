@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from services.sessions.alarming import guard_reading, join_treatment
 from services.sessions.calling import lower_flag
-from services.sessions.dose import guard_dose
+from services.sessions.dose import ask_which, guard_dose
 from services.sessions.events import guard_event
 from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking
@@ -19,7 +19,7 @@ from services.sessions.symptoms import guard_symptom
 from services.sessions.therapy import guard_therapy
 from services.sessions.watching import close_due, end_watch, with_minutes
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in
+from shared.fhir.kap import id_in, patient_of
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.belonging import belongs_here
 from shared.runtime.ownership import BY_ENCOUNTER
@@ -33,6 +33,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
     async def dose(change: Change, record: Record) -> None:
         await guard_dose(change, record, setting)
+        await ask_which(change, record, setting)
         if change.after is not None:
             await judge_home(record, change.after, setting)
             await join_treatment(change, record, setting)
@@ -70,15 +71,16 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         if after.get("status") in OVER and before.get("status") not in OVER:
             await end_watch(record, change.id, setting, f"The visit is {after['status']}.")
 
+    ours = (belongs_here, of_the_visit_s_patient)
     return {
-        **dict.fromkeys((*BY_ENCOUNTER, "QuestionnaireResponse"), (belongs_here,)),
+        **dict.fromkeys((*BY_ENCOUNTER, "QuestionnaireResponse"), ours),
         "MedicationAdministration": (belongs_here, dose),
-        "Observation": (belongs_here, reading),
-        "MedicationDispense": (belongs_here, dispense),
-        "Procedure": (belongs_here, procedure),
-        "AdverseEvent": (belongs_here, event),
-        "Composition": (belongs_here, keep_signed),
-        "DocumentReference": (belongs_here, keep_signed),
+        "Observation": (*ours, reading),
+        "MedicationDispense": (*ours, dispense),
+        "Procedure": (*ours, procedure),
+        "AdverseEvent": (*ours, event),
+        "Composition": (*ours, keep_signed),
+        "DocumentReference": (*ours, keep_signed),
         "Encounter": (belongs_here, visit),
         "Task": (keep_names, setting.escalation.guard, task),
         "Flag": (keep_names,),
@@ -96,6 +98,30 @@ def completions(setting: Setting) -> Mapping[str, Completion]:
         return await with_minutes(change, record, setting)
 
     return {"Encounter": visit, "Observation": reading}
+
+
+async def of_the_visit_s_patient(change: Change, record: Record) -> None:
+    """Refuse what names one patient and the visit of another: it would count at the wrong bedside.
+
+    A dose is recorded all the same: the gate holds it against its own patient (G-VISIT).
+    """
+    after = change.after
+    if after is None or is_own_work():
+        return
+    context = after.get("context", {})
+    named = after.get("encounter") or (context.get("encounter") if "encounter" in context else context)
+    for one in named if isinstance(named, list) else [named]:
+        visit = id_in(one, "Encounter")
+        whose = None if visit is None else patient_of(await record.get("Encounter", visit) or {})
+        if whose is not None and patient_of(after) not in (whose, None):
+            raise Unprocessable(
+                f"Encounter/{visit} is the visit of Patient/{whose}, and this {change.type} is about "
+                f"Patient/{patient_of(after)}. Name the visit of the patient it is about: in a group each has an own.",
+                code="business-rule",
+                expression=[f"{change.type}.subject"],
+                rule="V-SUBJECT",
+                source="KAP Exchange",
+            )
 
 
 async def _visit(change: Change, record: Record) -> None:

@@ -9,10 +9,10 @@ from services.sessions.calling import Finding, call, have_reviewed
 from services.sessions.gathering import answers_of
 from services.sessions.rules.leaving import (
     AGAINST_ADVICE,
-    HOME,
     Leaving,
     against_going_home,
     disposition_of,
+    goes_home,
     integration_booked,
     too_early,
 )
@@ -35,7 +35,7 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, moment, patient_of, visit_of
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import task
-from shared.runtime.raising import close_task, raise_once
+from shared.runtime.raising import close_task, is_own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -44,15 +44,24 @@ CALLED: Final = (LEFT_AGAINST_ADVICE, LEFT_TOO_EARLY)
 
 
 async def guard_leaving(change: Change, record: Record, setting: Setting) -> None:
-    """Refuse the disposition home before its conditions hold; raise what follows from another way of leaving."""
+    """Refuse the disposition home before its conditions hold; raise what follows from another way of leaving.
+
+    A visit that ends before the least stay calls a person, whatever it says; who left against advice is called after
+    already.
+    """
     before, after = change.before, change.after
+    await _keep_with_its_doses(change, record, setting)
     if after is None:
         return
     if after["status"] == "finished" and (before or {}).get("status") not in OVER:
         await _look_for_integration({**after, "id": change.id}, record, setting)
     says, said = disposition_of(after), disposition_of(before)
     ended = after.get("period", {}).get("end") != (before or {}).get("period", {}).get("end")
-    if says == HOME and (said != HOME or ended):
+    home = goes_home(says, setting.discharge)
+    over = after["status"] in OVER and (ended or (before or {}).get("status") not in OVER)
+    if over and not home and says != AGAINST_ADVICE:
+        await _call_after_early(after, record, setting, "The visit ended before the least stay after a dose.")
+    if home and (said != says or ended):
         leaving = await leaving_of(after, record, setting)
         issues = [] if leaving is None else against_going_home(leaving, setting.discharge)
         if issues:
@@ -70,16 +79,41 @@ async def judge_home(record: Record, dose: Resource, setting: Setting) -> None:
     """
     id_ = id_in(dose.get("context"), "Encounter")
     visit = None if id_ is None else await record.get("Encounter", id_)
-    if visit is None or disposition_of(visit) != HOME:
+    says = disposition_of(visit)
+    if visit is None or says == AGAINST_ADVICE:
         return
-    leaving = await leaving_of(visit, record, setting, dose)
+    if visit["status"] in OVER or goes_home(says, setting.discharge):
+        text = "The visit says that the patient left, and a dose recorded in it says that this was too early."
+        await _call_after_early(visit, record, setting, text, dose)
+
+
+async def _call_after_early(
+    visit: Resource, record: Record, setting: Setting, what: str, new: Resource | None = None
+) -> None:
+    leaving = await leaving_of(visit, record, setting, new)
     issues = [] if leaving is None else list(too_early(leaving, setting.discharge))
     if issues:
-        text = (
-            "The visit says that the patient went home, and a dose recorded in it says that this was too early. "
-            f"Reach the patient and the escort now. {' '.join(issue.diagnostics for issue in issues)}"
-        )
+        why = " ".join(issue.diagnostics for issue in issues)
+        text = f"{what} Reach the patient and who is with him now. {why}"
         await _raise(record, visit, setting, LEFT_TOO_EARLY, "L-STAY", text)
+
+
+async def _keep_with_its_doses(change: Change, record: Record, setting: Setting) -> None:
+    """Refuse to delete or withdraw a visit in which doses were recorded: nobody would be watched after them."""
+    before, after = change.before, change.after
+    withdrawn = after is None or after["status"] == "entered-in-error"
+    if before is None or not withdrawn or before["status"] == "entered-in-error" or is_own_work():
+        return
+    doses = [f"MedicationAdministration/{one.resource['id']}" for one in await doses_of(record, change.id, setting)]
+    if doses:
+        raise Unprocessable(
+            f"Doses of ketamine were recorded in this visit: {', '.join(doses)}. Finish it ($discharge); or, if they "
+            "are wrong, mark them entered-in-error first.",
+            code="business-rule",
+            expression=["Encounter.status"],
+            rule="D-KEEP",
+            source="21 CFR 1304.21: a complete record of each substance administered",
+        )
 
 
 async def _ask_how(visit: Resource, record: Record, setting: Setting) -> None:
@@ -164,12 +198,13 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
         over = stays_until(first, [one.end], cadence)
         until = None if over is None or until is None else max(until, over)
     found = await record.search("Observation", {"encounter": f"Encounter/{visit['id']}"})
+    whose = (patient_of(visit), None)
     return Leaving(
         when=when,
         now=now,
         until=until,
         asked=await answers_of(record, visit["id"], DISCHARGE_QUESTIONNAIRE, None, when),
-        readings=[reading for one in found for reading in readings_of(one)],
+        readings=[reading for one in found if patient_of(one) in whose for reading in readings_of(one)],
         first=first,
     )
 

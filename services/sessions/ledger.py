@@ -12,7 +12,7 @@ from typing import Final
 
 from services.sessions.drugs import drug_at_worst
 from services.sessions.rules.amounts import quantity_of
-from services.sessions.rules.claims import COUNTED
+from services.sessions.rules.claims import COUNTED, UNSURE
 from services.sessions.rules.substances import inventory_due, is_inventory_near
 from services.sessions.rules.visits import VIRTUAL_CLASS
 from services.sessions.setting import Setting
@@ -43,7 +43,7 @@ def given_out(resource: Resource) -> bool:
 def micrograms_of(resource: Resource) -> int | None:
     """Return how much a dose or a hand-out is, in micrograms; None: it is not said in mass."""
     quantity = quantity_of(resource) if "dosage" in resource else resource.get("quantity")
-    milligrams = milligrams_in(quantity)
+    milligrams = None if resource.get("status") == UNSURE else milligrams_in(quantity)
     return None if milligrams is None else int(milligrams * UG_IN_MG)
 
 

@@ -120,6 +120,8 @@ async def _close_where_covered(
     needed = [code for codes in policy.due[what].needs for code in codes]
     held = await charted_between(record, visit, needed, low, high)
     near = [*(other for other in held if new is None or other["id"] != new["id"]), *([] if new is None else [new])]
+    whose = (patient_of(one), None)
+    near = [other for other in near if patient_of(other) in whose]
     readings = [reading for other in near for reading in readings_of(other) if reading.trusted]
     by = covers(readings, due, policy, what, after=None if earliest is None else moment(earliest))
     if by is None:

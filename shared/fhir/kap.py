@@ -260,10 +260,10 @@ def is_order_in_force(request: Resource) -> bool:
     )
 
 
-def drug_of(concept: Mapping[str, Any] | None, sets: Mapping[str, ValueSet]) -> Drug | None:
-    """Return which of the two drugs a medication is, None when it is neither."""
+def drug_of(said: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, sets: Mapping[str, ValueSet]) -> Drug | None:
+    """Return which of the two drugs a medication is by the CodeableConcepts that say what it is; None: neither."""
     for name in ("esketamine", "ketamine"):
-        if any(sets[name].holds(one) for one in concepts(concept)):
+        if any(sets[name].holds(one) for one in concepts(said)):
             return "esketamine" if name == "esketamine" else "ketamine"
     return None
 

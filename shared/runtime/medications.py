@@ -1,7 +1,8 @@
-"""What a medication resource is about: the CodeableConcept it carries, holds inside, or refers to."""
+"""What a medication resource is about: the CodeableConcept it carries, holds inside or refers to; its ingredients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from shared.fhir.json import Resource
@@ -21,12 +22,40 @@ async def medication_of(record: Reader, resource: Resource) -> Resource | None:
         concept: Resource = resource["medicationCodeableConcept"]
         return concept
     named = resource.get("medicationReference", {})
-    literal = str(named.get("reference", ""))
-    if literal.startswith("#"):
-        inside = [one for one in resource.get("contained", []) if one.get("id") == literal.removeprefix("#")]
-        return inside[0].get("code") if inside else None
-    parts = literal.partition("/_history/")[0].rsplit("/", 1)
-    medication = await record.get("Medication", parts[-1]) if literal else None
+    medication = await _named(record, named, resource.get("contained", []))
     if medication is not None:
         return medication.get("code")
     return {"text": named["display"]} if "display" in named else None
+
+
+async def substances_of(record: Reader, resource: Resource) -> list[Resource]:
+    """Return every CodeableConcept that says what a resource's medication is: its own, and those of its ingredients.
+
+    A preparation of several drugs is each of them: what is mixed into it counts as if it were given alone.
+    """
+    own = await medication_of(record, resource)
+    found = [] if own is None else [own]
+    inside = resource.get("contained", [])
+    medication = await _named(record, resource.get("medicationReference", {}), inside)
+    for part in (medication or {}).get("ingredient", []):
+        if "itemCodeableConcept" in part:
+            found.append(part["itemCodeableConcept"])
+        held = [*inside, *(medication or {}).get("contained", [])]
+        item = await _named(record, part.get("itemReference", {}), held)
+        found.extend(one for one in ((item or {}).get("code"), _display(part.get("itemReference"))) if one is not None)
+        further = (item or {}).get("ingredient", [])
+        found.extend(one["itemCodeableConcept"] for one in further if "itemCodeableConcept" in one)
+    return found
+
+
+def _display(reference: Resource | None) -> Resource | None:
+    return {"text": reference["display"]} if reference is not None and "display" in reference else None
+
+
+async def _named(record: Reader, reference: Resource, contained: Iterable[Resource]) -> Resource | None:
+    """Return what a Reference names: inside the resource, or a Medication that is held."""
+    literal = str(reference.get("reference", ""))
+    if literal.startswith("#"):
+        return next((one for one in contained if one.get("id") == literal.removeprefix("#")), None)
+    parts = literal.partition("/_history/")[0].rsplit("/", 1)
+    return await record.get("Medication", parts[-1]) if literal else None

@@ -21,7 +21,7 @@ from shared.fhir.json import Resource, parse
 from shared.fhir.kap import Drug, drug_of, id_in, patient_of, quantity_in, reference
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.fhir.profiles import own
-from shared.runtime.medications import medication_of
+from shared.runtime.medications import medication_of, substances_of
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
 
@@ -100,7 +100,7 @@ async def _planned(call: OperationCall, record: Record, setting: Setting, needed
             "medicationRequest", "names an order that is not known here. Order first, or try again in a moment."
         )
     medication = await medication_of(record, order)
-    drug = drug_of(medication, setting.sets)
+    drug = drug_of(await substances_of(record, order), setting.sets)
     if drug is None or medication is None:
         raise _refused("medicationRequest", "is not an order of ketamine or esketamine; other drugs need no gate.")
     start = moment_in("effective", given["effective"], setting.clock())

@@ -16,7 +16,9 @@ Claim: TypeAlias = Literal["nothing", "start", "given"]
 
 LIVE: Final = frozenset(("in-progress", "on-hold"))
 GIVEN: Final = frozenset(("completed", "stopped"))
-COUNTED: Final = LIVE | GIVEN
+UNSURE: Final = "unknown"
+"""Status of a dose of which nobody knows whether, or how much of it, was given: it counts, of an amount not known."""
+COUNTED: Final = LIVE | GIVEN | {UNSURE}
 
 
 def claim_of(
@@ -32,8 +34,8 @@ def claim_of(
 
     start: a gated drug is about to be given: it is put in progress, and begins no longer ago than `live` minutes; or a
     dose that was on hold or had ended goes on; or of one in progress what is given is changed. given: it was given:
-    completed or stopped, or in progress since longer ago. nothing: no dose of a gated drug, or one whose claim was
-    judged when it was first made.
+    completed or stopped, perhaps (unknown), or in progress since longer ago. nothing: no dose of a gated drug, or one
+    whose claim was judged when it was first made.
     """
     if after is None or not is_gated or after.get("status") not in COUNTED:
         return "nothing"
@@ -47,7 +49,7 @@ def claim_of(
         is_first = True
     began = effective_start(after)
     is_past = began is not None and began < now - timedelta(minutes=policy.live.minutes)
-    if after.get("status") in GIVEN or is_past:
+    if after.get("status") in GIVEN | {UNSURE} or is_past:
         return "given"
     return "start" if is_first or changes_what(before or {}, after) else "given"
 
@@ -67,8 +69,8 @@ def corrects_the_amount(before: Resource | None, after: Resource) -> bool:
 
 
 def resumes(before: Resource | None, after: Resource | None) -> bool:
-    """Tell whether a dose that was on hold, stopped or completed is put in progress again."""
-    paused = GIVEN | {"on-hold"}
+    """Tell whether a dose that was on hold, stopped, completed or not known to be given is put in progress again."""
+    paused = GIVEN | {"on-hold", UNSURE}
     return (before or {}).get("status") in paused and (after or {}).get("status") == "in-progress"
 
 

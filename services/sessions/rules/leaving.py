@@ -61,6 +61,12 @@ class Integration(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     latest: int
 
 
+class Elsewhere(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The dispositions by which the patient goes into other hands, and not home."""
+
+    codes: tuple[str, ...]
+
+
 class DischargePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `discharge`."""
 
@@ -69,6 +75,7 @@ class DischargePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aldrete: Aldrete
     pressure: SafePressure
     integration: Integration
+    elsewhere: Elsewhere
     answers: dict[str, Wanted]
 
 
@@ -98,6 +105,11 @@ def disposition_of(visit: Resource | None) -> str | None:
     concept = (visit or {}).get("hospitalization", {}).get("dischargeDisposition", {})
     codes = [one.get("code") for one in concept.get("coding", []) if one.get("system") == DISPOSITION]
     return next((one for one in (HOME, AGAINST_ADVICE) if one in codes), codes[0] if codes else None)
+
+
+def goes_home(disposition: str | None, policy: DischargePolicy) -> bool:
+    """Tell whether a disposition is judged as going home: every one that names no other hands, but against advice."""
+    return disposition is not None and disposition not in (AGAINST_ADVICE, *policy.elsewhere.codes)
 
 
 def integration_booked(left: datetime, starts: Iterable[datetime], policy: Integration) -> bool:

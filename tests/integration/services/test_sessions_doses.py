@@ -227,3 +227,12 @@ async def test_a_hold_is_repeated_twice_before_a_prescriber_may_decide(bedside):
     with pytest.raises(Unprocessable, match="Repeated 2 of 2"):
         await bedside.start()
     assert about(bedside.visit)["reference"].startswith("Encounter/")
+
+
+async def test_a_dose_that_was_perhaps_given_is_recorded_watched_and_of_an_amount_nobody_knows(bedside):
+    await bedside.chart()
+    await bedside.sessions.create(bedside.dose(20, "unknown", minutes=2))
+    assert await bedside.sessions.search("Task", code=codes.VITALS_DUE.token())
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start(20)
+    assert rules_of(error) == {"G-DOSE"}

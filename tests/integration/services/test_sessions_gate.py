@@ -74,6 +74,10 @@ async def test_a_hold_opens_after_two_repeats_by_a_prescriber_s_documented_decis
     assert (await look(bedside))[0] is False
     await decide(bedside, issue)
     opens, checks = await look(bedside)
+    held = await bedside.sessions.get("DetectedIssue", issue["reference"].rpartition("/")[2])
+    withdrawn = await bedside.sessions.update({**held, "status": "entered-in-error"})
+    assert (await look(bedside))[0] is False
+    await bedside.sessions.update({**withdrawn, "status": "final"})
     assert (opens, checks["G-BP-HOLD"]["verdict"]) == (True, "decided")
     bedside.clock.forward(minutes=11)
     await bedside.chart(168)

@@ -94,3 +94,31 @@ async def test_the_operation_says_what_it_needs(at_bedside, sessions, intake):
     with pytest.raises(Unprocessable) as error:
         await sessions.call("start-dose", visit, *start_parameters(unknown))
     assert rules_of(error) == {"G-ORDER"}
+
+
+def mixed(name):
+    """Return a preparation that names itself by a text alone, and ketamine among what is in it."""
+    midazolam = codes.Code(codes.RXNORM, "6960", "midazolam").concept()
+    parts = [{"itemCodeableConcept": one} for one in (midazolam, codes.KETAMINE.concept())]
+    return {"resourceType": "Medication", "id": "mixed", "code": {"text": name}, "ingredient": parts}
+
+
+@pytest.mark.parametrize("contained", [True, False])
+async def test_ketamine_among_the_ingredients_is_ketamine(bedside, contained):
+    await bedside.chart(200, 120)
+    dose = bedside.dose(70)
+    del dose["medicationCodeableConcept"]
+    if contained:
+        dose |= {"contained": [mixed("MKO Melt")], "medicationReference": {"reference": "#mixed"}}
+    else:
+        dose["medicationReference"] = about(await bedside.tell("intake", {**mixed("Troche no. 7"), "status": "active"}))
+    with pytest.raises(Unprocessable) as error:
+        await bedside.sessions.create(dose)
+    assert "G-BP-STOP" in rules_of(error)
+
+
+@pytest.mark.parametrize(("text", "unknown"), [("Troche no. 7", 1), ("Lorazepam 1 mg", 0)])
+async def test_words_that_no_value_set_knows_are_asked_about_in_a_dosing_visit(bedside, text, unknown):
+    await bedside.sessions.create(bedside.dose(70, "completed", medicationCodeableConcept={"text": text}))
+    found = await bedside.sessions.search("DetectedIssue", code=codes.DRUG_NOT_KNOWN.token())
+    assert len(found) == unknown

@@ -235,6 +235,35 @@ async def test_a_step_recorded_after_the_end_of_an_infusion_moves_the_stay(bedsi
     assert rules_of(error) == {"L-STAY"}
 
 
+@pytest.mark.parametrize("disposition", [None, "hosp"])
+async def test_a_visit_that_ends_before_the_least_stay_calls_a_person_whatever_it_says(dosed, disposition):
+    dosed.clock.forward(minutes=5)
+    ended = with_disposition(dosed.visit, disposition, dosed.clock.now)
+    if disposition is None:
+        del ended["hospitalization"]
+    await dosed.sessions.update(ended)
+    (call,) = await dosed.sessions.search("Task", patient=dosed.who["id"], code=codes.LEFT_TOO_EARLY.token())
+    assert (call["status"], call["priority"]) == ("requested", "stat")
+
+
+async def test_every_disposition_that_names_no_other_hands_is_judged_as_home(dosed):
+    dosed.clock.forward(minutes=5)
+    for disposition in ("alt-home", "oth"):
+        with pytest.raises(Unprocessable) as error:
+            await dosed.sessions.update(with_disposition(dosed.visit, disposition, dosed.clock.now))
+        assert "L-STAY" in rules_of(error)
+
+
+async def test_a_visit_in_which_a_dose_stands_is_neither_withdrawn_nor_deleted(dosed):
+    dosed.clock.forward(minutes=5)
+    with pytest.raises(Unprocessable) as error:
+        await dosed.sessions.update({**dosed.visit, "status": "entered-in-error"})
+    assert rules_of(error) == {"D-KEEP"}
+    (dose,) = await dosed.sessions.search("MedicationAdministration")
+    await dosed.sessions.update({**dose, "status": "entered-in-error"})
+    assert (await dosed.sessions.update({**dosed.visit, "status": "entered-in-error"}))["status"] == "entered-in-error"
+
+
 async def test_leaving_against_advice_is_always_recorded_with_attempt_witness_and_escalation(dosed):
     tried = "Asked to stay twice; called the escort."
     visit = await leave(dosed, disposition="aadvice", attempt=tried, witness="Practitioner/nurse")
@@ -254,7 +283,7 @@ async def test_leaving_against_advice_without_a_witness_is_recorded_and_asked_fo
 
 async def test_a_visit_that_ends_after_a_dose_without_a_word_is_reviewed_and_one_without_a_dose_is_not(dosed):
     await dosed.sessions.update({**dosed.visit, "status": "finished"})
-    assert await dosed.rules() == {"L-UNKNOWN"}
+    assert await dosed.rules() == {"L-UNKNOWN", "L-STAY"}
 
 
 async def test_without_a_dose_everybody_goes_home(bedside):

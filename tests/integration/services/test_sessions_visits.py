@@ -8,7 +8,8 @@ from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import BadRequest, Unprocessable
 from shared.runtime.timers import run_once
-from tests.integration.services.course import about, appointment
+from tests.integration.services.bedside import Bedside, pre_dose, rules_of
+from tests.integration.services.course import about, appointment, patient
 
 THERAPIST = {"reference": "Practitioner/therapist"}
 
@@ -147,3 +148,11 @@ async def test_a_check_in_that_nobody_makes_is_asked_after_once(bedside):
 async def test_a_visit_without_a_dose_has_no_check_ins(bedside):
     await bedside.sessions.update({**bedside.visit, "status": "finished"})
     assert await check_ins(bedside) == []
+
+
+@pytest.mark.parametrize("make", [Bedside.vitals, lambda at: pre_dose(at.who, at.visit, zulu(at.clock.now))])
+async def test_what_is_about_another_patient_than_its_visit_is_refused(bedside, make):
+    other = await bedside.tell("intake", patient())
+    with pytest.raises(Unprocessable) as error:
+        await bedside.sessions.create({**make(bedside), "subject": about(other)})
+    assert rules_of(error) == {"V-SUBJECT"}

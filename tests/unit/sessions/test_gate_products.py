@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from services.sessions.rules.checks import Decision
 from services.sessions.rules.gate import Batch, gate
+from services.sessions.setting import Setting
 from shared.fhir import codes
+from shared.fhir.kap import drug_of
+from shared.runtime.policy import load_policy
 from tests.unit.sessions.situations import NOW, OPEN, POLICY, asked
 
 VEIN = replace(OPEN, route=codes.ROUTE_IV.code, consented=frozenset({codes.ROUTE_IV.code}))
@@ -75,3 +78,20 @@ def decided(minutes):
 def test_what_is_to_be_held_before_a_dose_was_held_or_a_prescriber_decided(holds, answer, decisions, expected):
     situation = replace(OPEN, holds=holds, decisions=decisions, asked=asked(held=answer))
     assert check(situation, "G-HOLD") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "drug"),
+    [
+        ("ketamin 50 mg", "ketamine"),
+        ("Ketamina", "ketamine"),
+        ("Kétamine", "ketamine"),
+        ("Ketaset", "ketamine"),
+        ("Ketanest S 25 mg/mL", "esketamine"),
+        ("S-Ketamin", "esketamine"),
+        ("Esketamine", "esketamine"),
+        ("ketorolac 30 mg", None),
+    ],
+)
+def test_the_two_drugs_are_known_by_the_names_they_have_elsewhere(text, drug):
+    assert drug_of({"text": text}, Setting.of(load_policy()).sets) == drug
