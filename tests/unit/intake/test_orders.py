@@ -121,7 +121,7 @@ def test_a_consent_names_its_route_and_its_kind():
     [
         (codes.KETAMINE.concept(), "ketamine"),
         ({"text": "Spravato 56 mg"}, "esketamine"),
-        ({"text": "S-ketamine"}, "ketamine"),
+        ({"text": "S-ketamine"}, "esketamine"),
         (codes.Code(codes.RXNORM, "2201623").concept(), "esketamine"),
         (codes.Code(codes.RXNORM, "26225", "ondansetron").concept(), None),
         (None, None),

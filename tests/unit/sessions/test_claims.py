@@ -33,7 +33,8 @@ def claim(before, after, *, was=True, gated=True):
         (None, dose("stopped"), "given"),
         (None, dose("not-done"), "nothing"),
         (None, dose("entered-in-error"), "nothing"),
-        (None, dose("unknown"), "nothing"),
+        (None, dose("unknown"), "given"),
+        (dose("unknown"), dose("in-progress"), "start"),
         (dose("in-progress"), dose("completed"), "nothing"),
         (dose("in-progress"), dose("in-progress"), "nothing"),
         (dose("in-progress"), dose("on-hold"), "nothing"),
@@ -63,7 +64,7 @@ statuses = st.sampled_from(
 def test_no_gated_dose_is_live_now_without_having_been_judged(before, after, minutes):
     earlier = None if before is None else dose(before, minutes)
     claimed = claim(earlier, dose(after, minutes))
-    judged_before = before in ("in-progress", "on-hold", "completed", "stopped")
+    judged_before = before in ("in-progress", "on-hold", "completed", "stopped", "unknown")
     if after in ("in-progress", "on-hold") and not judged_before:
         assert claimed == ("given" if minutes > 5 else "start")
     if after in ("completed", "stopped") and not judged_before:
