@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
@@ -29,6 +32,9 @@ AUDITED = (GATEWAY, *OWNERS, DELIVERY, IDENTITY)
 
 _TOLD_OUTSIDE = (GATEWAY, *OWNERS, DELIVERY)
 _SHOWN = 20
+
+INTERMEDIARIES: Final = timedelta(days=3 * 366)
+"""For how long the recipients of a record are told to the patient: three years (42 CFR 2.24, 2.31(a)(4)(ii)(B))."""
 
 audit = typer.Typer(
     name="audit",
@@ -88,6 +94,60 @@ def accounting(
         table.add_row(*(escape(one) for one in line_of(event)))
     out.print(table)
     out.print(f"{len(found)} disclosures.")
+
+
+@audit.command()
+def recipients(
+    patient: Annotated[str, typer.Argument(metavar="Patient/ID", help="Whose record it is about.")],
+    *,
+    data: DataOption = DATA,
+) -> None:
+    """Tell to whom outside of the clinic this patient's record went within three years: one line a recipient.
+
+    What an intermediary has to give a patient who asks (42 CFR 2.24, 2.31(a)(4)): the name, the dates, and what it was.
+    It lists every disclosure, not those of substance use alone.
+    """
+    stack = running(data)
+    found = asyncio.run(disclosures(stack, patient.removeprefix("Patient/")))
+    told = recipients_of(found, since=datetime.now(UTC) - INTERMEDIARIES)
+    if not told:
+        out.print("Within three years nothing of this patient was told to anybody outside of the clinic.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("to whom", "first", "last", "times", "what", "by"):
+        table.add_column(heading, overflow="fold")
+    for one in told:
+        what = ", ".join(f"{count} {type_}" for type_, count in sorted(one.what.items()))
+        allowed = ", ".join(sorted(one.allowed))
+        table.add_row(escape(one.whom), one.first[:10], one.last[:10], str(one.times), escape(what), escape(allowed))
+    out.print(table)
+    out.print(f"{len(told)} recipients.")
+
+
+@dataclass(slots=True)
+class Recipient:
+    """Somebody outside to whom a record went: when first and last, how often, what by type, what allowed it."""
+
+    whom: str
+    first: str
+    last: str
+    times: int = 0
+    what: Counter[str] = field(default_factory=Counter)
+    allowed: set[str] = field(default_factory=set)
+
+
+def recipients_of(events: Sequence[dict[str, Any]], *, since: datetime) -> list[Recipient]:
+    """Return to whom disclosures (AuditEvents) went since then, by name."""
+    found: dict[str, Recipient] = {}
+    for event in sorted(events, key=lambda one: str(one["recorded"])):
+        if datetime.fromisoformat(event["recorded"]) < since:
+            continue
+        when, whom, _, _, allowed, _ = line_of(event)
+        one = found.setdefault(whom, Recipient(whom, when, when))
+        one.last, one.times = when, one.times + 1
+        one.what.update(what.partition("?")[0].partition("/")[0] for what in _things(event, "4", "24"))
+        one.allowed.update(part for part in (allowed,) if part)
+    return sorted(found.values(), key=lambda one: one.whom)
 
 
 def of_stack(stack: Stack) -> tuple[str, ...]:
