@@ -80,6 +80,11 @@ FORWARDED: dict[str, tuple[Operation, ...]] = {
             "Patient",
             "Makes the plan of a course from a template, personal, with the patient's goals and the team.",
         ),
+        _forwarded(
+            "break-the-glass",
+            "Patient",
+            "Opens a patient's record, in an emergency, to somebody outside whom no consent lets read it.",
+        ),
         _forwarded("unmerge", "Patient", "Parts two records that were joined.", level="type"),
         _forwarded("replay", "RiskAssessment", "Makes the decision of a screening again.", reads=True),
         *(

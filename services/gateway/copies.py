@@ -25,6 +25,7 @@ from shared.http.backend import Position, WriteResult
 from shared.http.body import LARGE
 from shared.http.negotiation import etag, version_of_etag
 from shared.http.provenance import KEPT_AS
+from shared.security.glass import OPERATION
 from shared.store.body import join, parts
 from shared.store.connection import retry_conflicts
 from shared.store.copies import Copy
@@ -141,6 +142,9 @@ class Copies:
         type_, id_ = said.get("resourceType"), said.get("id")
         if call.name in {"meta-add", "meta-delete"}:
             type_, id_ = call.type, call.id
+        if call.name == OPERATION:  # whose caller may not read what he is answered again
+            await self.apply((left_of(answer.body, owner),), answer.positions, context)
+            return
         if type_ not in TYPES or not isinstance(id_, str):
             return
         try:

@@ -8,6 +8,7 @@ from services.intake.consents import guard_consent
 from services.intake.course import bring_up_to_date, subject_id
 from services.intake.decisions import require_decision
 from services.intake.directory import guard_directory
+from services.intake.glass import guard_glass
 from services.intake.matching import ask_whether_double
 from services.intake.merging import guard_links
 from services.intake.orders import guard_order
@@ -68,6 +69,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         "Communication": (withdraw_when_stopped,),
         **dict.fromkeys(("Practitioner", "PractitionerRole", "Organization", "Location"), (guard_directory,)),
         "Patient": (guard_links, entered),
+        "Task": (guard_glass, setting.escalation.guard),
         "ServiceRequest": (course["ServiceRequest"],),
         "RiskAssessment": (assessment,),
         "DetectedIssue": (decision,),

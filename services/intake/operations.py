@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from services.intake.glass import glass_operation
 from services.intake.matching import match_operation
 from services.intake.merging import merge_operations
 from services.intake.planning import plan_operation
@@ -56,6 +57,7 @@ def operations(setting: Setting) -> tuple[Operation, ...]:
         plan_operation(setting),
         match_operation(setting),
         *merge_operations(setting),
+        glass_operation(setting),
         *populate_operations(known_of(setting), setting.clock),
     )
 

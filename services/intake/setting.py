@@ -10,9 +10,11 @@ from typing import TypeAlias
 from services.intake.rules.consents import ConsentPolicy
 from services.intake.rules.findings import Rules
 from services.intake.rules.forms import EligibilityPolicy, Interaction, Sets, TrialPolicy
+from services.intake.rules.glass import GlassPolicy
 from services.intake.rules.orders import OrderPolicy
 from services.intake.rules.plans import PlanPolicy
 from shared.fhir.cited import ValueSet
+from shared.runtime.escalation import Escalation
 from shared.runtime.policy import Policy
 
 Clock: TypeAlias = Callable[[], datetime]
@@ -32,6 +34,8 @@ class Setting:
     orders: OrderPolicy
     consent: ConsentPolicy
     plans: PlanPolicy
+    glass: GlassPolicy
+    escalation: Escalation
     clock: Clock
 
     @property
@@ -58,5 +62,7 @@ class Setting:
             orders=policy.section("orders", OrderPolicy),
             consent=policy.section("consent", ConsentPolicy),
             plans=policy.section("plans", PlanPolicy),
+            glass=policy.section("break-glass", GlassPolicy),
+            escalation=Escalation.of(policy),
             clock=clock,
         )

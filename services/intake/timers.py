@@ -1,4 +1,4 @@
-"""What intake does because time has passed: answers grow too old, the text of a consent changes."""
+"""What intake does because time has passed: answers grow too old, the text of a consent changes, nobody reviews."""
 
 from __future__ import annotations
 
@@ -35,5 +35,6 @@ def timers(setting: Setting) -> tuple[Timer, ...]:
 
     return (
         Timer("answers-age", timedelta(hours=1), answers_age),
+        setting.escalation.timer(),
         Timer("consent-renewal", timedelta(days=1), consents_renewed),
     )

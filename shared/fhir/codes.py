@@ -152,6 +152,9 @@ VISITS: Final[dict[str, tuple[Code, Code]]] = {
 CONSENT_TREATMENT: Final = Code("http://terminology.hl7.org/CodeSystem/consentscope", "treatment", "Treatment")
 CONSENT_PRIVACY: Final = Code("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy", "Privacy")
 RENEW_CONSENT: Final = Code(KAP, "renew-consent", "Have the consent signed again: its text has changed")
+BREAK_GLASS: Final = Code(
+    KAP, "break-the-glass", "Review that the glass was broken: a record was read past its consents"
+)
 PROCEDURE_CONSENT: Final = Code(LOINC, "64293-4", "Procedure consent")
 
 # Routes (kap-domain.md 4.2)

@@ -360,11 +360,12 @@ def _entities(row: Row, patients: Iterable[str], *, whole: bool) -> Iterable[Res
                 else {"display": what}
             )
             yield {"what": said, "type": thing, "role": {"system": _ROLE, "code": "4", "display": "Domain Resource"}}
-    if row.authorisation is not None:
-        who = _who(row.authorisation)
-        if row.authorisation.startswith("Consent/"):
-            who = {"reference": row.authorisation}
-        yield {"what": who, "type": thing, "role": {"system": _ROLE, "code": "13", "display": "Security Resource"}}
+    for one in () if row.authorisation is None else row.authorisation.split(", "):
+        names = one.startswith(("Consent/", "Task/"))
+        if names and not whole:
+            continue  # it may be another patient's
+        what = {"reference": one} if names else _who(one)
+        yield {"what": what, "type": thing, "role": {"system": _ROLE, "code": "13", "display": "Security Resource"}}
     if row.request is not None:
         system = f"{BALP.rpartition('StructureDefinition')[0]}CodeSystem/BasicAuditEntityType"
         yield {"what": {"identifier": {"value": row.request}}, "type": {"system": system, "code": "XrequestId"}}

@@ -101,6 +101,7 @@ class RequestContext:
         body_bytes: length of the request's body as it came; a large one is worked on off the event loop.
         awaits: `X-Kap-Await`: positions of other services that must have been taken in before the request is judged.
         provenance: `X-Provenance`: who made what the request writes; None: the caller does not say.
+        glass: `X-Kap-Break-Glass`: by which Task the glass is broken for its reads (`shared.security.glass`).
 
     """
 
@@ -115,6 +116,7 @@ class RequestContext:
     awaits: tuple[Position, ...] = ()
     body_bytes: int = 0
     provenance: Resource | None = None
+    glass: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

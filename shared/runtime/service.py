@@ -52,12 +52,17 @@ OperationHandler: TypeAlias = Callable[["OperationCall", "Record"], Awaitable[Re
 
 @dataclass(frozen=True, slots=True)
 class OperationCall:
-    """A call of a FHIR operation: `parameters` is the Parameters resource of the body, or one made of the query."""
+    """A call of a FHIR operation: `parameters` is the Parameters resource of the body, or one made of the query.
+
+    `user` and `client` are whose token called it, ``Organization/1`` and the client's id; None: nobody's.
+    """
 
     name: str
     type: str
     id: str | None
     parameters: Resource
+    user: str | None = None
+    client: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shared.fhir.definitions import RESOURCE_TYPES
@@ -25,6 +26,8 @@ from shared.fhir.search import Chain, Condition, Has
 from shared.http.conditions import conditional_reference
 from shared.http.entries import placed
 from shared.runtime.everywhere import VALIDATE
+from shared.security import glass
+from shared.security.audit import say
 from shared.security.scopes import OPERATE
 from shared.security.tokens import TokenRefused
 from shared.store.access import EVERYTHING, Access
@@ -76,31 +79,46 @@ class Gate:
     inner: Backend
     consents_known: Known | None = None
 
-    async def _may_tell(self, context: RequestContext) -> None:
+    async def _may_tell(self, context: RequestContext) -> RequestContext:
         """Pass a reader of the clinic's own, and one outside as long as it is known what patients consent to.
 
+        For whom the glass is broken, the record of that one patient is open.
+
         Raises:
-            Unavailable: it is not.
+            Unavailable: it is not known.
+            Forbidden: the glass is not broken for him.
 
         """
-        if context.caller.disclosure is not None and self.consents_known is not None:
-            await self.consents_known(context.caller.tenant)
+        caller = context.caller
+        if caller.disclosure is not None and self.consents_known is not None:
+            await self.consents_known(caller.tenant)
+        if context.glass is None or not caller.known or caller.everything:
+            return context
+        glass.require_may_break(caller)
+        all_of_clinic = replace(context, access=Access.unrestricted(caller.tenant))
+        try:
+            held = await self.inner.read(all_of_clinic, "Task", glass.task_in(context.glass))
+        except (NotFound, Gone):
+            held = None
+        by = glass.broken(held, caller, datetime.now(UTC))
+        say(purpose=glass.PURPOSES, reason=by.reason, authorisation=by.task)
+        return replace(context, caller=glass.opened(caller, by))
 
     # Reading
 
     async def read(self, context: RequestContext, type_: str, id_: str) -> Stored:
         """Return the current version."""
-        await self._may_tell(context)
+        context = await self._may_tell(context)
         return await self.inner.read(_for(context, type_, "r"), type_, id_)
 
     async def vread(self, context: RequestContext, type_: str, id_: str, version: int) -> Stored:
         """Return one version."""
-        await self._may_tell(context)
+        context = await self._may_tell(context)
         return await self.inner.vread(_for(context, type_, "r"), type_, id_, version)
 
     async def history(self, context: RequestContext, query: HistoryQuery, *, cursor: str | None) -> Page:
         """Return versions: of everything those of the types that may be searched."""
-        await self._may_tell(context)
+        context = await self._may_tell(context)
         if query.type is None:
             allowed = _with(context, "s")
             if not allowed.access.grants and not allowed.caller.everything:
@@ -111,7 +129,7 @@ class Gate:
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of what matches; every type that the search names must be one that may be searched."""
-        await self._may_tell(context)
+        context = await self._may_tell(context)
         allowed = _with(context, "s")
         caller = allowed.caller
         if not caller.everything:
@@ -262,12 +280,15 @@ class Gate:
     async def operation(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:
         """Run an operation that the token names, or that reads with the caller's own access."""
         caller = _known(context)
+        call = replace(call, user=caller.user, client=caller.client)
         if caller.everything:
             return await self.inner.operation(context, operation, call)
+        if operation.name == glass.OPERATION:
+            return await self._break(context, operation, call)
         if operation.name in READ_BY_ACCESS:
             _require(caller, call.type, "r")
             _require(caller, call.type, "s")
-            await self._may_tell(context)
+            context = await self._may_tell(context)
             return await self.inner.operation(_with(context, "s"), operation, call)
         if operation.name in OF_META:
             for letter in ("r", "u"):
@@ -290,6 +311,18 @@ class Gate:
         if not operation.affects_state and not caller.in_full("Patient", "r"):
             whole = replace(whole, patients=frozenset())  # a report may not name patients to who may not read them all
         return await self.inner.operation(replace(context, access=whole), operation, call)
+
+    async def _break(self, context: RequestContext, operation: Operation, call: OperationCall) -> OperationResult:
+        """Have the glass broken for one patient, by who may and whose scopes reach the patient, consents aside."""
+        caller = context.caller
+        glass.require_may_break(caller)
+        say(purpose=glass.PURPOSES)
+        _require(caller, call.type, "r")
+        await self.inner.read(
+            replace(context, access=replace(caller.access("r"), disclosure=None)), call.type, str(call.id)
+        )
+        whole = Access.unrestricted(caller.tenant, origin=caller.origin)
+        return await self.inner.operation(replace(context, access=whole, provenance=None), operation, call)
 
 
 def require_known(context: RequestContext) -> RequestContext:

@@ -39,12 +39,15 @@ class Disclosure:
         purposes: codes of v3-ActReason: TREAT.
         permitted: what stands where no Consent says anything. What comes of a programme under 42 CFR Part 2 is told by
             a consent under it alone, and process notes never.
+        opened: the patient (logical id) for whom the glass is broken: of him all is told but process notes, whatever
+            his Consents say; None: nobody.
 
     """
 
     recipients: frozenset[str]
     purposes: frozenset[str]
     permitted: bool = False
+    opened: str | None = None
 
 
 NO_ONES: Final = frozenset(

@@ -70,14 +70,15 @@ def consented(
     if types is not None and len(nobodys) == len(types):
         return [f"{row}.patient IS NULL"]
     rules = Rules(told, bind, clinic, row)
+    glass = "" if told.opened is None else f" OR {row}.patient = {bind(subject_uuid(told.opened), 'uuid')}"
     decided = []
     for labels in (f"{row}.labels", *(() if version is None else (f"{version}.labels",))):
         unsaid = f"NOT {labels} && '{{{PART_2}}}'" if told.permitted else "false"
         never = (PROCESS_NOTE, PART_2) if LEGAL in told.purposes else (PROCESS_NOTE,)
         decided.append(
             f"NOT {labels} && '{{{','.join(never)}}}' AND "
-            "coalesce((SELECT bool_and(s.said = 2) FROM (SELECT max(c.weight) AS said "
-            f"{rules.about(labels)} GROUP BY c.consent) s), {unsaid})"
+            "(coalesce((SELECT bool_and(s.said = 2) FROM (SELECT max(c.weight) AS said "
+            f"{rules.about(labels)} GROUP BY c.consent) s), {unsaid}){glass})"
         )
     others = [type_ for type_ in types or ("*",) if type_ != "Patient"]
     if others:
