@@ -22,7 +22,6 @@ from prometheus_client import Histogram
 from services.delivery.capability import Accepted
 from services.delivery.destination import TRACE, Answer, DestinationServer, NoAnswer
 from services.delivery.mapping import Target, outbound, targets_of, withdrawn
-from services.delivery.notice import with_notice
 from services.delivery.rules import (
     MOST_ATTEMPTS,
     Candidate,
@@ -42,6 +41,7 @@ from shared.fhir.json import Resource, parse
 from shared.fhir.outcome import Issue, operation_outcome
 from shared.runtime.raising import own_work
 from shared.runtime.record import Record, open_record
+from shared.security.notice import with_notice
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
 from shared.store.disclosures import Decision, Disclosures, Request
@@ -348,7 +348,7 @@ class Courier:
 
         hidden = frozenset(Target(*one) for one in decision.hidden)
         sent = outbound(resource, resolve, own_base=self.own_base, hidden=hidden)
-        return with_notice(sent, decision, own_base=self.own_base)
+        return with_notice(sent, decision.behind, own_base=self.own_base) if decision.part_2 else sent
 
     async def _done(self, step: Step, entry: Entry, sent: Resource | None) -> Answer | None:
         match step.action:

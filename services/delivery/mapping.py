@@ -19,7 +19,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from shared.fhir.content import without_server_elements
+from shared.fhir.content import labelled, without_server_elements
 from shared.fhir.json import Json, Resource
 
 IDENTIFIER_SYSTEM = "https://kap-exchange.org/fhir/id/"
@@ -97,16 +97,6 @@ def outbound(
         sent = labelled(sent, REDACTED)
     identifiers = [one for one in sent.get("identifier", ()) if one.get("system") != IDENTIFIER_SYSTEM + own.type]
     return {**sent, "identifier": [*identifiers, own.identifier]}
-
-
-def labelled(sent: Resource, *labels: Resource) -> Resource:
-    """Return a resource with these labels besides its own."""
-    meta = sent.get("meta") or {}
-    security = list(meta.get("security", ()))
-    codes = {(one.get("system"), one.get("code")) for one in security}
-    security += [one for one in labels if (one["system"], one["code"]) not in codes]
-    rest = {name: value for name, value in sent.items() if name not in {"resourceType", "meta"}}
-    return {"resourceType": sent["resourceType"], "meta": {**meta, "security": security}, **rest}
 
 
 def _rewritten(value: Json, resolve: Resolve, own_base: str, hidden: AbstractSet[Target]) -> Json:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from shared.http.backend import Read, RequestContext
     from shared.http.entries import Change, Request
     from shared.runtime.service import Operation, OperationCall, Service
+    from shared.store.behind import Behind
     from shared.store.store import Store
     from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored
@@ -106,6 +107,12 @@ class GatewayBackend:
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of what matches."""
         return await self._local.search(context, query, cursor=cursor)
+
+    async def behind(
+        self, context: RequestContext, places: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], tuple[Behind, ...]]:
+        """Return the Consents that let each of these be told to the caller."""
+        return await self._local.behind(context, places)
 
     async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
         """Return the code systems or value sets that the clinic loaded."""

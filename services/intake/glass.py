@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from services.intake.rules.glass import KEPT, said_in, task_of
+from typing import Final
+
+from services.intake.rules.glass import KEPT, SAID, said_in, task_of
 from services.intake.setting import Setting
 from shared.fhir.codes import BREAK_GLASS, KAP
 from shared.fhir.ids import new_id
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import codes_of
-from shared.fhir.outcome import BadRequest, Forbidden, Unprocessable
-from shared.runtime.asking import not_held
+from shared.fhir.outcome import Unprocessable
+from shared.runtime.asking import not_held, wrongly_asked
 from shared.runtime.raising import find, is_own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Operation, OperationCall
 from shared.security.audit import row_of
 from shared.security.glass import OPERATION, PURPOSES, requester
 from shared.store.audit import note
+
+_LONGEST_REASON: Final = 500
+"""Characters of a reason in the audit; the Task has all of it."""
 
 
 def glass_operation(setting: Setting) -> Operation:
@@ -42,19 +47,21 @@ async def break_glass(call: OperationCall, record: Record, setting: Setting) -> 
     """Write the Task and its row of the audit, in one transaction, and tell the privacy officer.
 
     Raises:
-        BadRequest: something that has to be said is not.
-        Forbidden: nobody's token called this.
+        BadRequest: something that has to be said is not; nobody's token called this.
         NotFound: there is no such patient.
 
     """
     if call.user is None or call.client is None:
-        raise Forbidden("Nobody breaks the glass without a token that says who it is.")
+        raise wrongly_asked("Nobody is known here. Ask with a token that says who breaks the glass (fhirUser).")
     patient = str(call.id)
     if await record.get("Patient", patient) is None:
         raise not_held(f"Patient/{patient}")
-    said, issues = said_in(call.parameters)
-    if issues:
-        raise BadRequest(issues)
+    said, wrong = said_in(call.parameters)
+    if wrong:
+        raise wrongly_asked(
+            f"It has to be documented at once (42 CFR 2.51(c)), and this is not: {'; '.join(wrong)}. Give "
+            f"{', '.join(SAID)}, each as valueString."
+        )
     now = setting.clock()
     by = requester(call.user, call.client)
     made = task_of(new_id(), patient, said, by, now, setting.glass, setting.policy.version)
@@ -74,7 +81,7 @@ async def break_glass(call: OperationCall, record: Record, setting: Setting) -> 
         patients=(patient,),
         what=(f"Task/{stored.id}/_history/{stored.version}",),
         purpose=PURPOSES,
-        reason=said["reason"],
+        reason=said["reason"][:_LONGEST_REASON],
     )
     await note(record.transaction.connection, row)
     body: Resource = parse(stored.body)

@@ -29,3 +29,13 @@ def without_server_elements(resource: Resource) -> Resource:
 def content_hash(resource: Resource) -> str:
     """Return the SHA-256, in hex, of what a resource parsed by `shared.fhir.json` says, decimals digit by digit."""
     return sha256(_sorted.encode(without_server_elements(resource))).hexdigest()
+
+
+def labelled(sent: Resource, *labels: Resource) -> Resource:
+    """Return a resource with these labels besides its own."""
+    meta = sent.get("meta") or {}
+    security = list(meta.get("security", ()))
+    codes = {(one.get("system"), one.get("code")) for one in security}
+    security += [one for one in labels if (one["system"], one["code"]) not in codes]
+    rest = {name: value for name, value in sent.items() if name not in {"resourceType", "meta"}}
+    return {"resourceType": sent["resourceType"], "meta": {**meta, "security": security}, **rest}

@@ -364,8 +364,8 @@ def _entities(row: Row, patients: Iterable[str], *, whole: bool) -> Iterable[Res
         names = one.startswith(("Consent/", "Task/"))
         if names and not whole:
             continue  # it may be another patient's
-        what = {"reference": one} if names else _who(one)
-        yield {"what": what, "type": thing, "role": {"system": _ROLE, "code": "13", "display": "Security Resource"}}
+        decided = {"reference": one} if names else _who(one)
+        yield {"what": decided, "type": thing, "role": {"system": _ROLE, "code": "13", "display": "Security Resource"}}
     if row.request is not None:
         system = f"{BALP.rpartition('StructureDefinition')[0]}CodeSystem/BasicAuditEntityType"
         yield {"what": {"identifier": {"value": row.request}}, "type": {"system": system, "code": "XrequestId"}}

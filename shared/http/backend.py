@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shared.runtime.service import Operation, OperationCall
     from shared.security.caller import Caller
     from shared.store.access import Access
+    from shared.store.behind import Behind
     from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored, Written
 
@@ -135,13 +136,17 @@ class WriteResult:
 
 @dataclass(frozen=True, slots=True)
 class OperationResult:
-    """The answer of an operation: a resource as JSON bytes, the status, and what was committed where."""
+    """The answer of an operation: a resource as JSON bytes, the status, and what was committed where.
+
+    `behind` as of `Stored`, of all that it tells.
+    """
 
     body: bytes
     status: int = 200
     positions: tuple[Position, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
     provenance: str | None = None
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +200,12 @@ class Backend(Protocol):
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of the current resources that match."""
+        ...
+
+    async def behind(
+        self, context: RequestContext, places: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], tuple[Behind, ...]]:
+        """Return the Consents that let each of these resources (type, id) be told to the caller, who is outside."""
         ...
 
     async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:

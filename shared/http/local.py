@@ -20,6 +20,7 @@ from shared.http.planning import ChangesRefused, Ground
 from shared.http.provenance import of_versions
 from shared.http.transactions import Changes
 from shared.runtime.record import Prepared, Record, bearing, open_record, prepare
+from shared.store.behind import behind
 from shared.store.connection import retry_conflicts
 from shared.store.terminology import StoredTerminology
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from shared.http.backend import Read, RequestContext
     from shared.http.entries import Answer, Done, Request
     from shared.runtime.service import Operation, OperationCall, Service
+    from shared.store.behind import Behind
     from shared.store.store import Store, Transaction
     from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored, Written
@@ -68,6 +70,18 @@ class LocalBackend:
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of what matches."""
         return await self._reads.search(context.access, query, cursor=cursor)
+
+    async def behind(
+        self, context: RequestContext, places: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], tuple[Behind, ...]]:
+        """Return the Consents that let each of these be told to the caller."""
+        told, tenant = context.caller.disclosure, context.access.tenant
+        if told is None or not places:
+            return {}
+        if self.within is None:
+            async with self.store.transaction(keys=(), tenant=tenant) as transaction:
+                return await behind(transaction.connection, told, tenant, places)
+        return await behind(self.within.connection, told, tenant, places)
 
     async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
         """Return the code systems or value sets that the clinic loaded."""

@@ -14,7 +14,7 @@ Source: IHE ITI Basic Audit Log Patterns 1.1, https://profiles.ihe.net/ITI/BALP/
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from shared.runtime.service import Operation, OperationCall
     from shared.security.caller import Caller
     from shared.store.audit import Action, Audit, Kind
+    from shared.store.behind import Behind
     from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored
 
@@ -241,6 +242,7 @@ class _Seen:
 
     patients: dict[str, None] = field(default_factory=dict)
     what: tuple[str, ...] = ()
+    behind: dict[str, None] = field(default_factory=dict)
 
     def body(self, body: bytes) -> None:
         for found in _PATIENT.findall(body):
@@ -249,6 +251,7 @@ class _Seen:
     def stored(self, one: Stored) -> None:
         if one.type == "Patient":
             self.patients[one.id] = None
+        self.behind |= dict.fromkeys(one.behind)
         self.body(one.body)
 
     def page(self, page: Page) -> None:
@@ -287,6 +290,9 @@ def _noted(does: str, action: Action, *what: str, query: str | None = None) -> I
     if action in {"C", "U", "D"} and trail.by.changes != changes:
         return
     parts = {"patients": tuple(seen.patients), "what": seen.what, "query": query}
+    if seen.behind:  # these say more than that consents decided; a Task by which the glass is broken stays
+        said = str(trail.by.said.get("authorisation", ""))
+        parts["authorisation"] = ", ".join((*((said,) if said.startswith("Task/") else ()), *seen.behind))
     trail.rows.append(row_of(trail.service, "rest", does, action, **parts))
 
 
@@ -341,6 +347,12 @@ class Audited:
             page = await self.inner.search(context, query, cursor=cursor)
             seen.page(page)
         return page
+
+    async def behind(
+        self, context: RequestContext, places: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], tuple[Behind, ...]]:
+        """Return the Consents that let each of these be told; they are recorded with what they let be told."""
+        return await self.inner.behind(context, places)
 
     async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
         """Return what terminology the clinic loaded: nobody's data."""
@@ -435,6 +447,7 @@ class Audited:
             seen.asked(call.type, call.id)
             result = await self.inner.operation(context, operation, call)
             seen.body(result.body)
+            seen.behind |= dict.fromkeys(result.behind)
         return result
 
 

@@ -12,15 +12,16 @@ Source: https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.h
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shared.fhir.definitions import RESOURCE_TYPES
-from shared.fhir.json import Resource
+from shared.fhir.extraction import labels_of
+from shared.fhir.json import Resource, dump, parse
 from shared.fhir.links import links_of
-from shared.fhir.outcome import Forbidden, Gone, Issue, NotFound
+from shared.fhir.outcome import Forbidden, Gone, Issue, NotFound, Unavailable
 from shared.fhir.references import parse_literal
 from shared.fhir.search import Chain, Condition, Has
 from shared.http.conditions import conditional_reference
@@ -28,9 +29,11 @@ from shared.http.entries import placed
 from shared.runtime.everywhere import VALIDATE
 from shared.security import glass
 from shared.security.audit import say
+from shared.security.notice import with_notice
 from shared.security.scopes import OPERATE
 from shared.security.tokens import TokenRefused
-from shared.store.access import EVERYTHING, Access
+from shared.store.access import EVERYTHING, NO_ONES, Access
+from shared.store.visibility import PART_2
 
 if TYPE_CHECKING:
     from shared.fhir.history import HistoryQuery
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from shared.runtime.service import Operation, OperationCall, Service
     from shared.security.caller import Caller
     from shared.security.scopes import Letter
+    from shared.store.behind import Behind
     from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored
 
@@ -56,6 +60,10 @@ OF_TERMINOLOGY: Final = frozenset(("expand", "lookup", "validate-code", "subsume
 OF_META: Final = frozenset(("meta-add", "meta-delete"))
 
 _LETTER_OF: Final[dict[str, Letter]] = {"POST": "c", "PUT": "u", "PATCH": "u", "DELETE": "d"}
+
+
+_LONGEST_REASON: Final = 500
+"""Characters of a reason in the audit; the Task has all of it."""
 
 
 class ScopeMissing(Forbidden):
@@ -101,7 +109,7 @@ class Gate:
         except (NotFound, Gone):
             held = None
         by = glass.broken(held, caller, datetime.now(UTC))
-        say(purpose=glass.PURPOSES, reason=by.reason, authorisation=by.task)
+        say(purpose=glass.PURPOSES, reason=by.reason[:_LONGEST_REASON], authorisation=by.task)
         return replace(context, caller=glass.opened(caller, by))
 
     # Reading
@@ -109,12 +117,12 @@ class Gate:
     async def read(self, context: RequestContext, type_: str, id_: str) -> Stored:
         """Return the current version."""
         context = await self._may_tell(context)
-        return await self.inner.read(_for(context, type_, "r"), type_, id_)
+        return await self._one(context, await self.inner.read(_for(context, type_, "r"), type_, id_))
 
     async def vread(self, context: RequestContext, type_: str, id_: str, version: int) -> Stored:
         """Return one version."""
         context = await self._may_tell(context)
-        return await self.inner.vread(_for(context, type_, "r"), type_, id_, version)
+        return await self._one(context, await self.inner.vread(_for(context, type_, "r"), type_, id_, version))
 
     async def history(self, context: RequestContext, query: HistoryQuery, *, cursor: str | None) -> Page:
         """Return versions: of everything those of the types that may be searched."""
@@ -123,9 +131,10 @@ class Gate:
             allowed = _with(context, "s")
             if not allowed.access.grants and not allowed.caller.everything:
                 raise ScopeMissing("This token does not let its bearer search anything.", "user/*.s")
-            return await self.inner.history(allowed, query, cursor=cursor)
+            return await self._page(context, await self.inner.history(allowed, query, cursor=cursor))
         letter: Letter = "s" if query.id is None else "r"
-        return await self.inner.history(_for(context, query.type, letter), query, cursor=cursor)
+        page = await self.inner.history(_for(context, query.type, letter), query, cursor=cursor)
+        return await self._page(context, page)
 
     async def search(self, context: RequestContext, query: SearchQuery, *, cursor: str | None) -> Page:
         """Return a page of what matches; every type that the search names must be one that may be searched."""
@@ -144,7 +153,67 @@ class Gate:
                     _require(caller, include.source, "s")
                 elif include.target is not None and not include.reverse:
                     _require(caller, include.target, "s")
-        return await self.inner.search(allowed, query, cursor=cursor)
+        return await self._page(context, await self.inner.search(allowed, query, cursor=cursor))
+
+    async def behind(
+        self, context: RequestContext, places: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], tuple[Behind, ...]]:
+        """Return the Consents that let each of these be told to the caller."""
+        return await self.inner.behind(context, places)
+
+    async def _one(self, context: RequestContext, stored: Stored) -> Stored:
+        return (await self._told(context, (stored,)))[0]
+
+    async def _page(self, context: RequestContext, page: Page) -> Page:
+        if context.caller.disclosure is None or not (page.entries or page.included):
+            return page
+        both = await self._told(context, (*page.entries, *page.included))
+        return replace(page, entries=both[: len(page.entries)], included=both[len(page.entries) :])
+
+    async def _told(self, context: RequestContext, several: Sequence[Stored]) -> Sequence[Stored]:
+        """Return what is told to somebody outside with the Consents that let it be, and the notice of 42 CFR Part 2.
+
+        Raises:
+            Unavailable: the Consent was withdrawn while this was read.
+
+        """
+        told = context.caller.disclosure
+        if told is None:
+            return several
+        places = {(one.type, one.id) for one in several if one.type not in NO_ONES}
+        if not places:
+            return several
+        behind = await self.inner.behind(context, sorted(places))
+        return [self._with_behind(context, one, behind.get((one.type, one.id), ())) for one in several]
+
+    def _with_behind(self, context: RequestContext, stored: Stored, behind: tuple[Behind, ...]) -> Stored:
+        body = self._noticed(context, stored.body, behind) if PART_2.encode() in stored.body else stored.body
+        return replace(stored, body=body, behind=tuple(one.consent for one in behind))
+
+    def _noticed(self, context: RequestContext, body: bytes, behind: tuple[Behind, ...]) -> bytes:
+        resource: Resource = parse(body)
+        if PART_2 not in labels_of(resource):
+            return body
+        if behind:
+            return dump(with_notice(resource, behind, own_base=context.base_url))
+        if context.glass is not None:  # told in an emergency (42 CFR 2.51), not by a consent
+            return body
+        raise Unavailable("What the patient consents to was changed while this was read. Ask again.", retry_after=1)
+
+    async def _everything(self, context: RequestContext, result: OperationResult) -> OperationResult:
+        """Return a searchset that an operation made with what `_told` says."""
+        if context.caller.disclosure is None:
+            return result
+        bundle: Resource = parse(result.body)
+        held = [one["resource"] for one in bundle.get("entry", ()) if one["resource"]["resourceType"] not in NO_ONES]
+        places = sorted({(one["resourceType"], one["id"]) for one in held if "id" in one})
+        behind = await self.inner.behind(context, places)
+        for entry in bundle.get("entry", ()):
+            of = behind.get((entry["resource"]["resourceType"], entry["resource"].get("id", "")), ())
+            if PART_2 in labels_of(entry["resource"]):
+                entry["resource"] = parse(self._noticed(context, dump(entry["resource"]), of))
+        named = {one.consent: None for several in behind.values() for one in several}
+        return replace(result, body=dump(bundle), behind=tuple(named))
 
     async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
         """Return what terminology the clinic loaded, to who has a token; nobody's data, and nobody's business else."""
@@ -289,7 +358,7 @@ class Gate:
             _require(caller, call.type, "r")
             _require(caller, call.type, "s")
             context = await self._may_tell(context)
-            return await self.inner.operation(_with(context, "s"), operation, call)
+            return await self._everything(context, await self.inner.operation(_with(context, "s"), operation, call))
         if operation.name in OF_META:
             for letter in ("r", "u"):
                 _require_in_full(caller, call.type, letter, f"${operation.name} changes what is labelled")

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from shared.fhir.definitions import type_id
 from shared.store.access import NO_ONES, Access, Disclosure
 from shared.store.audit import Row, note, now
+from shared.store.behind import Behind, behind
 from shared.store.comparisons import Binder
 from shared.store.connection import translated
-from shared.store.visibility import PART_2, Rules, consented
+from shared.store.visibility import PART_2, consented
 
 if TYPE_CHECKING:
     from shared.store.ledger_types import Entry
@@ -37,8 +38,7 @@ class Decision:
     Attributes:
         permitted: whether it may be told.
         told: to whom, and what for.
-        consents: the versions of the Consents that permit it, ``Consent/1/_history/2``.
-        scopes: what each of these says that it is for, in the same order: codes of v3-ActReason; none: anything.
+        behind: the Consents that permit it.
         labels: of the resource.
         hidden: of the resources it refers to, those that may not be told: (type, id).
 
@@ -46,8 +46,7 @@ class Decision:
 
     permitted: bool
     told: Disclosure
-    consents: tuple[str, ...] = ()
-    scopes: tuple[frozenset[str], ...] = ()
+    behind: tuple[Behind, ...] = ()
     labels: frozenset[str] = frozenset()
     hidden: frozenset[tuple[str, str]] = frozenset()
 
@@ -57,9 +56,9 @@ class Decision:
         return PART_2 in self.labels
 
     @property
-    def for_tpo(self) -> bool:
-        """Whether a consent that permits it is one for treatment, payment and operations."""
-        return any({"TREAT", "HPAYMT", "HOPERAT"} <= scope for scope in self.scopes)
+    def consents(self) -> tuple[str, ...]:
+        """The versions of the Consents that permit it, ``Consent/1/_history/2``."""
+        return tuple(one.consent for one in self.behind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +95,10 @@ class Disclosures:
         tenant, type_, id_ = bind(entry.tenant, "text"), bind(type_id(entry.type), "smallint"), bind(entry.id, "text")
         version = bind(entry.wanted_version, "integer")
         may = " AND ".join(consented(Access.outside(entry.tenant, told), bind, "tn.id", [entry.type], "r", "v"))
-        about = Rules(told, bind, "tn.id", "r").about("r.labels")
         with translated():
             row = await self._connection.fetchrow(
                 f"""
-                SELECT r.labels, coalesce({may}, false) AS permitted, ARRAY(
-                    SELECT concat(x.id, '/_history/', x.version, E'\\n', array_to_string(s.why, ' '))
-                    FROM (SELECT c.consent, min(coalesce(c.x_purposes, c.purposes)) AS why {about} AND c.weight = 2
-                          GROUP BY c.consent) s
-                    JOIN resource x ON x.rid = s.consent ORDER BY x.id) AS behind
+                SELECT r.labels, coalesce({may}, false) AS permitted
                 FROM tenant tn JOIN resource r ON r.tenant = tn.id AND r.type = {type_} AND r.id = {id_}
                 JOIN history v ON v.rid = r.rid AND v.version = {version}
                 WHERE tn.name = {tenant}
@@ -113,12 +107,12 @@ class Disclosures:
             )
         if row is None or not row["permitted"]:
             return Decision(permitted=False, told=told, labels=frozenset(() if row is None else row["labels"]))
-        behind = [one.split("\n") for one in row["behind"]]
+        place = (entry.type, entry.id)
+        permitting = await behind(self._connection, told, entry.tenant, [place])
         return Decision(
             permitted=True,
             told=told,
-            consents=tuple(f"Consent/{name}" for name, _ in behind),
-            scopes=tuple(frozenset(why.split()) for _, why in behind),
+            behind=permitting.get(place, ()),
             labels=frozenset(row["labels"]),
             hidden=await self._hidden(told, entry.tenant, list(targets)),
         )

@@ -17,7 +17,8 @@ class Stored:
     """One version of one resource, as held.
 
     `body` is the exact JSON, `meta.versionId` and `meta.lastUpdated` included; of a deleted version, the tombstone.
-    `origin` is the service that owns it.
+    `origin` is the service that owns it. `behind` are the Consents that let somebody outside be told of it, once it is
+    told (`shared.security.gate`): ``Consent/1/_history/2``.
     """
 
     type: str
@@ -28,6 +29,7 @@ class Stored:
     body: bytes
     origin: str
     interaction: Interaction
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

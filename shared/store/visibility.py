@@ -72,13 +72,14 @@ def consented(
     rules = Rules(told, bind, clinic, row)
     glass = "" if told.opened is None else f" OR {row}.patient = {bind(subject_uuid(told.opened), 'uuid')}"
     decided = []
-    for labels in (f"{row}.labels", *(() if version is None else (f"{version}.labels",))):
+    for each in (row, *(() if version is None else (version,))):
+        labels = f"{each}.labels"
         unsaid = f"NOT {labels} && '{{{PART_2}}}'" if told.permitted else "false"
         never = (PROCESS_NOTE, PART_2) if LEGAL in told.purposes else (PROCESS_NOTE,)
         decided.append(
             f"NOT {labels} && '{{{','.join(never)}}}' AND "
             "(coalesce((SELECT bool_and(s.said = 2) FROM (SELECT max(c.weight) AS said "
-            f"{rules.about(labels)} GROUP BY c.consent) s), {unsaid}){glass})"
+            f"{rules.about(each)} GROUP BY c.consent) s), {unsaid}){glass})"
         )
     others = [type_ for type_ in types or ("*",) if type_ != "Patient"]
     if others:
@@ -98,14 +99,17 @@ class Rules:
         self._recipients = bind(sorted(told.recipients), "text[]")
         self._purposes = bind(sorted(told.purposes), "text[]")
         self._of = f"c.tenant = {clinic} AND c.patient = {row}.patient"
+        self._row = row
 
-    def about(self, labels: str) -> str:
-        """Return FROM and WHERE of these rows, as `c`; `labels` is the column of the resource's."""
+    def about(self, version: str) -> str:
+        """Return FROM and WHERE of these rows, as `c`; `version` is the alias of whose labels and body they judge."""
+        labels = f"{version}.labels"
         return (
             f"FROM consent_rule c WHERE {self._of} "
             f"{_among('recipients', self._recipients)}{_among('purposes', self._purposes)}{_among('labels', labels)}"
             "AND (c.low IS NULL OR c.low <= now()) AND (c.high IS NULL OR c.high > now()) "
-            f"AND (c.weight <> 2 OR c.part_2 OR NOT {labels} && '{{{PART_2}}}')"
+            f"AND (c.weight <> 2 OR c.part_2 OR NOT {labels} && '{{{PART_2}}}') "
+            f"AND (c.about IS NULL OR kap_is_about(c.about, {self._row}.rid, {version}.version))"
         )
 
 

@@ -16,10 +16,8 @@ from shared.fhir.cited import Cited
 from shared.fhir.codes import BREAK_GLASS, KAP, Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.outcome import Issue
 from shared.fhir.raised import policy_extension, task
 
-SOURCE: Final = "42 CFR 2.51(c)"
 SAID: Final[Mapping[str, str]] = {
     "reason": "why the record has to be open, past what the patient consented to",
     "emergency": "the nature of the emergency",
@@ -28,7 +26,6 @@ SAID: Final[Mapping[str, str]] = {
 }
 """What has to be said, each as a valueString."""
 
-_LONGEST: Final = 1000
 KEPT: Final = ("code", "for", "requester", "executionPeriod", "reasonCode", "input", "authoredOn", "identifier")
 """Elements of the Task that stay as they were written."""
 
@@ -52,24 +49,18 @@ class GlassPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     review: Review
 
 
-def said_in(parameters: Resource) -> tuple[dict[str, str], list[Issue]]:
-    """Return what was said, by name, and what is missing or not understood."""
+def said_in(parameters: Resource) -> tuple[dict[str, str], list[str]]:
+    """Return what was said, by name, and in sentences what is missing or not understood."""
     said: dict[str, str] = {}
-    issues = []
+    wrong = []
     for one in parameters.get("parameter", []):
         name, value = str(one.get("name")), one.get("valueString")
         if name not in SAID:
-            issues.append(_issue(f"$break-the-glass has no parameter '{name[:64]}': leave it out."))
-        elif isinstance(value, str) and len(value) <= _LONGEST and any(map(str.isalpha, value)):
+            wrong.append(f"'{name}' is no parameter of it")
+        elif isinstance(value, str) and any(map(str.isalpha, value)):
             said[name] = value.strip()
-        else:
-            issues.append(_issue(f"{name} is a valueString of words, {_LONGEST} characters at most: {SAID[name]}."))
-    issues += [
-        _issue(f"Say {what}: give the parameter {name} (valueString).", "required")
-        for name, what in SAID.items()
-        if name not in {str(one.get("name")) for one in parameters.get("parameter", [])}
-    ]
-    return said, issues
+    wrong += [f"{name} is not said in words ({what})" for name, what in SAID.items() if name not in said]
+    return said, wrong
 
 
 def task_of(
@@ -108,7 +99,3 @@ def task_of(
         "executionPeriod": {"start": zulu(now), "end": zulu(now + timedelta(minutes=policy.opening.minutes))},
         "input": inputs,
     }
-
-
-def _issue(said: str, code: str = "value") -> Issue:
-    return Issue(said, code=code, expression=("Parameters.parameter",), rule="Q-PARAMETER", source=SOURCE)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest_asyncio
 
 from services.delivery.mapping import MASKED
-from services.delivery.notice import DISPLAY, NOTICE, RELATED
 from services.delivery.service import SERVICE
 from shared.fhir.codes import ACT_CODE
 from shared.fhir.dates import zulu
+from shared.security.notice import DISPLAY, NOTICE, RELATED
 from shared.store.disclosures import Disclosures
 from shared.testing.events import eventually
 from tests.integration.delivery.conftest import QUICK, condition, consent, delivery_at, encounter, observation, patient

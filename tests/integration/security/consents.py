@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hypothesis import strategies as st
@@ -17,7 +18,9 @@ RECIPIENTS = ("Organization/h1", "Organization/h2", "Practitioner/gp")
 PURPOSES = ("TREAT", "HPAYMT", "HRESCH", "ETREAT")
 LABELS = ("R", "V", "MH", "SUD", "ETHUD", "SDV", "42CFRPart2", "PSYTHPN")
 TPO = ("TREAT", "HPAYMT", "HOPERAT")
-_UNKNOWN = frozenset(("action", "class", "code", "data", "dataPeriod", "modifierExtension"))
+_UNKNOWN = frozenset(("action", "class", "code", "modifierExtension"))
+Held = Mapping[str, Resource]
+"""By ``Type/id``: what is held."""
 
 
 def provision(type_: str | None, *, to: Iterable[str] = (), why: Iterable[str] = (), labels: Iterable[str] = (),
@@ -73,16 +76,35 @@ PATTERNS: dict[str, Resource] = {
 # What a Consent means
 
 
-def permits(consents: Iterable[Resource], labels: Iterable[str], told: Disclosure, now: datetime | None = None) -> bool:
-    """Tell whether what bears these labels may be told, by the consents of its patient."""
-    bears, now = frozenset(labels), now or datetime.now(UTC)
-    said = [one for each in consents if (one := _said(each, bears, told, now)) is not None]
+def permits(
+    consents: Iterable[Resource],
+    labels: Iterable[str],
+    told: Disclosure,
+    now: datetime | None = None,
+    *,
+    about: Resource | None = None,
+    held: Held | None = None,
+) -> bool:
+    """Tell whether what bears these labels may be told, by the consents of its patient: `about`, among what is held."""
+    asked = _Asked(frozenset(labels), told, now or datetime.now(UTC), about or {}, held or {})
+    bears = asked.labels
+    said = [one for each in consents if (one := _said(each, asked)) is not None]
     if "PSYTHPN" in bears:
         return False
     return all(said) if said else told.permitted and "42CFRPart2" not in bears
 
 
-def _said(one: Resource, labels: frozenset[str], told: Disclosure, now: datetime) -> bool | None:
+@dataclass(frozen=True)
+class _Asked:
+    labels: frozenset[str]
+    told: Disclosure
+    now: datetime
+    about: Resource
+    held: Held
+
+
+def _said(one: Resource, asked: _Asked) -> bool | None:
+    labels = asked.labels
     rule = one.get("provision")
     if rule is None or one["status"] != "active" or one["scope"]["coding"][0]["code"] != "patient-privacy":
         return None
@@ -90,9 +112,9 @@ def _said(one: Resource, labels: frozenset[str], told: Disclosure, now: datetime
     category = {coding["code"] for concept in one["category"] for coding in concept["coding"]}
     part_2 = "42CFRPart2" not in labels or "42CFRPart2CD" in category
     understood = not (_UNKNOWN & rule.keys() or _UNKNOWN & one.keys())
-    if not _meets(rule, labels, told, now):
+    if not _meets(rule, asked):
         return None
-    if any(each.get("type") != "permit" and _meets(each, labels, told, now) for each in exceptions):
+    if any(each.get("type") != "permit" and _meets(each, asked) for each in exceptions):
         return False
     if rule.get("type") == "permit":
         return True if understood and part_2 else None
@@ -102,12 +124,13 @@ def _said(one: Resource, labels: frozenset[str], told: Disclosure, now: datetime
         and part_2
         and not _UNKNOWN & each.keys()
         and "provision" not in each
-        and _meets(each, labels, told, now)
+        and _meets(each, asked)
         for each in exceptions
     )
 
 
-def _meets(rule: Resource, labels: frozenset[str], told: Disclosure, now: datetime) -> bool:
+def _meets(rule: Resource, asked: _Asked) -> bool:
+    labels, told, now = asked.labels, asked.told, asked.now
     allows = rule.get("type") == "permit"
     to: set[str] | None = None
     if actors := rule.get("actor"):
@@ -130,7 +153,71 @@ def _meets(rule: Resource, labels: frozenset[str], told: Disclosure, now: dateti
         and (security is None or bool(security & labels))
         and (low is None or low <= now)
         and (high is None or now < high)
+        and _of_its_time(rule, allows, asked.about)
+        and _of_its_data(rule, allows, asked)
     )
+
+
+def _of_its_time(rule: Resource, allows: bool, about: Resource) -> bool:
+    low, high = _period(rule.get("dataPeriod", {}))
+    if low is None and high is None:
+        return True
+    care = _care(about)
+    if care is None:
+        return not allows
+    low, high = low or _EARLIEST, high or _LATEST
+    return low <= care[0] and care[1] <= high if allows else care[0] < high and low < care[1]
+
+
+_EARLIEST, _LATEST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def _care(about: Resource) -> tuple[datetime, datetime] | None:
+    """Return when what a resource of the tests tells of was: the day, or the years of an Encounter."""
+    if "effectiveDateTime" in about:
+        day = datetime.fromisoformat(about["effectiveDateTime"]).replace(tzinfo=UTC)
+        return day, day + timedelta(days=1)
+    if "recordedDate" in about:
+        day = datetime.fromisoformat(about["recordedDate"]).replace(tzinfo=UTC)
+        return day, day + timedelta(days=1)
+    if "period" in about:
+        low, high = _period(about["period"])
+        return low or _EARLIEST, high or _LATEST
+    if about.get("resourceType") == "Consent" and "dateTime" in about:
+        moment = datetime.fromisoformat(about["dateTime"])
+        return moment, moment + timedelta(microseconds=1)
+    return None
+
+
+def _of_its_data(rule: Resource, allows: bool, asked: _Asked) -> bool:
+    if not rule.get("data"):
+        return True
+    named = [(one["meaning"], one["reference"].get("reference", "")) for one in rule["data"]]
+    understood = [one for one in named if one[1].count("/") == 1 and "://" not in one[1]]
+    if not allows and len(understood) < len(named):
+        return True
+    return any(_is_of(meaning, of, asked) for meaning, of in understood)
+
+
+def _is_of(meaning: str, of: str, asked: _Asked) -> bool:
+    about = asked.about
+    own = f"{about.get('resourceType')}/{about.get('id')}"
+    if meaning == "authoredby":
+        written = (about.get(name, []) for name in ("performer", "recorder", "asserter"))
+        by = [one for each in written for one in (each if isinstance(each, list) else [each])]
+        return of in {one.get("reference") for one in by}
+    if own == of:
+        return True
+    if meaning == "dependents":
+        return of in _references(about)
+    return meaning == "related" and own in _references(asked.held.get(of, {}))
+
+
+def _references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        own = {node["reference"]} if isinstance(node.get("reference"), str) else set()
+        return own.union(*map(_references, node.values()))
+    return set().union(*map(_references, node)) if isinstance(node, list) else set()
 
 
 def _period(period: Resource) -> tuple[datetime | None, datetime | None]:
@@ -147,8 +234,8 @@ _PERIODS = st.fixed_dictionaries({}, optional={"start": _YEARS, "end": _YEARS}).
 
 def _oddities(made: Resource, odd: str) -> Resource:
     """Return a provision with something in it that nothing here understands."""
-    if odd == "dataPeriod":
-        return {**made, "dataPeriod": {"start": "2026"}}
+    if odd == "class":
+        return {**made, "class": [{"system": "http://hl7.org/fhir/resource-types", "code": "Condition"}]}
     if odd == "actor" and "actor" in made:
         return {**made, "actor": [*made["actor"], {**made["actor"][0], "reference": {"display": "somebody"}}]}
     if odd == "url" and "actor" in made:
@@ -166,7 +253,7 @@ def _some(values: Iterable[str]) -> st.SearchStrategy[list[str]]:
     return st.just([]) | st.lists(st.sampled_from(list(values)), min_size=1, max_size=2, unique=True)
 
 
-_ODD = st.sampled_from(["", "", "", "", "dataPeriod", "actor", "url", "role", "purpose"])
+_ODD = st.sampled_from(["", "", "", "", "class", "actor", "url", "role", "purpose"])
 _TYPES = st.sampled_from(["permit", "deny"])
 _PLAIN = st.builds(
     lambda type_, to, why, labels, period, odd: _oddities(

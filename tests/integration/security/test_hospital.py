@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from shared.fhir.codes import ACT_CODE
 from shared.fhir.json import parse
 from shared.fhir.outcome import Unavailable
 from shared.http.app import create_fhir_app
 from shared.http.local import LocalBackend
 from shared.runtime.service import Service
 from shared.security.bearer import bearer
+from shared.security.notice import DISPLAY, NOTICE, RELATED
+from shared.store.audit import Wanted
 from tests.integration.security.clinic import BASE, INTAKE, ISSUER, ROLES, key_of, settings
 from tests.integration.security.consents import PATTERNS, consent, provision
 from tests.integration.security.test_gate import ADA, BOB, allergy, total
@@ -118,3 +121,34 @@ async def test_where_news_of_consents_is_too_old_nobody_outside_is_told_anything
     for path in ("Patient", f"Patient/{ada}", f"Patient/{ada}/_history", "_history", f"Patient/{ada}/_history/1"):
         assert (await clinic.send(hospital, "GET", path, host="late")).status_code == 503, path
         assert (await clinic.send(prescriber, "GET", path, host="late")).status_code == 200, path
+
+
+async def test_who_reads_what_comes_of_a_programme_is_given_the_notice_and_the_consent_it_is_told_by(clinic, ada):
+    """42 CFR 2.32, as with what is pushed: in reading, versions, histories, searches and $everything; and the audit."""
+    admin = await clinic.token("clinic-admin")
+    programme = condition(ada, "F11.2")
+    programme["meta"] = {"security": [{"system": ACT_CODE, "code": "42CFRPart2"}]}
+    made = (await clinic.made(programme, admin))["id"]
+    hospital = await clinic.token("hospital-system", kap_user=H1)
+    await clinic.made(consent(ada, PATTERNS["P1"]), admin)
+    assert (await clinic.send(hospital, "GET", f"Condition/{made}")).status_code == 404
+    given = await clinic.made(consent(ada, PATTERNS["P5"], part_2=True), admin)
+    behind = f"Consent/{given['id']}/_history/1"
+    for host in ("gateway", "intake"):
+        paths = [f"Condition/{made}", f"Condition/{made}/_history/1", f"Condition/{made}/_history", "Condition"]
+        paths += [f"Patient?_id={ada}&_revinclude=Condition:patient"]
+        paths += [f"Patient/{ada}/$everything"] if host == "gateway" else []
+        for path in paths:
+            body = parse((await clinic.send(hospital, "GET", path, host=host)).content)
+            told = [one["resource"] for one in body.get("entry", [{"resource": body}])]
+            for one in told:
+                notices = [each for each in one["meta"].get("extension", ()) if each["url"] == DISPLAY]
+                assert notices == ([{"url": DISPLAY, "valueString": NOTICE}] if one["id"] == made else []), path
+            [ours] = [one for one in told if one["id"] == made]
+            [label] = [one for one in ours["meta"]["security"] if one["code"] == "42CFRPart2"]
+            related = {each["valueRelatedArtifact"]["url"] for each in label["extension"] if each["url"] == RELATED}
+            assert f"{BASE}/{behind}" in related, path
+            row = (await clinic.stores[host].audit.find(Wanted(), limit=1))[0].row
+            assert behind in row.authorisation.split(", "), path
+    plain = parse((await clinic.send(admin, "GET", f"Condition/{made}")).content)
+    assert "extension" not in plain["meta"]  # it goes with what is told, and is not kept

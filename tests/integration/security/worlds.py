@@ -94,6 +94,12 @@ def reference(type_: str, id_: str) -> Resource:
     return {"reference": f"{type_}/{id_}"}
 
 
+def aside(chance: random.Random) -> random.Random:
+    """Return chance of its own, that takes nothing from `chance`: a world stays what it was but for what it is for."""
+    state = chance.getstate()[1]
+    return random.Random(state[-1] * 2**32 + state[state[-1] % 624])
+
+
 def encounter(id_: str, chance: random.Random) -> Resource:
     return labelled(
         {
@@ -103,6 +109,7 @@ def encounter(id_: str, chance: random.Random) -> Resource:
             "class": {"code": "AMB"},
             "subject": reference("Patient", chance.choice(PATIENTS)),
             "participant": [{"individual": reference("Practitioner", chance.choice(["doc", "dan"]))}],
+            **aside(chance).choice([{}, {"period": {"start": "2025", "end": "2026"}}, {"period": {"start": "2026"}}]),
         },
         chance,
     )
@@ -135,6 +142,9 @@ def condition(id_: str, chance: random.Random) -> Resource:
             "code": {"coding": [{"system": "s", "code": chance.choice("ab")}]},
             "subject": reference("Patient", chance.choice(PATIENTS)),
             "encounter": reference("Encounter", "e0"),
+            **aside(chance).choice(
+                [{}, {"recordedDate": "2025-06-01"}, {"recorder": reference("Practitioner", "doc")}]
+            ),
         },
         chance,
     )
@@ -177,6 +187,7 @@ def privacy(id_: str, chance: random.Random) -> Resource:
             labels=chance.choice([[], ["SUD"], ["SDV"], ["R"]]),
         )
         rule = {**rule, "provision": [*rule.get("provision", []), another]}
+    rule = of_data(rule, aside(chance))
     made = consent(
         chance.choice(PATIENTS),
         rule,
@@ -184,6 +195,34 @@ def privacy(id_: str, chance: random.Random) -> Resource:
         status=chance.choice(["active"] * 5 + ["inactive"]),
     )
     return {**made, "id": id_}
+
+
+def of_data(rule: Resource, chance: random.Random) -> Resource:
+    """Sometimes a rule about some data only, or an exception from some: of a time, or what it names."""
+    if chance.random() < 0.6:
+        return rule
+    named = ["Observation/o0", "Observation/o1", "Encounter/e0", "Condition/c0", "http://elsewhere/Encounter/e0"]
+    about = chance.choice(
+        [
+            {"dataPeriod": {"start": chance.choice(["2024", "2026"])}},
+            {"dataPeriod": {"end": chance.choice(["2025", "2026"])}},
+            {"dataPeriod": {"start": "2026", "end": "2026"}},
+            {"data": [{"meaning": "authoredby", "reference": reference("Practitioner", "doc")}]},
+            {
+                "data": [
+                    {
+                        "meaning": chance.choice(["instance", "related", "dependents"]),
+                        "reference": {"reference": chance.choice(named)},
+                    }
+                    for _ in range(chance.choice([1, 2]))
+                ]
+            },
+        ]
+    )
+    if chance.random() < 0.5:
+        return {**rule, **about}
+    another = provision(chance.choice(["deny", "deny", "permit"]), **about)
+    return {**rule, "provision": [*rule.get("provision", []), another]}
 
 
 # Callers: what a grant means, said once for the store and once in Python
@@ -284,7 +323,12 @@ class Caller:
             return False
         said = [one for (type_, _), one in world.current.items() if type_ == "Consent" and bearer(one) == patient]
         now = world.current[resource["resourceType"], resource["id"]]
-        return permits(said, labels_of(resource), told) and permits(said, labels_of(now), told)
+        if told.opened == patient:
+            return "PSYTHPN" not in {*labels_of(resource), *labels_of(now)}
+        held = {"/".join(place): one for place, one in world.current.items()}
+        return permits(said, labels_of(resource), told, about=resource, held=held) and permits(
+            said, labels_of(now), told, about=now, held=held
+        )
 
 
 def caller(chance: random.Random) -> Caller:
@@ -295,6 +339,7 @@ def caller(chance: random.Random) -> Caller:
         frozenset(chance.choice([["Organization/h1"], ["Organization/h1"], ["Organization/h2"], []])),
         frozenset([chance.choice(["TREAT", "TREAT", "TREAT", "HPAYMT", "HRESCH", "ETREAT"])]),
         permitted=chance.random() < 0.3,
+        opened=aside(chance).choice([*PATIENTS, *(None for _ in range(12))]),
     )
     if chance.random() < 0.3:
         return _of_scopes(chance, told)

@@ -1,6 +1,7 @@
 """What goes with a disclosure under 42 CFR Part 2: the notice, and the consent it is made by; pure.
 
-Only what comes of a programme bears the label 42CFRPart2 (`policies/labels.yaml`), so nothing else is told so.
+The same for what is pushed and for what somebody outside reads. Only what comes of a programme bears the label
+42CFRPart2 (`policies/labels.yaml`), so nothing else is told so.
 
 Source: 42 CFR 2.32(a) (notice), 2.32(b) (copy of the consent or explanation of its scope), 2.12(d) (legal proceedings);
 HL7 DS4P, https://hl7.org/fhir/uv/security-label-ds4p (display on `meta`, related artifact on the label)
@@ -8,15 +9,16 @@ HL7 DS4P, https://hl7.org/fhir/uv/security-label-ds4p (display on `meta`, relate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from services.delivery.mapping import labelled
 from shared.fhir.codes import ACT_CODE
+from shared.fhir.content import labelled
 from shared.store.visibility import PART_2
 
 if TYPE_CHECKING:
     from shared.fhir.json import Resource
-    from shared.store.disclosures import Decision
+    from shared.store.behind import Behind
 
 NOTICE: Final = "42 CFR part 2 prohibits unauthorized use or disclosure of these records."
 """The short form of the notice: 42 CFR 2.32(a)(2)."""
@@ -24,23 +26,20 @@ NOTICE: Final = "42 CFR part 2 prohibits unauthorized use or disclosure of these
 _DS4P: Final = "http://hl7.org/fhir/uv/security-label-ds4p/StructureDefinition/"
 DISPLAY: Final = f"{_DS4P}extension-display"
 RELATED: Final = f"{_DS4P}extension-related-artifact"
+_TPO: Final = frozenset(("TREAT", "HPAYMT", "HOPERAT"))
 NO_REDISCLOSURE: Final = {"system": ACT_CODE, "code": "NORDSCLCD"}
 
 
-def with_notice(sent: Resource, decision: Decision, *, own_base: str) -> Resource:
-    """Return what is sent of a programme with the notice and its consents; anything else as it is.
+def with_notice(sent: Resource, behind: Sequence[Behind], *, own_base: str) -> Resource:
+    """Return what is told of a programme with the notice and the Consents `behind` it.
 
     No redisclosure without consent (NORDSCLCD) is said where no consent is one for treatment, payment and operations:
     under such a one a covered entity may redisclose as HIPAA has it (42 CFR 2.33(b)(1)).
     """
-    if not decision.part_2:
-        return sent
-    marked = labelled(sent, {"system": ACT_CODE, "code": PART_2}, *(() if decision.for_tpo else (NO_REDISCLOSURE,)))
+    for_tpo = any(one.scope >= _TPO for one in behind)
+    marked = labelled(sent, {"system": ACT_CODE, "code": PART_2}, *(() if for_tpo else (NO_REDISCLOSURE,)))
     meta: dict[str, Any] = marked["meta"]
-    consents = [
-        {"url": RELATED, "valueRelatedArtifact": _artifact(name, scope, own_base)}
-        for name, scope in zip(decision.consents, decision.scopes, strict=True)
-    ]
+    consents = [{"url": RELATED, "valueRelatedArtifact": _artifact(one, own_base)} for one in behind]
     security = [
         {**one, "extension": [*one.get("extension", ()), *consents]} if one.get("code") == PART_2 else one
         for one in meta.get("security", ())
@@ -49,6 +48,6 @@ def with_notice(sent: Resource, decision: Decision, *, own_base: str) -> Resourc
     return {**marked, "meta": {**meta, "extension": [*meta.get("extension", ()), display], "security": security}}
 
 
-def _artifact(name: str, scope: frozenset[str], own_base: str) -> Resource:
-    what = f"for {', '.join(sorted(scope))}" if scope else "for any purpose"
-    return {"type": "documentation", "display": f"The patient's consent {what}", "url": f"{own_base}/{name}"}
+def _artifact(one: Behind, own_base: str) -> Resource:
+    what = f"for {', '.join(sorted(one.scope))}" if one.scope else "for any purpose"
+    return {"type": "documentation", "display": f"The patient's consent {what}", "url": f"{own_base}/{one.consent}"}

@@ -1,0 +1,64 @@
+"""Which Consents let somebody outside be told of a resource: for the notice that goes with it, and for the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.fhir.definitions import type_id
+from shared.store.comparisons import Binder
+from shared.store.connection import translated
+from shared.store.visibility import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shared.store.access import Disclosure
+    from shared.store.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A Consent that permits: its version, ``Consent/1/_history/2``, and what it says that it is for (none: anything).
+
+    Codes of v3-ActReason.
+    """
+
+    consent: str
+    scope: frozenset[str]
+
+
+Place = tuple[str, str]
+"""Type and id."""
+
+
+async def behind(
+    connection: Connection, told: Disclosure, tenant: str, places: Sequence[Place]
+) -> Mapping[Place, tuple[Behind, ...]]:
+    """Return the Consents that permit each of these resources, as it is now, to be told; nothing where none says so."""
+    bind = Binder()
+    name = bind(tenant, "text")
+    numbers = bind([type_id(type_) for type_, _ in places], "smallint[]")
+    ids = bind([id_ for _, id_ in places], "text[]")
+    names = bind([type_ for type_, _ in places], "text[]")
+    about = Rules(told, bind, "tn.id", "r").about("r")
+    with translated():
+        rows = await connection.fetch(
+            f"""
+            SELECT g.name, g.id, x.id AS consent, x.version, s.why
+            FROM unnest({numbers}, {ids}, {names}) AS g(type, id, name)
+            JOIN tenant tn ON tn.name = {name}
+            JOIN resource r ON r.tenant = tn.id AND r.type = g.type AND r.id = g.id
+            CROSS JOIN LATERAL (SELECT c.consent, min(coalesce(c.x_purposes, c.purposes)) AS why {about}
+                                AND c.weight = 2 GROUP BY c.consent) s
+            JOIN resource x ON x.rid = s.consent ORDER BY x.id
+            """,
+            *bind.arguments,
+        )
+    found: dict[Place, tuple[Behind, ...]] = {}
+    for row in rows:
+        one = Behind(f"Consent/{row['consent']}/_history/{row['version']}", frozenset(row["why"] or ()))
+        place = row["name"], row["id"]
+        found[place] = (*found.get(place, ()), one)
+    return found
