@@ -196,7 +196,8 @@ class Gate:
             return body
         if behind:
             return dump(with_notice(resource, behind, own_base=context.base_url))
-        if context.glass is not None:  # told in an emergency (42 CFR 2.51), not by a consent
+        told = context.caller.disclosure
+        if told is not None and told.opened is not None:  # told in an emergency (42 CFR 2.51), not by a consent
             return body
         raise Unavailable("What the patient consents to was changed while this was read. Ask again.", retry_after=1)
 

@@ -63,7 +63,10 @@ DECLARE
     body jsonb;
     own text;
     care tstzrange;
-    data tstzrange;
+    since timestamptz;
+    until timestamptz;
+    low timestamptz;
+    high timestamptz;
     said jsonb;
 BEGIN
     SELECT r.tenant, t.name AS type, r.id, h.body INTO held
@@ -72,15 +75,17 @@ BEGIN
     body := convert_from(held.body, 'UTF8')::jsonb;
     own := held.type || '/' || held.id;
     care := kap_time_of(body);
+    since := coalesce(lower(care), '-infinity');
+    until := coalesce(upper(care) + CASE WHEN upper_inc(care) THEN interval '1 microsecond' ELSE '0' END, 'infinity');
     FOR said IN SELECT * FROM jsonb_array_elements(p_about) LOOP
-        data := tstzrange(to_timestamp((said ->> 'low')::double precision),
-                          to_timestamp((said ->> 'high')::double precision));
         IF said ->> 'low' IS NOT NULL OR said ->> 'high' IS NOT NULL THEN
+            low := coalesce(to_timestamp((said ->> 'low')::double precision), '-infinity');
+            high := coalesce(to_timestamp((said ->> 'high')::double precision), 'infinity');
             IF (said ->> 'permits')::boolean THEN
-                IF NOT coalesce(care <@ data, false) THEN
+                IF care IS NULL OR since < low OR until > high THEN
                     RETURN false;
                 END IF;
-            ELSIF NOT coalesce(care && data, true) THEN
+            ELSIF care IS NOT NULL AND (since >= high OR low >= until) THEN
                 RETURN false;
             END IF;
         END IF;

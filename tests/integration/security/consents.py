@@ -255,15 +255,32 @@ def _some(values: Iterable[str]) -> st.SearchStrategy[list[str]]:
 
 _ODD = st.sampled_from(["", "", "", "", "class", "actor", "url", "role", "purpose"])
 _TYPES = st.sampled_from(["permit", "deny"])
+_DATA = st.fixed_dictionaries(
+    {
+        "meaning": st.sampled_from(["instance", "related", "dependents", "authoredby"]),
+        "reference": st.sampled_from(
+            ["Condition/c0", "Condition/c1", "Patient/ada", "Practitioner/doc", "http://elsewhere/Condition/c0"]
+        ).map(lambda one: {"reference": one}),
+    }
+)
+_ABOUT = (
+    st.just({})
+    | st.just({})
+    | st.fixed_dictionaries({"dataPeriod": _PERIODS})
+    | st.fixed_dictionaries({"data": st.lists(_DATA, min_size=1, max_size=2)})
+)
+"""Which data a rule is about: all of it, of a time, or what it names."""
+
 _PLAIN = st.builds(
-    lambda type_, to, why, labels, period, odd: _oddities(
-        provision(type_, to=to, why=why, labels=labels, **({"period": period} if period else {})), odd
+    lambda type_, to, why, labels, period, about, odd: _oddities(
+        provision(type_, to=to, why=why, labels=labels, **({"period": period} if period else {}), **about), odd
     ),
     _TYPES,
     _some(RECIPIENTS),
     _some(PURPOSES),
     _some(LABELS),
     st.none() | _PERIODS,
+    _ABOUT,
     _ODD,
 )
 RULES = st.sampled_from(list(PATTERNS.values())) | st.builds(

@@ -28,6 +28,19 @@ H1, H2 = frozenset(("Organization/h1",)), frozenset(("Organization/h2",))
 TREAT = Disclosure(H1, frozenset(("TREAT",)))
 
 
+CARE = (
+    {},
+    {"recordedDate": "2025-06-01"},
+    {"recordedDate": "2026-01-01", "recorder": {"reference": "Practitioner/doc"}},
+)
+
+
+def of_a_time(number, labels):
+    """Return a Condition that says when it was, and by whom; the next one is about the one before."""
+    before = {"evidence": [{"detail": [{"reference": f"Condition/c{number - 1}"}]}]} if number else {}
+    return {**condition(f"c{number}", labels), **CARE[number % len(CARE)], **before}
+
+
 def condition(id_, labels, patient="ada"):
     return {
         "resourceType": "Condition",
@@ -44,7 +57,7 @@ async def told(store, given_consents, bearing, disclosure):
     for number, one in enumerate(given_consents):
         await store.write(whole, write_of({**one, "id": f"k{number}"}))
     for number, labels in enumerate(bearing):
-        await store.write(whole, write_of(condition(f"c{number}", labels)))
+        await store.write(whole, write_of(of_a_time(number, labels)))
     page = await store.search(recipient(whole, disclosure), parse_search("Condition", [("_count", "50")], strict=True))
     return {one.id for one in page.entries}
 
@@ -56,7 +69,12 @@ def recipient(whole, disclosure):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.lists(consents("ada"), max_size=3), st.lists(LABELLED, min_size=1, max_size=4), DISCLOSURES)
 async def test_what_consents_let_be_told_is_what_they_say(store: Store, given_consents, bearing, disclosure) -> None:
-    expected = {f"c{number}" for number, labels in enumerate(bearing) if permits(given_consents, labels, disclosure)}
+    held = {f"Condition/c{number}": of_a_time(number, labels) for number, labels in enumerate(bearing)}
+    expected = {
+        f"c{number}"
+        for number, labels in enumerate(bearing)
+        if permits(given_consents, labels, disclosure, about=of_a_time(number, labels), held=held)
+    }
     assert await told(store, given_consents, bearing, disclosure) == expected
 
 
@@ -136,3 +154,26 @@ async def test_a_groups_visit_that_names_others_is_not_told_of_by_ones_consent(s
         )
     page = await store.search(recipient(whole, TREAT), parse_search("Appointment", [], strict=True))
     assert [one.id for one in page.entries] == ["alone"]
+
+
+@pytest.mark.parametrize(
+    ("about", "seen"),
+    [
+        ({"dataPeriod": {"start": "2026"}}, {"c2"}),
+        ({"dataPeriod": {"end": "2025-06-01"}}, {"c1"}),
+        ({"dataPeriod": {"start": "2025", "end": "2026-01-01"}}, {"c1", "c2"}),
+        ({"data": [{"meaning": "instance", "reference": {"reference": "Condition/c1"}}]}, {"c1"}),
+        ({"data": [{"meaning": "related", "reference": {"reference": "Condition/c1"}}]}, {"c0", "c1"}),
+        ({"data": [{"meaning": "dependents", "reference": {"reference": "Condition/c1/_history/1"}}]}, {"c1", "c2"}),
+        ({"data": [{"meaning": "authoredby", "reference": {"reference": "Practitioner/doc"}}]}, {"c2"}),
+        ({"data": [{"meaning": "instance", "reference": {"display": "that one"}}]}, set()),
+    ],
+)
+async def test_a_consent_is_about_the_data_it_says(store: Store, about, seen) -> None:
+    """c0 says no time; c1 is of June 2025; c2 of January 2026, by doc; each names the one before."""
+    permit = consent("ada", {**PATTERNS["P1"], **about})
+    assert await told(store, [permit], [[], [], []], TREAT) == seen
+    denied = consent("ada", {**PATTERNS["P1"], "provision": [provision("deny", **about)]})
+    unknown = {"c0"} if "dataPeriod" in about else set()  # what does not say its time is denied, too
+    hidden = seen | unknown if seen else {"c0", "c1", "c2"}
+    assert await told(store, [denied], [[], [], []], TREAT) == {"c0", "c1", "c2"} - hidden

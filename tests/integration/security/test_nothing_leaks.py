@@ -244,11 +244,14 @@ async def test_a_leak_in_any_part_of_the_store_is_found(store: Store, monkeypatc
         ("h.labels", "r.labels"),
         ("NOT r.labels && '{PSYTHPN}'", "true"),
         ("NOT (n[1] =", "NOT (true OR n[1] ="),
+        ("c.about IS NULL", "true"),
+        (" OR r.patient = ", " OR true OR r.patient = "),
     ],
 )
 @pytest.mark.timeout(300)
 async def test_a_consent_that_is_read_wrongly_anywhere_is_found(store: Store, monkeypatch, right, wrong) -> None:
-    """Planted: a deny that another consent undoes, an exception that is forgotten, labels of now for those of then."""
+    """Planted: a deny that another consent undoes, a forgotten exception, labels of now for those of then, a glass that
+    is broken for everybody."""
     said = visibility.consented
 
     def misread(*args, **more):
