@@ -387,6 +387,7 @@ CASES = {**PREREQUISITES, **ORDERED, **FOR_HOME, **ELEMENTS}
 ALL = [(rule, case) for rule, cases in CASES.items() for case in cases]
 
 OF_THE_RECORD = {
+    "B-GLASS",
     "C-CONSENT",
     "C-ELEMENT",
     "D-NUMBER",
