@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from services.outcomes.expectations import expect, expect_nothing, fulfil_with_what_came_before
+from services.outcomes.risks import raise_what_was_answered_elsewhere
 from services.outcomes.scores import courses_of, judge_all
 from services.outcomes.setting import Setting
 from services.outcomes.surveillance import watch
 from shared.events.envelope import Event
 from shared.fhir.codes import VISIT_DOSING
 from shared.fhir.dates import MIN_INSTANT, interval
-from shared.fhir.json import Resource
+from shared.fhir.json import Resource, parse
 from shared.fhir.kap import effective_start, id_in, is_course, patient_of, stage_of, visit_of
+from shared.fhir.outcome import Gone, NotFound
 from shared.runtime.record import Record
 from shared.runtime.service import Reaction
+from shared.store.access import Access
 
 _ARRIVED = frozenset(("arrived", "triaged", "in-progress", "onleave"))
 _OVER = frozenset(("follow-up", "finished"))
@@ -71,11 +75,29 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             await expect("end", event.resource_id, now, patient, record, setting)
             await expect("series", event.resource_id, last, patient, record, setting)
 
+    async def answered(event: Event, resource: Resource, record: Record) -> None:
+        await _answered(event, resource, record, setting)
+
     return {
         "Encounter": (visit_changed,),
         "EpisodeOfCare": (course_changed,),
         "MedicationAdministration": (dose_changed,),
+        "QuestionnaireResponse": (answered,),
     }
+
+
+async def _answered(event: Event, response: Resource, record: Record, setting: Setting) -> None:
+    """Raise what answers that another service keeps say about the risk of suicide."""
+    patient = id_in(response.get("subject"), "Patient")
+    if event.interaction == "delete" or patient is None:
+        return
+    before = None
+    if event.version > 1:
+        whole = Access.unrestricted(event.tenant)
+        with suppress(NotFound, Gone):
+            held = await record.transaction.read_version(whole, event.type, event.resource_id, event.version - 1)
+            before = parse(held.body)
+    await raise_what_was_answered_elsewhere(response, before, patient, record, setting)
 
 
 async def _watched(visit: Resource, record: Record, setting: Setting) -> None:

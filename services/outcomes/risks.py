@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from services.outcomes.rules.instruments import Instrument, Level
-from services.outcomes.rules.risk import AtRisk, is_graver, risk_of
+from services.outcomes.rules.risk import AtRisk, is_graver, risk_in_form, risk_of
 from services.outcomes.rules.scoring import COUNTED, answers_of
 from services.outcomes.setting import Setting
 from shared.fhir.codes import (
@@ -69,9 +69,45 @@ async def raise_risk(
     if found is None or instrument.risk is None:
         return found
     again = is_graver(found, risk_in(before, instrument, own=own), instrument.risk)
+    several = len(instrument.risk.levels) > 1
+    name = ("risk", response["id"], found.level.name) if several else ("risk", response["id"])
+    await _call(response, found, name, patient, record, setting, instrument.title, instrument.risk.source, again=again)
+    return found
+
+
+async def raise_what_was_answered_elsewhere(
+    response: Resource, before: Resource | None, patient: str, record: Record, setting: Setting
+) -> None:
+    """Raise the risk that answers say which another service keeps: to its forms, or from another system.
+
+    They are raised with the news of them. What is older than the policy says is history.
+    """
+    policy = setting.policy.elsewhere
+    since = setting.clock() - timedelta(days=policy.within_days)
+    if response["status"] == "entered-in-error" or ("authored" in response and moment(response["authored"]) < since):
+        return
+    await raise_risk_elsewhere(response, before, patient, "", record, setting)
+    found = risk_in_form(response, policy)
+    if found is not None:
+        again = found != (None if before is None else risk_in_form(before, policy))
+        name, title = ("risk", response["id"], policy.level.name), "An answer to a form of the clinic"
+        await _call(response, found, name, patient, record, setting, title, policy.source, again=again)
+
+
+async def _call(
+    response: Resource,
+    found: AtRisk,
+    name: tuple[str, ...],
+    patient: str,
+    record: Record,
+    setting: Setting,
+    title: str,
+    source: str,
+    *,
+    again: bool,
+) -> None:
     now, level = setting.clock(), found.level
-    text = f"{instrument.title}: {_what(found)}. {level.advice}"
-    name = ("risk", response["id"]) if len(instrument.risk.levels) == 1 else ("risk", response["id"], level.name)
+    text = f"{title}: {_what(found)}. {level.advice}"
     flagged = flag(name, patient=patient, code=SUICIDE_RISK, text=text, now=now)
     if level.answer is not None:
         flagged["code"]["coding"].append(Code(KAP, f"suicide-risk-{level.name}").coding())
@@ -80,7 +116,7 @@ async def raise_risk(
         name,
         patient=patient,
         code=Code(KAP, level.task, level.title),
-        description=f"{text} Source: {instrument.risk.source}.",
+        description=f"{text} Source: {source}.",
         now=now,
         priority=level.priority,
         focus=f"QuestionnaireResponse/{response['id']}",
@@ -94,7 +130,6 @@ async def raise_risk(
         await setting.escalation.raise_task(record, made, now, reopen=again)
     if level.safety_plan:
         await _ask_for_safety_plan(response, level, patient, record, setting)
-    return found
 
 
 async def _ask_for_safety_plan(

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from services.outcomes.rules.instruments import Instrument
+from services.outcomes.rules.risk import Elsewhere
 from services.outcomes.rules.scoring import COUNTED
 from shared.fhir.cited import Cited
 from shared.fhir.codes import ID_TASK, KAP, Code
@@ -102,6 +103,7 @@ class OutcomesPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sustained: Sustained
     baseline: Baseline
     look_back: LookBack
+    elsewhere: Elsewhere
     surveillance: dict[str, Watch] = msgspec.field(default_factory=dict)
 
 

@@ -124,6 +124,11 @@ def score(response: Resource, instrument: Instrument) -> Scored:
     return Scored(scores, missing, numbers)
 
 
+def items_of(response: Resource) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """Yield linkId and answers of a QuestionnaireResponse's items, at every depth."""
+    yield from _items(response.get("item", []))
+
+
 def _items(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
     """Yield linkId and answers at every depth; of a linkId that is a path (``/group/44260-8``) the last part."""
     for item in items:

@@ -6,11 +6,13 @@ import pytest
 
 from services.outcomes.service import outcomes as outcomes_service
 from shared.events.envelope import Event
+from shared.events.handler import Position
 from shared.fhir.codes import KAP, LOINC, Code
 from shared.fhir.extraction import extract
 from shared.fhir.json import dump
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.validation import validate
+from shared.runtime.consume import ServiceEvents
 from shared.runtime.ownership import INTAKE, OUTCOMES, owner_of
 from shared.runtime.timers import run_once
 from tests.integration.services.course import START, about
@@ -282,6 +284,78 @@ async def test_the_ladder_of_item_9_climbs_until_a_person_takes_it(bench, outcom
     bench.clock.forward(days=1)
     await run_once(climb, outcomes.service, outcomes.store, bench.clock(), lambda: None)
     assert len(await outcomes.search("Communication", subject="Patient/ada")) == 2
+
+
+# -- answers that others keep ------------------------------------------------------------------------------------------
+
+
+def form(name, link, answer, **more):
+    return response(f"kap-{name}", {link: answer}, **more)
+
+
+async def heard(outcomes, answered, version=1, source="sessions"):
+    """Take in what another service committed."""
+    held = {**answered, "id": "answers", "meta": {**answered.get("meta", {}), "versionId": str(version)}}
+    event = Event(
+        id=f"QuestionnaireResponse/answers/{version}", source=source,
+        interaction="create" if version == 1 else "update", type="QuestionnaireResponse", resource_id="answers",
+        version=version, time=START, tenant="default", key="Patient/ada", shard=0, sequence=version, body=dump(held),
+        labels=(), request_id=None, traceparent=None,
+    )  # fmt: skip
+    await ServiceEvents(outcomes.service, outcomes.store).handle(event, Position(f"kap.{source}.v1", 0, version))
+
+
+@pytest.mark.parametrize(
+    ("answered", "source"),
+    [
+        (form("pre-dose", "suicidality", {"valueBoolean": True}), "sessions"),
+        (form("pre-dose", "suicidality", {"valueString": "sometimes"}), "sessions"),
+        (form("discharge", "safe", {"valueBoolean": False}), "sessions"),
+        (form("screening", "E22", {"valueBoolean": True}, status="in-progress"), "intake"),
+        (phq9({"valueInteger": 3}, meta={"source": "urn:hospital"}), "intake"),
+        (cssrs(4, meta={"source": "urn:hospital"}), "intake"),
+    ],
+    ids=["before a dose", "in words", "before leaving", "at screening", "item 9 elsewhere", "a screener elsewhere"],
+)
+async def test_a_yes_about_suicide_calls_somebody_wherever_it_was_answered(outcomes, answered, source):
+    await heard(outcomes, answered, source=source)
+    (flag,) = await outcomes.search("Flag", patient="ada")
+    (task,) = [*await raised(outcomes, "run-c-ssrs"), *await raised(outcomes, "evaluate-suicide-risk")]
+    assert (task["priority"], task["status"]) == ("stat", "requested")
+    assert flag["status"] == "active"
+    assert len(await outcomes.search("Communication", subject="Patient/ada")) == 1
+    assert validate(task) == validate(flag) == []
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        form("pre-dose", "suicidality", {"valueBoolean": False}),
+        form("discharge", "safe", {"valueBoolean": True}),
+        form("screening", "E22", {"valueBoolean": True}, status="entered-in-error"),
+        form("screening", "E22", {"valueBoolean": True}, authored="2025-11-22T09:00:00Z"),
+        response("others", {"safe": {"valueBoolean": False}}),
+        phq9({"valueInteger": 0}, meta={"source": "urn:hospital"}),
+        phq9({"valueInteger": 3}, meta={"source": "urn:hospital"}, authored="2025-11-22T09:00:00Z"),
+    ],
+    ids=["no", "safe", "in error", "long ago", "another form", "no from elsewhere", "history from elsewhere"],
+)
+async def test_a_no_history_and_another_form_call_nobody(outcomes, answered):
+    await heard(outcomes, answered)
+    assert await outcomes.search("Flag") == await outcomes.search("Task") == []
+
+
+async def test_what_was_closed_opens_again_by_an_amended_answer_and_not_by_a_repeat(outcomes):
+    yes, no = (form("pre-dose", "suicidality", {"valueBoolean": one}) for one in (True, False))
+    await heard(outcomes, yes)
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    await outcomes.update({**task, "status": "completed", "owner": ANNA})
+    await heard(outcomes, {**yes, "status": "amended"}, 2)
+    assert [one["status"] for one in await raised(outcomes, "run-c-ssrs")] == ["completed"], "it says the same"
+    await heard(outcomes, {**no, "status": "amended"}, 3)
+    await heard(outcomes, {**yes, "status": "amended"}, 4)
+    (again,) = await raised(outcomes, "run-c-ssrs")
+    assert (again["id"], again["status"]) == (task["id"], "requested")
 
 
 async def _copied(record, resource, id_):
