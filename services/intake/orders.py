@@ -19,10 +19,11 @@ from services.intake.rules.amounts import (
     sessions_of,
 )
 from services.intake.rules.eligibility import screen
-from services.intake.rules.findings import Screening
+from services.intake.rules.findings import Screening, counted, is_active
 from services.intake.rules.home import HomeFacts, check_home, is_for_home
 from services.intake.rules.orders import Weight, check_order, check_screened, kilograms_of
 from services.intake.rules.prescribers import Prescriber, check_prescriber, check_site
+from services.intake.rules.trials import Entry
 from services.intake.screening import screened_for
 from services.intake.setting import Setting
 from shared.fhir.codes import NEED_REEVALUATED, PDMP_QUERY, ROUTES, WEIGHT
@@ -154,6 +155,7 @@ async def _amounts(
             share,
             f"{where}.doseAndRate",
             tuple(f"MedicationRequest/{one.id}" for one in before),
+            await sets_met(record, patient, setting),
         ),
         *check_count(sessions_of(dosages), series, where),
         *check_total(sessions_of(dosages), before, max(looked, default=None), at, series),
@@ -185,6 +187,13 @@ async def _ordered_before(
             written = interval(one["authoredOn"])[0] if "authoredOn" in one else moment(one["meta"]["lastUpdated"])
             found.append(Ordered(one["id"], written, doses_of(dosages, kilograms), sessions_of(dosages)))
     return found
+
+
+async def sets_met(record: Record, patient: str, setting: Setting) -> list[str]:
+    """Return the value sets of the policy that the patient has a condition of now."""
+    found = await record.search("Condition", {"patient": f"Patient/{patient}"})
+    entries = [Entry(f"Condition/{one['id']}", one.get("code"), one) for one in found if is_active(one)]
+    return [name for name, set_ in setting.sets.items() if any(set_.holds(one.concept) for one in counted(entries))]
 
 
 async def weights_of(record: Record, patient: str, at: datetime) -> list[Weight]:

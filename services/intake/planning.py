@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from html import escape
 from typing import Any, Final, Literal, get_args
 
-from services.intake.orders import lacking_of, weights_of
+from services.intake.orders import lacking_of, sets_met, weights_of
 from services.intake.rules.findings import is_active
 from services.intake.rules.plans import (
     PlanPolicy,
@@ -105,7 +105,9 @@ async def guard_plan(change: Change, record: Record, setting: Setting) -> None:
     if doses:
         at = interval(after["created"])[0] if "created" in after else setting.clock()
         weights = await weights_of(record, patient, at)
-        issues = [lacking_of(patient, one) for one in check_plan(doses, weights, setting.orders, "CarePlan.activity")]
+        met = await sets_met(record, patient, setting)
+        found = check_plan(doses, weights, setting.orders, "CarePlan.activity", met)
+        issues = [lacking_of(patient, one) for one in found]
         if issues:
             raise Unprocessable(issues)
 
@@ -119,7 +121,7 @@ async def _plan(call: OperationCall, record: Record, setting: Setting) -> Resour
     drug, route = await _screened(record, str(call.id)) if asked.template is None else (None, None)
     if asked.drug is not None or asked.route is not None:
         drug, route = asked.drug, asked.route
-    met = [name for name, set_ in setting.sets.items() if any(set_.holds(one.get("code")) for one in conditions)]
+    met = await sets_met(record, str(call.id), setting)
     chosen = choose(policy, asked.template, drug, route, met)
     if isinstance(chosen, Issue):
         raise Unprocessable([chosen])
@@ -130,7 +132,8 @@ async def _plan(call: OperationCall, record: Record, setting: Setting) -> Resour
         raise _wrong("date", "valueDateTime with its zone, not in the future")
     at = asked.date or now
     weights = await weights_of(record, str(call.id), at)
-    issues = [lacking_of(str(call.id), one) for one in check_plan(doses, weights, setting.orders, WHERE)]
+    found = check_plan(doses, weights, setting.orders, WHERE, met)
+    issues = [lacking_of(str(call.id), one) for one in found]
     if asked.status == "active":
         issues.extend(check_agreed(asked.goals, [role.code for role, _ in asked.members], template, policy))
     if issues:

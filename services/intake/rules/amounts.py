@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
+
+import msgspec
 
 from shared.fhir.cited import Cited
 from shared.fhir.kap import Drug, PlannedDose, quantity_in
@@ -21,11 +23,19 @@ class ByRoute(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Titration(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first dose is at most `first`, a later one at most `rise` above the highest before, in `unit`."""
+    """The first dose is at most `first`, a later one at most `rise` above the highest before, in `unit`.
+
+    `first_for`: the most that the first dose may be for who has a condition of a value set, where that is more.
+    """
 
     unit: Literal["mg", "mg/kg"]
     first: Decimal
     rise: Decimal
+    first_for: dict[str, Decimal] = msgspec.field(default_factory=dict)
+
+    def most_first(self, met: Collection[str]) -> Decimal:
+        """Return the most that the first dose may be for who has conditions of the value sets `met`."""
+        return max([self.first, *(most for set_, most in self.first_for.items() if set_ in met)])
 
 
 class Series(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,16 +97,17 @@ def check_titration(
     share: Decimal,
     where: str,
     evidence: tuple[str, ...] = (),
+    met: Collection[str] = (),
 ) -> list[Issue]:
     """Return what forbids a dose after those `before`: it begins low, and rises by steps; all by unit.
 
-    `evidence`: references of the orders before.
+    `evidence`: references of the orders before; `met`: the value sets that the patient has a condition of.
     """
     dose = None if titration is None else doses.get(titration.unit)
     if titration is None or dose is None:
         return []
     known = [one[titration.unit] for one in before if titration.unit in one]
-    most = max(known) + titration.rise if known else titration.first
+    most = max(known) + titration.rise if known else titration.most_first(met)
     if dose <= most * (1 + share):
         return []
     began = f"the highest before is {max(known):.2f}" if known else "there is none before"

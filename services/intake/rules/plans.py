@@ -118,8 +118,17 @@ def planned(template: Template) -> list[PlannedDose]:
     ]
 
 
-def check_plan(doses: Sequence[PlannedDose], weights: Sequence[Weight], orders: OrderPolicy, where: str) -> list[Issue]:
-    """Return what is wrong with the doses that a plan plans: their steps, amounts, rise, number and spacing."""
+def check_plan(
+    doses: Sequence[PlannedDose],
+    weights: Sequence[Weight],
+    orders: OrderPolicy,
+    where: str,
+    met: Collection[str] = (),
+) -> list[Issue]:
+    """Return what is wrong with the doses that a plan plans: their steps, amounts, rise, number and spacing.
+
+    `met`: the value sets that the patient has a condition of.
+    """
     if not doses:
         return []
     drug: Drug = "esketamine" if doses[0].drug == "esketamine" else "ketamine"
@@ -136,7 +145,7 @@ def check_plan(doses: Sequence[PlannedDose], weights: Sequence[Weight], orders: 
             replace(issue, expression=(where,)) for issue in check_dosage(dosage, where, drug, weights, orders)
         )
         amounts = doses_of([dosage], known)
-        issues.extend(check_titration(amounts, before, titration, orders.rounding.share, where))
+        issues.extend(check_titration(amounts, before, titration, orders.rounding.share, where, met=met))
         before.append(amounts)
     return list(dict.fromkeys(issues))
 

@@ -24,7 +24,8 @@ WEIGHED = (Weight(Decimal(70), 2),)
 
 
 def rules(template, *, weights=WEIGHED):
-    return [one.rule for one in check_plan(planned(template), weights, SETTING.orders, "here")]
+    found = check_plan(planned(template), weights, SETTING.orders, "here", template.conditions)
+    return [one.rule for one in found]
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
@@ -42,6 +43,13 @@ def test_a_plan_says_in_fhir_what_its_template_says(name):
     plan = {"activity": [{"detail": one} for one in activities(template, planned(template))]}
     assert [tuple(one)[:4] for one in planned_doses(plan)] == [tuple(one)[:4] for one in planned(template)]
     assert sum(one.sessions for one in planned_doses(plan)) == template.sessions
+
+
+def test_the_higher_first_dose_of_esketamine_is_for_acute_suicidality_alone():
+    doses = planned(TEMPLATES["esketamine-suicidality"])
+    assert check_plan(doses, WEIGHED, SETTING.orders, "here", ["depression", "acute-suicidality"]) == []
+    refused = check_plan(doses, WEIGHED, SETTING.orders, "here", ["depression"])
+    assert [one.rule for one in refused] == ["RX-TITRATION"]
 
 
 def test_a_plan_keeps_doses_no_nearer_than_bookings_are():
