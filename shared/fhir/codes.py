@@ -63,6 +63,7 @@ ID_REMS_SITE: Final = f"{BASE}/identifier/rems-site"
 ID_REMS_PATIENT: Final = f"{BASE}/identifier/rems-patient"
 """Of a Patient: the number of the enrolment in the Spravato REMS."""
 ID_THERAPY: Final = f"{BASE}/identifier/psychotherapy"
+ID_FEED: Final = f"{BASE}/identifier/feed"
 ID_SUMMARY: Final = f"{BASE}/identifier/visit-summary"
 ID_DOSE: Final = f"{BASE}/identifier/dose"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.sessions.operations.dosing import dosing_operations
+from services.sessions.operations.feeds import feed_operations
 from services.sessions.operations.leaving import leaving_operations
 from services.sessions.operations.psychotherapy import psychotherapy_operations
 from services.sessions.operations.rems import rems_operations
@@ -16,6 +17,7 @@ def operations(setting: Setting) -> tuple[Operation, ...]:
     """Return sessions' operations under a policy."""
     return (
         *dosing_operations(setting),
+        *feed_operations(setting),
         *leaving_operations(setting),
         *rems_operations(setting),
         *substance_operations(setting),

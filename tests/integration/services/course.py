@@ -99,7 +99,7 @@ class Opened:
         )
         body = {"resourceType": "Parameters", **({"parameter": list(parameters)} if parameters else {})}
         async with self.record(compartment_key(on, type_, on["id"])) as record:
-            return self._answered(await operation.handler(OperationCall(name, type_, on["id"], body), record))
+            return self.answered(await operation.handler(OperationCall(name, type_, on["id"], body), record))
 
     async def ask(self, name: str, type_: str, *parameters: dict[str, Any]) -> Resource:
         """Call an operation at type level."""
@@ -108,9 +108,9 @@ class Opened:
         )
         body = {"resourceType": "Parameters", **({"parameter": list(parameters)} if parameters else {})}
         async with self.record("none") as record:
-            return self._answered(await operation.handler(OperationCall(name, type_, None, body), record))
+            return self.answered(await operation.handler(OperationCall(name, type_, None, body), record))
 
-    def _answered(self, resource: Resource) -> Resource:
+    def answered(self, resource: Resource) -> Resource:
         self.answers.append(resource)
         return resource
 

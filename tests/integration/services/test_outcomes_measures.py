@@ -49,7 +49,7 @@ async def call(outcomes, name, type_="Measure", level="type", id_=None, access=A
         "parameter": [{"name": key, "valueString": value} for key, value in {**YEAR, **parameters}.items()],
     }
     async with open_record(outcomes.service, outcomes.store, access, keys=["none"]) as record:
-        return await operation.handler(OperationCall(name, type_, id_, body), record)
+        return outcomes.answered(await operation.handler(OperationCall(name, type_, id_, body), record))
 
 
 def counts(report):

@@ -12,6 +12,8 @@ from services.gateway.forward import GatewayBackend
 from services.gateway.owners import Owners
 from services.gateway.service import SERVICE
 from shared.events.handler import Position
+from shared.fhir import codes
+from shared.fhir.dates import zulu
 from shared.fhir.ids import new_id
 from shared.fhir.json import dump
 from shared.http.app import create_fhir_app
@@ -221,3 +223,19 @@ async def test_the_psychotherapy_and_the_summary_of_a_visit_are_written_through_
     assert document["valueReference"]["reference"].startswith("DocumentReference/")
     not_sent = await gateway.send("POST", f"{visit}/$rems-submitted", {"resourceType": "Parameters"})
     assert not_sent.status_code == 400, not_sent.text
+
+
+async def test_the_feed_of_a_device_is_taken_in_through_the_gateway(gateway):
+    visit = f"Encounter/{gateway.at.visit['id']}"
+    parts = [
+        {"name": "code", "valueCodeableConcept": codes.HEART_RATE.concept()},
+        {"name": "unit", "valueCode": "/min"},
+        {"name": "start", "valueInstant": zulu(gateway.at.clock.now)},
+        {"name": "period", "valueDecimal": 1000},
+        {"name": "data", "valueString": "71"},
+    ]
+    call = {"resourceType": "Parameters", "parameter": [{"name": "signal", "part": parts}]}
+    taken = await gateway.send("POST", f"{visit}/$feed", call)
+    assert taken.status_code == 200, taken.text
+    (recorded,) = taken.json()["parameter"]
+    assert recorded["valueReference"]["reference"].startswith("Observation/")

@@ -1,0 +1,63 @@
+"""A continuous device's feed: its samples by signal and minute. Pure functions.
+
+A minute of a signal is one SampledData (https://hl7.org/fhir/R4/datatypes.html#SampledData): each sample has its place
+by its time, and a place without one says ``E``, that nothing valid was measured there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+NOTHING: Final = "E"
+MARKS: Final = frozenset((NOTHING, "U", "L"))
+"""What stands for no valid value, one above and one below what the device can measure."""
+
+MINUTE: Final = timedelta(minutes=1)
+
+
+def is_sample(text: str) -> bool:
+    """Tell whether a text is a sample: a finite number, or one of `MARKS`."""
+    if text in MARKS:
+        return True
+    try:
+        return Decimal(text).is_finite()
+    except InvalidOperation:
+        return False
+
+
+def minute_of(when: datetime) -> datetime:
+    """Return the beginning of the minute that a time is in."""
+    return when.replace(second=0, microsecond=0)
+
+
+def by_minute(start: datetime, period: timedelta, samples: Sequence[str]) -> dict[datetime, dict[int, str]]:
+    """Return samples by the minute that they were measured in, and by their place in it.
+
+    Args:
+        start: of the first sample.
+        period: from one sample to the next, a minute at most.
+        samples: in their order.
+
+    """
+    found: dict[datetime, dict[int, str]] = {}
+    for number, sample in enumerate(samples):
+        when = start + number * period
+        minute = minute_of(when)
+        found.setdefault(minute, {})[(when - minute) // period] = sample
+    return found
+
+
+def put_in(data: str, samples: Mapping[int, str]) -> str:
+    """Return a minute's data with further samples in their places.
+
+    What is measured is not taken back by nothing: a sample that says ``E`` leaves what stands in its place.
+    """
+    placed = data.split()
+    placed += [NOTHING] * (max(samples) + 1 - len(placed))
+    for place, sample in samples.items():
+        if sample != NOTHING:
+            placed[place] = sample
+    return " ".join(placed)

@@ -1,0 +1,106 @@
+"""A continuous device's feed through `Encounter/$feed`: a SampledData Observation a signal and minute."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import BadRequest, Unprocessable
+
+RATE, SATURATION = codes.HEART_RATE, codes.OXYGEN_SATURATION
+
+
+def signal(start, data, code=RATE, unit="/min", other=None):
+    """Return a signal of a call: a sample each second from `start` on; `other` parts in the place of these."""
+    said = {
+        "code": {"valueCodeableConcept": code.concept()},
+        "unit": {"valueCode": unit},
+        "start": {"valueInstant": zulu(start)},
+        "period": {"valueDecimal": 1000},
+        "data": {"valueString": data},
+        **(other or {}),
+    }
+    return {"name": "signal", "part": [{"name": name, **value} for name, value in said.items()]}
+
+
+async def feed(bedside, *signals):
+    told = await bedside.sessions.call("feed", bedside.visit, *signals)
+    return [one["valueReference"]["reference"] for one in told["parameter"]]
+
+
+async def minutes(bedside):
+    """Return what is held of the feed: code, minute, data, version."""
+    found = await bedside.sessions.search("Observation", encounter=f"Encounter/{bedside.visit['id']}")
+    return sorted(
+        (
+            one["code"]["coding"][0]["code"],
+            one["effectivePeriod"]["start"],
+            one["valueSampledData"]["data"],
+            one["meta"]["versionId"],
+        )
+        for one in found
+        if "valueSampledData" in one
+    )
+
+
+async def test_samples_become_one_observation_of_each_signal_and_minute_however_they_are_sent(bedside):
+    begun = bedside.clock.now.replace(second=0, microsecond=0)
+    bedside.clock.forward(minutes=5)
+    at = begun + timedelta(seconds=58)
+    first = await feed(bedside, signal(at, "71 72 73 74"), signal(at, "97 98", SATURATION, "%"))
+    assert len(first) == 3
+    again = await feed(bedside, signal(at, "71 72"), signal(at + timedelta(seconds=5), "76"))
+    assert again == first[:2]
+    gap = " ".join(["E"] * 58)
+    assert await minutes(bedside) == [
+        ("59408-5", zulu(begun), f"{gap} 97 98", "1"),
+        ("8867-4", zulu(begun), f"{gap} 71 72", "1"),
+        ("8867-4", zulu(begun + timedelta(minutes=1)), "73 74 E 76", "2"),
+    ]
+
+
+async def test_a_feed_alarms_in_the_transaction_that_takes_it_in(bedside):
+    await bedside.chart()
+    await bedside.start(40)
+    bedside.clock.forward(minutes=3)
+    at = bedside.clock.now - timedelta(seconds=10)
+    assert await bedside.raised() == [0, 0, 0]
+    await feed(bedside, signal(at, "97 96 85", SATURATION, "%"))
+    assert await bedside.rules() == {"A-SPO2"}
+    raised = await bedside.raised()
+    await feed(bedside, signal(at + timedelta(seconds=3), "84 85", SATURATION, "%"))
+    assert await bedside.raised() == raised
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"data": {"valueString": "71 high"}}, "numbers"),
+        ({"data": {"valueString": " "}}, "numbers"),
+        ({"period": {"valueDecimal": 0}}, "60,000"),
+        ({"data": {"valueString": "71 " * 3601}}, "an hour"),
+        ({"start": {"valueInstant": "noon"}}, "not an instant"),
+        ({"start": {"valueInstant": "2036-01-01T00:00:00Z"}}, "still to come"),
+        ({"code": {"valueCodeableConcept": {"text": "pulse"}}}, "LOINC"),
+        ({"unit": {"valueString": "/min"}}, "unit"),
+        ({"colour": {"valueString": "red"}}, "colour"),
+    ],
+)
+async def test_what_is_no_feed_is_refused_and_nothing_is_kept(bedside, wrong, says):
+    at = bedside.clock.now - timedelta(hours=2)
+    with pytest.raises(BadRequest, match=says):
+        await feed(bedside, signal(at, "71 72"), signal(at, "71", other=wrong))
+    assert await minutes(bedside) == []
+
+
+async def test_nobody_is_measured_in_a_visit_that_has_not_begun(bedside):
+    planned = {**bedside.visit, "status": "planned"}
+    for name in ("id", "meta", "period", "statusHistory", "identifier"):
+        planned.pop(name, None)
+    planned["appointment"] = [{"reference": "Appointment/later"}]
+    visit = await bedside.sessions.create(planned)
+    with pytest.raises(Unprocessable, match="Begin it first"):
+        await bedside.sessions.call("feed", visit, signal(bedside.clock.now, "71"))

@@ -1,0 +1,62 @@
+"""A device's feed by signal and minute: every sample in its place, and none taken back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.sessions.rules.feeds import by_minute, is_sample, put_in
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+def test_samples_are_parted_by_the_minute_they_were_measured_in():
+    found = by_minute(NOON + timedelta(seconds=58.3), SECOND, ["71", "72", "73"])
+    assert found == {NOON: {58: "71", 59: "72"}, NOON + timedelta(minutes=1): {0: "73"}}
+
+
+@pytest.mark.parametrize(
+    ("held", "samples", "now"),
+    [
+        ("", {0: "71"}, "71"),
+        ("", {2: "71"}, "E E 71"),
+        ("71 72", {2: "73"}, "71 72 73"),
+        ("71 E 73", {1: "72"}, "71 72 73"),
+        ("71 72", {0: "71", 1: "72"}, "71 72"),
+        ("71 72", {1: "E", 2: "E"}, "71 72 E"),
+    ],
+)
+def test_a_sample_stands_in_its_place_and_what_was_measured_stays(held, samples, now):
+    assert put_in(held, samples) == now
+
+
+@pytest.mark.parametrize(
+    ("text", "known"), [("71", True), ("-1.5", True), ("E", True), ("U", True), ("NaN", False), ("x", False)]
+)
+def test_a_sample_is_a_number_or_one_of_the_marks(text, known):
+    assert is_sample(text) is known
+
+
+@given(
+    st.lists(st.integers(30, 220).map(str), min_size=1, max_size=200),
+    st.integers(0, 59_999),
+    st.sampled_from([250, 500, 1000, 1500, 7000]),
+    st.randoms(use_true_random=False),
+    st.integers(1, 30),
+)
+def test_however_a_feed_is_cut_and_in_whatever_order_it_comes_it_says_the_same(samples, late, period, dice, size):
+    start, apart = NOON + timedelta(milliseconds=late), timedelta(milliseconds=period)
+    whole = {minute: put_in("", placed) for minute, placed in by_minute(start, apart, samples).items()}
+    cut = [(number, samples[number : number + size]) for number in range(0, len(samples), size)]
+    cut += cut[: len(cut) // 2]  # some come twice
+    dice.shuffle(cut)
+    held: dict[datetime, str] = {}
+    for number, part in cut:
+        for minute, placed in by_minute(start + number * apart, apart, part).items():
+            held[minute] = put_in(held.get(minute, ""), placed)
+    assert held == whole
+    assert [one for minute in sorted(held) for one in held[minute].split() if one != "E"] == samples
