@@ -49,6 +49,7 @@ def _missing(folder: Path, host: str) -> Mapping[Path, str]:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     wanted = {folder / "postgres" / "password": _password()}
+    wanted[folder / "keycloak" / "password"] = _password()
     for name in CONTAINED:
         wanted[folder / name / "KAP_DATABASE_URL"] = _address(f"kap_{name}", host)
         wanted[folder / name / "KAP_LINK_SECRET"] = _password()

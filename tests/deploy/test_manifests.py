@@ -268,7 +268,7 @@ def _compose() -> dict[str, Any]:
 
 def test_compose_runs_every_service_with_a_database_and_an_image_of_its_own() -> None:
     compose = _compose()
-    assert set(compose["services"]) == SERVICES | {"postgres", "kafka"}
+    assert set(compose["services"]) == SERVICES | {"postgres", "kafka", "keycloak"}
     for service in SERVICES:
         one = compose["services"][service]
         assert one["build"]["args"] == {"SERVICE": service}
