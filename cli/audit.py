@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.ops import DELIVERY, AuditRows, Ops
-from cli.options import DATA, DataOption
+from cli.options import DATA, ClinicOption, DataOption
 from cli.running import running
 from cli.stack.ports import GATEWAY, IDENTITY, OWNERS
 from cli.stack.problem import StackProblem
@@ -24,6 +24,7 @@ from cli.terminal import out, problem
 from shared.runtime.anchoring import anchors_in
 from shared.runtime.policy import load_policy
 from shared.runtime.retention import AuditPolicy
+from shared.store.access import DEFAULT_TENANT
 from shared.store.audit import Head
 from shared.store.audit_chain import Checked, Line, check
 
@@ -70,6 +71,7 @@ def verify(
 def accounting(
     patient: Annotated[str, typer.Argument(metavar="Patient/ID", help="Whose record it is about.")],
     *,
+    clinic: ClinicOption = None,
     data: DataOption = DATA,
     json_: Annotated[bool, typer.Option("--json", help="As a Bundle of AuditEvents.")] = False,
 ) -> None:
@@ -78,14 +80,16 @@ def accounting(
     Read there by a token, or sent there; each with what allowed it.
     """
     stack = running(data)
-    found = asyncio.run(disclosures(stack, patient.removeprefix("Patient/")))
+    found = asyncio.run(disclosures(stack, patient.removeprefix("Patient/"), clinic or DEFAULT_TENANT))
     if json_:
         entries = [{"resource": one} for one in found]
         bundle: dict[str, Any] = {"resourceType": "Bundle", "type": "collection"}
         typer.echo(json.dumps(bundle | ({"entry": entries} if entries else {}), indent=2))
         return
     if not found:
-        out.print("Nothing of this patient was told to anybody outside of the clinic.")
+        out.print(
+            f"Nothing of this patient of the clinic {clinic or DEFAULT_TENANT} was told to anybody outside of it."
+        )
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("when", "to whom", "what", "what for", "by", ""):
@@ -169,10 +173,12 @@ async def checked(stack: Stack, names: Sequence[str]) -> dict[str, Checked]:
 
 
 async def _lines(ops: Ops, name: str, part: AuditRows) -> AsyncIterator[Line]:
-    while part.rows:
+    for line in part.rows:
+        yield line
+    while part.more:
+        part = await ops.audit(name, part.rows[-1].sequence)
         for line in part.rows:
             yield line
-        part = await ops.audit(name, part.rows[-1].sequence)
 
 
 def show(found: dict[str, Checked]) -> None:
@@ -190,10 +196,10 @@ def show(found: dict[str, Checked]) -> None:
         out.print(f"{name}: {one.rows:,} rows, the chain is whole; {end}.")
 
 
-async def disclosures(stack: Stack, patient: str) -> list[dict[str, Any]]:
-    """Return the AuditEvents of what of a patient was told outside, by every service, oldest first."""
+async def disclosures(stack: Stack, patient: str, clinic: str = DEFAULT_TENANT) -> list[dict[str, Any]]:
+    """Return the AuditEvents of what of a clinic's patient was told outside, by every service, oldest first."""
     async with Ops(stack.ports(), auth=stack.auth()) as ops:
-        parts = await asyncio.gather(*(ops.disclosures(name, patient) for name in _TOLD_OUTSIDE))
+        parts = await asyncio.gather(*(ops.disclosures(name, patient, clinic) for name in _TOLD_OUTSIDE))
     for name, part in zip(_TOLD_OUTSIDE, parts, strict=True):
         if not part.whole:
             problem(f"{name} told of this patient more often than is shown; ask its AuditEvents by date for the rest.")

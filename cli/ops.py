@@ -15,6 +15,7 @@ from cli.compare import Delivery, Digest, Permission, Version
 from cli.stack.ports import GATEWAY, OWNERS, Ports
 from cli.stack.problem import StackProblem
 from shared.fhir.json import Resource
+from shared.store.access import DEFAULT_TENANT
 from shared.store.audit_chain import Line
 
 DELIVERY = "delivery"
@@ -230,6 +231,7 @@ class Destination:
         pending: of these, those that still move by themselves.
         deliveries: the lines; empty where they were not asked for.
         recipient, purpose: whom, and what for, it is to the patients' consents.
+        tenant: of which clinic.
 
     """
 
@@ -244,6 +246,7 @@ class Destination:
     deliveries: list[DeliveryLine] = field(default_factory=list)
     recipient: str | None = None
     purpose: str = "TREAT"
+    tenant: str = DEFAULT_TENANT
 
     @property
     def total(self) -> int:
@@ -258,6 +261,7 @@ class AuditRows:
     given_up: int
     given_up_hash: bytes
     rows: list[Line]
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +307,7 @@ class Ops:
 
     async def disclosable(self, service: str, type_: str, destination: Destination) -> dict[str, Permission]:
         """Return, by ``Type/id``, what the consents that a service holds say of telling a destination."""
-        query = {"type": type_, "purpose": destination.purpose}
+        query = {"type": type_, "purpose": destination.purpose, "clinic": destination.tenant}
         if destination.recipient is not None:
             query["recipient"] = destination.recipient
         found = msgspec.json.decode(await self._get(service, "disclosable", **query), type=_Disclosable)
@@ -342,9 +346,10 @@ class Ops:
         """Return rows of a service's audit, from a sequence on."""
         return msgspec.json.decode(await self._get(service, "audit", after=str(after)), type=AuditRows)
 
-    async def disclosures(self, service: str, patient: str) -> Disclosures:
-        """Return what of a patient (logical id) a service told to somebody outside of the clinic."""
-        return msgspec.json.decode(await self._get(service, "audit/disclosures", patient=patient), type=Disclosures)
+    async def disclosures(self, service: str, patient: str, clinic: str) -> Disclosures:
+        """Return what of a clinic's patient (logical id) a service told to somebody outside of the clinic."""
+        found = await self._get(service, "audit/disclosures", patient=patient, clinic=clinic)
+        return msgspec.json.decode(found, type=Disclosures)
 
     async def _get(self, service: str, what: str, **query: str) -> bytes:
         return await self._ask("GET", service, what, query)

@@ -28,6 +28,7 @@ from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OWNERS, SERVICES,
 from cli.stack.problem import StackProblem
 from cli.stack.processes import Plan
 from cli.stack.state import APACHE, DEFAULTS, MEMORY, Options, State, StateFile
+from shared.security.scopes import OPERATE
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DATA = ROOT / ".kap"
@@ -165,7 +166,7 @@ class Stack:
         options = self.state().options
         if not options.auth:
             return None
-        whole = Wanted(role="clinic-admin")
+        whole = Wanted(scope=f"user/*.cruds user/*.$* {OPERATE}")
         return OperatorAuth(_ports(options).url(IDENTITY), OperatorKey(self.data), wanted or whole)
 
     def _service_row(self, client: httpx.Client, operator: httpx.Client, state: State, name: str) -> Row:

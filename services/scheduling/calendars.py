@@ -9,7 +9,8 @@ A calendar leaves the record: it says when, what kind of visit and where, and na
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 from icalendar import Calendar, Event
@@ -28,8 +29,12 @@ from shared.runtime.app import Parts
 from shared.runtime.asking import not_held, wrongly_asked
 from shared.runtime.record import Record, open_record
 from shared.runtime.service import OperationCall
+from shared.security.audit import Auditing, record, say
 from shared.store.access import Access
 from shared.store.calendars import make_link, revoke_links
+
+BY_LINK: Final = "calendar link"
+"""Who reads a calendar, to the audit: whoever has its link."""
 
 SHOWN_BACK: Final = timedelta(days=31)
 WHOSE: Final = ("Practitioner", "Location", "Patient", "Device")
@@ -71,29 +76,38 @@ def calendar_route(parts: Parts, setting: Setting) -> Route:
 
     async def feed(request: Request) -> Response:
         request.scope["state"]["route"] = "/calendar/{secret}.ics"  # the secret is not logged
-        whose = await parts.store.calendars.of(request.path_params["secret"])
-        if whose is None:
-            why = "It was revoked, or never was: ask the clinic for a new one."
-            raise not_held("The calendar of this link", why, where="Appointment")
-        now = setting.clock()
-        async with open_record(parts.service, parts.store, Access.unrestricted(whose.tenant), keys=()) as record:
-            body = await calendar_of(record, whose.actor, now)
+        auditing = Auditing(parts.store.audit, parts.service.name)
+
+        async def told() -> bytes:
+            say(client=BY_LINK)
+            whose = await parts.store.calendars.of(request.path_params["secret"])
+            if whose is None:
+                why = "It was revoked, or never was: ask the clinic for a new one."
+                raise not_held("The calendar of this link", why, where="Appointment")
+            say(tenant=whose.tenant)
+            access, since = Access.unrestricted(whose.tenant), zulu(setting.clock() - SHOWN_BACK)
+            async with open_record(parts.service, parts.store, access, keys=()) as held:
+                shown = await held.search("Appointment", [("actor", whose.actor), ("date", f"ge{since}")])
+                body = await calendar_of(held, whose.actor, shown)
+            patients = dict.fromkeys(id_ for one in shown for id_ in actors(one, "Patient"))
+            record("rest", "calendar", "R", what=(whose.actor,), patients=tuple(patients))
+            return body
+
+        body = await auditing.request(request.scope, told)
         return Response(body, media_type=MEDIA_TYPE, headers={"Cache-Control": "private, max-age=300"})
 
     return Route("/calendar/{secret}.ics", feed, methods=["GET"])
 
 
-async def calendar_of(record: Record, actor: str, now: datetime) -> bytes:
-    """Return the calendar of an actor (``Practitioner/<id>``): visits of the last month and all that come."""
-    since = zulu(now - SHOWN_BACK)
-    appointments = await record.search("Appointment", [("actor", actor), ("date", f"ge{since}")])
+async def calendar_of(held: Record, actor: str, appointments: Sequence[Resource]) -> bytes:
+    """Return the calendar of an actor (``Practitioner/<id>``) with these visits of his."""
     calendar = Calendar()
     calendar.add("prodid", "-//KAP Exchange//scheduling//EN")
     calendar.add("version", "2.0")
     calendar.add("x-wr-calname", "Visits")
     own = actor.startswith("Patient/")
     for appointment in appointments:
-        event = await _event(record, appointment, own=own)
+        event = await _event(held, appointment, own=own)
         if event is not None:
             calendar.add_component(event)
     body: bytes = calendar.to_ical()

@@ -1,7 +1,9 @@
 """What operators and the `kap` command ask of a service's audit. JSON.
 
 GET  /ops/audit[?after=]                rows as they are held, from a sequence on, to check their chain
-GET  /ops/audit/disclosures?patient=    what of a patient was told to somebody outside, as AuditEvents, newest first
+GET  /ops/audit/disclosures?patient=[&clinic=]
+                                        what of a patient of a clinic (of 'default', where none is named) was told to
+                                        somebody outside, as AuditEvents, newest first
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from starlette.routing import Route
 
 from shared.fhir.outcome import BadRequest
 from shared.http.audit_events import as_audit_event, patient_in
+from shared.http.ops import clinic_in
 from shared.store.audit import Wanted
 from shared.store.audit_chain import Line
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from shared.store.audit import Audit
+
+ROWS: Final = 1000
+"""Rows that are told at once."""
 
 MOST: Final = 10_000
 """Disclosures of one patient that are told at once."""
@@ -37,16 +43,19 @@ def audit_routes(kept: Audit, base_url: str) -> list[Route]:
         if after == "0":
             await kept.seal()
         given_up = await kept.given_up()
-        found = await kept.rows(max(int(after[:18]), given_up.sequence))
+        found = await kept.rows(max(int(after[:18]), given_up.sequence), limit=ROWS)
         lines = [Line(one.sequence, one.hash, one.body, dict(one.columns)) for one in found]
         told = {"given_up": given_up.sequence, "given_up_hash": given_up.hash, "rows": lines}
-        return Response(msgspec.json.encode({"service": kept.service, **told}), media_type="application/json")
+        more = len(found) == ROWS  # this request, too, is a row: who asks until there is none asks for ever
+        return Response(
+            msgspec.json.encode({"service": kept.service, "more": more, **told}), media_type="application/json"
+        )
 
     async def disclosures(request: Request) -> Response:
         request.scope["state"]["route"] = "/ops/audit/disclosures"
         id_ = patient_in(request.query_params.get("patient", ""))
         await kept.seal()
-        found = await kept.find(Wanted(patients=(id_,), disclosed=True), limit=MOST)
+        found = await kept.find(Wanted(clinic_in(request), (id_,), disclosed=True), limit=MOST)
         events = [as_audit_event(one.sequence, one.row, base_url, only=(id_,)) for one in found]
         told = {"service": kept.service, "whole": len(found) < MOST, "disclosures": events}
         return Response(msgspec.json.encode(told), media_type="application/json")

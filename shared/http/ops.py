@@ -2,8 +2,9 @@
 
 GET  /ops/digest[?since=&until=]           per type and owner: versions, current, order-free content hash
 GET  /ops/versions?type=[&since=&until=]   every version of a type with the SHA-256 of its body, to find a difference
-GET  /ops/disclosable?type=[&recipient=&purpose=]
-                                           of every resource of a type whether its patient's consents let it be told to
+GET  /ops/disclosable?type=[&recipient=&purpose=&clinic=]
+                                           of every resource of a type in a clinic (of 'default', where none is named)
+                                           whether its patient's consents let it be told to
                                            somebody (Organization/1, v3-ActReason), and when these last changed
 GET  /ops/flow                             outbox, inbox, lag by source, and how long the hops of the last hour took
 GET  /ops/parked                           events that could not be applied
@@ -29,6 +30,7 @@ from starlette.routing import Route
 from shared.events.topics import topic_of
 from shared.fhir.definitions import TYPE_IDS
 from shared.fhir.outcome import BadRequest, NotFound
+from shared.security.scopes import CLINIC_NAME
 from shared.store.access import DEFAULT_TENANT, Disclosure
 
 if TYPE_CHECKING:
@@ -132,6 +134,19 @@ def ops_routes(service: Service, store: Store, *, partitions: int) -> list[Route
     ]
 
 
+def clinic_in(request: Request) -> str:
+    """Return the clinic that an operator asks about by ``clinic``; the installation's own where he names none.
+
+    Raises:
+        BadRequest: that is no name of a clinic.
+
+    """
+    name = request.query_params.get("clinic", DEFAULT_TENANT)
+    if not CLINIC_NAME.fullmatch(name):
+        raise BadRequest("clinic is the name of a clinic, such as north.", expression=["http.clinic"])
+    return name
+
+
 def _disclosable(name: str, store: Store) -> Callable[[Request], Awaitable[Response]]:
     async def disclosable(request: Request) -> Response:
         type_ = request.query_params.get("type", "")
@@ -139,7 +154,7 @@ def _disclosable(name: str, store: Store) -> Callable[[Request], Awaitable[Respo
             raise BadRequest("type must be an R4 resource type.", code="value", expression=["http.type"])
         recipient, purpose = request.query_params.get("recipient"), request.query_params.get("purpose", "TREAT")
         told = Disclosure(frozenset(filter(None, (recipient,))), frozenset((purpose,)))
-        found = [one async for one in store.verify.disclosable(DEFAULT_TENANT, type_, told)]
+        found = [one async for one in store.verify.disclosable(clinic_in(request), type_, told)]
         return _json({"service": name, "type": type_, "resources": found})
 
     return disclosable

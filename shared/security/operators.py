@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
@@ -10,7 +12,7 @@ from starlette.datastructures import Headers
 from shared.fhir.outcome import FhirError, Forbidden
 from shared.http.errors import refusal
 from shared.security.audit import known, record, sent
-from shared.security.scopes import OPERATE
+from shared.security.scopes import CLINIC_NAME, OPERATE
 from shared.security.tokens import TokenRefused
 
 if TYPE_CHECKING:
@@ -21,11 +23,17 @@ if TYPE_CHECKING:
 
 PLACE: Final = "/ops"
 
+_OF_NOBODY: Final = frozenset((f"{PLACE}/digest", f"{PLACE}/flow"))
+"""What tells of counts and times only; and ``?digest=only`` of others. ``./kap status`` asks for it all the time."""
+
+_PATIENT: Final = re.compile(r"(?:Patient/)?([A-Za-z0-9\-.]{1,64})")
+
 
 class OperatorsOnly:
     """Refuses requests below ``/ops`` whose token does not have the scope ``kap/operate``.
 
-    What is refused there, and what is to change something, is in the audit before it is answered or done.
+    What is refused there, what is to change something, and what shows the record or the audit is in the audit before it
+    is answered or done: in that of the clinic that is asked about.
     """
 
     def __init__(self, app: ASGIApp, authenticate: Authenticate, auditing: Auditing | None = None) -> None:
@@ -45,9 +53,10 @@ class OperatorsOnly:
                     raise TokenRefused("Send a token: 'Authorization: Bearer ...'.", error=None)
                 if not caller.has(OPERATE):
                     raise Forbidden(f"What operators ask is for tokens with the scope {OPERATE}.")
-                if scope["method"] not in {"GET", "HEAD"}:
-                    pairs = parse_qsl(scope.get("query_string", b"").decode("utf-8", "replace"))
-                    record("operate", path, "E", query=sent(path, pairs))
+                reads = scope["method"] in {"GET", "HEAD"}
+                pairs = parse_qsl(scope.get("query_string", b"").decode("utf-8", "replace"))
+                if not reads or (path not in _OF_NOBODY and ("digest", "only") not in pairs):
+                    record("operate", path, "R" if reads else "E", query=sent(path, pairs), **_about(pairs))
 
             try:
                 await (let_in() if self._auditing is None else self._auditing.request(scope, let_in))
@@ -55,3 +64,11 @@ class OperatorsOnly:
                 await refusal(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _about(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return the clinic and the patient that a request names."""
+    said = dict(pairs)
+    clinic, patient = CLINIC_NAME.fullmatch(said.get("clinic", "")), _PATIENT.fullmatch(said.get("patient", ""))
+    found: dict[str, Any] = {} if clinic is None else {"tenant": clinic[0]}
+    return found if patient is None else {**found, "patients": (patient[1],)}

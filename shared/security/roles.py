@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 from shared.fhir.cited import Cited
 from shared.fhir.outcome import BadRequest
-from shared.security.scopes import parse_scope
+from shared.security.scopes import OPERATE, ScopeRefused, parse_scope
 
 USER: Final = "{user}"
 
@@ -60,14 +60,19 @@ def scopes_of(roles: Roles, name: str, user: str | None) -> str:
 
 
 def require_understood(roles: Roles) -> None:
-    """Pass roles whose every scope means something here.
+    """Pass roles whose every scope means something here, and is a role's.
 
     Raises:
-        ScopeRefused: one does not.
+        ScopeRefused: one is not.
 
     """
-    for role in roles.values():
+    for name, role in roles.items():
         for scope in role.scopes:
+            if scope == OPERATE:
+                raise ScopeRefused(
+                    f"'{OPERATE}' of the role {name}, which is of a clinic: it opens what is of all clinics. Take it "
+                    "out; who runs the installation has it"
+                )
             parse_scope(scope.replace(USER, "Practitioner/1"))
 
 

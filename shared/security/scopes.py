@@ -26,7 +26,7 @@ LETTERS: Final[tuple[Letter, ...]] = get_args(Letter)
 """Create; read a resource, a version, its history; update, patch; delete; search a type or all, and their history."""
 
 OPERATE: Final = "kap/operate"
-"""Lets its bearer ask the services' ``/ops``: counts, hashes and positions, no content."""
+"""Lets its bearer ask the services' ``/ops``, of all clinics: no role's, but of who runs the installation."""
 
 MANAGE_CLIENTS: Final = "kap/clients"
 """Lets its bearer register clients and turn keys at the issuer."""
@@ -39,6 +39,9 @@ MANAGE_USERS: Final = "kap/users"
 
 LAUNCH_APPS: Final = "kap/launch"
 """Lets its bearer, an EHR, register the context of an app's launch at the issuer."""
+
+CLINIC_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a clinic may be called (`kap_tenant`)."""
 
 OTHERS: Final = frozenset((OPERATE, MANAGE_CLIENTS, PROCESS_NOTES, MANAGE_USERS, LAUNCH_APPS))
 

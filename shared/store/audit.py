@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from shared.store.access import DEFAULT_TENANT
 from shared.store.connection import translated
 
 if TYPE_CHECKING:
@@ -195,7 +194,7 @@ class Wanted:
 
     """
 
-    tenant: str = DEFAULT_TENANT
+    tenant: str
     patients: tuple[str, ...] | None = None
     agents: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()

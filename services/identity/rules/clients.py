@@ -5,7 +5,6 @@ Source: https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html, RFC 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from services.identity.rules.launch import OF_LAUNCH
@@ -13,7 +12,7 @@ from services.identity.rules.refusal import OAuthRefusal
 from shared.fhir.outcome import BadRequest
 from shared.fhir.references import Literal, parse_literal
 from shared.security.roles import Roles, scopes_of
-from shared.security.scopes import OTHERS, PROCESS_NOTES, ScopeRefused, parse_scope, wider_than
+from shared.security.scopes import CLINIC_NAME, OPERATE, OTHERS, PROCESS_NOTES, ScopeRefused, parse_scope, wider_than
 
 LONGEST_ASSERTION = 300
 """Seconds: an assertion that lives longer is refused (Backend Services: at most five minutes)."""
@@ -24,13 +23,14 @@ PATIENT = "patient"
 OF_PEOPLE = frozenset((PROCESS_NOTES,))
 """Scopes that only who logs in is given: no program writes or reads as somebody's own what is his alone."""
 
+_NO_PROGRAMS = OF_PEOPLE | {OPERATE}
+
+_OF_OPERATOR = "kap/operate opens what is of all clinics: it is for who runs the installation, and no client's."
 _OF_PEOPLE = "kap/process-notes is for people who log in to an app (authorization_code), never a program's own."
 _NOBODYS = (
     "user/... is what a user may, and this client has none: register it with kap_role or kap_user, or for system/..., "
     "which patients' consents decide about."
 )
-
-CLINIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 MOST_TOKEN_SECONDS = 3600
 USUAL_TOKEN_SECONDS = 300
@@ -90,7 +90,7 @@ def grant(client: Registered, asked: Asked, roles: Roles) -> Granted:
         if client.scope and not (client.acts_for_others and role is not None):
             allowed.append(client.scope)
         if not client.acts_for_others:
-            allowed = [" ".join(one for one in text.split() if one not in OF_PEOPLE) for text in allowed]
+            allowed = [" ".join(one for one in text.split() if one not in _NO_PROGRAMS) for text in allowed]
         scope = asked.scope or " ".join(allowed[:1])
         wider = sorted({one for registered in allowed for one in wider_than(scope, [registered])})
     except (ScopeRefused, BadRequest) as error:
@@ -144,6 +144,8 @@ def require_registrable(
         raise OAuthRefusal("invalid_client_metadata", f"There is no role '{role[:64]}'. There are: {known}.")
     if user is not None and parse_literal(user) != Literal(*user.partition("/")[::2]):
         raise OAuthRefusal("invalid_client_metadata", "kap_user is Type/id: Organization/<id>, Practitioner/<id>.")
+    if OPERATE in scope.split():
+        raise OAuthRefusal("invalid_client_metadata", _OF_OPERATOR)
     if not by_people and OF_PEOPLE.intersection(scope.split()):
         raise OAuthRefusal("invalid_client_metadata", _OF_PEOPLE)
     if not by_people and role is None and user is None and _is_of_users(scope):

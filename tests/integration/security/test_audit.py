@@ -133,12 +133,26 @@ async def test_each_entry_of_a_batch_or_transaction_is_in_the_audit(clinic, two)
 
 async def test_what_an_operator_does_is_in_the_audit_before_it_is_done(clinic):
     intake = "http://intake/ops/replay?from=1"
-    nurse, admin = await clinic.token("monitor-nurse"), await clinic.token("clinic-admin")
-    for token, status, outcome in ((nurse, 403, 4), (admin, 200, 0)):
+    nurse, operator = await clinic.token("monitor-nurse"), await clinic.token(scope="kap/operate")
+    for token, status, outcome in ((nurse, 403, 4), (operator, 200, 0)):
         answer = await clinic.http.post(intake, headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == status, answer.text
         row = (await rows(clinic, "intake"))[-1]
         assert (row.kind, row.does, row.outcome) == ("operate", "/ops/replay", outcome)
+
+
+async def test_what_an_operator_looks_at_is_in_the_audit_of_the_clinic_he_asks_about(clinic):
+    operator = {"Authorization": f"Bearer {await clinic.token(scope='kap/operate')}"}
+    before = len(await rows(clinic, "intake"))
+    for path in ("versions?type=Patient", "disclosable?type=Patient&clinic=north", "parked", "digest", "flow"):
+        answer = await clinic.http.get(f"http://intake/ops/{path}", headers=operator)
+        assert answer.status_code == 200, answer.text
+    told = [(row.does, row.action, row.tenant) for row in (await rows(clinic, "intake"))[before:]]
+    assert told == [
+        ("/ops/versions", "R", "default"), ("/ops/disclosable", "R", "north"), ("/ops/parked", "R", "default"),
+    ]  # fmt: skip
+    answer = await clinic.http.get("http://intake/ops/disclosable?type=Patient&clinic=*", headers=operator)
+    assert answer.status_code == 400
 
 
 async def test_what_cannot_be_audited_is_not_told(clinic, two, monkeypatch):

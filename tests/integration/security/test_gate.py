@@ -6,7 +6,7 @@ import pytest
 
 from shared.fhir.json import parse
 from shared.store.access import Access
-from tests.integration.security.clinic import BASE
+from tests.integration.security.clinic import BASE, key_of
 
 ADA = {"resourceType": "Patient", "name": [{"family": "Lovelace"}], "gender": "female", "birthDate": "1990-01-01"}
 BOB = {"resourceType": "Patient", "name": [{"family": "Babbage"}], "gender": "male", "birthDate": "1990-01-01"}
@@ -128,7 +128,8 @@ async def test_how_a_search_was_answered_is_told_to_operators_only(clinic, two):
     answer = await clinic.send(token, "GET", "Patient?_explain=true")
     assert answer.status_code == 403
     assert "kap/operate" in answer.headers["www-authenticate"]
-    assert (await clinic.send(await clinic.token("clinic-admin"), "GET", "Patient?_explain=true")).status_code == 200
+    operator = await clinic.token(scope="user/*.rs kap/operate")
+    assert (await clinic.send(operator, "GET", "Patient?_explain=true")).status_code == 200
 
 
 async def test_what_the_gateway_sends_on_is_judged_by_the_owner_itself(clinic):
@@ -288,8 +289,12 @@ async def test_what_operators_ask_needs_their_scope(clinic):
         return (await clinic.http.get("http://intake/ops/flow", headers=headers)).status_code
 
     assert await asked(None) == 401
-    assert await asked(await clinic.token("prescriber")) == 403
-    assert await asked(await clinic.token("auditor")) == 200
+    for role in ("prescriber", "auditor", "clinic-admin"):
+        assert await asked(await clinic.token(role)) == 403, "they are of a clinic, and it opens what is of all"
+    assert await asked(await clinic.token(scope="kap/operate")) == 200
+    for said in ({"scope": "kap/operate"}, {"redirect_uris": ["https://app.example/back"], "scope": "kap/operate"}):
+        answer = await clinic.register(key=key_of("ES384"), **said)
+        assert (answer.status_code, "all clinics" in answer.text) == (400, True), answer.text
 
 
 async def test_a_token_for_another_installation_is_refused(clinic):

@@ -8,7 +8,13 @@ import msgspec
 import pytest
 
 from shared.fhir.json import parse
-from tests.integration.security.clinic import ISSUER, key_of
+from shared.http.app import create_fhir_app
+from shared.http.audit_ops import audit_routes
+from shared.http.local import LocalBackend
+from shared.security.audit import Auditing
+from shared.security.bearer import bearer
+from tests.integration.security.clinic import BASE, INTAKE, ISSUER, ROLES, key_of, settings
+from tests.integration.security.consents import PATTERNS, consent
 from tests.integration.security.test_gate import allergy
 
 MRN = {"system": "urn:mrn", "value": "0815"}
@@ -199,3 +205,35 @@ async def test_clients_and_people_are_of_the_clinic_that_registered_them(clinic,
     for client, count in ((of_north, 1), (of_south, 0)):
         token = (await clinic.asked("token", client, key)).json()["access_token"]
         assert (await clinic.send(token, "GET", "Patient?_summary=count")).json()["total"] == count
+
+
+async def test_the_accounting_of_disclosures_is_of_the_clinic_that_is_asked_about(clinic):
+    north = await clinic.token("clinic-admin", kap_tenant="north")
+    patient = (await clinic.made(person("Northern"), north))["id"]
+    await clinic.made(consent(patient, PATTERNS["P1"]), north)
+    hospital = await clinic.token("hospital-system", kap_user="Organization/h1", kap_tenant="north")
+    assert (await clinic.send(hospital, "GET", f"Patient/{patient}")).status_code == 200
+    audit = clinic.stores["gateway"].audit
+    who, _ = bearer(ISSUER, [BASE], clinic.http, origin="intake", roles=ROLES)
+    clinic.wire.apps["ops"] = create_fhir_app(
+        INTAKE, LocalBackend(INTAKE, clinic.stores["intake"]), settings("intake"), authenticate=who,
+        routes=audit_routes(audit, BASE), auditing=Auditing(audit, "gateway", "1"),
+    )  # fmt: skip
+    operator = {"Authorization": f"Bearer {await clinic.token(scope='kap/operate')}"}
+
+    async def disclosed(query):
+        url = f"http://ops/ops/audit/disclosures?patient={patient}{query}"
+        answer = await clinic.http.get(url, headers=operator)
+        assert answer.status_code == 200, answer.text
+        return len(parse(answer.content)["disclosures"])
+
+    assert [await disclosed(query) for query in ("&clinic=north", "&clinic=south", "")] == [1, 0, 0]
+    auditor = await clinic.token("auditor", kap_tenant="north")
+    found = await clinic.send(auditor, "GET", f"AuditEvent?patient={patient}&subtype=disclose")
+    assert parse(found.content)["total"] == 1, "the clinic's auditor asks for the same by FHIR"
+    found = await clinic.send(auditor, "GET", f"AuditEvent?patient={patient}&subtype=/ops/audit/disclosures")
+    assert parse(found.content)["total"] == 1, "and sees that the operator asked"
+    answer = await clinic.http.get("http://ops/ops/audit", headers={"Authorization": f"Bearer {auditor}"})
+    assert answer.status_code == 403, "the rows of all clinics are the operator's"
+    answer = parse((await clinic.http.get("http://ops/ops/audit", headers=operator)).content)
+    assert (answer["more"], len(answer["rows"]) > 3) == (False, True)

@@ -112,3 +112,19 @@ async def test_only_the_hash_of_a_secret_is_kept(scheduling, bench):
 async def test_a_calendar_is_of_somebody(scheduling):
     with pytest.raises(BadRequest):
         await scheduling.ask("calendar-link", "Appointment", ref("actor", "Organization/1"))
+
+
+async def test_who_reads_a_calendar_by_its_link_is_in_the_audit_and_who_tries_one(scheduling, client):
+    zoe = {"resourceType": "Patient", "id": "zoe"}
+    await scheduling.create(appointment(zoe, None, SOON, visit=codes.VISIT_PREP))
+    url = await link(scheduling, "Practitioner/therapist")
+    assert (await client.get(url)).status_code == 200
+    assert (await client.get("/calendar/no-such-link.ics")).status_code == 404
+    audit = scheduling.store.audit
+    await audit.seal()
+    read, tried = [one.row for one in await audit.rows()][-2:]
+    assert (read.does, read.action, read.outcome, read.client) == ("calendar", "R", 0, "calendar link")
+    assert (read.what, read.patients, read.address) == (("Practitioner/therapist",), ("zoe",), "127.0.0.1")
+    assert (tried.outcome, tried.status, tried.client) == (4, 404, "calendar link")
+    secret = url.rpartition("/")[2].removesuffix(".ics")
+    assert not any(secret in one.body.decode() for one in await audit.rows())

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from shared.runtime.anchoring import Anchoring, anchors_in
+from shared.store.access import DEFAULT_TENANT
 from shared.store.audit import Audit, Head, Row, Wanted
 from shared.store.audit_chain import Line, check, link
 
@@ -155,7 +156,7 @@ async def test_a_row_is_found_by_whom_it_is_about_and_a_dead_writers_rows_are_ta
         await transaction.note(row(1, does="push", kind="disclose", recipient="Organization/1"))
     assert await store.audit.rows() == []
     assert (await store.audit.seal()).sequence == 1
-    [held] = await store.audit.find(Wanted(patients=("p1",), disclosed=True))
+    [held] = await store.audit.find(Wanted(DEFAULT_TENANT, ("p1",), disclosed=True))
     assert held.row.recipient == "Organization/1"
     assert await store.audit.find(Wanted(tenant="another")) == []
     assert await store.audit.seal() == Head(1, held.hash)
