@@ -373,10 +373,35 @@ def effective_start(resource: Resource) -> datetime | None:
 
 
 def quantity_in(element: Mapping[str, Any] | None, units: Sequence[str]) -> Any | None:
-    """Return the number of a Quantity in one of the UCUM `units`; None where there is none or it is in another unit."""
+    """Return the number of a Quantity in one of the UCUM `units`; None where there is none or it is in another unit.
+
+    One whose `unit` is the name of another unit than its `code` (mcg and mg, lb and kg) says two things, and so none.
+    """
     if element is None or element.get("system", UCUM) != UCUM or "value" not in element or "comparator" in element:
         return None
-    return element["value"] if element.get("code", element.get("unit")) in units else None
+    code, said = element.get("code", element.get("unit")), _unit(element.get("unit"))
+    if code not in units or (said in _UNITS and said != _unit(code)):
+        return None
+    return element["value"]
+
+
+_NAMES: Final = {
+    "lb": "[lb_av]",
+    "lbs": "[lb_av]",
+    "mcg": "ug",
+    "\u00b5g": "ug",
+    "\u03bcg": "ug",
+    "ml": "mL",
+    "mmhg": "mm[Hg]",
+    "kpa": "kPa",
+}
+_UNITS: Final = frozenset((*_NAMES.values(), "kg", "g", "mg", "mg/kg", "ug/kg", "mg/mL"))
+"""UCUM units that are taken for each other by a slip, and what else they are called."""
+
+
+def _unit(name: object) -> str:
+    text = str(name or "").strip()
+    return _NAMES.get(text.casefold(), text)
 
 
 _KILOGRAMS: Final = {

@@ -117,7 +117,15 @@ def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, 
         return finding_of(name, rule, "hit", severity, evidence, "", chart)
     unclear = tuple(sorted(reference for reference, set_ in signs if set_ is None))
     if unclear:
-        return finding_of(name, rule, "not-known", severity, unclear, "It is not known when it began.", chart)
+        return finding_of(
+            name,
+            rule,
+            "not-known",
+            severity,
+            unclear,
+            "It is not known when it began, or the record says it in a way that nothing here reads.",
+            chart,
+        )
     if not isinstance(answer, bool):
         asked = "" if rule.question is None else f"Question {rule.question.link} is not answered."
         return finding_of(name, rule, "not-known", severity, _suggested(rule, chart, sets), asked, chart)
@@ -140,8 +148,10 @@ def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str,
                 yield entry.reference, set_
     for sign in rule.observations:
         newest = newest_of(chart.observations, sign.code)
-        if newest is not None and sets[sign.set].holds(newest.resource.get("valueCodeableConcept")):
-            yield newest.reference, sign.set
+        value = None if newest is None else newest.resource.get("valueCodeableConcept")
+        if newest is None or sets[sign.clear].holds(value):
+            continue
+        yield newest.reference, sign.set if sets[sign.set].holds(value) else None
     yield from _measured_signs(rule.measured, chart, sets)
 
 

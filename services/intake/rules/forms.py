@@ -36,10 +36,11 @@ class Recent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ObservationSign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A LOINC code whose newest coded value counts when it is in a value set."""
+    """A LOINC code whose newest coded value counts when it is in `set`; in neither that nor `clear` it is unread."""
 
     code: str
     set: str
+    clear: str
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -186,6 +186,22 @@ CASES: dict[str, list[Case]] = {
             {"observations": (pregnancy("77386006", "2026-10-01"), pregnancy("60001007", "2026-10-02"))},
             "clear",
         ),
+        *(
+            Case(
+                "not known",
+                f"a status that nothing reads, {code}",
+                {"observations": (older, pregnancy(code, "2026-10-03"))},
+                "not-known",
+            )
+            for older in (pregnancy("60001007", "2026-10-01"), pregnancy("77386006", "2026-10-02"))
+            for code in ("LA15173-0", "UNK", "146799005")
+        ),
+        Case(
+            "not known",
+            "a urine test of another word",
+            {"observations": (urine("419984006", "2026-11-20"),)},
+            "not-known",
+        ),
         Case("boundary", "a positive urine test", {"observations": (urine("10828004", "2026-11-20"),)}, "hit"),
         Case(
             "boundary",
