@@ -1,4 +1,4 @@
-"""The operations that the gateway offers: its own `$everything` and `$summary`, and those of the owners behind it."""
+"""The operations that the gateway offers: its own `$everything`, `$summary`, `$export`, and those of the owners."""
 
 from __future__ import annotations
 
@@ -25,4 +25,35 @@ EVERYTHING = Operation(
     definition="http://hl7.org/fhir/OperationDefinition/Patient-everything",
 )
 
-OPERATIONS = (EVERYTHING, *SUMMARY, *(operation for operations in FORWARDED.values() for operation in operations))
+_BULK = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition"
+_EXPORTS = (
+    "Asynchronous (Prefer: respond-async), as NDJSON. Parameters: _since, _type, _typeFilter, _elements, _outputFormat."
+)
+
+
+async def _asynchronous(call: OperationCall, _record: Record) -> Resource:
+    """Refuse: `services.gateway.exporting` answers it, and no Bundle can hold its answer."""
+    raise MethodNotAllowed("$export is asked by a request of its own, with 'Prefer: respond-async'.")
+
+
+EXPORT = (
+    Operation(
+        "export", "", "system", _asynchronous, affects_state=False, definition=f"{_BULK}/export",
+        documentation=f"All that the caller may see. {_EXPORTS}",
+    ),
+    Operation(
+        "export", "Patient", "type", _asynchronous, affects_state=False, definition=f"{_BULK}/patient-export",
+        documentation=f"What is of patients, and the caller may see. {_EXPORTS}",
+    ),
+    Operation(
+        "export", "Group", "instance", _asynchronous, affects_state=False, definition=f"{_BULK}/group-export",
+        documentation=f"What is of a group's patients, and the caller may see. {_EXPORTS}",
+    ),
+)  # fmt: skip
+
+OPERATIONS = (
+    EVERYTHING,
+    *EXPORT,
+    *SUMMARY,
+    *(operation for operations in FORWARDED.values() for operation in operations),
+)

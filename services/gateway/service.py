@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
 from services.gateway.audits import OwnersAudits
 from services.gateway.calendars import calendar_route
 from services.gateway.catalog import TYPES
+from services.gateway.exporting.answering import export_route
+from services.gateway.exporting.working import EXPORT_TASK
 from services.gateway.forward import GatewayBackend
 from services.gateway.operations import OPERATIONS
 from services.gateway.owners import Owners, addresses, open_client
@@ -47,11 +49,20 @@ def create(settings: Settings) -> App:
     def audits(parts: Parts) -> OwnersAudits:
         return OwnersAudits(owners(parts))
 
-    def routes(parts: Parts) -> list[Route]:
+    def routes(parts: Parts) -> list[BaseRoute]:
+        exports: list[BaseRoute] = [export_route(parts)] if "api" in settings.roles else []
         if "scheduling" not in urls:
-            return []
+            return exports
         client = open_client(client_context(settings))
         parts.closing.push_async_callback(client.aclose)
-        return [calendar_route(client, urls["scheduling"])]
+        return [calendar_route(client, urls["scheduling"]), *exports]
 
-    return App(SERVICE, settings, backend=backend, routes=routes, audits=audits, shows_copies=True)
+    return App(
+        SERVICE,
+        settings,
+        backend=backend,
+        background=(EXPORT_TASK,),
+        routes=routes,
+        audits=audits,
+        shows_copies=True,
+    )

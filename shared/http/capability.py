@@ -37,6 +37,7 @@ _SMART: Final = {
     "description": "SMART App Launch and Backend Services as .well-known/smart-configuration tells; scopes of version "
     "2 and 1.",
 }  # fmt: skip
+_BULK_DATA: Final = "http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"
 _US_CORE: Final = "http://hl7.org/fhir/us/core"
 _US_CORE_VERSIONS: Final = ("7.0.0", "6.1.0")
 
@@ -67,7 +68,7 @@ def capability_statement(
         "date": instant(since.astimezone(UTC)),
         "publisher": "KAP Exchange",
         "kind": "instance",
-        "instantiates": [f"{_US_CORE}/CapabilityStatement/us-core-server"],
+        "instantiates": _instantiates(service),
         "software": {"name": "KAP Exchange", "version": VERSION},
         "implementation": {"description": service.title, "url": base_url},
         "fhirVersion": FHIR_VERSION,
@@ -89,6 +90,7 @@ def capability_statement(
                 **({"security": smart} if tokens else {}),
                 "resource": [_resource(service, type_, offered) for type_ in sorted(offered)],
                 "interaction": [{"code": code} for code in _SYSTEM],
+                **_of_system(service),
             }
         ],
     }
@@ -180,6 +182,17 @@ def _definition(type_: str, code: str) -> str:
     if code == "_id":
         return "Resource-id"
     return f"{type_}-{code}" if code in conformance.MORE[type_] and code != "title" else f"conformance-{code}"
+
+
+def _of_system(service: Service) -> Resource:
+    """Return the operations that are of no type, as the member that lists them."""
+    operations = [_operation(one) for one in service.operations if one.level == "system"]
+    return {"operation": operations} if operations else {}
+
+
+def _instantiates(service: Service) -> list[str]:
+    exports = any(one.name == "export" and one.level == "system" for one in service.operations)
+    return [f"{_US_CORE}/CapabilityStatement/us-core-server", *((_BULK_DATA,) if exports else ())]
 
 
 def _operations(service: Service, type_: str) -> list[Operation]:

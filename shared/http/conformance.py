@@ -207,8 +207,8 @@ class Conformance:
                 "description": first.documentation or f"${first.name}",
                 "affectsState": first.affects_state,
                 "code": first.name,
-                "resource": sorted({one.type for one in several}),
-                "system": False,
+                **({"resource": types} if (types := sorted({one.type for one in several if one.type})) else {}),
+                "system": any(one.level == "system" for one in several),
                 "type": any(one.level == "type" for one in several),
                 "instance": any(one.level == "instance" for one in several),
             }

@@ -38,7 +38,7 @@ def openapi_of(service: Service, offered: Offered, base_url: str) -> dict[str, A
     for type_ in sorted(offered):
         paths.update(_paths_of(type_, offered[type_]))
     for operation in service.operations:
-        place = f"/{operation.type}/{{id}}" if operation.level == "instance" else f"/{operation.type}"
+        place = {"instance": f"/{operation.type}/{{id}}", "type": f"/{operation.type}", "system": ""}[operation.level]
         paths[f"{place}/${operation.name}"] = _operation(operation)
     return {
         "openapi": "3.1.0",
@@ -101,9 +101,10 @@ def _paths_of(type_: str, interactions: frozenset[TypeInteraction]) -> dict[str,
 def _operation(operation: Operation) -> dict[str, Any]:
     said = operation.documentation or f"${operation.name}"
     place = [_ID] if operation.level == "instance" else []
-    methods = {"post": _does(said, operation.type, place, "Resource", body="Parameters")}
+    tag = operation.type or "System"
+    methods = {"post": _does(said, tag, place, "Resource", body="Parameters")}
     if not operation.affects_state:
-        methods["get"] = _does(said, operation.type, place, "Resource")
+        methods["get"] = _does(said, tag, place, "Resource")
     return methods
 
 

@@ -10,9 +10,12 @@ import structlog
 from prometheus_client import Gauge
 
 from shared.events import metrics
+from shared.fhir.freshness import as_words
 from shared.fhir.outcome import Unavailable
+from shared.store.knowledge import ages
 
 if TYPE_CHECKING:
+    from shared.fhir.freshness import Freshness
     from shared.runtime.service import Service
     from shared.store.store import Store
 
@@ -41,3 +44,19 @@ async def watch(service: Service, store: Store, beat: Callable[[], None]) -> Non
             _log.warning("database_away", service=service.name)
         beat()
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def require_news_of_consents(service: Service, store: Store, news: Freshness, tenant: str) -> None:
+    """Pass where what a service knows of consents by events is new enough to tell somebody outside anything.
+
+    Raises:
+        Unavailable: it is not, or this service does not hold consents.
+
+    """
+    if "Consent" not in service.holds:
+        raise Unavailable(f"{service.title} does not know of patients' consents. Ask the gateway.")
+    async with store.transaction(keys=(), tenant=tenant) as transaction:
+        told = await ages(transaction.connection, service.name, news.of, tenant, ())
+    unheard = news.too_old(told)
+    if unheard:
+        raise Unavailable(f"What is known of patients' consents may be too old ({as_words(unheard)}). Try again.")

@@ -26,7 +26,7 @@ from shared.events.consumer import EventConsumer
 from shared.events.kafka import KafkaConnection
 from shared.events.producer import EventProducer
 from shared.events.relay import Relay
-from shared.fhir.freshness import KnowledgePolicy, as_words
+from shared.fhir.freshness import KnowledgePolicy
 from shared.fhir.outcome import Unavailable
 from shared.http.app import create_fhir_app
 from shared.http.audit_ops import audit_routes
@@ -38,7 +38,7 @@ from shared.runtime.anchoring import Anchoring
 from shared.runtime.app import App, Background, Parts
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.housekeeping import EVERY, Housekeeping
-from shared.runtime.knowledge import watch
+from shared.runtime.knowledge import require_news_of_consents, watch
 from shared.runtime.logging import fault
 from shared.runtime.policy import load_policy
 from shared.runtime.replaying import Replaying
@@ -50,7 +50,6 @@ from shared.security.bearer import bearer, open_client
 from shared.security.caller import everybody
 from shared.security.discovery import oauth_uris, smart_configuration
 from shared.security.roles import AccessPolicy
-from shared.store.knowledge import ages
 from shared.store.migrate import migrate
 from shared.store.outbox import open_outbox
 from shared.store.reindex import reindex
@@ -183,13 +182,7 @@ async def _consents_known(app: App, store: Store, tenant: str) -> None:
     if "Consent" in service.types and not app.shows_copies:
         return
     news = load_policy(app.settings.policy).section("knowledge", KnowledgePolicy).disclosure
-    if "Consent" not in service.holds:
-        raise Unavailable(f"{service.title} does not know of patients' consents. Ask the gateway.")
-    async with store.transaction(keys=(), tenant=tenant) as transaction:
-        told = await ages(transaction.connection, service.name, news.of, tenant, ())
-    unheard = news.too_old(told)
-    if unheard:
-        raise Unavailable(f"What is known of patients' consents may be too old ({as_words(unheard)}). Try again.")
+    await require_news_of_consents(service, store, news, tenant)
 
 
 def _tasks(app: App, parts: Parts) -> list[Task]:

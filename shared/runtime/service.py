@@ -67,15 +67,16 @@ class OperationCall:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A FHIR operation on a type, at instance level (``Encounter/1/$start``) or type level (``Patient/$match``).
+    """A FHIR operation of an instance (``Encounter/1/$start``), a type (``Patient/$match``) or all (``$export``).
 
     `affects_state` is False for operations that only read; they may be called by GET. `definition` is the canonical of
-    its OperationDefinition where it is not the project's own (HL7's ``Patient-everything``).
+    its OperationDefinition where it is not the project's own (HL7's ``Patient-everything``). At system level
+    `type` is empty.
     """
 
     name: str
     type: str
-    level: Literal["instance", "type"]
+    level: Literal["instance", "type", "system"]
     handler: OperationHandler
     affects_state: bool = True
     documentation: str = ""

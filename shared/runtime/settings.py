@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         requests_per_second: how often one caller may ask this process, in the long run. None: as often as he likes.
         search_cost: how much work one search may be, in the units of PostgreSQL's planner (a page read in a row is 1);
             more is refused with what to narrow (`shared.store.costs`). None: only the time of a statement is bounded.
+        exports_per_client, exports_waiting: how many exports ($export) a client may have at one time, those that are
+            kept for it included, and how many of all clients may wait; one more is 429.
+        export_hours: for so long a finished export can be downloaded.
         no_auth: everybody may do everything; for trying things out.
         notes_database_url, notes_keys: where sessions keeps process notes, and the file of keys (a line each: 32 bytes
             in base64, the current one first). None: this installation keeps none.
@@ -136,6 +139,9 @@ class Settings(BaseSettings):
     trusted_proxies: str | None = None
     requests_per_second: float | None = Field(default=None, gt=0)
     search_cost: float | None = Field(default=None, gt=0)
+    exports_per_client: int = Field(default=5, ge=1)
+    exports_waiting: int = Field(default=50, ge=1)
+    export_hours: int = Field(default=24, ge=1)
     no_auth: bool = False
     notes_database_url: SecretStr | None = None
     notes_keys: Path | None = None

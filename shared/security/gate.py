@@ -145,7 +145,7 @@ class Gate:
             named = not query.types or any(name == "_type" for name, _ in query.given)
             for type_ in query.searched if named else ():
                 _require(caller, type_, "s")
-            _require_all(caller, query.criteria)
+            require_conditions(caller, query.criteria)
             if query.explain and not caller.has(OPERATE):
                 raise ScopeMissing("_explain tells of rows that a search leaves out.", OPERATE)
             for include in query.includes:
@@ -321,7 +321,7 @@ class Gate:
             _require_in_full(caller, change.type, "r", "a patch may test what stands there")
         if change.condition is not None:
             _require_in_full(caller, change.type, "s", "a condition tells whether there is such a resource")
-            _require_all(caller, change.condition.criteria)
+            require_conditions(caller, change.condition.criteria)
         for type_ in _asked_by_reference(change.resource):
             _require_in_full(caller, type_, "s", "a conditional reference tells whether there is such a resource")
 
@@ -467,7 +467,7 @@ def _require_in_full(caller: Caller, type_: str, letter: Letter, why: str) -> No
         raise ScopeMissing(f"This token lets its bearer {_DOES[letter]} only some {type_}, and {why}.", scope)
 
 
-def _require_all(caller: Caller, conditions: Iterable[Condition]) -> None:
+def require_conditions(caller: Caller, conditions: Iterable[Condition]) -> None:
     """Refuse a search that leads through types that may not be searched: its answer would tell of them.
 
     Of a chain's several possible types those that may be searched are enough: the others are not there.
@@ -478,10 +478,10 @@ def _require_all(caller: Caller, conditions: Iterable[Condition]) -> None:
             if not open_to:
                 _require(caller, one.targets[0][0], "s")
             for _, beyond in open_to:
-                _require_all(caller, (beyond,))
+                require_conditions(caller, (beyond,))
         elif isinstance(one, Has):
             _require(caller, one.type, "s")
-            _require_all(caller, (one.condition,))
+            require_conditions(caller, (one.condition,))
 
 
 def _asked_by_reference(resource: Resource | None) -> Iterator[str]:

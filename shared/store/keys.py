@@ -1,7 +1,7 @@
 """The numbers under which PostgreSQL's advisory locks know things.
 
-Keys, conditions and timers share the space of 64-bit locks; shards, and the migrator, are in the space of two 32-bit
-numbers.
+Keys, conditions, timers and exports share the space of 64-bit locks; shards, and the migrator, are in the space of
+two 32-bit numbers.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ def condition_lock(tenant: str, condition: str) -> int:
 def timer_lock(name: str) -> int:
     """Return the lock that the process holds which runs a timer."""
     return _number(f"timer\x00{name}")
+
+
+def export_lock(job: str) -> int:
+    """Return the lock that the process holds which makes the list of an export."""
+    return _number(f"export\x00{job}")
 
 
 def _number(text: str) -> int:

@@ -26,6 +26,7 @@ from shared.store.claims import Claims
 from shared.store.clinics import Clinics
 from shared.store.connection import Connection, Pool, open_pool, translated
 from shared.store.copies import Copy
+from shared.store.exports import Exports
 from shared.store.identity import Identities
 from shared.store.inbox import Inbox
 from shared.store.keys import condition_lock, key_lock
@@ -61,6 +62,7 @@ class Store:
         verify: counts and hashes to compare with other services.
         replay: history as events.
         timers: when its timers ran.
+        exports: lists of versions that somebody downloads.
         identities: clients, keys and tokens of the issuer.
         logins: people of the issuer, and the apps they let in.
 
@@ -82,6 +84,7 @@ class Store:
         self.verify = Verification(clinics, service)
         self.replay = Replay(clinics, service)
         self.timers = TimerRuns(clinics)
+        self.exports = Exports(clinics, service)
         self.identities = Identities(clinics)
         self.logins = Logins(clinics)
 

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from services.gateway.audits import OwnersAudits
+from services.gateway.exporting.answering import export_route
 from services.gateway.forward import GatewayBackend
 from services.gateway.owners import Owners
 from services.gateway.service import SERVICE as GATEWAY
@@ -27,6 +28,7 @@ from shared.fhir.outcome import Unprocessable
 from shared.http.app import create_fhir_app
 from shared.http.local import LocalBackend
 from shared.http.ops import ops_routes
+from shared.runtime.app import Parts
 from shared.runtime.labelling import labels_of_policy
 from shared.runtime.ownership import types_of
 from shared.runtime.policy import load_policy
@@ -210,7 +212,10 @@ async def clinic(make_database):
             backend,
             settings("gateway"),
             authenticate=who,
-            before=[smart_configuration(issuer)],
+            before=[
+                smart_configuration(issuer),
+                export_route(Parts(GATEWAY, settings("gateway"), stores["gateway"], who, opened)),
+            ],
             security=lambda: oauth_uris(issuer),
             auditing=Auditing(stores["gateway"].audit, "gateway", "1", OwnersAudits(owners)),
         )
