@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -17,7 +18,7 @@ from shared.fhir.history import HistoryQuery
 from shared.fhir.outcome import FhirError
 from shared.fhir.query import parse_search
 from shared.store import compartment as compartments
-from shared.store import conditions, history, includes, queries, search, visibility
+from shared.store import conditions, exports, history, includes, queries, search, visibility
 from shared.store.access import EVERYTHING, Access
 from shared.store.store import Store
 from shared.testing.writes import write_of
@@ -172,6 +173,8 @@ async def compare(store: Store, seed: int, callers: int = CALLERS) -> None:
             )
         await compare_versions(store, restricted, world, who, told)
         await compare_compartments(store, restricted, world, who, told)
+        if number == 0:
+            await compare_exports(store, restricted, world, who, told)
 
     await asyncio.gather(*map(asks, range(callers)))
 
@@ -207,6 +210,25 @@ async def compare_compartments(store: Store, access: Access, world: World, who: 
         same({(one.type, one.id) for one in page.entries}, mine, f"{told}: everything of {patient}")
 
 
+async def compare_exports(store: Store, access: Access, world: World, who: Caller, told: str) -> None:
+    """Compare what an export lists, and what its files then hold, with what the world says."""
+    kept = timedelta(hours=1)
+    job = await store.exports.ask(told, access.tenant, "a caller", "{}", kept=kept, most=1)
+    assert job is not None
+    async with exports.snapshot(store, access.tenant) as transaction:
+        listing = exports.Listing(transaction, job)
+        assert await listing.begin()
+        for type_ in TYPES:
+            await listing.add(exports.Wanted(type_, (access,)))
+        await listing.finish(job.asked_at, ())
+    files = await store.exports.files(job)
+    lists = {name for one in files async for some in store.exports.bodies(job, one, (access,)) for name, _ in some}
+    mine = {f"{type_}/{id_}" for (type_, id_), held in world.current.items() if who.sees(world, held)}
+    same(lists, mine, f"{told}: $export")
+    for one in files:
+        await store.exports.look(job, one, (access,))
+
+
 @pytest.mark.timeout(550)
 async def test_every_answer_is_that_of_a_world_without_what_may_not_be_seen(store: Store) -> None:
     for seed in range(WORLDS):
@@ -220,7 +242,7 @@ async def test_every_answer_is_that_of_a_world_without_what_may_not_be_seen_in_m
         await compare(store, seed)
 
 
-@pytest.mark.parametrize("module", [includes, conditions, search, queries, history, compartments])
+@pytest.mark.parametrize("module", [includes, conditions, search, queries, history, compartments, exports])
 async def test_a_leak_in_any_part_of_the_store_is_found(store: Store, monkeypatch, module) -> None:
     """Planted: one module at a time forgets to ask what is visible (an include filtered after the query, a total)."""
     monkeypatch.setattr(module, "visible", lambda *_, **__: [])
