@@ -173,7 +173,7 @@ async def compare(store: Store, seed: int, callers: int = CALLERS) -> None:
             )
         await compare_versions(store, restricted, world, who, told)
         await compare_compartments(store, restricted, world, who, told)
-        if number == 0:
+        if number == 0 and seed % 3 == 0:
             await compare_exports(store, restricted, world, who, told)
 
     await asyncio.gather(*map(asks, range(callers)))
@@ -219,7 +219,10 @@ async def compare_exports(store: Store, access: Access, world: World, who: Calle
         listing = exports.Listing(transaction, job)
         assert await listing.begin()
         for type_ in TYPES:
-            await listing.add(exports.Wanted(type_, (access,)))
+            try:
+                await listing.add(exports.Wanted(type_, (access,)))
+            except exports.Miscounted:
+                raise Leak(f"{told}: $export lists other than a search counts") from None
         await listing.finish(job.asked_at, ())
     files = await store.exports.files(job)
     lists = {name for one in files async for some in store.exports.bodies(job, one, (access,)) for name, _ in some}
