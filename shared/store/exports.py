@@ -6,7 +6,7 @@ there whole or not at all. Bodies are read when a file is downloaded, and only t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +17,7 @@ from shared.events.shards import SHARDS
 from shared.fhir.definitions import TYPE_IDS, type_id
 from shared.fhir.search import Condition, SearchQuery
 from shared.store import search
+from shared.store.behind import Behind, Place, behind
 from shared.store.codes import looked_up
 from shared.store.comparisons import Binder
 from shared.store.conditions import Conditions
@@ -199,8 +200,10 @@ class Exports:
 
     # What may be told
 
-    async def look(self, job: Job, file: File, accesses: Sequence[Access]) -> list[str]:
-        """Return the patients (logical ids) of whom a file tells, where all of it may still be told.
+    async def look(
+        self, job: Job, file: File, accesses: Sequence[Access]
+    ) -> tuple[list[str], Mapping[Place, tuple[Behind, ...]]]:
+        """Return the patients (logical ids) of whom a file tells, and the Consents behind it, if all may still be told.
 
         Raises:
             Withdrawn: something of it may not.
@@ -210,12 +213,14 @@ class Exports:
             bind = Binder()
             told = _told(bind, tenant, job, file, accesses)
             with translated():
-                rows = await connection.fetch(
-                    f"SELECT h.key, count(*) AS lines FROM {told} GROUP BY h.key ORDER BY h.key", *bind.arguments
-                )
-        if sum(row["lines"] for row in rows) != file.lines:
-            raise Withdrawn
-        return [row["key"].removeprefix("Patient/") for row in rows if row["key"].startswith("Patient/")]
+                rows = await connection.fetch(f"SELECT h.key, l.id FROM {told}", *bind.arguments)
+            if len(rows) != file.lines:
+                raise Withdrawn
+            outside = next((one.disclosure for one in accesses if one.disclosure is not None), None)
+            places = [(file.type, row["id"]) for row in rows]
+            by = {} if outside is None else await behind(connection, outside, job.tenant, places)
+        keys = sorted({row["key"] for row in rows})
+        return [key.removeprefix("Patient/") for key in keys if key.startswith("Patient/")], by
 
     async def bodies(self, job: Job, file: File, accesses: Sequence[Access]) -> AsyncIterator[list[tuple[str, bytes]]]:
         """Yield the lines of a file, a few at a time, as names (``Patient/1``) and bodies.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -36,10 +36,11 @@ from services.gateway.exporting.caller import (
     who_asks,
 )
 from services.gateway.exporting.working import Kept, read
+from shared.fhir.extraction import labels_of
 from shared.fhir.freshness import Freshness, KnowledgePolicy
 from shared.fhir.json import dump, parse
 from shared.fhir.outcome import BadRequest, Gone, Issue, NotFound, Unprocessable, operation_outcome
-from shared.fhir.subset import subset
+from shared.fhir.subset import View, subset
 from shared.http.body import parse_body, read_body
 from shared.http.bundle import instant
 from shared.http.call import NotOffered, pairs_of
@@ -48,8 +49,11 @@ from shared.runtime.knowledge import require_news_of_consents
 from shared.runtime.policy import load_policy
 from shared.security.audit import Auditing, known, record, sent
 from shared.security.limits import TooManyRequests
+from shared.security.notice import with_notice
 from shared.security.tokens import TokenRefused
+from shared.store.behind import Behind, Place
 from shared.store.exports import Withdrawn
+from shared.store.visibility import PART_2
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -226,14 +230,17 @@ class Exports:
         await self._may_tell(caller)
         may = accesses(who.caller(caller.tenant), file.type)
         try:
-            patients = await self.store.exports.look(job, file, may)
+            patients, behind = await self.store.exports.look(job, file, may)
         except Withdrawn:
             await self._withdraw(job)
             raise Gone(_GONE) from None
-        record("rest", "$export", "R", what=(file.type,), query=shown, patients=tuple(patients))
+        allowed = ", ".join(dict.fromkeys(one.consent for several in behind.values() for one in several))
+        by = {"authorisation": allowed} if allowed else {}
+        record("rest", "$export", "R", what=(file.type,), query=shown, patients=tuple(patients), **by)
         if request.method == "HEAD":
             return Response(media_type=NDJSON)
-        return StreamingResponse(self._lines(job, asked, file, may), media_type=NDJSON)
+        line = Line(asked.view(file.type), None if caller.disclosure is None else behind, self.settings.base_url)
+        return StreamingResponse(self._lines(job, file, may, line), media_type=NDJSON)
 
     async def _file(self, job: Job, name: str) -> File:
         found = next((one for one in await self.store.exports.files(job) if _name(one) == name), None)
@@ -241,27 +248,58 @@ class Exports:
             raise NotFound("There is no such file in this export; its manifest lists them.")
         return found
 
-    async def _lines(self, job: Job, asked: Asked, file: File, may: tuple[Access, ...]) -> AsyncIterator[bytes]:
+    async def _lines(self, job: Job, file: File, may: tuple[Access, ...], line: Line) -> AsyncIterator[bytes]:
         """Yield a file; one that may be told no more is cut off there, so that nobody takes it for all."""
-        view = asked.view(file.type)
         try:
             async for batch in self.store.exports.bodies(job, file, may):
                 if file.deleted:
                     yield b"".join([dump(_deletion(name)) + b"\n" for name, _ in batch])
-                elif view is None:
-                    yield b"".join([body + b"\n" for _, body in batch])
                 else:
-                    parts = await asyncio.to_thread(
-                        lambda bodies: [dump(subset(parse(body), view)) + b"\n" for body in bodies],
-                        [body for _, body in batch],
-                    )
-                    yield b"".join(parts)
+                    yield await asyncio.to_thread(line.of_all, batch)
         except Withdrawn:
             await self._withdraw(job)
             raise
 
     async def _withdraw(self, job: Job) -> None:
         await self.store.exports.end(job, "withdrawn")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What becomes of a body on its way into a file.
+
+    Attributes:
+        view: the part of it that is wanted; None: all.
+        behind: the Consents by which somebody outside is told, by resource; None: who asks is of the clinic.
+        base_url: of links.
+
+    """
+
+    view: View | None
+    behind: Mapping[Place, tuple[Behind, ...]] | None
+    base_url: str
+
+    def of_all(self, batch: Sequence[tuple[str, bytes]]) -> bytes:
+        """Return lines of resources; what comes of a programme under 42 CFR Part 2 has the notice, as in any reading.
+
+        Raises:
+            Withdrawn: no Consent is behind such a one any more.
+
+        """
+        return b"".join([self._of(name, body) + b"\n" for name, body in batch])
+
+    def _of(self, name: str, body: bytes) -> bytes:
+        marked = self.behind is not None and PART_2.encode() in body
+        if self.view is None and not marked:
+            return body
+        resource = parse(body)
+        if marked and PART_2 in labels_of(resource):
+            type_, _, id_ = name.partition("/")
+            of = (self.behind or {}).get((type_, id_))
+            if not of:
+                raise Withdrawn
+            resource = with_notice(resource, of, own_base=self.base_url)
+        return dump(resource if self.view is None else subset(resource, self.view))
 
 
 def _name(file: File) -> str:

@@ -24,6 +24,7 @@ from shared.fhir.outcome import FhirError, Unavailable
 from shared.runtime.app import Background
 from shared.runtime.logging import fault
 from shared.runtime.policy import load_policy
+from shared.security.notice import NOTICE
 from shared.store.connection import Contended
 from shared.store.exports import LONGEST_WRITE, Listing, Miscounted, snapshot
 
@@ -46,9 +47,6 @@ EXPORTS: Final = Counter("kap_exports_total", "Exports that were ended, by how",
 WAITING: Final = Gauge("kap_exports_waiting", "Exports in line", ("service",))
 SECONDS: Final = Histogram("kap_export_seconds", "How long the list of an export took", ("service",))
 LINES: Final = Counter("kap_export_lines_total", "Resources that exports came to", ("service",))
-
-PROGRAMME: Final = "42 CFR part 2 prohibits unauthorized use or disclosure of these records."
-"""The short form of the notice that goes with what is told of a programme: 42 CFR 2.32(a)(2)."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -137,7 +135,7 @@ class Exporting:
                 if asked.since is not None:
                     count += sum([await listing.add(one, deleted=True) for one in several])
             if caller.disclosure is not None and await listing.tells_of_a_programme():
-                said.append(PROGRAMME)
+                said.append(NOTICE)
             if asked.ignored:
                 said.append(f"Not known to $export, and left out: {', '.join(asked.ignored)}.")
             known = min(until for until in news.values() if until is not None)

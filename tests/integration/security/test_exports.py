@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from services.delivery.notice import NOTICE
 from services.gateway.catalog import TYPES
 from services.gateway.exporting import working
 from services.gateway.exporting.asked import Asked
@@ -19,6 +18,7 @@ from services.gateway.exporting.caller import Who
 from services.gateway.exporting.working import Exporting, Kept
 from shared.fhir.dates import interval
 from shared.fhir.json import parse
+from shared.security.notice import NOTICE
 from shared.store import exports as store_exports
 from shared.store.access import Access
 from shared.store.audit import Wanted
@@ -436,7 +436,6 @@ async def test_kick_off_files_deletion_and_refusals_are_audited_and_files_are_di
 
 async def test_the_notice_of_42_cfr_part_2_goes_with_what_comes_of_a_programme(clinic, people):
     admin, ada, _, given = people
-    assert working.PROGRAMME == NOTICE
     token = await clinic.token("hospital-system", kap_user=H1)
     assert NOTICE not in (await exported(clinic, token)).said
     conditions = (await exported(clinic, admin, "$export?_type=Condition")).files["output"]
@@ -451,6 +450,9 @@ async def test_the_notice_of_42_cfr_part_2_goes_with_what_comes_of_a_programme(c
     found = await exported(clinic, token)
     assert f"Condition/{made['id']}" in found.names
     assert NOTICE in found.said
+    line = next(one for one in found.files["output"] if one["id"] == made["id"])
+    assert line == (await clinic.send(token, "GET", f"Condition/{made['id']}")).json()
+    assert NOTICE in str(line["meta"])
 
 
 # A crash
