@@ -59,7 +59,7 @@ def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
 ) -> None:
     kap = make_stack(*options)
 
-    told = kap.must("demo", "--patients", str(patients))
+    told = kap.must("demo", "--patients", str(patients), timeout=500)
 
     assert "Refused by rule" in told
     for rule in ("S-CONSENT", "G-BP", "E01", "S-ELIGIBLE", "G-BP-STOP"):
