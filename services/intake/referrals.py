@@ -1,12 +1,14 @@
 """What a referrer hears of his referral: a Task that follows its course, and a message at each turn of it.
 
 The Task (code ``fulfill``, focus the ServiceRequest) goes out as an event like all else. It says how far the course is
-and never why: findings are the patient's, and reach a referrer by his consent alone.
+and never why: findings are the patient's, and reach a referrer by his consent alone. A message leaves the record: it
+says how far the course is where the patient's consents let the referrer be told, and is a disclosure in the audit then;
+else it says that there is news, which he reads with a token of his own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,6 +23,10 @@ from shared.notify.telling import Letter, tell
 from shared.runtime.raising import content_of, find, own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change
+from shared.security.audit import row_of
+from shared.security.roles import TREATMENT
+from shared.store.access import Access, Disclosure
+from shared.store.behind import behind
 
 STATUS_OF_STAGE: Final[Mapping[str, str]] = {
     "referred": "received",
@@ -123,18 +129,55 @@ async def _tell(referral: Resource, course: Resource, before: Resource | None, r
     to = await _referrer(referral, record)
     if to is None:
         return
+    reader = Disclosure(frozenset((f"{to['resourceType']}/{to['id']}",)), frozenset((TREATMENT,)))
+    places = [("EpisodeOfCare", str(course["id"])), ("ServiceRequest", str(referral["id"]))]
+    may = await _may_tell(reader, places, record)
     known = [] if before is None else stages_of(before)
     for stage in stages_of(course)[len(known) :]:
         if stage not in TOLD:
             continue
+        news = f"There is news of your referral {_called(referral)}: log in to read it."
+        if may:
+            news = f"Your referral {_called(referral)} for ketamine-assisted psychotherapy {TOLD[stage]}."
+            await _account(reader, places, course, record)
         letter = Letter(
             REFERRAL_STATUS,
             subject="Your referral",
-            text=f"Your referral {_called(referral)} for ketamine-assisted psychotherapy {TOLD[stage]}.",
+            text=news,
             about=(f"ServiceRequest/{referral['id']}",),
             channels=("email", "sms"),
         )
         await tell(record, ("referral", course["id"], stage), letter, to=to, now=now, patient=patient_of(course))
+
+
+async def _may_tell(reader: Disclosure, places: Sequence[tuple[str, str]], record: Record) -> bool:
+    """Tell whether the patient's consents let what is held of a course and its referral be told to somebody.
+
+    One of the two may be what is about to be written; the other is held, and both are where they are.
+    """
+    found = [(type_, id_) for type_, id_ in places if await record.stored(type_, id_) is not None]
+    outside = Access.outside(record.transaction.tenant, reader)
+    return bool(found) and all([await record.transaction.find(outside, *place) is not None for place in found])
+
+
+async def _account(reader: Disclosure, places: Sequence[tuple[str, str]], course: Resource, record: Record) -> None:
+    """Note in the audit that somebody outside is told, and by which consents."""
+    tenant = record.transaction.tenant
+    permitting = await behind(record.transaction.connection, reader, tenant, places)
+    consents = sorted({one.consent for several in permitting.values() for one in several})
+    row = row_of(
+        record.service.name,
+        "disclose",
+        "message",
+        "E",
+        tenant=tenant,
+        recipient=next(iter(reader.recipients)),
+        authorisation=", ".join(consents) or None,
+        purpose=tuple(reader.purposes),
+        patients=tuple(filter(None, (patient_of(course),))),
+        what=(f"EpisodeOfCare/{course['id']}",),
+    )
+    await record.transaction.note(row)
 
 
 async def _referrer(referral: Resource, record: Record) -> Resource | None:

@@ -7,6 +7,7 @@ import pytest
 from shared.fhir import codes
 from shared.fhir.json import dump
 from shared.fhir.kap import stage_of, with_stage, with_status
+from tests.integration.security import consents as privacy
 from tests.integration.services.at_intake import EventOf, taking, the_course
 from tests.integration.services.course import (
     about,
@@ -22,10 +23,13 @@ from tests.integration.services.course import (
 MAIL = [{"system": "email", "value": "partner@example.org"}]
 
 
-async def referred(intake, **more):
-    """Return a patient whom a partner physician referred, and the referral."""
+async def referred(intake, *, permits=True, **more):
+    """Return a patient whom a partner physician referred, and the referral; `permits`: that he is told of it."""
     partner = await intake.create({"resourceType": "Practitioner", "name": [{"family": "Partner"}], "telecom": MAIL})
     who = await intake.create(patient())
+    if permits:
+        to = [f"Practitioner/{partner['id']}"]
+        await intake.create(privacy.consent(who["id"], privacy.provision("permit", to=to, why=["TREAT"])))
     named = {"requester": about(partner), "identifier": [{"system": "urn:partner", "value": "R-7"}], **more}
     return who, await intake.create(referral(who, authoredOn="2026-11-20", **named))
 
@@ -134,3 +138,33 @@ async def test_of_two_records_that_are_joined_the_referral_of_either_counts(inta
     await intake.ask("merge", "Patient", *({"name": name, "valueReference": about(one)} for name, one in names.items()))
     course = await the_course(intake, twin)
     assert (stage_of(course), course["referralRequest"]) == ("eligible", [about(asked)])
+
+
+async def disclosed(intake):
+    """Return what the audit says was told to somebody outside."""
+    await intake.store.audit.seal()
+    return [one.row for one in await intake.store.audit.rows() if one.row.kind == "disclose"]
+
+
+async def test_without_the_patients_consent_the_message_says_that_there_is_news_and_nothing_of_the_course(intake):
+    who, asked = await referred(intake, permits=False)
+    await intake.create(taking(who, "10438"))
+    await intake.create(screening(who))
+    await intake.call("screen", who)
+    told = await messages(intake, asked)
+    assert told == ["There is news of your referral R-7 of 2026-11-20: log in to read it."] * 2
+    assert await disclosed(intake) == []
+
+
+async def test_what_a_message_tells_the_referrer_is_a_disclosure_until_the_consent_is_withdrawn(intake):
+    who, asked = await referred(intake)
+    [row] = await disclosed(intake)
+    assert (row.recipient, row.patients) == (asked["requester"]["reference"], (who["id"],))
+    [permit] = [one for one in await intake.search("Consent") if one["scope"]["coding"][0]["code"] == "patient-privacy"]
+    assert row.authorisation == f"Consent/{permit['id']}/_history/1"
+    await intake.update({**permit, "status": "inactive"})
+    await intake.create(screening(who))
+    await intake.call("screen", who)
+    assert "was received" in (await messages(intake, asked))[0]
+    assert "There is news" in (await messages(intake, asked))[1]
+    assert len(await disclosed(intake)) == 1
