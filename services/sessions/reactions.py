@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from services.sessions.dose import judge_given
+from services.sessions.events import guard_event
 from services.sessions.leaving import integration_is_booked
 from services.sessions.rules.visits import COMING, OFF, is_kap_visit, planned_visit
 from services.sessions.setting import Setting
 from services.sessions.watching import close_due
 from shared.events.envelope import Event
 from shared.fhir.codes import ID_ENCOUNTER
+from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import RUNNING_EPISODE, is_course, patient_of, reference
 from shared.fhir.raised import identifier
 from shared.runtime.ownership import OUTCOMES
 from shared.runtime.raising import content_of, find, own_work
 from shared.runtime.record import Record
-from shared.runtime.service import Reaction
+from shared.runtime.service import Change, Reaction
 
 PLANNED_BY_BOOKING = ("extension", "class", "type", "participant", "location")
 
@@ -45,7 +48,16 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         if event.interaction != "delete":
             await integration_is_booked(resource, record, setting)
 
+    async def happened(event: Event, resource: Resource, record: Record) -> None:
+        """Call and have reported what happened outside of a visit: at home, elsewhere. What is long past is history."""
+        if event.interaction == "delete":
+            return
+        since = setting.clock() - timedelta(days=setting.rems.report.days)
+        if "date" not in resource or interval(resource["date"])[1] > since:
+            await guard_event(Change("update", event.type, event.resource_id, None, resource), record, setting)
+
     return {
+        "AdverseEvent": (happened,),
         "Appointment": (_booked, integrating),
         "EpisodeOfCare": (_course_known,),
         "Medication": (medication_known,),

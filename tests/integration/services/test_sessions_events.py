@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.intake.service import intake as intake_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from tests.integration.services.course import about
@@ -68,3 +69,21 @@ async def test_an_event_that_goes_on_has_no_end(bedside):
 async def test_what_did_not_happen_calls_nobody(bedside):
     await bedside.sessions.create(event(bedside, actuality="potential"))
     assert await bedside.raised() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("when", "raised"),
+    [("now", [1, 1, 1]), ("2026", [1, 1, 1]), (None, [1, 1, 2]), ("long ago", [0, 0, 0])],
+    ids=["now", "this year", "nobody knows when, which is asked", "long ago"],
+)
+async def test_a_serious_event_outside_of_a_visit_calls_somebody_too_and_history_does_not(bench, bedside, when, raised):
+    """A seizure at home is intake's to keep: the news of it calls."""
+    intake = await bench.open(intake_service)
+    happened = event(bedside)
+    del happened["encounter"], happened["date"]
+    if when is not None:
+        happened["date"] = {"now": zulu(bedside.clock.now), "long ago": "2025-01-01", "2026": "2026"}[when]
+    await intake.create(happened)
+    await bench.deliver(intake, bedside.sessions)
+    await bench.react_again(intake, bedside.sessions)
+    assert await bedside.raised() == raised
