@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from shared.fhir.cited import Cited
-from shared.fhir.codes import BREAK_GLASS, KAP, Code
+from shared.fhir.codes import BREAK_GLASS
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.raised import policy_extension, task
@@ -88,9 +88,7 @@ def task_of(
         focus=f"Patient/{patient}",
         due=due,
     )
-    inputs: list[Any] = [
-        {"type": Code(KAP, one, SAID[one]).concept(), "valueString": said[one]} for one in SAID if one != "reason"
-    ]
+    inputs: list[Any] = [{"type": {"text": SAID[one]}, "valueString": said[one]} for one in SAID if one != "reason"]
     return {
         **made,
         "extension": [policy_extension(version)],
