@@ -32,13 +32,13 @@ from services.delivery.rules import (
     is_withheld,
     judge,
     next_step,
-    pause,
 )
 from services.delivery.tasks import OPEN, status_of, task_of
 from shared.fhir.content import content_hash
 from shared.fhir.freshness import Freshness, as_words
 from shared.fhir.json import Resource, parse
 from shared.fhir.outcome import Issue, operation_outcome
+from shared.runtime.pauses import pause
 from shared.runtime.raising import own_work
 from shared.runtime.record import Record, open_record
 from shared.security.notice import with_notice

@@ -20,13 +20,14 @@ import structlog
 
 from services.delivery.courier import Courier, Patience, Turn
 from services.delivery.destination import DestinationServer, NoAnswer
-from services.delivery.rules import pause
 from shared.fhir.freshness import Freshness, as_words
 from shared.fhir.outcome import Unavailable
 from shared.runtime.app import Beat, Parts
 from shared.runtime.logging import fault
+from shared.runtime.pauses import pause
 from shared.store.knowledge import ages
-from shared.store.ledger import Lease, Ledger, lease
+from shared.store.lease import Lease, lease
+from shared.store.ledger import Ledger
 from shared.store.ledger_types import Destination
 from shared.store.store import Transaction
 
@@ -76,7 +77,7 @@ class Lane:
         """Work until cancelled."""
         while True:
             try:
-                async with lease(self.parts.settings.dsn, self.destination.id) as held:
+                async with lease(self.parts.settings.dsn, f"delivery {self.destination.id}") as held:
                     if held is None:
                         await asyncio.sleep(OTHER_HOLDER)
                     else:

@@ -17,11 +17,6 @@ from shared.fhir.json import Resource
 MOST_ATTEMPTS = 10
 """So often is a resource sent that the destination fails on (500, 409, 412, 423), before it counts as refused."""
 
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 60.0
-LONGEST_REQUESTED_PAUSE = 300.0
-"""Seconds between attempts: doubling from the first to the longest; what `Retry-After` asks for, up to the last."""
-
 
 # --- What is never pushed -------------------------------------------------------------------------------------------
 
@@ -135,16 +130,6 @@ def judge(status: int) -> Verdict:
             return Verdict("again")
         case _:
             return Verdict("refused")
-
-
-def pause(attempts: int, chance: float, *, asked: float = 0.0) -> float:
-    """Return the seconds until the next attempt, after `attempts` that failed (from 1).
-
-    `chance` in [0, 1) spreads it by a quarter to either side, so that queues do not march in step; `asked` is what
-    `Retry-After` says.
-    """
-    grown = min(FIRST_PAUSE * 2.0 ** min(attempts - 1, 20), LONGEST_PAUSE)
-    return max(grown * (0.75 + chance / 2), min(asked, LONGEST_REQUESTED_PAUSE))
 
 
 # --- Who goes first -------------------------------------------------------------------------------------------------

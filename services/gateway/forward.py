@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from services.gateway import subscribing
 from services.gateway.catalog import OWN_TYPES, OWNERS, owner_of_operation
 from services.gateway.copies import Copies
 from services.gateway.everything import everything
@@ -19,6 +20,7 @@ from services.gateway.operations import EVERYTHING
 from services.gateway.owners import ANSWER_SECONDS, Answered, Owners
 from services.gateway.rules import awaits
 from services.gateway.seen import Seen
+from services.gateway.subscribing import Subscribing
 from services.gateway.transactions import Routing, done_of, in_place
 from services.gateway.whose import Whose, key_of
 from shared.fhir.extraction import compartment_key
@@ -61,6 +63,7 @@ class GatewayBackend:
     store: Store
     owners: Owners
     seen: Seen = field(default_factory=Seen)
+    subscribing: Subscribing = field(default_factory=Subscribing.of)
 
     @property
     def _local(self) -> LocalBackend:
@@ -130,6 +133,9 @@ class GatewayBackend:
             OutcomeUnknown: the owner did not answer.
 
         """
+        if resource["resourceType"] == subscribing.TYPE and if_none_exist is None:
+            self._own(context)
+            return await self.subscribing.write(self.service, self.store, context, _without_id(resource))
         if resource["resourceType"] in OWN_TYPES:
             return await self._own(context).create(context, resource, if_none_exist=if_none_exist)
         key = await _checked(context, resource, new_id())
@@ -154,6 +160,9 @@ class GatewayBackend:
 
         """
         type_, id_ = str(resource["resourceType"]), str(resource["id"])
+        if type_ == subscribing.TYPE:
+            self._own(context)
+            return await self.subscribing.write(self.service, self.store, context, resource, expected=expected)
         if type_ in OWN_TYPES:
             return await self._own(context).update(context, resource, expected=expected)
         key = await _checked(context, resource, id_)
@@ -197,6 +206,8 @@ class GatewayBackend:
             OutcomeUnknown: the owner did not answer.
 
         """
+        if type_ == subscribing.TYPE:
+            return await self.subscribing.delete(self.service, self.store, context, id_, expected=expected)
         if type_ in OWN_TYPES:
             return await self._own(context).delete(context, type_, id_, expected=expected)
         owner, key = await self._whose.held_by(context.access, type_, id_)
@@ -319,6 +330,10 @@ class GatewayBackend:
         """
         if operation is EVERYTHING and call.id is not None:
             return await everything(self.store, context, call.id, call.parameters)
+        if operation in subscribing.STATUS:
+            return await self.subscribing.status(self.store, context, call)
+        if operation is subscribing.EVENTS:
+            return await self.subscribing.events(self.store, context, call)
         owner = owner_of_operation(operation)
         key = min(named_keys(call.parameters), default=call.type)
         if call.id is not None:
@@ -365,6 +380,10 @@ class GatewayBackend:
         if KEPT_AS in answer.headers:
             await self._copies.also(owner, answer.headers[KEPT_AS], answer, context)
         return answer
+
+
+def _without_id(resource: Resource) -> Resource:
+    return {name: value for name, value in resource.items() if name != "id"}
 
 
 async def _checked(context: RequestContext, resource: Resource, id_: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.gateway.catalog import FORWARDED
+from services.gateway.subscribing import EVENTS, STATUS
 from services.gateway.summary import SUMMARY
 from shared.fhir.json import Resource
 from shared.fhir.outcome import MethodNotAllowed
@@ -55,5 +56,7 @@ OPERATIONS = (
     EVERYTHING,
     *EXPORT,
     *SUMMARY,
+    *STATUS,
+    EVENTS,
     *(operation for operations in FORWARDED.values() for operation in operations),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from starlette.routing import BaseRoute
 
 from services.gateway.audits import OwnersAudits
@@ -10,10 +12,15 @@ from services.gateway.catalog import TYPES
 from services.gateway.exporting.answering import export_route
 from services.gateway.exporting.working import EXPORT_TASK
 from services.gateway.forward import GatewayBackend
+from services.gateway.notifying import Notifying
 from services.gateway.operations import OPERATIONS
 from services.gateway.owners import Owners, addresses, open_client
 from services.gateway.reactions import CONSUMES, HOLDS, REACTIONS
-from shared.runtime.app import App, Parts
+from services.gateway.subscribing import TYPE, Subscribing, alone
+from services.gateway.topics import SubscriptionPolicy
+from shared.fhir.freshness import KnowledgePolicy
+from shared.runtime.app import App, Background, Parts
+from shared.runtime.policy import load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
 from shared.runtime.tls import client_context
@@ -26,6 +33,8 @@ SERVICE = Service(
     consumes=CONSUMES,
     holds=HOLDS,
     reactions=REACTIONS,
+    guards={TYPE: (alone,)},
+    topics=load_policy().section("subscriptions", SubscriptionPolicy).canonicals,
 )
 
 
@@ -37,6 +46,8 @@ def create(settings: Settings) -> App:
 
     """
     urls = addresses(settings) if "api" in settings.roles else {}
+    subscribing = Subscribing.of(settings)
+    notifying = Notifying(subscribing, load_policy(settings.policy).section("knowledge", KnowledgePolicy).disclosure)
 
     def owners(parts: Parts) -> Owners:
         client = open_client(client_context(settings))
@@ -44,7 +55,7 @@ def create(settings: Settings) -> App:
         return Owners(client, urls)
 
     def backend(parts: Parts) -> GatewayBackend:
-        return GatewayBackend(parts.service, parts.store, owners(parts))
+        return GatewayBackend(parts.service, parts.store, owners(parts), subscribing=subscribing)
 
     def audits(parts: Parts) -> OwnersAudits:
         return OwnersAudits(owners(parts))
@@ -58,11 +69,11 @@ def create(settings: Settings) -> App:
         return [calendar_route(client, urls["scheduling"]), *exports]
 
     return App(
-        SERVICE,
+        replace(SERVICE, topics=subscribing.policy.canonicals),
         settings,
         backend=backend,
-        background=(EXPORT_TASK,),
         routes=routes,
         audits=audits,
         shows_copies=True,
+        background=(EXPORT_TASK, Background("subscriptions", notifying.run)),
     )

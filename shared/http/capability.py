@@ -38,6 +38,8 @@ _SMART: Final = {
     "2 and 1.",
 }  # fmt: skip
 _BULK_DATA: Final = "http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"
+_BACKPORT: Final = "http://hl7.org/fhir/uv/subscriptions-backport"
+_TOPIC: Final = f"{_BACKPORT}/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
 _US_CORE: Final = "http://hl7.org/fhir/us/core"
 _US_CORE_VERSIONS: Final = ("7.0.0", "6.1.0")
 
@@ -75,7 +77,8 @@ def capability_statement(
         "format": ["application/fhir+json", "json"],
         "patchFormat": list(_PATCHES),
         "implementationGuide": [
-            f"{_US_CORE}/ImplementationGuide/hl7.fhir.us.core|{version}" for version in _US_CORE_VERSIONS
+            *(f"{_US_CORE}/ImplementationGuide/hl7.fhir.us.core|{version}" for version in _US_CORE_VERSIONS),
+            *([f"{_BACKPORT}/ImplementationGuide/hl7.fhir.uv.subscriptions-backport|1.1.0"] if service.topics else []),
         ],
         "rest": [
             {
@@ -100,7 +103,17 @@ def _resource(service: Service, type_: str, offered: Offered) -> Resource:
     interactions = offered[type_]
     own = type_ in conformance.TYPES_OF or type_ == audit_events.TYPE
     described: Resource = {"type": type_}
-    if profiles := supported_profiles(type_):
+    if type_ == "Subscription" and service.topics:
+        described |= {
+            "extension": [{"url": _TOPIC, "valueCanonical": one} for one in service.topics],
+            "documentation": "Topics: "
+            + "; ".join(f"{canonical}: {said}" for canonical, said in service.topics.items())
+            + ". Channel: rest-hook. A Subscription is seen by the client that made it, and by operators.",
+        }
+    profiles = supported_profiles(type_)
+    if type_ == "Subscription" and service.topics:
+        profiles = [*profiles, f"{_BACKPORT}/StructureDefinition/backport-subscription"]
+    if profiles:
         described["supportedProfile"] = profiles
     described |= {
         "interaction": [{"code": code} for code in _ORDER if code in interactions],

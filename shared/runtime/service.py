@@ -109,6 +109,7 @@ class Service:
             the service has heard all that its caller has seen. Writes of other types never wait for Kafka.
         fixed_ids: whether a client may choose the id of a new resource by PUT (update as create): `KAP_CLIENT_IDS`.
         publishes: whether what it commits becomes events; the stand-in hospital does not.
+        topics: by canonical, what may be subscribed to; `metadata` says so of Subscription.
         labels: what resources are labelled with when it writes them; None: with nothing. The `App` of a service of the
             clinic has the policy's.
 
@@ -128,4 +129,5 @@ class Service:
     judges_on_news: frozenset[str] = frozenset()
     fixed_ids: bool = False
     publishes: bool = True
+    topics: Mapping[str, str] = field(default_factory=dict)
     labels: Labels | None = None

@@ -228,6 +228,11 @@ class Settings(BaseSettings):
         return self._derived("paging")
 
     @property
+    def header_key(self) -> bytes:
+        """32 bytes: under which the headers of subscriptions are kept."""
+        return self._derived("subscription headers")
+
+    @property
     def sealing_key(self) -> bytes:
         """32 bytes: under which the issuer keeps its private keys."""
         return self._derived("sealing")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from shared.fhir.codes import BASE
 from shared.fhir.definitions import TYPES
+from shared.fhir.search import Condition, Criterion, TokenValue
 from shared.security.roles import TREATMENT, Roles
-from shared.security.scopes import LETTERS, Letter, Scope
+from shared.security.scopes import LETTERS, OPERATE, Letter, Scope
 from shared.store.access import DEFAULT_TENANT, EVERYTHING, NO_ONES, Access, Disclosure, Grant
 
 DIRECTORY: Final = NO_ONES
@@ -16,6 +19,12 @@ DIRECTORY: Final = NO_ONES
 
 Source: https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#scopes-for-requesting-fhir-resources
 """
+
+OWNED: Final = frozenset(("Subscription",))
+"""Types whose resources are the client's that made them, and operators'; nobody else knows of them."""
+
+OWNER: Final = f"{BASE}/CodeSystem/owner"
+"""System of the tag that says whose such a resource is."""
 
 Grants: TypeAlias = Mapping[str, tuple[Grant, ...]]
 
@@ -105,6 +114,18 @@ class Caller:
             return frozenset((self.user.removeprefix("Patient/"),) if self.user.startswith("Patient/") else ())
         return None
 
+    @property
+    def owner(self) -> str:
+        """The code of the tag of what is this client's, in this role, for this user."""
+        whose = "\n".join((self.client or "", self.role or "", self.user or "", self.patient or ""))
+        return hashlib.sha256(whose.encode()).hexdigest()[:32]
+
+    def _own_alone(self) -> tuple[Condition, ...]:
+        """Return what a resource of `OWNED` has to satisfy."""
+        if OPERATE in self.others:
+            return ()
+        return (Criterion("_tag", "token", (TokenValue(OWNER, self.owner),)),)
+
     def _granted(self, letter: Letter) -> Grants:
         found: dict[str, list[Grant]] = {}
         for scope in self.scopes:
@@ -118,6 +139,8 @@ class Caller:
                 open_to_all = patients is None or (type_ in DIRECTORY and letter in "rs")
                 if patients is not None and not open_to_all and type_ in DIRECTORY:
                     continue
+                if type_ in OWNED:
+                    open_to_all, conditions = True, (*conditions, *self._own_alone())
                 grant = Grant(None if open_to_all else patients, conditions)
                 found.setdefault(type_, []).append(grant)
         return {

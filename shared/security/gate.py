@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 Known: TypeAlias = Callable[[str], Awaitable[None]]
 """Passes where what is known of a tenant's consents is new enough; raises Unavailable."""
 
-READ_BY_ACCESS: Final = frozenset(("everything",))
+READ_BY_ACCESS: Final = frozenset(("everything", "status", "events"))
 """Operations of a backend that read with the caller's own access."""
 
 OF_TERMINOLOGY: Final = frozenset(("expand", "lookup", "validate-code", "subsumes"))

@@ -51,8 +51,11 @@ class Disclosure:
 
 
 NO_ONES: Final = frozenset(
-    ("Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Questionnaire", "Measure")
-)
+    (
+        "Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Questionnaire", "Measure",
+        "Subscription",
+    )
+)  # fmt: skip
 """Types that no patient's consent is about: a resource of them that bears no patient may be told to anybody."""
 
 EVERYTHING = (Grant(),)

@@ -7,19 +7,16 @@ Task that shows it, are committed together or not at all.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from shared.fhir.definitions import type_id
 from shared.fhir.json import dump, parse
-from shared.store.connection import open_connection, translated
+from shared.store.connection import translated
 from shared.store.ledger_types import Destination, Entry, Settled, TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import asyncpg
 
     from shared.store.store import Transaction
@@ -399,34 +396,3 @@ def _entry(row: asyncpg.Record | None) -> Entry:
     if values["outcome"] is not None:
         values["outcome"] = parse(values["outcome"])
     return Entry(**values)
-
-
-class Lease:
-    """The right to send to one destination, held by one process at a time; lost with its connection."""
-
-    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        self._connection = connection
-
-    @property
-    def held(self) -> bool:
-        """Whether the connection still stands."""
-        return not self._connection.is_closed()
-
-
-@asynccontextmanager
-async def lease(dsn: str, destination: str) -> AsyncIterator[Lease | None]:
-    """Hold the right to send to a destination while the block runs; None where another process holds it.
-
-    Raises:
-        Unavailable: the database cannot be reached.
-
-    """
-    connection = await open_connection(dsn, application="kap-delivery-lease")
-    try:
-        with translated():
-            got = await connection.fetchval(
-                "SELECT pg_try_advisory_lock(hashtextextended('kap-delivery ' || $1, 0))", destination
-            )
-        yield Lease(connection) if got else None
-    finally:
-        connection.terminate()

@@ -37,6 +37,7 @@ from shared.store.notices import NoticeQueue
 from shared.store.parking import Parking
 from shared.store.pruning import Pruning
 from shared.store.replay import Replay
+from shared.store.subscriptions import SubscriptionQueue
 from shared.store.timers import TimerRuns
 from shared.store.types import Page, Stored, Write, Written
 from shared.store.verify import Verification
@@ -61,6 +62,7 @@ class Store:
         pruning: forgets what has served.
         verify: counts and hashes to compare with other services.
         replay: history as events.
+        subscriptions: what subscribers wait for.
         timers: when its timers ran.
         exports: lists of versions that somebody downloads.
         identities: clients, keys and tokens of the issuer.
@@ -83,6 +85,7 @@ class Store:
         self.pruning = Pruning(clinics)
         self.verify = Verification(clinics, service)
         self.replay = Replay(clinics, service)
+        self.subscriptions = SubscriptionQueue(clinics)
         self.timers = TimerRuns(clinics)
         self.exports = Exports(clinics, service)
         self.identities = Identities(clinics)

@@ -19,6 +19,7 @@ from services.gateway.exporting.answering import export_route
 from services.gateway.forward import GatewayBackend
 from services.gateway.owners import Owners
 from services.gateway.service import SERVICE as GATEWAY
+from services.gateway.subscribing import Subscribing
 from services.identity.auditing import audited
 from services.identity.endpoints import Endpoints, operator
 from services.identity.signing import Signing
@@ -106,6 +107,7 @@ class Clinic:
         wire: the network.
         stores: by service.
         operator: the operator's key.
+        subscribing: what the gateway knows of subscriptions.
         late: how far the issuer's clock is ahead.
 
     """
@@ -115,6 +117,7 @@ class Clinic:
     stores: dict[str, Store]
     operator: ECKey
     late: timedelta = timedelta()
+    subscribing: Subscribing | None = None
 
     def assertion(self, client, key, **claims):
         now = int((datetime.now(UTC) + self.late).timestamp())
@@ -219,4 +222,5 @@ async def clinic(make_database):
             security=lambda: oauth_uris(issuer),
             auditing=Auditing(stores["gateway"].audit, "gateway", "1", OwnersAudits(owners)),
         )
+        found.subscribing = backend.subscribing
         yield found

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from services.delivery.capability import Accepted
 from services.delivery.mapping import Target
-from services.delivery.rules import Candidate, Choice, Nobody, Step, choose, judge, next_step, pause
+from services.delivery.rules import Candidate, Choice, Nobody, Step, choose, judge, next_step
+from shared.runtime.pauses import pause
 
 PATIENT = Target("Patient", "p")
 EVERYTHING = frozenset(("create", "update", "delete", "read"))

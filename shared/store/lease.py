@@ -1,0 +1,41 @@
+"""A right that one process at a time has, held by a session lock of PostgreSQL; lost with its connection."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from shared.store.connection import open_connection, translated
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+class Lease:
+    """The right, as long as it is held."""
+
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        self._connection = connection
+
+    @property
+    def held(self) -> bool:
+        """Whether the connection still stands."""
+        return not self._connection.is_closed()
+
+
+@asynccontextmanager
+async def lease(dsn: str, what: str) -> AsyncIterator[Lease | None]:
+    """Hold the right to do `what` (``delivery <destination>``) while the block runs; None where another process does.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+
+    """
+    connection = await open_connection(dsn, application=f"kap-{what.partition(' ')[0]}-lease")
+    try:
+        with translated():
+            got = await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended('kap-' || $1, 0))", what)
+        yield Lease(connection) if got else None
+    finally:
+        connection.terminate()

@@ -1,0 +1,392 @@
+"""Subscriptions in PostgreSQL: what is asked for, what has changed, what was told and under which number.
+
+Changes are noted by a trigger (``0270_subscriptions.sql``). `Told` is one subscription's work as one transaction sees
+it, its row locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from shared.events.envelope import Interaction
+from shared.fhir.definitions import TYPE_IDS, type_id
+from shared.store.connection import translated
+
+if TYPE_CHECKING:
+    from shared.store.clinics import Clinics
+    from shared.store.store import Transaction
+
+Status: TypeAlias = Literal["requested", "active", "error", "off"]
+Content: TypeAlias = Literal["empty", "id-only", "full-resource"]
+
+LATE: Final = timedelta(seconds=60)
+"""How long a version waits for the one before it, which its owner has committed and which is on its way."""
+
+KEPT: Final = timedelta(days=7)
+"""How long a change is remembered after it was decided on: longer than a second projection looks back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscribed:
+    """A subscription.
+
+    Attributes:
+        id, status, topic: as the Subscription has them.
+        types: of the resources that it is about.
+        filters: ``Type?search``; all have to hold.
+        client, fhir_user, role, patient, scopes, outside, everything: of the token it was asked for with.
+        endpoint, headers: where notifications go, and what with (sealed).
+        content: what they hold.
+        heartbeat: seconds after which it is told that there is nothing to tell; None: never.
+        timeout: seconds in which the subscriber has to answer.
+        most: events of one notification.
+        ends_at: from when on it is off.
+        last_number: of the last event that was told.
+        attempt: of the last request.
+        failures, failing_since: attempts since one went well, and when the first of them was.
+        told_at: when the subscriber last answered well; None: never, so that it is not even known to be there.
+        error: why the last attempt failed.
+
+    """
+
+    id: str
+    status: Status
+    topic: str
+    types: tuple[str, ...]
+    filters: tuple[str, ...]
+    client: str | None
+    fhir_user: str | None
+    role: str | None
+    patient: str | None
+    scopes: str
+    outside: bool
+    everything: bool
+    endpoint: str
+    headers: bytes
+    content: Content
+    heartbeat: int | None
+    timeout: int
+    most: int
+    ends_at: datetime | None
+    last_number: int = 0
+    attempt: int = 0
+    failures: int = 0
+    failing_since: datetime | None = None
+    told_at: datetime | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A version of which it is not decided yet for whom it is an event; `before` is None for a first version."""
+
+    number: int
+    type: str
+    id: str
+    version: int
+    interaction: Interaction
+    at: datetime
+    body: bytes
+    before: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of a subscription; without a number it was never told."""
+
+    place: int
+    number: int | None
+    type: str
+    id: str
+    version: int
+    interaction: Interaction
+    at: datetime
+
+
+_NAMES: Final = {number: name for name, number in TYPE_IDS.items()}
+_COLUMNS: Final = tuple(field.name for field in fields(Subscribed))
+_ASKED: Final = _COLUMNS[: _COLUMNS.index("last_number")]
+_EVENT: Final = "place, number, type, id, version, interaction, at"
+_PUT: Final = f"""
+INSERT INTO subscription (tenant, {", ".join(_ASKED)})
+VALUES ($1, {", ".join(f"${number + 2}" for number in range(len(_ASKED)))})
+ON CONFLICT (tenant, id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _ASKED if name != "id")},
+    failures = 0, failing_since = NULL, next_attempt_at = clock_timestamp(), told_at = NULL, error = NULL
+"""
+_CHANGES: Final = """
+SELECT c.number, c.type, c.id, c.version, c.interaction, c.at, v.body, p.body AS before
+FROM subscription_change c
+JOIN resource r ON r.tenant = c.tenant AND r.type = c.type AND r.id = c.id
+JOIN history v ON v.rid = r.rid AND v.version = c.version
+LEFT JOIN history p ON p.rid = r.rid AND p.version = c.version - 1
+WHERE c.tenant = $1 AND NOT c.matched
+  AND (c.version = 1 OR p.rid IS NOT NULL OR c.at < clock_timestamp() - $2::interval)
+ORDER BY c.number LIMIT $3 FOR UPDATE OF c
+"""
+_ADD: Final = """
+INSERT INTO subscription_event (tenant, subscription, type, id, version, interaction, at)
+SELECT $1, s.id, $3, $4, $5, $6, $7 FROM subscription s WHERE s.tenant = $1 AND s.id = $2 AND s.status <> 'off'
+ON CONFLICT DO NOTHING
+"""
+_DUE: Final = """
+SELECT t.name AS tenant, s.id FROM subscription s JOIN tenant t ON t.id = s.tenant
+WHERE s.status IN ('requested', 'active') AND s.next_attempt_at <= clock_timestamp()
+  AND (s.attempt_until IS NULL OR s.attempt_until < clock_timestamp())
+  AND (s.status = 'requested' OR s.ends_at < clock_timestamp() OR EXISTS (
+        SELECT FROM subscription_event e WHERE e.tenant = s.tenant AND e.subscription = s.id AND e.taken_at IS NULL)
+       OR s.told_at < clock_timestamp() - s.heartbeat * interval '1 second')
+ORDER BY s.next_attempt_at LIMIT $1
+"""
+
+
+class SubscriptionQueue:
+    """What waits in all clinics, for the service's own work."""
+
+    def __init__(self, clinics: Clinics) -> None:
+        self._clinics = clinics
+
+    async def changed(self) -> list[str]:
+        """Return the clinics with changes that are not decided on."""
+        with translated():
+            rows = await self._clinics.fetch(
+                "SELECT t.name FROM tenant t WHERE EXISTS (SELECT FROM subscription_change c "
+                "WHERE c.tenant = t.id AND NOT c.matched)"
+            )
+        return [row["name"] for row in rows]
+
+    async def due(self, limit: int) -> list[tuple[str, str]]:
+        """Return (clinic, id) of subscriptions that something is to be done for."""
+        with translated():
+            return [(row["tenant"], row["id"]) for row in await self._clinics.fetch(_DUE, limit)]
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many subscriptions there are, by status."""
+        with translated():
+            rows = await self._clinics.fetch("SELECT status, count(*) AS n FROM subscription GROUP BY status")
+        return {row["status"]: row["n"] for row in rows}
+
+    async def forget(self, kept: timedelta) -> None:
+        """Forget changes that were decided on long ago, and events that their subscriber has had for so long."""
+        with translated():
+            await self._clinics.execute(
+                "DELETE FROM subscription_change WHERE matched AND at < clock_timestamp() - $1::interval", KEPT
+            )
+            await self._clinics.execute(
+                "DELETE FROM subscription_event WHERE taken_at < clock_timestamp() - $1::interval", kept
+            )
+
+
+# Asking
+
+
+async def put(transaction: Transaction, asked: Subscribed) -> None:
+    """Keep a subscription; one that was there is asked anew, and goes on with its numbers."""
+    values: list[Any] = [getattr(asked, name) for name in _ASKED]
+    values[_ASKED.index("types")] = [type_id(one) for one in asked.types]
+    values[_ASKED.index("filters")] = list(asked.filters)
+    with translated():
+        await transaction.connection.execute(_PUT, transaction.number, *values)
+
+
+async def remove(transaction: Transaction, id_: str) -> None:
+    """Forget a subscription, and its events."""
+    with translated():
+        await transaction.connection.execute(
+            "DELETE FROM subscription WHERE tenant = $1 AND id = $2", transaction.number, id_
+        )
+
+
+async def find(transaction: Transaction, id_: str, *, lock: bool = False) -> Subscribed | None:
+    """Return a subscription; `lock` keeps others from working for it until the commit."""
+    with translated():
+        row = await transaction.connection.fetchrow(
+            f"SELECT {', '.join(_COLUMNS)} FROM subscription WHERE tenant = $1 AND id = $2"
+            + (" FOR UPDATE" if lock else ""),
+            transaction.number,
+            id_,
+        )
+    return None if row is None else _subscribed(row)
+
+
+async def every(transaction: Transaction) -> list[Subscribed]:
+    """Return the subscriptions of the clinic."""
+    with translated():
+        rows = await transaction.connection.fetch(
+            f"SELECT {', '.join(_COLUMNS)} FROM subscription WHERE tenant = $1 ORDER BY id", transaction.number
+        )
+    return [_subscribed(row) for row in rows]
+
+
+async def changes(transaction: Transaction, limit: int) -> list[Changed]:
+    """Return what is not decided on, in the order of its coming: a version whose predecessor is on its way waits."""
+    with translated():
+        rows = await transaction.connection.fetch(_CHANGES, transaction.number, LATE, limit)
+    return [Changed(**{**dict(row), "type": _NAMES[row["type"]]}) for row in rows]
+
+
+async def decided(transaction: Transaction, numbers: Sequence[int]) -> None:
+    """Note that it was decided for whom changes are events."""
+    with translated():
+        await transaction.connection.execute(
+            "UPDATE subscription_change SET matched = true WHERE number = ANY ($1)", list(numbers)
+        )
+
+
+async def add(transaction: Transaction, subscription: str, change: Changed) -> None:
+    """Make a change an event of a subscription; it becomes one once."""
+    with translated():
+        await transaction.connection.execute(
+            _ADD,
+            transaction.number,
+            subscription,
+            type_id(change.type),
+            change.id,
+            change.version,
+            change.interaction,
+            change.at,
+        )
+
+
+# Telling
+
+
+class Told:
+    """What is told of one subscription, in a transaction that holds its row."""
+
+    def __init__(self, transaction: Transaction, id_: str) -> None:
+        self._connection = transaction.connection
+        self._of = (transaction.number, id_)
+
+    async def waiting(self, limit: int) -> list[Event]:
+        """Return the events that the subscriber does not have, in their order."""
+        return await self._events("taken_at IS NULL", limit=limit)
+
+    async def numbered(self, since: int, until: int, limit: int) -> list[Event]:
+        """Return events by their numbers, both ends included."""
+        return await self._events("number BETWEEN $4 AND $5", since, until, limit=limit)
+
+    async def _events(self, which: str, *values: int, limit: int) -> list[Event]:
+        with translated():
+            rows = await self._connection.fetch(
+                f"SELECT {_EVENT} FROM subscription_event WHERE tenant = $1 AND subscription = $2 AND {which} "
+                "ORDER BY place LIMIT $3",
+                *self._of,
+                limit,
+                *values,
+            )
+        return [Event(**{**dict(row), "type": _NAMES[row["type"]]}) for row in rows]
+
+    async def number(self, place: int) -> int:
+        """Give an event the next number; it is told, or about to be."""
+        with translated():
+            found: int = await self._connection.fetchval(
+                "UPDATE subscription SET last_number = last_number + 1 WHERE tenant = $1 AND id = $2 "
+                "RETURNING last_number",
+                *self._of,
+            )
+            await self._connection.execute(
+                "UPDATE subscription_event SET number = $4 WHERE tenant = $1 AND subscription = $2 AND place = $3",
+                *self._of,
+                place,
+                found,
+            )
+        return found
+
+    async def drop(self, place: int) -> None:
+        """Forget an event that was never told."""
+        with translated():
+            await self._connection.execute(
+                "DELETE FROM subscription_event WHERE tenant = $1 AND subscription = $2 AND place = $3 "
+                "AND number IS NULL",
+                *self._of,
+                place,
+            )
+
+    async def taken(self, places: Sequence[int]) -> None:
+        """Note that the subscriber has events, or is not sent them any more."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE subscription_event SET taken_at = clock_timestamp() WHERE tenant = $1 AND subscription = $2 "
+                "AND place = ANY ($3)",
+                *self._of,
+                list(places),
+            )
+
+    async def untold(self, numbers: Sequence[int]) -> None:
+        """Take numbers back of events that certainly nobody was told of, where they are still the last ones."""
+        if not numbers:
+            return
+        with translated():
+            done = await self._connection.execute(
+                "UPDATE subscription SET last_number = $3 WHERE tenant = $1 AND id = $2 AND last_number = $4",
+                *self._of,
+                min(numbers) - 1,
+                max(numbers),
+            )
+            if done.endswith(" 1"):
+                await self._connection.execute(
+                    "UPDATE subscription_event SET number = NULL WHERE tenant = $1 AND subscription = $2 "
+                    "AND number = ANY ($3)",
+                    *self._of,
+                    list(numbers),
+                )
+
+    async def begin(self, seconds: float) -> int:
+        """Begin an attempt, which nobody else repeats for so long; return its number."""
+        with translated():
+            attempt: int = await self._connection.fetchval(
+                "UPDATE subscription SET attempt = attempt + 1, "
+                "attempt_until = clock_timestamp() + $3::float8 * interval '1 second' "
+                "WHERE tenant = $1 AND id = $2 RETURNING attempt",
+                *self._of,
+                seconds,
+            )
+        return attempt
+
+    async def rest(self, seconds: float) -> None:
+        """Look at it again after so many seconds."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE subscription SET next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second' "
+                "WHERE tenant = $1 AND id = $2",
+                *self._of,
+                seconds,
+            )
+
+    async def went_well(self) -> None:
+        """Note that the subscriber answered well."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE subscription SET attempt_until = NULL, failures = 0, failing_since = NULL, error = NULL, "
+                "told_at = clock_timestamp(), next_attempt_at = clock_timestamp() WHERE tenant = $1 AND id = $2",
+                *self._of,
+            )
+
+    async def failed(self, why: str, again_in: float) -> None:
+        """Note that an attempt failed, and when the next one is made."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE subscription SET attempt_until = NULL, failures = failures + 1, error = $3, "
+                "failing_since = coalesce(failing_since, clock_timestamp()), "
+                "next_attempt_at = clock_timestamp() + $4::float8 * interval '1 second' WHERE tenant = $1 AND id = $2",
+                *self._of,
+                why,
+                again_in,
+            )
+
+    async def become(self, status: Status) -> None:
+        """Give it another status."""
+        with translated():
+            await self._connection.execute(
+                "UPDATE subscription SET status = $3 WHERE tenant = $1 AND id = $2", *self._of, status
+            )
+
+
+def _subscribed(row: Any) -> Subscribed:
+    values = dict(row)
+    values["types"] = tuple(_NAMES[one] for one in values["types"])
+    values["filters"] = tuple(values["filters"])
+    return Subscribed(**values)
