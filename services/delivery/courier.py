@@ -314,6 +314,9 @@ class Courier:
                 self.late = f"Waits: what is known of consent may be too old ({as_words(unheard)})."
                 return None
             disclosures = Disclosures(transaction)
+            if await disclosures.address(entry.destination) != self.destination.address:
+                self.late = "Waits: the address of the Endpoint was changed."
+                return None
             targets = [(target.type, target.id) for target in parcel.targets]
             decision = await disclosures.decide(entry, targets)
             sent = self._outbound(resource, known, decision) if decision.permitted else None

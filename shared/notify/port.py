@@ -33,12 +33,14 @@ class NotDelivered(Exception):
 
     Attributes:
         for_good: whether another attempt would fail, too (the address does not exist, the message was refused).
+        brief: the same without a word of the server's, which may name the address: for logs.
 
     """
 
-    def __init__(self, what: str, *, for_good: bool = False) -> None:
+    def __init__(self, what: str, *, for_good: bool = False, brief: str | None = None) -> None:
         super().__init__(what)
         self.for_good = for_good
+        self.brief = what if brief is None else brief
 
 
 class Notifier(Protocol):

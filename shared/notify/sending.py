@@ -103,9 +103,9 @@ class Sending:
             )
         except NotDelivered as error:
             if error.for_good or notice.attempts >= notice.most_attempts:
-                return await self._end(notice, "failed", error=str(error))
+                return await self._end(notice, "failed", error=str(error), brief=error.brief)
             again_at = self.clock() + pause(notice.attempts, urgent=notice.urgent)
-            return await self._end(notice, "queued", error=str(error), again_at=again_at)
+            return await self._end(notice, "queued", error=str(error), brief=error.brief, again_at=again_at)
         return await self._end(notice, "sent", receipt=receipt)
 
     async def _end(
@@ -114,12 +114,14 @@ class Sending:
         state: NoticeState,
         *,
         error: str | None = None,
+        brief: str | None = None,
         receipt: str | None = None,
         again_at: datetime | None = None,
     ) -> None:
         NOTICES.labels(self.service.name, notice.channel, "again" if state == "queued" else state).inc()
         if state != "sent":
-            _log.warning("notice_not_sent", service=self.service.name, number=notice.number, state=state, error=error)
+            why = error if brief is None else brief  # what the server says may name the patient's address
+            _log.warning("notice_not_sent", service=self.service.name, number=notice.number, state=state, error=why)
         await retry_conflicts(partial(self._settle, notice, state, error, receipt, again_at))
 
     async def _settle(

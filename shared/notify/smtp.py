@@ -65,7 +65,8 @@ class Mail:
         try:
             mail = self._mail(message)
         except (ValueError, MessageError) as error:
-            raise NotDelivered(f"No mail can be made of this address or subject: {error}.", for_good=True) from error
+            why = "No mail can be made of this address or subject"
+            raise NotDelivered(f"{why}: {error}.", for_good=True, brief=f"{why}.") from error
         try:
             async with client:
                 _, said = await client.send_message(mail)
@@ -75,9 +76,9 @@ class Mail:
                 f"The mail server refused the recipient ({codes}).", for_good=all(code in _PERMANENT for code in codes)
             ) from error
         except SMTPResponseException as error:
-            raise NotDelivered(
-                f"The mail server answered {error.code} {error.message}.", for_good=error.code in _PERMANENT
-            ) from error
+            why = f"The mail server answered {error.code}"
+            permanent = error.code in _PERMANENT
+            raise NotDelivered(f"{why} {error.message}.", for_good=permanent, brief=f"{why}.") from error
         except (SMTPException, OSError) as error:
             raise NotDelivered(f"The mail server could not be used: {type(error).__name__}.") from error
         return said

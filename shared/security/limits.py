@@ -1,4 +1,7 @@
-"""How often one caller may ask: a bucket of tokens for each bearer, and for each address of who sends none. Plain ASGI.
+"""How often one caller may ask: a bucket of tokens for each bearer, and for each address of who is none. Plain ASGI.
+
+A bearer is who was let in: until an answer to his `Authorization` was not 401 (and always at the issuer, which knows of
+no bearer before it looks), he counts by his address, so that nobody gets a bucket of his own by making one up.
 
 In this process's memory: with several processes of a service each has its own. What keeps the stack running (`/livez`,
 `/readyz`, `/metrics`) is not counted. Off unless `KAP_REQUESTS_PER_SECOND` is set.
@@ -20,13 +23,18 @@ from shared.http.errors import refusal
 from shared.http.observe import QUIET_ROUTES
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BURST: Final = 10
 """Seconds' worth of requests that may come at once."""
 
 MOST_CALLERS: Final = 10_000
 """Callers that are remembered; beyond, who was not heard of for longest begins anew."""
+
+
+UNAUTHORIZED: Final = 401
+UNASKED: Final = ("/auth/", "/.well-known/", "/calendar/")
+"""What is answered without a look at whose `Authorization` it is."""
 
 
 class TooManyRequests(FhirError):
@@ -54,11 +62,13 @@ class RateLimit:
         self._room = max(per_second * BURST, 1.0)
         self._clock = clock
         self._left: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+        self._let_in: OrderedDict[bytes, None] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
         if scope["type"] == "http" and scope.get("path") not in QUIET_ROUTES:
-            wait = self._take(_caller(scope))
+            bearer = _bearer(scope)
+            wait = self._take(bearer if bearer is not None and bearer in self._let_in else _address(scope))
             if wait > 0:
                 error = TooManyRequests(
                     f"More than {self._per_second:g} requests a second. Wait, and try again.",
@@ -66,7 +76,29 @@ class RateLimit:
                 )
                 await refusal(error)(scope, receive, send)
                 return
+            if bearer is not None and not str(scope.get("path")).startswith(UNASKED):
+                send = self._watched(bearer, _address(scope), send)
         await self._app(scope, receive, send)
+
+    def _watched(self, bearer: bytes, address: bytes, send: Send) -> Send:
+        """Return `send`, and note by the answer's status whether the bearer is let in: then it is his own request."""
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] == UNAUTHORIZED:
+                    self._let_in.pop(bearer, None)
+                else:
+                    if bearer not in self._let_in:
+                        self._take(bearer)
+                        left, at = self._left.get(address, (self._room, self._clock()))
+                        self._left[address] = (left + 1.0, at)
+                    self._let_in[bearer] = None
+                    self._let_in.move_to_end(bearer)
+                    if len(self._let_in) > MOST_CALLERS:
+                        self._let_in.popitem(last=False)
+            await send(message)
+
+        return watched
 
     def _take(self, caller: bytes) -> float:
         """Return 0, or for how many seconds a caller has to wait."""
@@ -80,9 +112,11 @@ class RateLimit:
         return 0.0 if allowed else (1.0 - left) / self._per_second
 
 
-def _caller(scope: Scope) -> bytes:
+def _bearer(scope: Scope) -> bytes | None:
     authorization = Headers(scope=scope).get("authorization")
-    if authorization is not None:
-        return hashlib.sha256(authorization.encode("latin-1", "replace")).digest()
+    return None if authorization is None else hashlib.sha256(authorization.encode("latin-1", "replace")).digest()
+
+
+def _address(scope: Scope) -> bytes:
     client = scope.get("client")
     return b"" if client is None else str(client[0]).encode()

@@ -117,6 +117,14 @@ class Disclosures:
             hidden=await self._hidden(told, entry.tenant, list(targets)),
         )
 
+    async def address(self, destination: str) -> str | None:
+        """Return where a destination is now: what is on its way to another address is not for it."""
+        with translated():
+            found = await self._connection.fetchval(
+                "SELECT address FROM delivery_destination WHERE id = $1", destination
+            )
+        return None if found is None else str(found)
+
     async def _told(self, destination: str) -> Disclosure:
         with translated():
             row = await self._connection.fetchrow(

@@ -241,6 +241,21 @@ async def test_news_that_grows_too_old_under_way_stops_what_is_left(delivery, ho
     assert "consent may be too old" in described["problem"]
 
 
+async def test_when_the_address_of_an_endpoint_changes_nothing_more_goes_to_the_old_one(delivery, hospital):
+    ann = patient()
+    pulses = [observation(ann) for _ in range(12)]
+    await delivery.hear(consent(ann), source="intake")
+    await delivery.hear(ann, *pulses)
+    await hospital.fault(latency_ms=80, times=100)
+    delivery.start()
+    await eventually(lambda: _some(hospital, 2), seconds=15)
+    async with delivery.parts.store.transaction(keys=(), tenant="default") as transaction:
+        await transaction.connection.execute("UPDATE delivery_destination SET address = 'http://127.0.0.1:9/fhir'")
+    there = len(await hospital.all("Observation"))
+    await asyncio.sleep(1.0)
+    assert len(await hospital.all("Observation")) <= there + 1, "what was on its way when it changed"
+
+
 async def test_what_comes_of_a_programme_goes_with_the_notice_and_its_consent(delivery, hospital):
     ann, bob = patient(), patient()
     delivery.start()

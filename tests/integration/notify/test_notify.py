@@ -12,6 +12,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+import structlog
 
 from shared.fhir.codes import KAP, Code
 from shared.fhir.outcome import Unavailable
@@ -148,6 +149,20 @@ async def test_a_recipient_that_is_refused_for_good_fails_at_once(record, own_st
     told = await state(record)
     assert told.state == "failed"
     assert "550" in told.why
+
+
+async def test_a_mail_servers_words_are_in_the_record_and_not_in_the_logs(
+    record, own_store, mail_server, clock, monkeypatch
+):
+    mail_server.answers = ["554 5.7.1 <ada.lovelace@example.org>: refused"]
+    await telling(record, MAILED)
+    with structlog.testing.capture_logs() as logs:
+        monkeypatch.setattr("shared.notify.sending._log", structlog.get_logger("notify"))
+        await Sending(SERVICE, own_store, [mail_of(mail_server)], clock).once()
+    assert "ada.lovelace" in (await state(record)).why
+    [said] = [one for one in logs if one["event"] == "notice_not_sent"]
+    assert said["error"] == "The mail server answered 554."
+    assert "ada.lovelace" not in str(logs)
 
 
 async def test_a_mail_server_that_says_later_gets_it_later(record, own_store, mail_server, clock):

@@ -70,3 +70,19 @@ async def test_callers_are_forgotten_before_they_fill_the_memory(http, monkeypat
         await asked(http, str(number))
     transport = http._transport
     assert len(transport.app._left) == 3
+
+
+async def test_who_makes_bearers_up_is_counted_by_his_address(clock):
+    async def judged(request):
+        good = request.headers.get("authorization") == "Bearer good"
+        return JSONResponse({}, status_code=200 if good else 401)
+
+    routes = [Route("/fhir/Patient", judged), Route("/auth/login", answer, methods=["GET"])]
+    transport = httpx.ASGITransport(RateLimit(Starlette(routes=routes), 2.0, clock))
+    async with httpx.AsyncClient(transport=transport, base_url="http://kap.example") as http:
+        assert await asked(http, "good") == [200]
+        for path, let_in in (("/fhir/Patient", 401), ("/auth/login", 200)):
+            clock.now += 3600
+            said = [(await asked(http, f"made-up-{number}", path=path))[0] for number in range(3 * BURST)]
+            assert said == [let_in] * 2 * BURST + [429] * BURST, path
+        assert await asked(http, "good") == [200], "who was let in has a bucket of his own"
