@@ -26,12 +26,13 @@ ABSENT = "nobody-at-all"
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The statements that databases are asked, as they are asked."""
-    statements: list[str] = []
+    """The statements that databases are asked, as they are asked, each with whose connection it is."""
+    statements: list[tuple[str, str]] = []
 
     def noting(real):
         async def noted(self, query, *args, **options):
-            statements.append(re.sub(r"(?<=advisory_xact_lock\()-?\d+", "KEY", query))
+            whose = self.get_settings().application_name
+            statements.append((whose, re.sub(r"(?<=advisory_xact_lock\()-?\d+", "KEY", query)))
             return await real(self, query, *args, **options)
 
         return noted
@@ -91,11 +92,13 @@ async def test_what_is_hidden_takes_the_statements_of_what_is_not_there(clinic, 
                 body = bodies[method](ids["patient"]) if method in bodies else None
                 asked.clear()
                 answer = await clinic.send(token, method, path.format(**ids), body)
-                found.append((answer.status_code, list(asked)))
+                # the services ask the issuer every few seconds what was taken back, whoever asks them what
+                found.append((answer.status_code, [one for one in asked if one[0] != "kap-identity"]))
             # the first of each fills caches (prepared plans, the numbers of clinics)
-            assert found[2] == found[3], f"{who}: {method} {path}"
+            differs = [both for both in zip(found[2][1], found[3][1], strict=False) if both[0] != both[1]]
+            assert found[2] == found[3], f"{who}: {method} {path}: {differs[:1]}"
             compared += len(found[2][1])
-    assert compared > 100
+    assert compared > 80
 
 
 async def test_a_name_that_nobody_has_takes_the_work_of_a_wrong_password(clinic, asked, monkeypatch):
