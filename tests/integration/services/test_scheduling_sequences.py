@@ -149,4 +149,4 @@ def test_no_sequence_books_without_ground_or_anybody_twice(make_database):
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_no_long_sequence_books_without_ground_or_anybody_twice(make_database):
-    campaign(make_database, 100, 40)
+    campaign(make_database, 40, 40)

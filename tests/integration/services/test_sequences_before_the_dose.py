@@ -378,7 +378,7 @@ def test_no_sequence_over_both_services_books_a_dose_without_its_ground_or_makes
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_no_long_sequence_over_both_services_books_a_dose_without_its_ground(make_database, tmp_path):
-    campaign(make_database, tmp_path, 100, 40)
+    campaign(make_database, tmp_path, 20, 40)
 
 
 # Planted faults: each makes one promise untrue, and the machine has to find it
