@@ -17,11 +17,9 @@ from services.sessions.rules.checks import Check, issues_of
 from services.sessions.rules.claims import COUNTED, UNSURE, begins_ahead, claim_of, corrects_the_amount, resumes
 from services.sessions.rules.gate import Batch, Situation, gate, news_check
 from services.sessions.rules.infusions import gives_more
-from services.sessions.rules.monitoring import cadence_of
 from services.sessions.rules.readings import readings_of
 from services.sessions.setting import Setting
 from services.sessions.steps import siblings_of, steps_among, whole_of
-from services.sessions.watching import restamp, watch_from
 from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, SNOMED, VISIT_DOSING, WEIGHT
 from shared.fhir.freshness import as_words
 from shared.fhir.json import Resource
@@ -218,13 +216,6 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
             await _raise_unknown(change, record, after, setting)
     elif issues:
         await raise_past_gate(change.id, record, after, issues, now, setting)
-    visit = found.situation.visit
-    if visit is not None and not corrected:
-        first = min([start, *(one.when for one in found.amounts.in_this_session() if one.when is not None)])
-        home = found.situation.at_home
-        cadence = cadence_of(drug, found.situation.route, setting.monitoring, home=home)
-        await watch_from(record, visit["id"], str(patient_of(visit)), first, cadence, setting)
-        await restamp(record, visit["id"], first, setting)
 
 
 async def _gives_more(change: Change, step: Resource, infusion: Resource, record: Record) -> bool:

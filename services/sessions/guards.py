@@ -17,7 +17,7 @@ from services.sessions.rules.visits import OVER, may_become, with_history
 from services.sessions.setting import Setting
 from services.sessions.symptoms import guard_symptom
 from services.sessions.therapy import guard_therapy
-from services.sessions.watching import close_due, end_watch, with_minutes
+from services.sessions.watching import close_due, end_watch, keep_watch, reopen_due, with_minutes
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, patient_of
 from shared.fhir.outcome import Unprocessable
@@ -33,6 +33,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
     async def dose(change: Change, record: Record) -> None:
         await guard_dose(change, record, setting)
+        await keep_watch(change, record, setting)
         await ask_which(change, record, setting)
         if change.after is not None:
             await judge_home(record, change.after, setting)
@@ -48,6 +49,8 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await guard_reading(change, record, setting)
         if change.after is not None and not is_own_work() and measures_anew(change.before, change.after):
             await close_due(record, change.after, setting)
+        if change.before is not None and change.after is not None and measures_anew(change.after, change.before):
+            await reopen_due(record, change.after, setting)
         await ask_for_amendment(change, record, setting)
 
     async def event(change: Change, record: Record) -> None:

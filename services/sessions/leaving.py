@@ -22,12 +22,16 @@ from services.sessions.rules.visits import COMING, OVER, VIRTUAL_CLASS
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import doses_of
 from shared.fhir.codes import (
+    BACK_WITHIN,
     BOOK_INTEGRATION,
     DISCHARGE_QUESTIONNAIRE,
     LEFT_AGAINST_ADVICE,
     LEFT_TOO_EARLY,
     NOT_DISCHARGED,
+    SUSTAINED_PRESSURE,
+    SYMPTOM_ALARM,
     VISIT_INTEGRATION,
+    VITAL_ALARM,
     Code,
 )
 from shared.fhir.dates import interval
@@ -35,10 +39,11 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, moment, patient_of, visit_of
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import task
-from shared.runtime.raising import close_task, is_own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, close_task, is_own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
+ALARMS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, SYMPTOM_ALARM))
 CALLED: Final = (LEFT_AGAINST_ADVICE, LEFT_TOO_EARLY)
 """Ways of leaving that call a person at once."""
 
@@ -63,7 +68,7 @@ async def guard_leaving(change: Change, record: Record, setting: Setting) -> Non
         await _call_after_early(after, record, setting, "The visit ended before the least stay after a dose.")
     if home and (said != says or ended):
         leaving = await leaving_of(after, record, setting)
-        issues = [] if leaving is None else against_going_home(leaving, setting.discharge)
+        issues = [] if leaving is None else against_going_home(leaving, setting.discharge, setting.alarms)
         if issues:
             raise Unprocessable(issues)
     elif says == AGAINST_ADVICE and said != AGAINST_ADVICE:
@@ -195,7 +200,7 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
     home = visit.get("class", {}).get("code") == VIRTUAL_CLASS.code
     for one in given:
         cadence = cadence_of(one.drug, one.route, setting.monitoring, home=home)
-        over = stays_until(first, [one.end], cadence)
+        over = stays_until(first, [one.end], cadence, one.start)
         until = None if over is None or until is None else max(until, over)
     found = await record.search("Observation", {"encounter": f"Encounter/{visit['id']}"})
     whose = (patient_of(visit), None)
@@ -206,7 +211,15 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
         asked=await answers_of(record, visit["id"], DISCHARGE_QUESTIONNAIRE, None, when),
         readings=[reading for one in found if patient_of(one) in whose for reading in readings_of(one)],
         first=first,
+        alarms=[] if new is not None else await _open_alarms(record, visit),
     )
+
+
+async def _open_alarms(record: Record, visit: Resource) -> list[str]:
+    """Return the Tasks of a visit's alarms that no person and no reading within the limits has ended."""
+    about = {"encounter": f"Encounter/{visit['id']}", "code": ALARMS, "status": ",".join(sorted(OPEN_TASK))}
+    found = await record.search("Task", {**about, "business-status:not": BACK_WITHIN.token()})
+    return [f"Task/{one['id']}" for one in found]
 
 
 async def _raise(record: Record, visit: Resource, setting: Setting, code: Code, rule: str, text: str) -> None:

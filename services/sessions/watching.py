@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from services.sessions.calling import Finding, call, have_reviewed
 from services.sessions.charted import charted_between
+from services.sessions.rules.claims import COUNTED
+from services.sessions.rules.infusions import parent_id
 from services.sessions.rules.monitoring import (
     Cadence,
+    Due,
+    cadence_of,
     covers,
-    due_times,
     is_missed,
     is_needed,
     is_watched,
     minutes_from,
+    next_due,
+    planned,
 )
 from services.sessions.rules.readings import readings_of, taken_at
+from services.sessions.rules.visits import OVER, VIRTUAL_CLASS
 from services.sessions.setting import Setting
-from services.sessions.what_was_given import doses_of
+from services.sessions.what_was_given import Given, doses_of
 from shared.fhir.codes import DUE_AT_BEDSIDE, EXT_MINUTES, ID_TASK, KAP, PRESSURE_AGAIN, RATING_MISSED, VITALS_MISSED
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, id_in, moment, patient_of
+from shared.fhir.kap import codes_of, effective_start, id_in, moment, patient_of
 from shared.fhir.raised import identifier, task
 from shared.runtime.raising import OPEN_TASK, close_task, content_of, is_own_work, own_work, raise_once
 from shared.runtime.record import Record
@@ -35,32 +42,110 @@ EVERY = timedelta(seconds=15)
 _CODES: Final = {one.code: one for one in DUE_AT_BEDSIDE}
 _TOKENS: Final = ",".join(one.token() for one in DUE_AT_BEDSIDE)
 _OPEN: Final = ",".join(sorted(OPEN_TASK))
+NAMED: Final = ("CodeableConcept", "Reference")
 _SECOND: Final = timedelta(seconds=1)
 
 
-async def watch_from(
-    record: Record, visit: str, patient: str, start: datetime, cadence: Cadence, setting: Setting
-) -> None:
-    """Set the Tasks for what is due after the first dose of a visit; a later dose of it sets none anew."""
-    held = await record.search("Task", {"encounter": f"Encounter/{visit}", "code": _TOKENS})
-    if any(codes_of(one["code"], KAP) != [PRESSURE_AGAIN.code] for one in held):
+async def keep_watch(change: Change, record: Record, setting: Setting) -> None:
+    """Bring what is due in a visit, and the minutes of its readings, to the doses that stand in it after a change.
+
+    `change`: of a MedicationAdministration, about to be written.
+    """
+    shapes = [_shape(one) for one in (change.before, change.after)]
+    if change.after is None or shapes[0] == shapes[1]:
         return
-    now, policy = setting.clock(), setting.monitoring
-    for due in due_times(start, cadence, now, policy):
-        made = task(
-            ("due", visit, due.what, str(due.minute)),
-            patient=patient,
-            code=_CODES[due.what],
-            description=f"{policy.due[due.what].title}: {due.minute} minutes after the first dose.",
-            now=now,
-            priority="asap",
-            encounter=visit,
-            due=due.when + timedelta(minutes=policy.grace.minutes),
-        )
-        await raise_once(record, {**made, "executionPeriod": {"start": zulu(due.when)}})
+    for id_ in dict.fromkeys(shape[0] for shape in shapes if shape is not None and shape[0] is not None):
+        visit = await record.get("Encounter", id_)
+        if visit is None or patient_of(visit) != patient_of(change.after):
+            continue
+        stands = change.after if id_in(change.after.get("context"), "Encounter") == id_ else None
+        held = await doses_of(record, id_, setting, stands)
+        doses = [one for one in held if stands is not None or one.resource["id"] != change.id]
+        await _plan(record, visit, doses, setting)
+
+
+def _shape(dose: Resource | None) -> tuple[str | None, ...] | None:
+    """Return what of a dose moves what is due: where, when and how it was given; None: it counts for nothing."""
+    if dose is None or dose.get("status") not in COUNTED:
+        return None
+    elements = (dose.get("dosage", {}).get("route"), *(dose.get(f"medication{name}") for name in NAMED))
+    visit = id_in(dose.get("context"), "Encounter")
+    return visit, str(effective_start(dose)), parent_id(dose), *(str(one) for one in elements)
+
+
+async def _plan(record: Record, visit: Resource, doses: Sequence[Given], setting: Setting) -> None:
+    """Set the Tasks for what is due after the doses of a visit, move those whose time is another, cancel the rest."""
+    now, policy, id_ = setting.clock(), setting.monitoring, str(visit["id"])
+    found = await record.search("Task", {"encounter": f"Encounter/{id_}", "code": _TOKENS})
+    held = {one["identifier"][0]["value"]: one for one in found if codes_of(one["code"], KAP) != [PRESSURE_AGAIN.code]}
+    timed = [(one.start or now, _cadence(one, visit, setting)) for one in doses]
+    plan = planned(timed, policy)
+    names = set()
+    for due in plan:
+        made = _due_task(id_, str(patient_of(visit)), due, setting)
+        name = made["identifier"][0]["value"]
+        names.add(name)
+        was = held.get(name)
+        if is_missed(due.when, now, policy) or (was and was["executionPeriod"]["start"] == zulu(due.when)):
+            continue
+        if was is None:
+            await raise_once(record, made)
+        else:
+            with own_work():
+                await record.update({**made, "id": was["id"]})
+    last = {due.what: due.when for due in plan}
+    for name, one in held.items():
+        end = last.get(codes_of(one["code"], KAP)[0])
+        if name not in names and (end is None or moment(one["executionPeriod"]["start"]) <= end):
+            why = "The time of a dose was corrected." if plan else "No dose stands in this visit."
+            await close_task(record, one["identifier"][0], now, status="cancelled", why=why)
     # A dose that is recorded a while after it began may have its first readings already.
-    for one in await _open_due(record, visit, until=now + timedelta(minutes=policy.before.minutes)):
-        await _close_where_covered(record, one, visit, setting)
+    for one in await _open_due(record, id_, until=now + timedelta(minutes=policy.before.minutes)):
+        await _close_where_covered(record, one, id_, setting, doses=doses)
+    if timed:
+        await restamp(record, id_, min(start for start, _ in timed), setting)
+
+
+def _cadence(dose: Given, visit: Resource, setting: Setting) -> Cadence:
+    home = visit.get("class", {}).get("code") == VIRTUAL_CLASS.code
+    return cadence_of(dose.drug, dose.route, setting.monitoring, home=home)
+
+
+def _due_task(visit: str, patient: str, due: Due, setting: Setting) -> Resource:
+    policy = setting.monitoring
+    made = task(
+        ("due", visit, due.what, str(due.minute)),
+        patient=patient,
+        code=_CODES[due.what],
+        description=f"{policy.due[due.what].title}: {due.minute} minutes after the first dose.",
+        now=setting.clock(),
+        priority="asap",
+        encounter=visit,
+        due=due.when + timedelta(minutes=policy.grace.minutes),
+    )
+    return {**made, "executionPeriod": {"start": zulu(due.when)}}
+
+
+async def _go_on(record: Record, done: Resource, setting: Setting, doses: Sequence[Given] | None = None) -> None:
+    """Set the next of what is due every so often until the patient has left, where `done` was the last of it."""
+    id_, what = id_in(done.get("encounter"), "Encounter"), codes_of(done["code"], KAP)[0]
+    visit = None if id_ is None else await record.get("Encounter", id_)
+    if visit is None or visit["status"] in OVER or what == PRESSURE_AGAIN.code:
+        return
+    start = moment(done["executionPeriod"]["start"])
+    about = [("encounter", f"Encounter/{visit['id']}"), ("code", _CODES[what].token())]
+    later = await record.search("Task", [*about, ("period", f"gt{zulu(start)}")])
+    if any(moment(one["executionPeriod"]["start"]) > start and one["status"] != "cancelled" for one in later):
+        return
+    given = await doses_of(record, visit["id"], setting) if doses is None else doses
+    starts = [one.start for one in given if one.start is not None]
+    every = _cadence(given[-1], visit, setting).then.get(what) if given else None
+    if every is None or not starts:
+        return
+    when = next_due(start, every, setting.clock(), setting.monitoring)
+    if when <= min(starts) + timedelta(hours=setting.monitoring.longest.hours):
+        due = Due(what, minutes_from(min(starts), when), when)
+        await raise_once(record, _due_task(visit["id"], str(patient_of(visit)), due, setting), reopen=True)
 
 
 async def measure_again(
@@ -92,9 +177,28 @@ async def close_due(record: Record, reading: Resource, setting: Setting) -> None
     when, timed = taken_at(reading)
     if visit is None or when is None or not timed or not is_needed(reading, policy):
         return
+    if when > setting.clock() + timedelta(minutes=setting.gate.ahead.minutes):
+        return  # it says that it is still to be taken: nothing is there yet
     early, late = timedelta(minutes=policy.before.minutes), timedelta(minutes=policy.after.minutes)
     for one in await _open_due(record, visit, until=when + early, since=when - late):
         await _close_where_covered(record, one, visit, setting, reading)
+
+
+async def reopen_due(record: Record, reading: Resource, setting: Setting) -> None:
+    """Open the Tasks again that a reading completed which says no more that it was taken then: withdrawn, or moved."""
+    visit = id_in(reading.get("encounter"), "Encounter")
+    held = None if visit is None else await record.get("Encounter", visit)
+    if visit is None or held is None or held["status"] in OVER:
+        return
+    named = f"Observation/{reading['id']}"
+    asked = {"encounter": f"Encounter/{visit}", "code": _TOKENS, "status": "completed"}
+    for one in await record.search("Task", asked):
+        if any(out.get("valueReference", {}).get("reference") == named for out in one.get("output", [])):
+            opened = {key: value for key, value in one.items() if key not in ("output", "businessStatus")}
+            opened |= {"status": "requested", "lastModified": zulu(setting.clock())}
+            with own_work():
+                await record.update(content_of(opened))
+            await _close_where_covered(record, opened, visit, setting, reading)
 
 
 async def _open_due(record: Record, visit: str, *, until: datetime, since: datetime | None = None) -> list[Resource]:
@@ -110,7 +214,13 @@ async def _open_due(record: Record, visit: str, *, until: datetime, since: datet
 
 
 async def _close_where_covered(
-    record: Record, one: Resource, visit: str, setting: Setting, new: Resource | None = None
+    record: Record,
+    one: Resource,
+    visit: str,
+    setting: Setting,
+    new: Resource | None = None,
+    *,
+    doses: Sequence[Given] | None = None,
 ) -> None:
     """Complete a Task for what is due where it is there; `new`: a reading that is about to be written, or was."""
     now, policy = setting.clock(), setting.monitoring
@@ -122,7 +232,13 @@ async def _close_where_covered(
     near = [*(other for other in held if new is None or other["id"] != new["id"]), *([] if new is None else [new])]
     whose = (patient_of(one), None)
     near = [other for other in near if patient_of(other) in whose]
-    readings = [reading for other in near for reading in readings_of(other) if reading.trusted]
+    latest = now + timedelta(minutes=setting.gate.ahead.minutes)
+    readings = [
+        reading
+        for other in near
+        for reading in readings_of(other)
+        if reading.trusted and (reading.when is None or reading.when <= latest)
+    ]
     by = covers(readings, due, policy, what, after=None if earliest is None else moment(earliest))
     if by is None:
         return
@@ -136,6 +252,7 @@ async def _close_where_covered(
     with own_work():
         await record.update(content_of(ended))
     await close_task(record, identifier(ID_TASK, "missed", one["id"]), now, why="It is recorded now.")
+    await _go_on(record, one, setting, doses)
 
 
 async def end_watch(record: Record, visit: str, setting: Setting, why: str) -> None:
@@ -194,6 +311,7 @@ async def _flag(due: Resource, record: Record, now: datetime, setting: Setting) 
     with own_work():
         said = (VITALS_MISSED if calls else RATING_MISSED).concept(text="missed")
         await record.update(content_of({**due, "businessStatus": said}))
+    await _go_on(record, due, setting)
 
 
 # -- minutes from the dose --------------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
+from services.sessions.rules.alarms import AlarmPolicy
 from services.sessions.rules.answers import Asked
 from services.sessions.rules.gate import Minutes
-from services.sessions.rules.readings import Reading, with_code
+from services.sessions.rules.readings import Reading, Value, with_code
 from shared.fhir.cited import Cited
 from shared.fhir.codes import DIASTOLIC, SYSTOLIC
 from shared.fhir.dates import zulu
@@ -37,11 +38,15 @@ class Aldrete(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SafePressure(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A pressure to leave with: near the baseline by a share, or below both limits."""
+    """A pressure to leave with: near the baseline by a share, or below both limits and not rising.
+
+    It rises where it is more than `rise` mmHg above the reading before it, after the dose.
+    """
 
     share: Decimal
     systolic: Decimal
     diastolic: Decimal
+    rise: Decimal
 
 
 class Wanted(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"must_be": "is"}):
@@ -89,6 +94,7 @@ class Leaving:
         asked: the newest answers to kap-discharge.
         readings: of the visit.
         first: when the first dose began: before it is the baseline.
+        alarms: references of the alarms that nobody has ended, and no reading.
 
     """
 
@@ -98,6 +104,7 @@ class Leaving:
     asked: Asked | None
     readings: Sequence[Reading]
     first: datetime
+    alarms: Sequence[str] = ()
 
 
 def disposition_of(visit: Resource | None) -> str | None:
@@ -118,10 +125,11 @@ def integration_booked(left: datetime, starts: Iterable[datetime], policy: Integ
     return any(first <= one <= last for one in starts)
 
 
-def against_going_home(leaving: Leaving, policy: DischargePolicy) -> list[Issue]:
+def against_going_home(leaving: Leaving, policy: DischargePolicy, alarms: AlarmPolicy) -> list[Issue]:
     """Return what speaks against going home; nothing when the patient may."""
     return [
         *too_early(leaving, policy),
+        *_alarms(leaving, alarms),
         *_aldrete(leaving, policy),
         *_pressure(leaving, policy),
         *_answers(leaving, policy),
@@ -175,28 +183,64 @@ def _aldrete(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
         yield _not_home("L-ALDRETE", low, policy.aldrete.source)
 
 
+def _alarms(leaving: Leaving, alarms: AlarmPolicy) -> Iterator[Issue]:
+    """Yield the alarms that stand, and the newest readings that are, or may be, beyond the limit of an alarm."""
+    source = alarms.late.source
+    if leaving.alarms:
+        yield _not_home("L-ALARM", f"an alarm is open: {', '.join(leaving.alarms)}. See to it and end it.", source)
+    for limit in alarms.limits.values():
+        taken = [one for one in with_code(leaving.readings, limit.codes) if one.when is not None]
+        newest = max((one.when for one in taken if one.when is not None and one.when <= leaving.when), default=None)
+        for one in taken:
+            if one.when != newest:
+                continue
+            value = one.value_in(limit.units)
+            if value is None or limit.may_be_beyond(value):
+                said = "cannot be read" if value is None else f"is {value} {limit.units[0]}"
+                what = f"the newest reading for '{limit.title}' {said} ({one.reference}): measure again."
+                yield _not_home("L-ALARM", what, limit.source)
+                break
+
+
 def _pressure(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
     limits = {SYSTOLIC.code: policy.pressure.systolic, DIASTOLIC.code: policy.pressure.diastolic}
     earliest = leaving.when - timedelta(minutes=policy.age.minutes)
     for code, limit in limits.items():
-        charted = [
-            (one.when, value.number)
-            for one in with_code(leaving.readings, [code])
-            if one.trusted and one.timed and not one.sampled and one.when is not None
-            if (value := one.value_in(("mm[Hg]",))) is not None and value.comparator is None
-        ]
-        now = [value for when, value in sorted(charted) if max(earliest, leaving.first) <= when <= leaving.when]
-        before = [value for when, value in sorted(charted) if when <= leaving.first]
-        if not now:
+        charted = sorted(
+            (
+                (one.when, one.value_in(("mm[Hg]",)))
+                for one in with_code(leaving.readings, [code])
+                if one.trusted and one.timed and not one.sampled and one.when is not None
+            ),
+            key=lambda one: one[0],
+        )
+        since = [(when, value) for when, value in charted if leaving.first <= when <= leaving.when]
+        if not since or since[-1][0] < earliest:
             yield _not_home(
                 "L-BP",
                 f"no blood pressure of the last {policy.age.minutes} minutes is recorded.",
                 policy.pressure.source,
             )
             return
-        near = bool(before) and abs(now[-1] - before[-1]) <= before[-1] * policy.pressure.share
-        if now[-1] >= limit and not near:
-            yield _not_home("L-BP", f"the pressure is {now[-1]:f} mmHg ({code}).", policy.pressure.source)
+        before = _exact_of(value for when, value in charted if when <= leaving.first)
+        earlier = _exact_of(value for when, value in since[:-1] if when > leaving.first)
+        now = _exact(since[-1][1])
+        if now is None:
+            yield _not_home("L-BP", f"the newest pressure is not exact ({code}).", policy.pressure.source)
+            continue
+        near = bool(before) and abs(now - before[-1]) <= before[-1] * policy.pressure.share
+        rises = bool(earlier) and now > earlier[-1] + policy.pressure.rise
+        if not near and (now >= limit or rises):
+            said = f", and was {earlier[-1]:f} before" if rises else ""
+            yield _not_home("L-BP", f"the pressure is {now:f} mmHg ({code}){said}.", policy.pressure.source)
+
+
+def _exact_of(values: Iterable[Value | None]) -> list[Decimal]:
+    return [number for value in values if (number := _exact(value)) is not None]
+
+
+def _exact(value: Value | None) -> Decimal | None:
+    return None if value is None or value.comparator is not None else value.number
 
 
 def _answers(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:

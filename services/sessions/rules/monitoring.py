@@ -22,6 +22,12 @@ class Minutes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     minutes: int
 
 
+class Hours(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number of hours."""
+
+    hours: int
+
+
 class Wanted(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is due at a bedside: of each line of `needs` one of the codes; `missed`: who looks when it is not there."""
 
@@ -31,14 +37,28 @@ class Wanted(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Cadence(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is due after the first dose by a route, by its code and in minutes, and how long the patient stays."""
+    """What is due after a dose by a route, by its code and in minutes, and how long the patient stays.
+
+    Attributes:
+        at: minutes from the dose. then: after the last of them every so many minutes, until the patient has left.
+        stay: minutes from the first dose. stay_after_last, stay_after_end: from the beginning and the end of the last.
+            With neither the first dose alone counts, and sets what is due.
+
+    """
 
     route: str
     at: dict[str, tuple[int, ...]]
     home: bool = False
     stay: int
+    stay_after_last: int | None = None
     stay_after_end: int | None = None
     drug: Drug | None = None
+    then: dict[str, int] = msgspec.field(default_factory=dict)
+
+    @property
+    def of_each_dose(self) -> bool:
+        """Whether every dose counts, and not the first alone."""
+        return self.stay_after_last is not None or self.stay_after_end is not None
 
 
 class Plausible(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +77,7 @@ class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: Minutes
     after: Minutes
     due: dict[str, Wanted]
+    longest: Hours
     cadences: dict[str, Cadence]
     plausible: dict[str, Plausible]
 
@@ -80,14 +101,33 @@ class Due:
     when: datetime
 
 
-def due_times(start: datetime, cadence: Cadence, now: datetime, policy: MonitoringPolicy) -> list[Due]:
-    """Return what is due after a first dose at `start`, from `now` on: what is past cannot be watched any more."""
-    found = [
-        Due(what, minute, start + timedelta(minutes=minute))
+def planned(doses: Iterable[tuple[datetime, Cadence]], policy: MonitoringPolicy) -> list[Due]:
+    """Return what is due after the doses of a visit, by its time; of two so near that one reading is both, the first.
+
+    `Due.minute` counts from the first dose.
+    """
+    ordered = sorted(doses, key=lambda one: one[0])
+    apart = timedelta(minutes=policy.before.minutes)
+    times = sorted(
+        (start + timedelta(minutes=minute), what)
+        for number, (start, cadence) in enumerate(ordered)
+        if number == 0 or cadence.of_each_dose
         for what, minutes in cadence.at.items()
         for minute in minutes
-    ]
-    return [one for one in found if now <= one.when + timedelta(minutes=policy.grace.minutes)]
+    )
+    found: list[Due] = []
+    last: dict[str, datetime] = {}
+    for when, what in times:
+        if what not in last or when - last[what] >= apart:
+            last[what] = when
+            found.append(Due(what, minutes_from(ordered[0][0], when), when))
+    return found
+
+
+def next_due(due: datetime, every: int, now: datetime, policy: MonitoringPolicy) -> datetime:
+    """Return the first of the times every so many minutes after `due` that is not missed yet."""
+    step, grace = timedelta(minutes=every), timedelta(minutes=policy.grace.minutes)
+    return due + step * max(-((due + grace - now) // step), 1)
 
 
 def is_missed(due: datetime, now: datetime, policy: MonitoringPolicy) -> bool:
@@ -153,9 +193,13 @@ def implausible(observation: Resource, policy: MonitoringPolicy) -> list[str]:
     return found
 
 
-def stays_until(first: datetime, ends: Sequence[datetime | None], cadence: Cadence) -> datetime | None:
-    """Return when the least stay is over: from the first dose, and from the end of the last; None: one goes on."""
+def stays_until(
+    first: datetime, ends: Sequence[datetime | None], cadence: Cadence, last: datetime | None = None
+) -> datetime | None:
+    """Return when the least stay is over: from the first dose, the begin of the last and its end; None: one goes on."""
     until = first + timedelta(minutes=cadence.stay)
+    if cadence.stay_after_last is not None and last is not None:
+        until = max(until, last + timedelta(minutes=cadence.stay_after_last))
     if cadence.stay_after_end is None:
         return until
     known = [end for end in ends if end is not None]

@@ -9,7 +9,7 @@ import pytest
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
-from tests.integration.services.bedside import rules_of
+from tests.integration.services.bedside import rules_of, vital
 from tests.integration.services.course import about, appointment, milligrams
 
 READY = {
@@ -156,6 +156,28 @@ async def test_the_pressure_is_safe_or_near_its_baseline(dosed, systolic, allowe
     with pytest.raises(Unprocessable) as error:
         await leave(dosed)
     assert rules_of(error) == {"L-BP"}
+
+
+@pytest.mark.parametrize(
+    ("readings", "rules"),
+    [
+        ([{codes.OXYGEN_SATURATION: 80}], {"L-ALARM"}),
+        ([{codes.SYSTOLIC: ">240"}], {"L-ALARM", "L-BP"}),
+        ([{codes.SYSTOLIC: 135, codes.DIASTOLIC: 80}, {codes.SYSTOLIC: 159, codes.DIASTOLIC: 80}], {"L-BP"}),
+    ],
+)
+async def test_nobody_goes_home_on_a_reading_that_alarms_or_a_pressure_that_rises(dosed, readings, rules):
+    dosed.clock.forward(minutes=125)
+    await dosed.chart()
+    units = {codes.OXYGEN_SATURATION: "%"}
+    for said in readings:
+        dosed.clock.forward(minutes=2)
+        parts = [vital(code, value, units.get(code, "mm[Hg]")) for code, value in said.items()]
+        await dosed.sessions.create(dosed.reading(*parts))
+    await ready(dosed)
+    with pytest.raises(Unprocessable) as error:
+        await leave(dosed)
+    assert rules_of(error) == rules
 
 
 async def test_while_a_dose_of_an_infusion_goes_on_nobody_goes_home(bench, clock, bedside):

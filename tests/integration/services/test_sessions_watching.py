@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from services.sessions.service import sessions as sessions_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
+from shared.fhir.kap import moment
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.timers import run_once
 from tests.integration.services.bedside import Bedside, rules_of, vital
@@ -47,6 +50,57 @@ async def test_the_first_dose_sets_what_is_due_and_a_booster_sets_none_anew(dose
     await dosed.start(30)
     assert len(await tasks(dosed, codes.VITALS_DUE)) == 6
     assert len(await tasks(dosed, codes.SEDATION_DUE)) == 2
+
+
+async def due_at(bedside, status="requested"):
+    """Return the minutes from now at which vital signs are due."""
+    found = [moment(one["executionPeriod"]["start"]) for one in await tasks(bedside, codes.VITALS_DUE, status)]
+    return sorted((one - bedside.clock.now) // timedelta(minutes=1) for one in found)
+
+
+async def test_a_booster_is_watched_and_stayed_for_like_the_first_dose(dosed):
+    dosed.clock.forward(minutes=105)
+    await dosed.chart()
+    await dosed.start(30)
+    assert (await due_at(dosed))[-6:] == [15, 30, 45, 60, 90, 120]
+    dosed.clock.forward(minutes=16)
+    await dosed.chart()
+    with pytest.raises(Unprocessable) as refused:
+        await dosed.sessions.call("discharge", dosed.visit)
+    assert "L-STAY" in rules_of(refused)
+
+
+async def test_after_the_last_time_point_vital_signs_are_due_every_quarter_of_an_hour_until_the_patient_left(dosed):
+    dosed.clock.forward(minutes=120)
+    await dosed.chart()
+    assert (await due_at(dosed))[-1] == 15
+    await pass_time(dosed, 60)
+    assert (await due_at(dosed))[-1] == 0
+    await dosed.sessions.update({**dosed.visit, "status": "finished"})
+    assert await due_at(dosed) == []
+
+
+async def test_a_reading_that_is_withdrawn_opens_what_it_had_completed(dosed):
+    dosed.clock.forward(minutes=15)
+    wrong = await dosed.chart()
+    assert await due_at(dosed, "completed") == [0]
+    await dosed.sessions.update({**wrong, "status": "entered-in-error"})
+    assert (await due_at(dosed, "completed"), (await due_at(dosed))[0]) == ([], 0)
+
+
+async def test_a_reading_that_says_it_is_still_to_be_taken_completes_nothing(dosed):
+    await dosed.chart(minutes=-30)
+    assert await due_at(dosed, "completed") == []
+
+
+async def test_a_dose_that_was_entered_in_error_and_given_again_sets_what_is_due_by_its_own_time(bedside):
+    await bedside.chart()
+    wrong = await bedside.start(70)
+    await bedside.sessions.update({**wrong, "status": "entered-in-error"})
+    assert await due_at(bedside) == []
+    bedside.clock.forward(minutes=20)
+    await bedside.start(70)
+    assert await due_at(bedside) == [15, 30, 45, 60, 90, 120]
 
 
 async def test_vital_signs_in_time_close_what_was_due_and_nothing_is_raised(dosed):

@@ -413,6 +413,7 @@ def leaves(minutes_asked: float = 0, *, at: Any = GONE, until: Any = GONE, now: 
     """Return what speaks against going home three hours after the dose; `more`: readings, or other answers."""
     bp = more.pop("bp", (120, 80))
     before = more.pop("before", (120, 80))
+    alarms = more.pop("alarms", ())
     answers = {**READY, **{name.replace("_", "-"): value for name, value in more.items()}}
     known = {name: value for name, value in answers.items() if value is not None}
 
@@ -425,8 +426,9 @@ def leaves(minutes_asked: float = 0, *, at: Any = GONE, until: Any = GONE, now: 
             asked=Asked("QuestionnaireResponse/1", at - timedelta(minutes=minutes_asked), known),
             readings=[*pressures(*before, minutes=5), *after],
             first=NOW,
+            alarms=alarms,
         )
-        return {str(one.rule) for one in against_going_home(leaving, SETTING.discharge)}
+        return {str(one.rule) for one in against_going_home(leaving, SETTING.discharge, SETTING.alarms)}
 
     return judged
 
@@ -479,6 +481,13 @@ LEAVING: dict[str, list[Case]] = {
         Case("boundary", "168, a fifth above 140", leaves(bp=(168, 80), before=(140, 80)), False),
         Case("boundary", "169", leaves(bp=(169, 80), before=(140, 80)), True),
         Case("not known", "not measured since", leaves(bp=None), True),
+    ],
+    "L-ALARM": [
+        Case("positive", "an alarm is open", leaves(alarms=("Task/1",)), True),
+        Case("negative", "120/80", leaves(), False),
+        Case("boundary", "179/109", leaves(bp=(179, 109), before=(170, 100)), False),
+        Case("boundary", "180, near its baseline", leaves(bp=(180, 80), before=(170, 80)), True),
+        Case("not known", "not measured since: L-BP says so", leaves(bp=None), False),
     ],
     "L-STATE": [
         *checklist("sedation", bad=True),

@@ -11,10 +11,11 @@ from services.sessions.rules.alarms import alarms_of
 from services.sessions.rules.monitoring import (
     cadence_of,
     covers,
-    due_times,
     implausible,
     is_missed,
     minutes_from,
+    next_due,
+    planned,
     stays_until,
 )
 from services.sessions.rules.readings import Reading, readings_of
@@ -44,7 +45,7 @@ def minutes(count):
     ],
 )
 def test_vital_signs_are_due_by_the_route_s_cadence(drug, route, first, last):
-    all_due = due_times(NOW, cadence_of(drug, route.code, POLICY), NOW, POLICY)
+    all_due = planned([(NOW, cadence_of(drug, route.code, POLICY))], POLICY)
     due = [one for one in all_due if one.what == VITALS]
     assert (due[0].minute, due[-1].minute) == (first, last)
     assert all(one.when == NOW + minutes(one.minute) for one in all_due)
@@ -79,14 +80,28 @@ def test_minutes_from_the_dose_are_whole_and_below_0_before_it(seconds, minute):
     assert minutes_from(NOW, NOW + timedelta(seconds=seconds)) == minute
 
 
-def test_an_unknown_route_is_watched_as_the_closest_and_what_is_past_is_not_due():
+def test_an_unknown_route_is_watched_as_the_closest():
     closest = max(len(one.at[VITALS]) for one in POLICY.cadences.values())
     assert len(cadence_of("ketamine", None, POLICY).at[VITALS]) == closest
-    cadence = cadence_of("ketamine", codes.ROUTE_IM.code, POLICY)
-    due = due_times(NOW - minutes(50), cadence, NOW, POLICY)
-    assert [one.minute for one in due if one.what == VITALS] == [45, 60, 90, 120]
-    assert [one.minute for one in due if one.what == codes.SEDATION_DUE.code] == [120]
-    assert due_times(NOW - minutes(300), cadence, NOW, POLICY) == []
+
+
+@pytest.mark.parametrize(
+    ("drug", "route", "due"),
+    [
+        ("ketamine", codes.ROUTE_IM, [15, 30, 45, 60, 90, 120, 135, 150, 165, 195, 225]),
+        ("esketamine", codes.ROUTE_NASAL, [40, 80, 120]),
+    ],
+)
+def test_each_dose_sets_what_is_due_after_it_but_where_the_first_device_counts(drug, route, due):
+    cadence = cadence_of(drug, route.code, POLICY)
+    assert planned([], POLICY) == []
+    found = planned([(NOW + minutes(105), cadence), (NOW, cadence)], POLICY)
+    assert [one.minute for one in found if one.what == VITALS] == due
+
+
+@pytest.mark.parametrize(("now", "next_"), [(0, 15), (-30, 15), (20, 15), (20.1, 30), (600, 600)])
+def test_what_is_due_every_quarter_of_an_hour_goes_on_with_the_first_that_is_not_missed(now, next_):
+    assert next_due(NOW, 15, NOW + minutes(now), POLICY) == NOW + minutes(next_)
 
 
 @pytest.mark.parametrize(("after", "missed"), [(0, False), (5, False), (5.1, True)])
@@ -166,6 +181,9 @@ def test_a_value_that_can_hardly_be_is_asked_about(values, asked):
 def test_the_least_stay_counts_from_the_first_dose_and_after_the_end_of_an_infusion():
     intramuscular = cadence_of("ketamine", codes.ROUTE_IM.code, POLICY)
     assert stays_until(NOW, [None], intramuscular) == NOW + minutes(120)
+    assert stays_until(NOW, [None], intramuscular, NOW + minutes(105)) == NOW + minutes(225)
+    device = cadence_of("esketamine", codes.ROUTE_NASAL.code, POLICY)
+    assert stays_until(NOW, [None], device, NOW + minutes(10)) == NOW + minutes(120)
     infusion = cadence_of("ketamine", codes.ROUTE_IV.code, POLICY)
     assert stays_until(NOW, [None], infusion) is None
     assert stays_until(NOW, [NOW + minutes(40)], infusion) == NOW + minutes(120)
