@@ -13,7 +13,14 @@ from typing import Final
 
 from services.sessions.calling import Finding, call, have_reviewed
 from services.sessions.charted import charted_between
-from services.sessions.rules.alarms import alarm_texts, is_late, is_not_understood, is_sustained, within_limits
+from services.sessions.rules.alarms import (
+    alarm_texts,
+    is_late,
+    is_not_understood,
+    is_sustained,
+    is_worse,
+    within_limits,
+)
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of, taken_at
 from services.sessions.setting import Setting
@@ -39,6 +46,7 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import effective_start, has_code, id_in, patient_of
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import identifier
+from shared.runtime.escalation import is_acknowledged
 from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, is_own_work, own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -95,7 +103,8 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
     reading = Reading(after, change.id, patient, visit, late, feed)
     told = {} if change.before is None else alarm_texts(change.before, setting.alarms)
     for rule, text in texts.items():
-        await _raise(record, reading, setting, rule, text, again=told.get(rule) != text)
+        worse = change.before is not None and is_worse(change.before, after, rule, setting.alarms)
+        await _raise(record, reading, setting, rule, text, again=told.get(rule) != text, worse=worse)
     if texts and not late:
         await join_symptoms(record, {**after, "id": change.id}, patient, set(texts), setting)
     if setting.alarms.sustained.of in texts and not feed:
@@ -108,6 +117,7 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
         )
     if not is_own_work():
         await _ask_about(change, record, reading, setting)
+        await _undo_outcome(change, record, reading, setting)
         await _record_outcome(record, reading, setting)
 
 
@@ -119,20 +129,28 @@ async def _patient(reading: Resource, record: Record) -> str | None:
     return found if held is None else patient_of(held)
 
 
-async def _raise(record: Record, reading: Reading, setting: Setting, rule: str, text: str, *, again: bool) -> None:
+async def _raise(
+    record: Record, reading: Reading, setting: Setting, rule: str, text: str, *, again: bool, worse: bool = False
+) -> None:
     """Raise an alarm; `again`: the reading says something else than before, so what was closed opens with it.
+
+    Who has taken the call knows what it was for then: one that begins anew, or is `worse` now, is another call.
 
     A reading that is charted late calls nobody to a bedside: it is marked so, and reviewed.
     """
-    name = reading.name(rule)
+    number, held = await _last_call(record, reading.name(rule))
+    stands = held is not None and held["status"] in OPEN_TASK
+    taken = held is not None and stands and is_acknowledged(held)
     if reading.of_a_feed:
-        held = await find(record, "Task", identifier(ID_TASK, *name))
-        if held is not None and held["status"] in OPEN_TASK:
+        if held is not None and stands:
             if not has_code(held.get("businessStatus"), BACK_WITHIN):
                 return
-            with own_work():  # it was over, and begins again while the call still stands
-                await record.update(content_of({key: held[key] for key in held if key != "businessStatus"}))
+            if not taken:
+                with own_work():  # it was over, and begins again while the call still stands
+                    await record.update(content_of({key: held[key] for key in held if key != "businessStatus"}))
         again = True
+    anew = taken and not reading.late and (worse or reading.of_a_feed)
+    name = _numbered(reading.name(rule), number + anew)
     code = SUSTAINED_PRESSURE if rule == setting.alarms.sustained.rule else VITAL_ALARM
     finding = Finding(name, reading.patient, code, text, reading.about, (rule,), reading.visit)
     if reading.late:
@@ -140,6 +158,19 @@ async def _raise(record: Record, reading: Reading, setting: Setting, rule: str, 
         await have_reviewed(record, told, setting, again=again)
     else:
         await call(record, finding, setting, again=again)
+
+
+def _numbered(name: tuple[str, ...], number: int) -> tuple[str, ...]:
+    """Return the name of the `number`-th call of an alarm; it ends with the rule, too."""
+    return name if number == 1 else (*name[:-1], str(number), name[-1])
+
+
+async def _last_call(record: Record, name: tuple[str, ...]) -> tuple[int, Resource | None]:
+    """Return the number and the Task of the last call of an alarm; 1 and None: there was none yet."""
+    number, last = 1, None
+    while (held := await find(record, "Task", identifier(ID_TASK, *_numbered(name, number)))) is not None:
+        number, last = number + 1, held
+    return max(number - 1, 1), last
 
 
 async def _judge_repeat(record: Record, reading: Reading, setting: Setting) -> None:
@@ -222,18 +253,44 @@ async def join_treatment(change: Change, record: Record, setting: Setting) -> No
         await _output(record, issue, TREATED, f"{change.type}/{change.id}", setting)
 
 
+async def _undo_outcome(change: Change, record: Record, reading: Reading, setting: Setting) -> None:
+    """Let the alarms stand again that a reading ended which says no more that it was within the limits."""
+    before = change.before
+    lost = frozenset() if before is None else _settles(before, setting) - _settles(reading.observation, setting)
+    if not lost or reading.visit is None:
+        return
+    about = {"encounter": f"Encounter/{reading.visit}", "patient": f"Patient/{reading.patient}", "code": _CALLS}
+    for held in await record.search("Task", {**about, "business-status": BACK_WITHIN.token()}):
+        ended = {"type": BACK_WITHIN.concept(), "valueReference": {"reference": reading.about[0]}}
+        name = next((one["value"] for one in held["identifier"] if one.get("system") == ID_TASK), "")
+        if ended not in held.get("output", []) or name.rpartition(":")[2] not in lost:
+            continue
+        outputs = [one for one in held["output"] if one != ended]
+        opened = {key: value for key, value in held.items() if key not in ("businessStatus", "output")}
+        flag = await find(record, "Flag", {"system": ID_FLAG, "value": name})
+        with own_work():
+            await record.update(content_of({**opened, **({"output": outputs} if outputs else {})}))
+            if flag is not None and held["status"] in OPEN_TASK:
+                period = {key: value for key, value in flag.get("period", {}).items() if key != "end"}
+                await record.update(content_of({**flag, "status": "active", "period": period}))
+
+
+def _settles(observation: Resource, setting: Setting) -> frozenset[str]:
+    """Return the rules whose alarms a reading ends: all that they look at is within the limits."""
+    policy = setting.alarms
+    fine = {one.rule for one in policy.limits.values() if within_limits(observation, one.rule, policy)}
+    return frozenset((*fine, policy.sustained.rule) if policy.sustained.of in fine else fine)
+
+
 async def _record_outcome(record: Record, reading: Reading, setting: Setting) -> None:
     """Record a reading within the limits as the outcome of the alarms before it whose outcome is not known yet."""
     if reading.visit is None or reading.of_a_feed:
         return
-    policy = setting.alarms
-    fine = {one.rule for one in policy.limits.values() if within_limits(reading.observation, one.rule, policy)}
-    if policy.sustained.of in fine:
-        fine.add(policy.sustained.rule)
+    fine = _settles(reading.observation, setting)
     when, timed = taken_at(reading.observation)
     if not fine or not timed or when is None:
         return
-    for name in await _unsettled(record, reading, frozenset(fine)):
+    for name in await _unsettled(record, reading, fine):
         issue = await find(record, "DetectedIssue", {"system": ID_FINDING, "value": name})
         alarmed = None if issue is None else await _reading_of(record, issue)
         began = None if alarmed is None else taken_at(alarmed)[0]

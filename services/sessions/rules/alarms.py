@@ -91,6 +91,17 @@ def alarm_texts(observation: Resource, policy: AlarmPolicy) -> dict[str, str]:
     return texts
 
 
+def is_worse(before: Resource, after: Resource, rule: str, policy: AlarmPolicy) -> bool:
+    """Tell whether a change of an Observation puts a value further beyond a limit of a rule than it was."""
+    was, is_ = ([one for one in alarms_of(each, policy) if one[0].rule == rule] for each in (before, after))
+    for alarm, value in is_:
+        same = [other.number for limit, other in was if limit == alarm]
+        low = alarm.below is not None and value.number <= alarm.below
+        if not same or (value.number < min(same) if low else value.number > max(same)):
+            return True
+    return False
+
+
 def is_not_understood(observation: Resource, policy: AlarmPolicy) -> bool:
     """Tell whether an Observation gives a vital sign with an alarm limit in a form that cannot be held against it."""
     readings = readings_of(observation)

@@ -157,3 +157,54 @@ async def test_nobody_gives_a_task_or_flag_the_name_of_an_alarm(bedside):
     (call,) = await tasks(bedside, codes.VITAL_ALARM)
     taken = {**call, "status": "accepted", "owner": {"reference": "Practitioner/prescriber"}}
     assert (await bedside.sessions.update(taken))["status"] == "accepted"
+
+
+def feed(bedside, data):
+    made = bedside.reading(code=codes.OXYGEN_SATURATION.concept())
+    del made["component"]
+    origin = {"value": 0, "unit": "%", "system": codes.UCUM, "code": "%"}
+    return {**made, "valueSampledData": {"origin": origin, "period": 1000, "dimensions": 1, "data": data}}
+
+
+async def take(bedside):
+    """Have a nurse take the call of an alarm."""
+    (call,) = await bedside.sessions.search("Task", code=codes.VITAL_ALARM.token())
+    await bedside.sessions.update({**call, "status": "accepted", "owner": NURSE})
+
+
+async def calls(bedside):
+    found = await bedside.sessions.search("Task", code=codes.VITAL_ALARM.token(), status="requested")
+    return [one["description"] for one in found]
+
+
+async def test_an_alarm_that_begins_anew_after_it_was_taken_is_another_call(bedside):
+    await bedside.sessions.create(feed(bedside, "97 75"))
+    await take(bedside)
+    bedside.clock.forward(minutes=3)
+    await bedside.chart()
+    bedside.clock.forward(minutes=40)
+    for data in ("97 60", "97 60 61"):
+        await bedside.sessions.create(feed(bedside, data))
+    (call,) = await calls(bedside)
+    assert "60" in call
+
+
+@pytest.mark.parametrize(("value", "again"), [(59, 1), (89, 0)])
+async def test_a_reading_that_is_corrected_to_worse_after_its_alarm_was_taken_calls_again(bedside, value, again):
+    low = await bedside.sessions.create(bedside.reading(vital(codes.OXYGEN_SATURATION, 88, "%")))
+    await take(bedside)
+    worse = bedside.reading(vital(codes.OXYGEN_SATURATION, value, "%"))["component"]
+    await bedside.sessions.update({**low, "status": "corrected", "component": worse})
+    assert len(await calls(bedside)) == again
+
+
+async def test_a_reading_that_ended_an_alarm_and_is_withdrawn_lets_it_stand_again(bedside):
+    await bedside.sessions.create(bedside.reading(vital(codes.OXYGEN_SATURATION, 82, "%")))
+    bedside.clock.forward(minutes=1)
+    fine = await bedside.chart()
+    (flag,) = await bedside.sessions.search("Flag", patient=bedside.who["id"])
+    assert flag["status"] == "inactive"
+    await bedside.sessions.update({**fine, "status": "entered-in-error"})
+    (flag,) = await bedside.sessions.search("Flag", patient=bedside.who["id"])
+    (call,) = await bedside.sessions.search("Task", code=codes.VITAL_ALARM.token())
+    assert (flag["status"], "businessStatus" in call) == ("active", False)
