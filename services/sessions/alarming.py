@@ -18,6 +18,7 @@ from services.sessions.rules.alarms import (
     is_late,
     is_not_understood,
     is_sustained,
+    is_unread,
     is_worse,
     within_limits,
 )
@@ -38,6 +39,7 @@ from shared.fhir.codes import (
     SUSTAINED_PRESSURE,
     SYMPTOM_ALARM,
     TREATED,
+    VISIT_DOSING,
     VITAL_ALARM,
     Code,
 )
@@ -109,8 +111,11 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
         await join_symptoms(record, {**after, "id": change.id}, patient, set(texts), setting)
     if setting.alarms.sustained.of in texts and not feed:
         await _judge_repeat(record, reading, setting)
+    if not unclear and is_unread(after, setting.alarms):
+        held = None if visit is None else await record.get("Encounter", visit)
+        unclear = has_code((held or {}).get("type"), VISIT_DOSING)
     if unclear:
-        text = "A vital sign was recorded in a form or unit that cannot be held against its limits. See to the patient."
+        text = "A vital sign was recorded in a form, unit or code that no limit is read in. See to the patient."
         name = ("reading", change.id)
         await have_reviewed(
             record, Finding(name, patient, READING_NOT_UNDERSTOOD, text, reading.about, (), visit), setting

@@ -372,6 +372,16 @@ def effective_start(resource: Resource) -> datetime | None:
     return None if start is None else interval(start)[0]
 
 
+IN_WORDS: Final[Mapping[str, str]] = {
+    "mmHg": "mm[Hg]",
+    "mm Hg": "mm[Hg]",
+    "bpm": "/min",
+    "beats/min": "/min",
+    "breaths/min": "/min",
+}
+"""Units (UCUM) by how people and devices write them where they give no code, as far as only one can be meant."""
+
+
 def quantity_in(element: Mapping[str, Any] | None, units: Sequence[str]) -> Any | None:
     """Return the number of a Quantity in one of the UCUM `units`; None where there is none or it is in another unit.
 
@@ -379,7 +389,8 @@ def quantity_in(element: Mapping[str, Any] | None, units: Sequence[str]) -> Any 
     """
     if element is None or element.get("system", UCUM) != UCUM or "value" not in element or "comparator" in element:
         return None
-    code, said = element.get("code", element.get("unit")), _unit(element.get("unit"))
+    unit = element.get("unit")
+    code, said = element.get("code", IN_WORDS.get(str(unit), unit)), _unit(unit)
     if code not in units or (said in _UNITS and said != _unit(code)):
         return None
     return element["value"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Final
 
 import msgspec
 
 from services.sessions.rules.readings import WITHDRAWN, Limit, Value, readings_of, taken_at, with_code
 from shared.fhir.cited import Cited
-from shared.fhir.codes import KAP, SNOMED, SYMPTOM
+from shared.fhir.codes import KAP, OBSERVATION_CATEGORY, SNOMED, SYMPTOM, Code
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, has_code
+
+VITAL_SIGNS: Final = Code(OBSERVATION_CATEGORY, "vital-signs")
 
 
 class Alarm(Limit, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,10 +62,17 @@ class Symptom(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     within: int = 0
 
 
+class Unwatched(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """LOINC codes of vital signs that no rule looks at."""
+
+    codes: tuple[str, ...]
+
+
 class AlarmPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `alarms`."""
 
     late: Late
+    unwatched: Unwatched
     sustained: Sustained
     limits: dict[str, Alarm]
     symptoms: dict[str, Symptom]
@@ -111,6 +121,15 @@ def is_not_understood(observation: Resource, policy: AlarmPolicy) -> bool:
             if value is None or (alarm.may_be_beyond(value) and not alarm.is_beyond(value)):
                 return True
     return False
+
+
+def is_unread(observation: Resource, policy: AlarmPolicy) -> bool:
+    """Tell whether an Observation is charted as a vital sign, and nothing of it by a code that a rule reads."""
+    if not has_code(observation.get("category"), VITAL_SIGNS):
+        return False
+    known = {*policy.unwatched.codes, *(code for one in policy.limits.values() for code in one.codes)}
+    readings = readings_of(observation)
+    return bool(readings) and not with_code(readings, known)
 
 
 def is_late(observation: Resource, now: datetime, policy: AlarmPolicy) -> bool:

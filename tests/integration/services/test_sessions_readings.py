@@ -68,3 +68,20 @@ async def test_a_reading_that_names_its_visit_alone_alarms_for_the_visits_patien
     del reading["subject"]
     await sessions.create(reading)
     assert await raised(sessions, who) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("system", "code", "value", "raised_"),
+    [
+        (codes.LOINC, "8889-8", {"value": 28, "unit": "bpm"}, codes.VITAL_ALARM),
+        (codes.SNOMED, "431314004", {"value": 61, "unit": "%", "system": codes.UCUM, "code": "%"}, codes.REVIEW),
+        (codes.LOINC, "8310-5", {"value": 37, "unit": "Cel", "system": codes.UCUM, "code": "Cel"}, None),
+    ],
+)
+async def test_a_vital_sign_under_another_code_alarms_or_is_asked_about(bedside, system, code, value, raised_):
+    charted = bedside.reading(code=codes.Code(system, code, "as a device says it").concept(), valueQuantity=value)
+    del charted["component"]
+    await bedside.sessions.create(charted)
+    known = {one.token() for one in (codes.VITAL_ALARM, codes.REVIEW)}
+    found = [token for token in known if await bedside.sessions.search("Task", code=token)]
+    assert found == ([] if raised_ is None else [raised_.token()])
