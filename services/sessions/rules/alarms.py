@@ -124,12 +124,12 @@ def is_not_understood(observation: Resource, policy: AlarmPolicy) -> bool:
 
 
 def is_unread(observation: Resource, policy: AlarmPolicy) -> bool:
-    """Tell whether an Observation is charted as a vital sign, and nothing of it by a code that a rule reads."""
+    """Tell whether an Observation measured what is charted as a vital sign, none of it by a code that a rule reads."""
     if not has_code(observation.get("category"), VITAL_SIGNS):
         return False
     known = {*policy.unwatched.codes, *(code for one in policy.limits.values() for code in one.codes)}
     readings = readings_of(observation)
-    return bool(readings) and not with_code(readings, known)
+    return any(one.quantity is not None for one in readings) and not with_code(readings, known)
 
 
 def is_late(observation: Resource, now: datetime, policy: AlarmPolicy) -> bool:
