@@ -97,6 +97,7 @@ class Rules:
 
     def __init__(self, told: Disclosure, bind: Binder, clinic: str, row: str) -> None:
         self._recipients = bind(sorted(told.recipients), "text[]")
+        self._nobody = not told.recipients
         self._purposes = bind(sorted(told.purposes), "text[]")
         self._of = f"c.tenant = {clinic} AND c.patient = {row}.patient"
         self._row = row
@@ -106,15 +107,21 @@ class Rules:
         labels = f"{version}.labels"
         return (
             f"FROM consent_rule c WHERE {self._of} "
-            f"{_among('recipients', self._recipients)}{_among('purposes', self._purposes)}{_among('labels', labels)}"
+            f"{_among('recipients', self._recipients, nobody=self._nobody)}"
+            f"{_among('purposes', self._purposes)}{_among('labels', labels)}"
             "AND (c.low IS NULL OR c.low <= now()) AND (c.high IS NULL OR c.high > now()) "
             f"AND (c.weight <> 2 OR c.part_2 OR NOT {labels} && '{{{PART_2}}}') "
             f"AND (c.about IS NULL OR kap_is_about(c.about, {self._row}.rid, {version}.version))"
         )
 
 
-def _among(column: str, values: str) -> str:
-    return f"AND (c.{column} IS NULL OR c.{column} && {values}) AND (c.x_{column} IS NULL OR c.x_{column} && {values}) "
+def _among(column: str, values: str, *, nobody: bool = False) -> str:
+    """Return that a rule is about one of the values; who does not say who he is (`nobody`) may be whom it denies."""
+    rule, exception = (" OR c.weight = 1", " OR c.weight = 3") if nobody else ("", "")
+    return (
+        f"AND (c.{column} IS NULL OR c.{column} && {values}{rule}) "
+        f"AND (c.x_{column} IS NULL OR c.x_{column} && {values}{exception}) "
+    )
 
 
 def granted(

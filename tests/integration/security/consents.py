@@ -105,7 +105,8 @@ class _Asked:
 
 def _said(one: Resource, asked: _Asked) -> bool | None:
     labels = asked.labels
-    rule = one.get("provision")
+    out = any(each["code"].startswith("OPTOUT") for each in one.get("policyRule", {}).get("coding", []))
+    rule = one.get("provision", {"type": "deny"} if out else None)
     if rule is None or one["status"] != "active" or one["scope"]["coding"][0]["code"] != "patient-privacy":
         return None
     exceptions = rule.get("provision", [])
@@ -120,6 +121,7 @@ def _said(one: Resource, asked: _Asked) -> bool | None:
         return True if understood and part_2 else None
     return any(
         each.get("type") == "permit"
+        and _meets(rule, asked, doubted=False)
         and understood
         and part_2
         and not _UNKNOWN & each.keys()
@@ -129,7 +131,7 @@ def _said(one: Resource, asked: _Asked) -> bool | None:
     )
 
 
-def _meets(rule: Resource, asked: _Asked) -> bool:
+def _meets(rule: Resource, asked: _Asked, *, doubted: bool = True) -> bool:
     labels, told, now = asked.labels, asked.told, asked.now
     allows = rule.get("type") == "permit"
     to: set[str] | None = None
@@ -148,7 +150,7 @@ def _meets(rule: Resource, asked: _Asked) -> bool:
     security = {one["code"] for one in rule["securityLabel"]} if rule.get("securityLabel") else None
     low, high = _period(rule.get("period", {}))
     return (
-        (to is None or bool(to & told.recipients))
+        (to is None or bool(to & told.recipients) or (doubted and not allows and not told.recipients))
         and (why is None or bool(why & told.purposes))
         and (security is None or bool(security & labels))
         and (low is None or low <= now)

@@ -116,6 +116,26 @@ async def test_a_deny_of_one_consent_is_not_undone_by_another(store: Store) -> N
     assert await told(store, both, [[]], Disclosure(H2, frozenset(("TREAT",)))) == {"c0"}
 
 
+@pytest.mark.parametrize("code", ["OPTOUT", "OPTOUTE"])
+async def test_opting_out_by_policy_alone_denies_all(store: Store, code) -> None:
+    out = consent("ada", {}, policyRule={"coding": [{"system": ACT_CODE, "code": code}]})
+    del out["provision"]
+    assert await told(store, [consent("ada", PATTERNS["P1"])], [[]], TREAT) == {"c0"}
+    assert await told(store, [consent("ada", PATTERNS["P1"]), out], [[]], TREAT) == set()
+
+
+async def test_who_does_not_say_who_he_is_may_be_whom_a_patient_denies(store: Store) -> None:
+    nameless = Disclosure(frozenset(), frozenset(("TREAT",)))
+    for denial in (
+        provision("deny", to=["Organization/h1"]),
+        provision("permit", why=["TREAT"], provision=[provision("deny", to=["Organization/h1"])]),
+    ):
+        given_both = [consent("ada", PATTERNS["P1"]), consent("ada", denial)]
+        assert await told(store, given_both, [[]], nameless) == set()
+        assert await told(store, given_both, [[]], Disclosure(H1, frozenset(("TREAT",)))) == set()
+        assert await told(store, given_both, [[]], Disclosure(H2, frozenset(("TREAT",)))) == {"c0"}
+
+
 async def test_a_consent_that_is_withdrawn_changed_or_deleted_counts_so_at_once(store: Store) -> None:
     whole = Access.unrestricted("at once")
     asks = recipient(whole, TREAT)
