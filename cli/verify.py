@@ -274,7 +274,8 @@ async def _copies(ops: Ops, held: Held, holder: str) -> Hop:
         copies = [digest for digest in held.digests[holder] if digest.origin == owner]
         compared += versions_of(copies)
         for type_ in unequal_types(owner, committed, copies):
-            differences += await _named(ops, held, f"{owner} → {holder}", type_, owner, holder)
+            some = type_ in service.leaves
+            differences += await _named(ops, held, f"{owner} → {holder}", type_, owner, holder, some=some)
     flow = held.flows[holder]
     idle = [one.source for one in flow.sources if one.state != "taken in"]
     note = f"takes in nothing, or not all, of {', '.join(idle)} now" if idle else ""
@@ -290,10 +291,16 @@ def service_of(name: str) -> Service:
     return app.service
 
 
-async def _named(ops: Ops, held: Held, hop: str, type_: str, owner: str, holder: str) -> list[Difference]:
+async def _named(
+    ops: Ops, held: Held, hop: str, type_: str, owner: str, holder: str, *, some: bool = False
+) -> list[Difference]:
+    """Compare versions by name; `some`: of resources that the holder has any version of, since it leaves others."""
     committed, there = await asyncio.gather(
         ops.versions(owner, type_, owner, since=held.since), ops.versions(holder, type_, owner, since=held.since)
     )
+    if some:
+        kept = {one.id for one in there}
+        committed = [one for one in committed if one.id in kept]
     return compare_versions(hop, type_, committed, there)
 
 
