@@ -20,7 +20,7 @@ from shared.fhir.dates import interval
 from shared.fhir.json import parse
 from shared.security.notice import NOTICE
 from shared.store import exports as store_exports
-from shared.store.access import Access
+from shared.store.access import DEFAULT_TENANT, Access
 from shared.store.audit import Wanted
 from shared.store.store import Store
 from shared.testing.writes import write_of
@@ -416,7 +416,7 @@ async def test_kick_off_files_deletion_and_refusals_are_audited_and_files_are_di
     _, ada, bob, _ = people
     token = await clinic.token("hospital-system", kap_user=H1)
     found = await exported(clinic, token)
-    await clinic.send(token, "GET", found.status[:-1] + "x")
+    await clinic.send(token, "GET", f"{found.status}x")
     await clinic.send(token, "DELETE", found.status)
     operator = await clinic.token(scope="kap/operate")
     store = clinic.stores["gateway"]
@@ -427,9 +427,9 @@ async def test_kick_off_files_deletion_and_refusals_are_audited_and_files_are_di
     assert {patient for one in rows for patient in one.patients} == {ada}
     refused = [one.row for one in await store.audit.rows() if one.row.outcome == 4]
     assert refused[-1].status == 404
-    told = await store.audit.find(Wanted(patients=(ada,), disclosed=True))
+    told = await store.audit.find(Wanted(DEFAULT_TENANT, (ada,), disclosed=True))
     assert len([one for one in told if one.row.does == "$export"]) == len(found.manifest["output"])
-    assert await store.audit.find(Wanted(patients=(bob,), disclosed=True)) == []
+    assert await store.audit.find(Wanted(DEFAULT_TENANT, (bob,), disclosed=True)) == []
     assert operator
     assert token not in str(rows)
 

@@ -12,6 +12,7 @@ from shared.http.local import LocalBackend
 from shared.runtime.service import Service
 from shared.security.bearer import bearer
 from shared.security.notice import DISPLAY, NOTICE, RELATED
+from shared.store.access import DEFAULT_TENANT
 from shared.store.audit import Wanted
 from tests.integration.security.clinic import BASE, INTAKE, ISSUER, ROLES, key_of, settings
 from tests.integration.security.consents import PATTERNS, consent, provision
@@ -148,7 +149,7 @@ async def test_who_reads_what_comes_of_a_programme_is_given_the_notice_and_the_c
             [label] = [one for one in ours["meta"]["security"] if one["code"] == "42CFRPart2"]
             related = {each["valueRelatedArtifact"]["url"] for each in label["extension"] if each["url"] == RELATED}
             assert f"{BASE}/{behind}" in related, path
-            row = (await clinic.stores[host].audit.find(Wanted(), limit=1))[0].row
+            row = (await clinic.stores[host].audit.find(Wanted(DEFAULT_TENANT), limit=1))[0].row
             assert behind in row.authorisation.split(", "), path
     plain = parse((await clinic.send(admin, "GET", f"Condition/{made}")).content)
     assert "extension" not in plain["meta"]  # it goes with what is told, and is not kept
