@@ -11,7 +11,9 @@ from services.scheduling.service import scheduling as scheduling_service
 from services.scheduling.setting import Setting
 from shared.fhir import codes
 from shared.fhir.json import Resource
+from shared.fhir.raised import task
 from shared.runtime.policy import load_policy
+from shared.runtime.service import OperationCall
 from tests.integration.services.at_scheduling import code, ref, span, time
 from tests.integration.services.course import START, Opened, appointment, patient, planned
 from tests.integration.services.refusal_cases import CASES, At, Refused, Sent, case, dose, named
@@ -56,6 +58,42 @@ async def a_merge_of_nobody(at: At) -> Refused:
 async def a_merge_of_somebody_who_is_not_held(at: At) -> Refused:
     pair = (ref("source-patient", named(NOBODY)), ref("target-patient", named(NOBODY)))
     return asking(at.intake, "merge", "Patient", named(NOBODY), *pair)
+
+
+def breaking(at: At, on: Resource, said: str, *given: dict[str, Any], by: str | None = "Organization/h1") -> Refused:
+    """Call $break-the-glass as somebody outside."""
+    (operation,) = (one for one in at.intake.service.operations if one.name == "break-the-glass")
+    body = {"resourceType": "Parameters", "parameter": list(given)}
+    call = OperationCall("break-the-glass", "Patient", on["id"], body, user=by, client="h1")
+
+    async def called() -> None:
+        async with at.intake.record(named(on)) as record:
+            await operation.handler(call, record)
+
+    return called, Sent(said)
+
+
+@case("Q-PARAMETER")
+async def a_glass_broken_by_nobody(at: At) -> Refused:
+    return breaking(at, await at.intake.create(patient()), "Nobody is known", by=None)
+
+
+@case("Q-PARAMETER")
+async def a_glass_broken_without_a_reason(at: At) -> Refused:
+    return breaking(at, await at.intake.create(patient()), "is no parameter of it", unknown())
+
+
+@case("Q-HELD")
+async def a_glass_broken_for_somebody_who_is_not_held(at: At) -> Refused:
+    return breaking(at, NOBODY, "Patient/nobody")
+
+
+@case("B-GLASS")
+async def a_task_that_opens_a_record_made_by_hand(at: At) -> Refused:
+    who = await at.intake.create(patient())
+    made = task(("by", "hand"), patient=who["id"], code=codes.BREAK_GLASS, description="Open it.", now=START)
+    del made["identifier"]
+    return lambda: at.intake.create(made), Sent("break-the-glass")
 
 
 @case("Q-HELD")
@@ -253,7 +291,15 @@ async def a_calendar_of_what_has_none(at: At) -> Refused:
 async def a_calendar_behind_no_link(at: At) -> Refused:
     parts: Any = SimpleNamespace(service=at.scheduling.service, store=at.scheduling.store)
     route = calendar_route(parts, Setting.of(load_policy(), at.clock))
-    request: Any = SimpleNamespace(scope={"state": {}}, path_params={"secret": "guessed"})
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/calendar/guessed.ics",
+        "query_string": b"",
+        "headers": [],
+        "state": {"request_id": "r1"},
+    }
+    request: Any = SimpleNamespace(scope=scope, path_params={"secret": "guessed"})
     return lambda: route.endpoint(request), Sent("calendar of this link")
 
 
