@@ -142,7 +142,7 @@ def _witness(seen: Evidence, commits: Mapping[Name, Commit]) -> Iterator[Fault]:
 
 
 def _copies(seen: Evidence, commits: Mapping[Name, Commit]) -> Iterator[Fault]:
-    """Whoever keeps copies keeps all versions of the types he keeps, as they were committed, and no others."""
+    """Whoever keeps copies keeps all versions of what he keeps, as they were committed, and no others."""
     for (holder, source), held in seen.held.items():
         where = f"at {holder}"
         types = seen.expected[holder, source]
@@ -151,7 +151,7 @@ def _copies(seen: Evidence, commits: Mapping[Name, Commit]) -> Iterator[Fault]:
             for one in commits.values()
             if one.source == source and one.event.partition("/")[0] in types
         }
-        for event in owed.keys() - held.keys():
+        for event in owed.keys() - held.keys() - set(seen.left.get((holder, source), ())):
             yield Fault("lost", where, f"{source} {event}")
         for event in held.keys() - owed.keys():
             yield Fault("ghost", where, f"{source} {event}")

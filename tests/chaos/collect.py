@@ -21,6 +21,7 @@ from cli.stack.ports import GATEWAY, HOSPITAL, OWNERS
 from cli.verify import ask, compare, service_of
 from services.delivery.capability import PUSHED_TYPES
 from shared.events.topics import PARTITIONS, topic_of
+from shared.runtime.service import Service
 from shared.store.connection import EVERY_CLINIC
 from tests.chaos.evidence import Applied, Commit, Evidence, Told
 from tests.chaos.fleet import DELIVERY, WITNESS, Fleet
@@ -34,6 +35,11 @@ _HISTORY = """
 SELECT k.name || '/' || r.id || '/' || h.version AS event, encode(sha256(h.body), 'hex') AS content, h.key,
        h.sequence, h.interaction, h.origin, k.name AS type
 FROM history h JOIN resource r ON r.rid = h.rid JOIN resource_type k ON k.id = r.type
+"""
+_SAID = """
+SELECT k.name || '/' || r.id || '/' || h.version AS event, convert_from(h.body, 'UTF8') AS body, k.name AS type
+FROM history h JOIN resource r ON r.rid = h.rid JOIN resource_type k ON k.id = r.type
+WHERE h.origin = $1 AND k.name = $2 AND h.interaction <> 'delete'
 """
 _LINES = """
 SELECT convert_from(h.body, 'UTF8')::jsonb AS line FROM history h WHERE h.origin = $1 ORDER BY h.rid
@@ -158,6 +164,11 @@ async def _read(fleet: Fleet, log: Log) -> Evidence:
             else:
                 held.setdefault((holder, row["origin"]), {})[row["event"]] = row["content"]
                 expected.setdefault((holder, row["origin"]), frozenset())
+    left = {
+        (holder, source): await _may_leave(fleet, service_of(holder), source)
+        for holder in HOLDERS
+        for source in service_of(holder).consumes
+    }
     return Evidence(
         answers=log.answers,
         commits=[one for one in commits if one.event.partition("/")[0] in HELD],
@@ -165,6 +176,7 @@ async def _read(fleet: Fleet, log: Log) -> Evidence:
         applied=await _applied(fleet),
         held=held,
         expected=expected,
+        left=left,
         hospital=await _hospital(fleet),
         parked=await _parked(fleet),
         signed=await _signed(fleet),
@@ -173,9 +185,19 @@ async def _read(fleet: Fleet, log: Log) -> Evidence:
     )
 
 
+async def _may_leave(fleet: Fleet, holder: Service, source: str) -> frozenset[str]:
+    """Return the versions of a source that a holder need not keep, by what they say."""
+    connection = await asyncpg.connect(fleet.addresses[source], server_settings=EVERY_CLINIC)
+    try:
+        found = [row for type_ in holder.leaves for row in await connection.fetch(_SAID, source, type_)]
+    finally:
+        await connection.close()
+    return frozenset(row["event"] for row in found if holder.leaves[row["type"]](json.loads(row["body"])))
+
+
 async def _signed(fleet: Fleet) -> dict[str, bool]:
     """Return who ever permitted that others are told, and whether he does now, by what intake holds."""
-    connection = await asyncpg.connect(fleet.addresses["intake"])
+    connection = await asyncpg.connect(fleet.addresses["intake"], server_settings=EVERY_CLINIC)
     try:
         rows = await connection.fetch(_CONSENTS)
     finally:
@@ -187,7 +209,7 @@ async def _pushed(fleet: Fleet) -> dict[str, str]:
     """Return what is current at its owner of the types that go to the hospital, and its patient."""
     found: dict[str, str] = {}
     for owner in OWNERS:
-        connection = await asyncpg.connect(fleet.addresses[owner])
+        connection = await asyncpg.connect(fleet.addresses[owner], server_settings=EVERY_CLINIC)
         try:
             rows = await connection.fetch(_CURRENT, owner, list(PUSHED_TYPES))
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -66,6 +66,7 @@ class Evidence:
         applied: what the witness wrote down, in order.
         held: by holder and source, the content of each version of it that the holder keeps.
         expected: by the same pair, the types that it keeps.
+        left: by the same pair, the versions of these types that it need not keep (`Service.leaves`).
         hospital: what `kap verify` finds different between the gateway and the hospital.
         parked: events set aside, by service.
         signed: by patient, whether he permits that others are told, now; who never did is not in it.
@@ -80,6 +81,7 @@ class Evidence:
     applied: Sequence[Applied]
     held: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
     expected: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    left: Mapping[tuple[str, str], Collection[str]] = field(default_factory=dict)
     hospital: Sequence[str] = ()
     parked: Mapping[str, int] = field(default_factory=dict)
     signed: Mapping[str, bool] = field(default_factory=dict)

@@ -90,6 +90,9 @@ async def test_nothing_acknowledged_is_lost_doubled_invented_or_out_of_order(
     assert await created_twice(fleet, work.log) == []
     assert {one.source for one in seen.answers} >= {"intake", "scheduling", "sessions", "outcomes"}
     assert len(seen.answers) > 5 * faults
+    assert seen.signed
+    assert seen.pushed
+    assert seen.there
     plant(seen)
 
 
