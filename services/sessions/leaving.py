@@ -13,6 +13,7 @@ from services.sessions.rules.leaving import (
     against_going_home,
     disposition_of,
     goes_home,
+    in_other_hands,
     integration_booked,
     too_early,
 )
@@ -25,6 +26,7 @@ from shared.fhir.codes import (
     BACK_WITHIN,
     BOOK_INTEGRATION,
     DISCHARGE_QUESTIONNAIRE,
+    HANDED_OVER_EARLY,
     LEFT_AGAINST_ADVICE,
     LEFT_TOO_EARLY,
     NOT_DISCHARGED,
@@ -51,8 +53,9 @@ CALLED: Final = (LEFT_AGAINST_ADVICE, LEFT_TOO_EARLY)
 async def guard_leaving(change: Change, record: Record, setting: Setting) -> None:
     """Refuse the disposition home before its conditions hold; raise what follows from another way of leaving.
 
-    A visit that ends before the least stay calls a person, whatever it says; who left against advice is called after
-    already.
+    A visit that ends before the least stay calls a person, whatever it says, but for two: who left against advice is
+    called after already, and a patient who was handed over is watched by others, so that a person sees to it that they
+    know of the dose.
     """
     before, after = change.before, change.after
     await _keep_with_its_doses(change, record, setting)
@@ -97,8 +100,13 @@ async def _call_after_early(
 ) -> None:
     leaving = await leaving_of(visit, record, setting, new)
     issues = [] if leaving is None else list(too_early(leaving, setting.discharge))
-    if issues:
-        why = " ".join(issue.diagnostics for issue in issues)
+    if not issues:
+        return
+    why = " ".join(issue.diagnostics for issue in issues)
+    if in_other_hands(disposition_of(visit), setting.discharge):
+        text = "The patient was handed over before the least stay after a dose. Tell those who watch now of the dose."
+        await _raise(record, visit, setting, HANDED_OVER_EARLY, "L-HANDOVER", f"{text} {why}")
+    else:
         text = f"{what} Reach the patient and who is with him now. {why}"
         await _raise(record, visit, setting, LEFT_TOO_EARLY, "L-STAY", text)
 

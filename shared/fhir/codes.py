@@ -241,6 +241,9 @@ VITAL_ALARM: Final = Code(KAP, "vital-sign-alarm", "A vital sign is beyond its a
 DISCHARGE_QUESTIONNAIRE: Final = f"{BASE}/Questionnaire/kap-discharge"
 LEFT_AGAINST_ADVICE: Final = Code(KAP, "left-against-advice", "The patient left against advice")
 LEFT_TOO_EARLY: Final = Code(KAP, "left-before-least-stay", "The patient went home before the least stay was over")
+HANDED_OVER_EARLY: Final = Code(
+    KAP, "handed-over-before-least-stay", "The patient was handed over before the least stay was over"
+)
 NOT_DISCHARGED: Final = Code(KAP, "leaving-not-recorded", "How the patient left is not recorded")
 INVESTIGATE_SUBSTANCE: Final = Code(KAP, "investigate-controlled-substance", "A controlled substance does not balance")
 BOOK_SUBSTANCE: Final = Code(KAP, "book-controlled-substance", "Book a controlled substance out of its vial")

@@ -27,6 +27,7 @@ from shared.fhir.outcome import Issue
 DISPOSITION: Final = "http://terminology.hl7.org/CodeSystem/discharge-disposition"
 HOME: Final = "home"
 AGAINST_ADVICE: Final = "aadvice"
+DIED: Final = "exp"
 
 
 class Aldrete(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,6 +118,11 @@ def disposition_of(visit: Resource | None) -> str | None:
 def goes_home(disposition: str | None, policy: DischargePolicy) -> bool:
     """Tell whether a disposition is judged as going home: every one that names no other hands, but against advice."""
     return disposition is not None and disposition not in (AGAINST_ADVICE, *policy.elsewhere.codes)
+
+
+def in_other_hands(disposition: str | None, policy: DischargePolicy) -> bool:
+    """Tell whether a disposition says that others watch the patient now: handed over, and alive."""
+    return disposition in policy.elsewhere.codes and disposition != DIED
 
 
 def integration_booked(left: datetime, starts: Iterable[datetime], policy: Integration) -> bool:

@@ -257,7 +257,7 @@ async def test_a_step_recorded_after_the_end_of_an_infusion_moves_the_stay(bedsi
     assert rules_of(error) == {"L-STAY"}
 
 
-@pytest.mark.parametrize("disposition", [None, "hosp"])
+@pytest.mark.parametrize("disposition", [None, "exp"])
 async def test_a_visit_that_ends_before_the_least_stay_calls_a_person_whatever_it_says(dosed, disposition):
     dosed.clock.forward(minutes=5)
     ended = with_disposition(dosed.visit, disposition, dosed.clock.now)
@@ -266,6 +266,17 @@ async def test_a_visit_that_ends_before_the_least_stay_calls_a_person_whatever_i
     await dosed.sessions.update(ended)
     (call,) = await dosed.sessions.search("Task", patient=dosed.who["id"], code=codes.LEFT_TOO_EARLY.token())
     assert (call["status"], call["priority"]) == ("requested", "stat")
+
+
+@pytest.mark.parametrize("disposition", ["other-hcf", "hosp"])
+async def test_a_patient_handed_over_before_the_least_stay_is_reviewed_and_nobody_is_called(dosed, disposition):
+    dosed.clock.forward(minutes=5)
+    await dosed.sessions.update(with_disposition(dosed.visit, disposition, dosed.clock.now))
+    assert await dosed.rules() == {"L-HANDOVER"}
+    tasks = await dosed.sessions.search("Task", patient=dosed.who["id"])
+    (review,) = [one for one in tasks if "handed over" in one.get("description", "")]
+    assert (review["priority"], review["code"]["coding"][0]["code"]) == ("urgent", codes.REVIEW.code)
+    assert "least stay is over" in review["description"]
 
 
 async def test_every_disposition_that_names_no_other_hands_is_judged_as_home(dosed):
