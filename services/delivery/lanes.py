@@ -77,7 +77,8 @@ class Lane:
         """Work until cancelled."""
         while True:
             try:
-                async with lease(self.parts.settings.dsn, f"delivery {self.destination.id}") as held:
+                what, once = f"delivery {self.destination.path}", f"delivery {self.destination.id}"
+                async with lease(self.parts.settings.dsn, what, once=once) as held:
                     if held is None:
                         await asyncio.sleep(OTHER_HOLDER)
                     else:
@@ -239,9 +240,13 @@ class Lanes:
 
     news: Freshness
     patience: Patience = field(default_factory=Patience)
-    states: dict[str, LaneState] = field(default_factory=dict)
+    _states: dict[str, LaneState] = field(default_factory=dict)
     transport: Callable[[], httpx.AsyncBaseTransport | None] = lambda: None
     _tasks: dict[Destination, asyncio.Task[None]] = field(default_factory=dict)
+
+    def state_of(self, destination: Destination) -> LaneState:
+        """Return what is known of a destination beside its ledger; nothing where this process has no lane for it."""
+        return self._states.get(destination.path, LaneState())
 
     async def run(self, parts: Parts, beat: Beat) -> None:
         """Keep a lane running for each active destination, until cancelled."""
@@ -274,7 +279,7 @@ class Lanes:
             if isinstance(ended, Exception):
                 _log.error("lane_failed", destination=destination.id, **fault(ended))
         for destination in wanted - self._tasks.keys():
-            state = self.states.setdefault(destination.id, LaneState())
+            state = self._states.setdefault(destination.path, LaneState())
             server = DestinationServer(client, destination.address)
             courier = Courier(
                 parts.service, parts.store, destination, server, parts.settings.base_url, self.news, self.patience

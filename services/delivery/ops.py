@@ -14,8 +14,9 @@
 
 `deliveries` is left out with `?digest=only`.
 
-`GET /ops/disclosures?patient=ID`: what was told of a patient in the last three years, the latest first: to whom, what
-for, which versions, by which consents; what bears 42CFRPart2 is marked (42 CFR 2.24: list of disclosures).
+`GET /ops/disclosures?patient=ID[&clinic=NAME]`: what was told of a patient of a clinic (of ``default``, where none is
+named) in the last three years, the latest first: to whom, what for, which versions, by which consents; what bears
+42CFRPart2 is marked (42 CFR 2.24: list of disclosures).
 
     {"disclosures": [{"asked_at", "recipient", "purpose", "type", "resource", "version", "labels", "request", "part_2",
                       "redacted", "consents", "ended": "accepted", "refused", or null: nobody knows}]}
@@ -36,8 +37,9 @@ from services.delivery.lanes import Lanes, LaneState
 from shared.fhir.dates import zulu
 from shared.fhir.json import Json
 from shared.fhir.outcome import BadRequest
+from shared.http.ops import clinic_in
 from shared.runtime.app import Parts
-from shared.store.disclosures import Disclosed, Disclosures
+from shared.store.disclosures import Disclosures
 from shared.store.ledger import Ledger
 from shared.store.ledger_types import PENDING, Destination, Entry
 
@@ -53,7 +55,7 @@ def deliveries_route(parts: Parts, lanes: Lanes) -> Route:
                 ledger = Ledger(transaction)
                 described.extend(
                     [
-                        describe(one, lanes.states.get(one.id, LaneState()), await ledger.entries(one.id), brief=brief)
+                        describe(one, lanes.state_of(one), await ledger.entries(one.id), brief=brief)
                         for one in await ledger.destinations()
                     ]
                 )
@@ -69,10 +71,9 @@ def disclosures_route(parts: Parts) -> Route:
         patient = request.query_params.get("patient", "")
         if not patient:
             raise BadRequest("patient must be a patient's id.", code="required", expression=["http.patient"])
-        told: list[Disclosed] = []
-        for tenant in await parts.store.tenants():
-            async with parts.store.transaction(keys=(), tenant=tenant) as transaction:
-                told.extend(await Disclosures(transaction).of_patient(tenant, f"Patient/{patient}"))
+        tenant = clinic_in(request)
+        async with parts.store.transaction(keys=(), tenant=tenant) as transaction:
+            told = await Disclosures(transaction).of_patient(tenant, f"Patient/{patient}")
         return Response(msgspec.json.encode({"disclosures": told}), media_type="application/json")
 
     return Route("/ops/disclosures", disclosures, methods=["GET"])

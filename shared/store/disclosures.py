@@ -84,6 +84,7 @@ class Disclosures:
 
     def __init__(self, transaction: Transaction) -> None:
         self._connection = transaction.connection
+        self._tenant = transaction.tenant
 
     async def decide(self, entry: Entry, targets: Iterable[tuple[str, str]] = ()) -> Decision:
         """Ask the consents of an entry's wanted version, and of what it refers to, for whom its destination is now.
@@ -121,14 +122,16 @@ class Disclosures:
         """Return where a destination is now: what is on its way to another address is not for it."""
         with translated():
             found = await self._connection.fetchval(
-                "SELECT address FROM delivery_destination WHERE id = $1", destination
+                "SELECT address FROM delivery_destination WHERE tenant = $1 AND id = $2", self._tenant, destination
             )
         return None if found is None else str(found)
 
     async def _told(self, destination: str) -> Disclosure:
         with translated():
             row = await self._connection.fetchrow(
-                "SELECT recipient, purpose FROM delivery_destination WHERE id = $1", destination
+                "SELECT recipient, purpose FROM delivery_destination WHERE tenant = $1 AND id = $2",
+                self._tenant,
+                destination,
             )
         if row is None:
             raise LookupError("The ledger has no such destination.")

@@ -25,8 +25,11 @@ class Lease:
 
 
 @asynccontextmanager
-async def lease(dsn: str, what: str) -> AsyncIterator[Lease | None]:
+async def lease(dsn: str, what: str, *, once: str | None = None) -> AsyncIterator[Lease | None]:
     """Hold the right to do `what` (``delivery <destination>``) while the block runs; None where another process does.
+
+    `once` is what it was called before: a process of the version before, that still runs while the new one starts, has
+    the right by that name, alone. Others that were called so then have it beside one another.
 
     Raises:
         Unavailable: the database cannot be reached.
@@ -36,6 +39,10 @@ async def lease(dsn: str, what: str) -> AsyncIterator[Lease | None]:
     try:
         with translated():
             got = await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended('kap-' || $1, 0))", what)
+            if got and once is not None:
+                got = await connection.fetchval(
+                    "SELECT pg_try_advisory_lock_shared(hashtextextended('kap-' || $1, 0))", once
+                )
         yield Lease(connection) if got else None
     finally:
         connection.terminate()

@@ -27,7 +27,7 @@ _DESTINATION = ", ".join(one.name for one in fields(Destination))
 # A newer version is queued: in its old place while it waits there, else at the end. What is under way is left to its
 # end; what a person cancelled, and what waits for its patient, stays.
 _NEWER = """
-    ON CONFLICT (destination, type, id) DO UPDATE SET
+    ON CONFLICT (tenant, destination, type, id) DO UPDATE SET
         wanted_version = excluded.wanted_version, wanted_at = excluded.wanted_at, deleted = excluded.deleted,
         attempts = 0, queued_at = clock_timestamp(), next_attempt_at = clock_timestamp(),
         place = CASE WHEN delivery.state IN ('queued', 'sending') THEN delivery.place ELSE excluded.place END,
@@ -61,7 +61,7 @@ class Ledger:
                 INSERT INTO delivery_destination
                     (id, tenant, name, address, active, types, creates_patients, recipient, purpose)
                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-                ON CONFLICT (id) DO UPDATE SET name = excluded.name, address = excluded.address,
+                ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, address = excluded.address,
                     active = excluded.active, types = excluded.types, creates_patients = excluded.creates_patients,
                     recipient = excluded.recipient, purpose = excluded.purpose,
                     filled = delivery_destination.filled AND delivery_destination.types @> excluded.types
@@ -76,7 +76,9 @@ class Ledger:
                 destination.recipient,
                 destination.purpose,
             )
-            await self._connection.execute(f"{_ASK_ANEW} d.destination = $1", destination.id)
+            await self._connection.execute(
+                f"{_ASK_ANEW} d.tenant = $1 AND d.destination = $2", destination.tenant, destination.id
+            )
 
     async def destinations(self) -> list[Destination]:
         """Return all destinations of the transaction's tenant, inactive ones too."""
@@ -108,7 +110,9 @@ class Ledger:
                 sorted(destination.types),
             )
             await self._connection.execute(
-                "UPDATE delivery_destination SET filled = true WHERE id = $1", destination.id
+                "UPDATE delivery_destination SET filled = true WHERE tenant = $1 AND id = $2",
+                destination.tenant,
+                destination.id,
             )
         return count
 
@@ -194,10 +198,11 @@ class Ledger:
                 """
                 SELECT key FROM (
                     SELECT key, place FROM delivery
-                    WHERE destination = $1 AND state = 'queued' AND key <> ALL ($2)
+                    WHERE tenant = $1 AND destination = $2 AND state = 'queued' AND key <> ALL ($3)
                     ORDER BY place LIMIT 1000
-                ) AS queue GROUP BY key ORDER BY min(place) LIMIT $3
+                ) AS queue GROUP BY key ORDER BY min(place) LIMIT $4
                 """,
+                self._tenant,
                 destination,
                 list(busy),
                 limit,
@@ -211,12 +216,15 @@ class Ledger:
                 f"""
                 WITH taken AS (
                     UPDATE delivery d SET state = 'sending', sent_at = clock_timestamp()
-                    FROM (SELECT type, id FROM delivery WHERE destination = $1 AND key = $2 AND state = 'queued'
-                          ORDER BY place LIMIT $3) AS q
-                    WHERE d.destination = $1 AND d.type = q.type AND d.id = q.id AND d.state = 'queued'
+                    FROM (SELECT type, id FROM delivery
+                          WHERE tenant = $1 AND destination = $2 AND key = $3 AND state = 'queued'
+                          ORDER BY place LIMIT $4) AS q
+                    WHERE d.tenant = $1 AND d.destination = $2 AND d.type = q.type AND d.id = q.id
+                      AND d.state = 'queued'
                     RETURNING {_ENTRY}
                 ) SELECT * FROM taken ORDER BY place
                 """,
+                self._tenant,
                 destination,
                 key,
                 limit,
@@ -229,9 +237,10 @@ class Ledger:
         with translated():
             rows = await self._connection.fetch(
                 f"""
-                SELECT {_ENTRY} FROM unnest($2::text[], $3::text[]) AS t(type, id)
-                JOIN delivery d ON d.destination = $1 AND d.type = t.type AND d.id = t.id
+                SELECT {_ENTRY} FROM unnest($3::text[], $4::text[]) AS t(type, id)
+                JOIN delivery d ON d.tenant = $1 AND d.destination = $2 AND d.type = t.type AND d.id = t.id
                 """,
+                self._tenant,
                 destination,
                 [type_ for type_, _ in wanted],
                 [id_ for _, id_ in wanted],
@@ -250,7 +259,7 @@ class Ledger:
                     uncertain = $7, next_attempt_at = coalesce($8, clock_timestamp()), server_id = $9,
                     delivered_version = $10, committed_at = $11, accepted_at = $12, content_hash = $13,
                     unresolved = $14, outcome = $15, sent_at = NULL
-                WHERE d.destination = $1 AND d.type = $2 AND d.id = $3
+                WHERE d.tenant = $16 AND d.destination = $1 AND d.type = $2 AND d.id = $3
                 RETURNING {_ENTRY}
                 """,
                 destination,
@@ -268,6 +277,7 @@ class Ledger:
                 end.content_hash,
                 list(end.unresolved),
                 None if end.outcome is None else dump(end.outcome).decode(),
+                self._tenant,
             )
         return _entry(row)
 
@@ -281,7 +291,7 @@ class Ledger:
                 """
                 UPDATE delivery SET state = 'queued', place = nextval('delivery_place'), queued_at = clock_timestamp(),
                     next_attempt_at = clock_timestamp(), attempts = 0
-                WHERE destination = $1 AND key = $2 AND (
+                WHERE tenant = $5 AND destination = $1 AND key = $2 AND (
                     (state IN ('waiting', 'held') AND key = $3)
                     OR (type = ANY ($4) AND state = 'accepted' AND unresolved @> ARRAY[$3::text]))
                 """,
@@ -289,6 +299,7 @@ class Ledger:
                 key,
                 target,
                 list(updatable),
+                self._tenant,
             )
 
     async def take_up_waiting(self, destination: str, key: str) -> None:
@@ -296,7 +307,8 @@ class Ledger:
         with translated():
             await self._connection.execute(
                 "UPDATE delivery SET state = 'queued', next_attempt_at = clock_timestamp() "
-                "WHERE destination = $1 AND key = $2 AND state = 'waiting'",
+                "WHERE tenant = $1 AND destination = $2 AND key = $3 AND state = 'waiting'",
+                self._tenant,
                 destination,
                 key,
             )
@@ -310,8 +322,10 @@ class Ledger:
             rows = await self._connection.fetch(
                 """
                 UPDATE delivery SET state = 'queued', uncertain = true, sent_at = NULL
-                WHERE destination = $1 AND state = 'sending' AND sent_at < $2 AND key <> ALL ($3) RETURNING 1
+                WHERE tenant = $1 AND destination = $2 AND state = 'sending' AND sent_at < $3 AND key <> ALL ($4)
+                RETURNING 1
                 """,
+                self._tenant,
                 destination,
                 before,
                 list(busy),
@@ -326,10 +340,11 @@ class Ledger:
             rows = await self._connection.fetch(
                 f"""
                 SELECT {_ENTRY} FROM delivery d
-                WHERE d.destination = $1 AND d.state IN ('queued', 'waiting') AND d.queued_at < $2
+                WHERE d.tenant = $1 AND d.destination = $2 AND d.state IN ('queued', 'waiting') AND d.queued_at < $3
                   AND (d.task_status IS NULL OR d.task_status NOT IN ('requested', 'in-progress', 'on-hold'))
-                ORDER BY d.queued_at LIMIT $3
+                ORDER BY d.queued_at LIMIT $4
                 """,
+                self._tenant,
                 destination,
                 before,
                 limit,
@@ -340,7 +355,9 @@ class Ledger:
         """Remember the Task that shows an entry."""
         with translated():
             await self._connection.execute(
-                "UPDATE delivery SET task_id = $4, task_status = $5 WHERE destination = $1 AND type = $2 AND id = $3",
+                "UPDATE delivery SET task_id = $5, task_status = $6 "
+                "WHERE tenant = $1 AND destination = $2 AND type = $3 AND id = $4",
+                entry.tenant,
                 entry.destination,
                 entry.type,
                 entry.id,
@@ -352,7 +369,9 @@ class Ledger:
         """Return the entry that a Task shows, its row locked."""
         with translated():
             row = await self._connection.fetchrow(
-                f"SELECT {_ENTRY} FROM delivery d WHERE d.task_id = $1 FOR UPDATE", task_id
+                f"SELECT {_ENTRY} FROM delivery d WHERE d.tenant = $1 AND d.task_id = $2 FOR UPDATE",
+                self._tenant,
+                task_id,
             )
         return None if row is None else _entry(row)
 
@@ -368,10 +387,11 @@ class Ledger:
         with translated():
             row = await self._connection.fetchrow(
                 f"""
-                UPDATE delivery d SET state = $4, attempts = 0, place = nextval('delivery_place'),
+                UPDATE delivery d SET state = $5, attempts = 0, place = nextval('delivery_place'),
                     queued_at = clock_timestamp(), next_attempt_at = clock_timestamp()
-                WHERE d.destination = $1 AND d.type = $2 AND d.id = $3 RETURNING {_ENTRY}
+                WHERE d.tenant = $1 AND d.destination = $2 AND d.type = $3 AND d.id = $4 RETURNING {_ENTRY}
                 """,
+                entry.tenant,
                 entry.destination,
                 entry.type,
                 entry.id,
@@ -383,7 +403,9 @@ class Ledger:
         """Return everything the ledger holds of one destination, in the order of the queue."""
         with translated():
             rows = await self._connection.fetch(
-                f"SELECT {_ENTRY} FROM delivery d WHERE d.destination = $1 ORDER BY d.place", destination
+                f"SELECT {_ENTRY} FROM delivery d WHERE d.tenant = $1 AND d.destination = $2 ORDER BY d.place",
+                self._tenant,
+                destination,
             )
         return [_entry(row) for row in rows]
 

@@ -65,6 +65,11 @@ class Destination:
     recipient: str | None = None
     purpose: str = "TREAT"
 
+    @property
+    def path(self) -> str:
+        """What names it among all clinics': two clinics may have Endpoints of one id."""
+        return f"{self.tenant}/{self.id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

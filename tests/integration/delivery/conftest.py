@@ -220,7 +220,7 @@ class Delivery:
         async with self.parts.store.transaction(keys=(), tenant="default") as transaction:
             ledger = Ledger(transaction)
             return [
-                describe(one, lanes.states[one.id], await ledger.entries(one.id), brief=False)
+                describe(one, lanes.state_of(one), await ledger.entries(one.id), brief=False)
                 for one in await ledger.destinations()
             ]
 

@@ -194,7 +194,7 @@ async def test_one_destination_that_is_away_delays_no_other(delivery, hospital):
     assert {entry.state for entry in entries.values()} == {"accepted"}
     waiting = await delivery.entries(answer.json()["id"])
     assert {entry.state for entry in waiting} == {"queued"}
-    assert lanes.states[answer.json()["id"]].problem
+    assert lanes.state_of(next(one for one in await delivery.destinations() if one.id == answer.json()["id"])).problem
     await asyncio.sleep(1.0)
     [shown] = await delivery.tasks(focus=f"Patient/{ann['id']}", status="requested")
     assert shown["for"]["reference"] == f"Patient/{ann['id']}"
