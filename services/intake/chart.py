@@ -153,6 +153,11 @@ def observed(setting: Setting) -> frozenset[str]:
     return frozenset(sign.code for rule in rules for sign in rule.observations) | measured
 
 
+def flagged(setting: Setting) -> frozenset[str]:
+    """Return the codes of the Flags that a rule looks at."""
+    return frozenset(code for rule in setting.rules.eligibility.rules.values() for code in rule.flags)
+
+
 async def chart_of(
     view: Source, patient: Resource, setting: Setting, *, drug: Drug | None, route: str | None, now: datetime
 ) -> Chart:
@@ -192,6 +197,7 @@ async def chart_of(
             for code in sorted(observed(setting))
             for one in await view.all("Observation", code=f"{LOINC}|{code}")
         ],
+        flags=[_entry(one, one.get("code")) for one in await view.all("Flag")],
         reasons=[reason for referral in referrals for reason in referral.get("reasonCode", [])],
         answers={} if response is None else unanimous(answers_of(response)),
         answers_reference=None if response is None else f"QuestionnaireResponse/{response['id']}",

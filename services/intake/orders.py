@@ -9,6 +9,7 @@ from decimal import Decimal
 from services.intake.chart import View, chart_of
 from services.intake.course import bring_up_to_date
 from services.intake.rules.amounts import (
+    Aged,
     Ordered,
     check_count,
     check_planned,
@@ -18,7 +19,7 @@ from services.intake.rules.amounts import (
     of_route,
     sessions_of,
 )
-from services.intake.rules.eligibility import screen
+from services.intake.rules.eligibility import is_aged, screen
 from services.intake.rules.findings import Screening, counted, is_active
 from services.intake.rules.home import HomeFacts, check_home, is_for_home
 from services.intake.rules.orders import Weight, check_order, check_screened, kilograms_of
@@ -156,6 +157,7 @@ async def _amounts(
             f"{where}.doseAndRate",
             tuple(f"MedicationRequest/{one.id}" for one in before),
             await sets_met(record, patient, setting),
+            await aged(record, patient, at),
         ),
         *check_count(sessions_of(dosages), series, where),
         *check_total(sessions_of(dosages), before, max(looked, default=None), at, series),
@@ -194,6 +196,12 @@ async def sets_met(record: Record, patient: str, setting: Setting) -> list[str]:
     found = await record.search("Condition", {"patient": f"Patient/{patient}"})
     entries = [Entry(f"Condition/{one['id']}", one.get("code"), one) for one in found if is_active(one)]
     return [name for name, set_ in setting.sets.items() if any(set_.holds(one.concept) for one in counted(entries))]
+
+
+async def aged(record: Record, patient: str, at: datetime) -> Aged:
+    """Return how to tell whether the patient is so many years old on a day; None: his date of birth does not tell."""
+    held = await record.get("Patient", patient)
+    return lambda years: is_aged((held or {}).get("birthDate"), years, at.date())
 
 
 async def weights_of(record: Record, patient: str, at: datetime) -> list[Weight]:

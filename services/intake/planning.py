@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from html import escape
 from typing import Any, Final, Literal, get_args
 
-from services.intake.orders import lacking_of, sets_met, weights_of
+from services.intake.orders import aged, lacking_of, sets_met, weights_of
 from services.intake.rules.findings import is_active
 from services.intake.rules.plans import (
     PlanPolicy,
@@ -106,7 +106,8 @@ async def guard_plan(change: Change, record: Record, setting: Setting) -> None:
         at = interval(after["created"])[0] if "created" in after else setting.clock()
         weights = await weights_of(record, patient, at)
         met = await sets_met(record, patient, setting)
-        found = check_plan(doses, weights, setting.orders, "CarePlan.activity", met)
+        old = await aged(record, patient, at)
+        found = check_plan(doses, weights, setting.orders, "CarePlan.activity", met, old)
         issues = [lacking_of(patient, one) for one in found]
         if issues:
             raise Unprocessable(issues)
@@ -121,18 +122,18 @@ async def _plan(call: OperationCall, record: Record, setting: Setting) -> Resour
     drug, route = await _screened(record, str(call.id)) if asked.template is None else (None, None)
     if asked.drug is not None or asked.route is not None:
         drug, route = asked.drug, asked.route
-    met = await sets_met(record, str(call.id), setting)
-    chosen = choose(policy, asked.template, drug, route, met)
+    met, now = await sets_met(record, str(call.id), setting), setting.clock()
+    at = asked.date or now
+    old = await aged(record, str(call.id), at)
+    chosen = choose(policy, asked.template, drug, route, met, old)
     if isinstance(chosen, Issue):
         raise Unprocessable([chosen])
     name, template = chosen[0], personal(chosen[1], asked.wish)
     doses = planned(template)
-    now = setting.clock()
     if asked.date is not None and asked.date > now:
         raise _wrong("date", "valueDateTime with its zone, not in the future")
-    at = asked.date or now
     weights = await weights_of(record, str(call.id), at)
-    found = check_plan(doses, weights, setting.orders, WHERE, met)
+    found = check_plan(doses, weights, setting.orders, WHERE, met, old)
     issues = [lacking_of(str(call.id), one) for one in found]
     if asked.status == "active":
         issues.extend(check_agreed(asked.goals, [role.code for role, _ in asked.members], template, policy))

@@ -1,4 +1,8 @@
-"""What intake does on the events of others: a visit that begins moves the course to its stage."""
+"""What intake does on the events of others.
+
+A visit that begins moves the course to its stage; a Flag that a rule looks at (an answer about suicide, kept by
+outcomes) has its patient judged again, at whatever time it comes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from services.intake.course import open_course
 from services.intake.rules.course import stage_after_visit
+from services.intake.screening import judge_patient
 from services.intake.setting import Setting
 from shared.events.envelope import Event
 from shared.fhir.json import Resource
@@ -31,4 +36,9 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             with own_work():
                 await record.update(content_of(moved))
 
-    return {"Encounter": (visit_began,)}
+    async def flag_changed(event: Event, resource: Resource, record: Record) -> None:
+        patient = patient_of(resource)
+        if patient is not None:
+            await judge_patient(patient, record, setting)
+
+    return {"Encounter": (visit_began,), "Flag": (flag_changed,)}

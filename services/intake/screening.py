@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
-from services.intake.chart import View, chart_of, observed, rule_of, screening_issues
+from services.intake.chart import View, chart_of, flagged, observed, rule_of, screening_issues
 from services.intake.course import bring_up_to_date, is_screening
-from services.intake.rules.eligibility import screen
+from services.intake.rules.eligibility import flag_codes, screen
 from services.intake.rules.findings import Chart, Finding, Screening
 from services.intake.setting import Setting
 from shared.fhir.codes import (
@@ -59,6 +59,7 @@ JUDGED_BY: Final = frozenset(
         "QuestionnaireResponse",
         "ServiceRequest",
         "DetectedIssue",
+        "Flag",
     )
 )
 """The types that a screening judges on: a change of one is judged at once."""
@@ -82,6 +83,11 @@ async def judge_again(change: Change, record: Record, setting: Setting) -> None:
     patient_id = change.id if change.type == "Patient" else patient_of(change.after or change.before or {})
     if is_own_work() or patient_id is None or not _concerns(change, patient_id, setting):
         return
+    await judge_patient(patient_id, record, setting, change)
+
+
+async def judge_patient(patient_id: str, record: Record, setting: Setting, change: Change | None = None) -> None:
+    """Judge a patient who was screened before anew, and who stands for him; `change` is about to be committed."""
     await judge_view(View(record, patient_id, change), setting)
     held = await record.get("Patient", patient_id)
     standing = None if held is None else await standing_of(held, record)
@@ -118,6 +124,8 @@ def _concerns(change: Change, patient: str, setting: Setting) -> bool:
     if change.type == "Observation":
         codes = {coding.get("code") for one in versions for coding in one.get("code", {}).get("coding", [])}
         return not codes.isdisjoint(observed(setting))
+    if change.type == "Flag":
+        return any(not flag_codes(one).isdisjoint(flagged(setting)) for one in versions)
     if change.type == "QuestionnaireResponse":
         return any(is_screening(one) for one in versions)
     if change.type == "DetectedIssue":

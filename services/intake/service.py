@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from services.intake.chart import flagged
 from services.intake.guards import guards
 from services.intake.operations import operations
 from services.intake.reactions import reactions
+from services.intake.rules.eligibility import flag_codes
 from services.intake.setting import Clock, Setting, utc_now
 from services.intake.timers import timers
 from shared.notify.sending import NOTICES_TASK
 from shared.runtime.app import App
-from shared.runtime.ownership import INTAKE, SESSIONS, types_of
+from shared.runtime.ownership import INTAKE, OUTCOMES, SESSIONS, types_of
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
@@ -24,8 +26,9 @@ def intake(policy: Policy, clock: Clock = utc_now) -> Service:
         types=types_of(INTAKE),
         guards=guards(setting),
         operations=operations(setting),
-        consumes=(SESSIONS,),
-        holds=frozenset(("Encounter",)),
+        consumes=(SESSIONS, OUTCOMES),
+        holds=frozenset(("Encounter", "Flag")),
+        leaves={"Flag": lambda raised: flag_codes(raised).isdisjoint(flagged(setting))},
         reactions=reactions(setting),
         timers=timers(setting),
     )

@@ -9,7 +9,16 @@ from services.scheduling.memory import got, held, memory
 from services.scheduling.rules.booking import COUNTING, span_of
 from services.scheduling.rules.ground import Ground, Near
 from services.scheduling.setting import Setting
-from shared.fhir.codes import ESCORT, ID_REMS_PATIENT, ID_REMS_SITE, PLAN, VISIT_DOSING, VISIT_PREP, WEIGHT
+from shared.fhir.codes import (
+    ESCORT,
+    ID_REMS_PATIENT,
+    ID_REMS_SITE,
+    MEDICATION_INPATIENT,
+    PLAN,
+    VISIT_DOSING,
+    VISIT_PREP,
+    WEIGHT,
+)
 from shared.fhir.dates import interval, period_interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
@@ -87,6 +96,7 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         site_certified=await _any_identified(record, appointment, "Location", ID_REMS_SITE, when),
         sites=tuple(f"Location/{one}" for one in actors(appointment, "Location")),
         patient_enrolled=await _any_identified(record, appointment, "Patient", ID_REMS_PATIENT, when),
+        inpatient=order is not None and has_code(order.get("category"), MEDICATION_INPATIENT),
         preparations=sum(one["status"] == "fulfilled" for one in preparing),
         preparing=sum(one["status"] in COUNTING and one["status"] != "fulfilled" for one in preparing),
         prepared=_references(one for one in preparing if one["status"] in COUNTING),

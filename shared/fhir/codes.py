@@ -216,6 +216,9 @@ NEED_REEVALUATED: Final = Code(KAP, "need-reevaluated", "Looked again whether th
 MEDICATION_COMMUNITY: Final = Code(
     "http://terminology.hl7.org/CodeSystem/medicationrequest-category", "community", "Community"
 )
+MEDICATION_INPATIENT: Final = Code(
+    "http://terminology.hl7.org/CodeSystem/medicationrequest-category", "inpatient", "Inpatient"
+)
 IN_PERSON_CLASSES: Final = frozenset(("AMB", "IMP", "ACUTE", "NONAC", "OBSENC", "SS", "EMER", "HH", "FLD"))
 """Encounter.class (v3-ActCode) in which patient and clinician are in one place."""
 

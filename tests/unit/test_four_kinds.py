@@ -68,6 +68,7 @@ def other_dose(hours: float, *routes: str) -> dict[str, tuple[Near, ...]]:
 
 
 ESKETAMINE = {"drug": "esketamine", "site_certified": True, "patient_enrolled": True}
+INPATIENT = {"drug": "esketamine", "inpatient": True}
 PREREQUISITES = {
     "S-ELIGIBLE": [
         Case("positive", "found not eligible", visit(outcome="not-eligible"), True),
@@ -111,6 +112,8 @@ PREREQUISITES = {
         Case("boundary", "the site alone", visit(**{**ESKETAMINE, "patient_enrolled": False}), True),
         Case("boundary", "the patient alone", visit(**{**ESKETAMINE, "site_certified": False}), True),
         Case("boundary", "ketamine has none", visit(drug="ketamine"), False),
+        Case("boundary", "an inpatient is not enrolled", visit(**{**INPATIENT, "site_certified": True}), False),
+        Case("boundary", "an inpatient where nothing is certified", visit(**INPATIENT), True),
         Case("not known", "the drug is not: its order cannot be written", visit(drug=None, order_active=False), False),
     ],
     "S-SPACING": [
@@ -155,10 +158,27 @@ def dose(value: float | str, *, weighs: float | None = 70, days: float = 2, **mo
     return lambda: ordered(order(Decimal(str(value)), **more), drug=drug, weights=weights)
 
 
+def by_mouth(value: float | str, **more: Any) -> Callable[[], list[str]]:
+    return dose(value, unit="mg/kg", route=codes.ROUTE_ORAL, **more)
+
+
 def rise(to: str, *before: str) -> Callable[[], list[str]]:
     steps = of_route(ORDERS.titration, "ketamine", [IM])
     had = [{"mg/kg": Decimal(one)} for one in before]
     return lambda: rules_of(check_titration({"mg/kg": Decimal(to)}, had, steps, ORDERS.rounding.share, "here"))
+
+
+def spray_first(to: str, years: int | None, *met: str, before: str | None = None) -> Callable[[], list[str]]:
+    steps = of_route(ORDERS.titration, "esketamine", [codes.ROUTE_NASAL.code])
+    had = [] if before is None else [{"mg": Decimal(before)}]
+    share = ORDERS.rounding.share
+
+    def aged(limit: int) -> bool | None:
+        return None if years is None else years >= limit
+
+    return lambda: rules_of(
+        check_titration({"mg": Decimal(to)}, had, steps, share, "here", ("Patient/1",), met=met, aged=aged)
+    )
 
 
 def sessions(had: int, days: float = 1) -> Callable[[], list[str]]:
@@ -229,6 +249,12 @@ ORDERED = {
         Case("boundary", "the most", dose(140), False),
         Case("boundary", "more than the most by more than is rounded", dose(148), True),
         Case("not known", "in millilitres", dose(1, unit="mL"), True),
+        Case("boundary", "by mouth, the least by weight", by_mouth("0.25"), False),
+        Case("boundary", "by mouth, less than that", by_mouth("0.2"), True),
+        Case("boundary", "by mouth, the most by weight", by_mouth(7, weighs=40), False),
+        Case("boundary", "by mouth, more", by_mouth("7.6", weighs=35), True),
+        Case("boundary", "by mouth, above the most in mg", by_mouth(7), True),
+        Case("boundary", "by mouth, as little in mg", dose("17.5", route=codes.ROUTE_ORAL), True),
     ],
     "RX-WEIGHT": [
         Case("positive", "weighed two months before", dose(70, days=60), True),
@@ -243,6 +269,14 @@ ORDERED = {
         Case("boundary", "one step", rise("1.0", "0.5"), False),
         Case("boundary", "more than one, and than is rounded", rise("1.06", "0.5"), True),
         Case("not known", "nothing was ordered before: as a first dose", rise("1.5"), True),
+        Case("positive", "56 mg of esketamine first, at 70 years", spray_first("56", 70), True),
+        Case("negative", "28 mg at 70 years", spray_first("28", 70), False),
+        Case("boundary", "56 mg at 64 years", spray_first("56", 64), False),
+        Case("boundary", "56 mg at 65 years", spray_first("56", 65), True),
+        Case("boundary", "84 mg at 65 years, acutely suicidal", spray_first("84", 65, "acute-suicidality"), True),
+        Case("boundary", "84 mg at 64 years, acutely suicidal", spray_first("84", 64, "acute-suicidality"), False),
+        Case("boundary", "56 mg at 70 years after 28 mg", spray_first("56", 70, before="28"), False),
+        Case("not known", "56 mg at an age that is not known", spray_first("56", None), True),
     ],
     "RX-SERIES": [
         Case("positive", "far more than a series", sessions(30), True),

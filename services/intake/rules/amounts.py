@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from shared.fhir.cited import Cited
 from shared.fhir.kap import Drug, PlannedDose, quantity_in
 from shared.fhir.outcome import Issue
+
+Aged: TypeAlias = Callable[[int], bool | None]
+"""Tells whether the patient is at least so many years old; None: the record does not tell."""
 
 
 class ByRoute(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,17 +28,24 @@ class ByRoute(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Titration(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The first dose is at most `first`, a later one at most `rise` above the highest before, in `unit`.
 
-    `first_for`: the most that the first dose may be for who has a condition of a value set, where that is more.
+    `first_for`: the most that the first dose may be for who has a condition of a value set, where that is more;
+    `first_from`: the most for who is at least so many years old, whatever else he has.
     """
 
     unit: Literal["mg", "mg/kg"]
     first: Decimal
     rise: Decimal
     first_for: dict[str, Decimal] = msgspec.field(default_factory=dict)
+    first_from: dict[int, Decimal] = msgspec.field(default_factory=dict)
 
-    def most_first(self, met: Collection[str]) -> Decimal:
-        """Return the most that the first dose may be for who has conditions of the value sets `met`."""
-        return max([self.first, *(most for set_, most in self.first_for.items() if set_ in met)])
+    def most_first(self, met: Collection[str], aged: Aged) -> Decimal:
+        """Return the most that the first dose may be for who has conditions of the value sets `met`, at that age."""
+        most = max([self.first, *(most for set_, most in self.first_for.items() if set_ in met)])
+        return min([most, *(self.first_from[years] for years in self.reached(aged))])
+
+    def reached(self, aged: Aged) -> list[int]:
+        """Return the ages of `first_from` that the patient has, or may have where his is not known."""
+        return [years for years in self.first_from if aged(years) is not False]
 
 
 class Series(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +108,7 @@ def check_titration(
     where: str,
     evidence: tuple[str, ...] = (),
     met: Collection[str] = (),
+    aged: Aged = lambda _: None,
 ) -> list[Issue]:
     """Return what forbids a dose after those `before`: it begins low, and rises by steps; all by unit.
 
@@ -107,10 +118,12 @@ def check_titration(
     if titration is None or dose is None:
         return []
     known = [one[titration.unit] for one in before if titration.unit in one]
-    most = max(known) + titration.rise if known else titration.most_first(met)
+    most = max(known) + titration.rise if known else titration.most_first(met, aged)
     if dose <= most * (1 + share):
         return []
-    began = f"the highest before is {max(known):.2f}" if known else "there is none before"
+    ages = [] if known else titration.reached(aged)
+    older = f", and from {min(ages)} years on, or where the age is not known, it begins lower" if ages else ""
+    began = f"the highest before is {max(known):.2f}" if known else f"there is none before{older}"
     return [
         Issue(
             f"{dose:.2f} {titration.unit} of {titration.drug} is more than {most:.2f} {titration.unit}, the most that "

@@ -34,9 +34,10 @@ from services.intake.rules.forms import (
 from services.intake.rules.interactions import interactions
 from services.intake.rules.trials import Entry, Trial, episode_began, trials
 from shared.fhir.cited import ValueSet, is_coded
+from shared.fhir.codes import KAP, SNOMED
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import quantity_in, replaced_by
+from shared.fhir.kap import codes_of, quantity_in, replaced_by
 
 
 def screen(chart: Chart, rules: Rules) -> Screening:
@@ -153,6 +154,15 @@ def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str,
             continue
         yield newest.reference, sign.set if sets[sign.set].holds(value) else None
     yield from _measured_signs(rule.measured, chart, sets)
+    for entry in chart.flags:
+        raised = flag_codes(entry.resource).intersection(rule.flags)
+        if raised and entry.resource.get("status") == "active":
+            yield entry.reference, min(raised)
+
+
+def flag_codes(flag: Resource) -> set[str]:
+    """Return the codes of a Flag that a rule may name: KAP's and SNOMED CT's."""
+    return {*codes_of(flag.get("code"), KAP), *codes_of(flag.get("code"), SNOMED)}
 
 
 def _measured_signs(measured: Measured | None, chart: Chart, sets: Sets) -> Iterator[tuple[str, str]]:

@@ -61,6 +61,7 @@ class Chart:
         answered: when; None where there is none.
         drug, route: planned (route a SNOMED CT code); None: not said, then the graver severity counts.
         decisions: by rule, who decided to proceed, and on which evidence.
+        flags: what this clinic's services, or others, warn of; those that are up count.
         known: codes (system, code) that the terminology that was loaded has.
         now: the time of the screening.
         relative_deciders: how many prescribers decide past a relative finding; `screen` takes it from the policy.
@@ -82,6 +83,7 @@ class Chart:
     answered: datetime | None = None
     past_medications: Sequence[Entry] = ()
     known: Collection[tuple[str, str]] = frozenset()
+    flags: Sequence[Entry] = ()
     relative_deciders: int = 1
 
 

@@ -63,7 +63,8 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A rule of eligibility. Sets are named as in `value-sets.yaml`.
 
     `conditions` count while active, `history` also later, `suggests` are shown as evidence but decide nothing.
-    `measured`: a value that counts beside a condition. `graver` raises the severity when one of its sets is met.
+    `flags`: codes (KAP's or SNOMED CT's) of a Flag that counts while it is up. `measured`: a value that counts beside a
+    condition. `graver` raises the severity when one of its sets is met.
     `indication`: asked only for that indication. `override`: how many prescribers together may decide past an absolute
     finding, by drug or drug and route; where it says nothing, nobody may. `asked`: at screening, or on the day of the
     dose only. `replaced`: met by a Patient that was merged into another.
@@ -83,6 +84,7 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     graver: dict[str, Severity] = msgspec.field(default_factory=dict)
     override: dict[str, int] = msgspec.field(default_factory=dict)
     age_below: int | None = None
+    flags: tuple[str, ...] = ()
     indication: str | None = None
     needed: Needed | None = None
     uncoded: bool = False

@@ -20,14 +20,25 @@ from shared.fhir.kap import Drug, codes_of, consent_routes, has_code
 from shared.fhir.outcome import Issue
 
 
+class ByWeight(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a dose that is ordered by weight may be, in mg/kg."""
+
+    low: Decimal
+    high: Decimal
+
+
 class DoseRange(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a single dose may be, in `unit` (``mg`` or ``mg/kg``), for a drug by a route (SNOMED CT)."""
+    """What a single dose may be, in `unit` (``mg`` or ``mg/kg``), for a drug by a route (SNOMED CT).
+
+    `by_weight`: what one that is ordered in mg/kg may be, where `unit` is mg; it is not above `high` all the same.
+    """
 
     drug: Drug
     route: str
     unit: Literal["mg", "mg/kg"]
     low: Decimal
     high: Decimal
+    by_weight: ByWeight | None = None
 
 
 class Share(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,6 +163,19 @@ def check_dosage(
     for value, unit in amounts:
         share = policy.rounding.share
         low, high = allowed.low * (1 - share), allowed.high * (1 + share)
+        if unit == "mg/kg" and allowed.by_weight is not None:
+            weighed = allowed.by_weight
+            low = Decimal()
+            if not weighed.low * (1 - share) <= value <= weighed.high * (1 + share):
+                yield Issue(
+                    f"{value:.2f} mg/kg of {drug} is outside the clinic's range by weight for this route, "
+                    f"{weighed.low:f} to {weighed.high:f} mg/kg. Correct the dose.",
+                    code="business-rule",
+                    expression=(f"{where}.doseAndRate",),
+                    rule="RX-DOSE",
+                    source=weighed.source,
+                )
+                continue
         if unit != allowed.unit:
             kilograms = kilograms_of(weights, policy)
             if isinstance(kilograms, str):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.intake.rules.amounts import Series, check_count, check_titration, doses_of, of_route
+from services.intake.rules.amounts import Aged, Series, check_count, check_titration, doses_of, of_route
 from services.intake.rules.orders import OrderPolicy, Weight, check_dosage, kilograms_of
 from shared.fhir.cited import Cited
 from shared.fhir.codes import ROUTES, UCUM
@@ -26,7 +26,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Template(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A plan for a drug by a route (SNOMED CT), for conditions of these value sets (none: any).
+    """A plan for a drug by a route (SNOMED CT), for conditions of these value sets (none: any), from an age on.
 
     `integration`: sessions after each dose. `team`: the roles that the plan needs.
     """
@@ -41,6 +41,7 @@ class Template(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     integration: int
     followup: int
     conditions: tuple[str, ...] = ()
+    from_years: int = 0
     therapies: tuple[str, ...] = ()
     team: tuple[str, ...] = ()
 
@@ -66,15 +67,22 @@ class Wish:
 
 
 def choose(
-    policy: PlanPolicy, name: str | None, drug: Drug | None, route: str | None, met: Collection[str]
+    policy: PlanPolicy,
+    name: str | None,
+    drug: Drug | None,
+    route: str | None,
+    met: Collection[str],
+    aged: Aged = lambda _: None,
 ) -> tuple[str, Template] | Issue:
-    """Return the template that is named, or the first that fits drug, route and the value sets that are met."""
+    """Return the template that is named, or the first that fits drug, route, age and the value sets that are met."""
     for key, one in policy.templates.items():
         if name is not None and key != name:
             continue
         if (drug is not None and one.drug != drug) or (route is not None and one.route != route):
             continue
-        if name is not None or ((drug or route) and (not one.conditions or set(one.conditions) & set(met))):
+        old_enough = not one.from_years or aged(one.from_years) is not False
+        fits = (drug or route) and old_enough and (not one.conditions or set(one.conditions) & set(met))
+        if name is not None or fits:
             return key, one
     known = "; ".join(
         f"{key}: {one.title} ({one.drug}, {ROUTES[one.route].display})" for key, one in policy.templates.items()
@@ -124,6 +132,7 @@ def check_plan(
     orders: OrderPolicy,
     where: str,
     met: Collection[str] = (),
+    aged: Aged = lambda _: None,
 ) -> list[Issue]:
     """Return what is wrong with the doses that a plan plans: their steps, amounts, rise, number and spacing.
 
@@ -145,7 +154,7 @@ def check_plan(
             replace(issue, expression=(where,)) for issue in check_dosage(dosage, where, drug, weights, orders)
         )
         amounts = doses_of([dosage], known)
-        issues.extend(check_titration(amounts, before, titration, orders.rounding.share, where, met=met))
+        issues.extend(check_titration(amounts, before, titration, orders.rounding.share, where, met=met, aged=aged))
         before.append(amounts)
     return list(dict.fromkeys(issues))
 

@@ -38,7 +38,7 @@ class Ground:
         routes: of the order.
         consented: routes consented to at the start, by a consent signed before.
         planned: whether there is an active plan of the course.
-        site_certified, patient_enrolled: of the REMS.
+        site_certified, patient_enrolled: of the REMS. inpatient: whether the order is for an inpatient.
         sites: references of the Locations of the visit.
         preparations: sessions that are over; `preparing`: that are booked before the visit; `prepared`: of both.
         escort: whether one is named.
@@ -64,6 +64,7 @@ class Ground:
     site_certified: bool = False
     sites: tuple[str, ...] = ()
     patient_enrolled: bool = False
+    inpatient: bool = False
     preparations: int = 0
     preparing: int = 0
     prepared: tuple[str, ...] = ()
@@ -207,14 +208,18 @@ def _rems(ground: Ground, _start: datetime | None, _rule: Required, _: Schedulin
         what
         for what, there in (
             ("the site is not certified (Location.identifier)", ground.site_certified),
-            ("the patient is not enrolled (Patient.identifier)", ground.patient_enrolled),
+            ("the patient is not enrolled (Patient.identifier)", ground.patient_enrolled or ground.inpatient),
         )
         if not there
     ]
     if lacking:
-        advice = "Certify the site and enrol the patient with the Spravato REMS, and record the identifier."
+        advice = (
+            "Certify the site and enrol the patient with the Spravato REMS, and record the identifier; who is an "
+            "inpatient by his order (MedicationRequest.category) is not enrolled."
+        )
         return False, f"for esketamine {' and '.join(lacking)}", advice, _of_rems(ground)
-    return True, "the site is certified and the patient enrolled", "", _of_rems(ground)
+    who = "an inpatient is not enrolled" if ground.inpatient else "the patient is enrolled"
+    return True, f"the site is certified, and {who}", "", _of_rems(ground)
 
 
 def _of_rems(ground: Ground) -> tuple[str, ...]:

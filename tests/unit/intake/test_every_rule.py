@@ -14,7 +14,7 @@ import pytest
 
 from services.intake.rules.orders import check_screened
 from services.intake.rules.trials import Entry
-from shared.fhir.codes import ICD10CM, LOINC, RXNORM, SNOMED, UCUM
+from shared.fhir.codes import ICD10CM, KAP, LOINC, RXNORM, SNOMED, UCUM
 from shared.testing.refusals import tells_what_to_do
 from tests.unit.intake.charts import (
     HEALTHY,
@@ -69,6 +69,11 @@ def on_the_day(**answers):
 
 def onset(days):
     return (NOW - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def raised(code, system=KAP, status="active"):
+    concept = {"coding": [{"system": system, "code": code}]}
+    return {"flags": (Entry("Flag/risk", concept, {"resourceType": "Flag", "status": status, "code": concept}),)}
 
 
 def urine(code, when):
@@ -238,7 +243,14 @@ CASES: dict[str, list[Case]] = {
     "E19": [Case("boundary", "one under control passes, and is shown", held(condition("128613002")), "clear")],
     "E20": [Case("boundary", "inactive counts", held(condition("418470004", status="inactive")), "hit")],
     "E21": [Case("boundary", "one who cooperates passes, and is shown", held(condition("20010003")), "clear")],
-    "E22": [],
+    "E22": [
+        Case("positive", "a C-SSRS of high risk, though the answer was no", raised("suicide-risk-high"), "hit"),
+        Case("positive", "suicide precautions of another system", raised("10029008", SNOMED), "hit"),
+        Case("boundary", "a C-SSRS of moderate risk", raised("suicide-risk-moderate"), "clear"),
+        Case("boundary", "a Flag that came down", raised("suicide-risk-high", status="inactive"), "clear"),
+        Case("boundary", "the same code of another system", raised("suicide-risk-high", SNOMED + "x"), "clear"),
+        Case("negative", "another Flag", raised("eligibility-lost"), "clear"),
+    ],
     "E23": [],
     "E24": [
         Case(

@@ -23,8 +23,12 @@ TEMPLATES = SETTING.plans.templates
 WEIGHED = (Weight(Decimal(70), 2),)
 
 
+def young(_):
+    return False
+
+
 def rules(template, *, weights=WEIGHED):
-    found = check_plan(planned(template), weights, SETTING.orders, "here", template.conditions)
+    found = check_plan(planned(template), weights, SETTING.orders, "here", template.conditions, young)
     return [one.rule for one in found]
 
 
@@ -47,8 +51,8 @@ def test_a_plan_says_in_fhir_what_its_template_says(name):
 
 def test_the_higher_first_dose_of_esketamine_is_for_acute_suicidality_alone():
     doses = planned(TEMPLATES["esketamine-suicidality"])
-    assert check_plan(doses, WEIGHED, SETTING.orders, "here", ["depression", "acute-suicidality"]) == []
-    refused = check_plan(doses, WEIGHED, SETTING.orders, "here", ["depression"])
+    assert check_plan(doses, WEIGHED, SETTING.orders, "here", ["depression", "acute-suicidality"], young) == []
+    refused = check_plan(doses, WEIGHED, SETTING.orders, "here", ["depression"], young)
     assert [one.rule for one in refused] == ["RX-TITRATION"]
 
 
@@ -81,12 +85,20 @@ def test_for_every_drug_and_route_that_may_be_ordered_it_is_said_how_it_rises_an
     ],
 )
 def test_a_template_is_chosen_by_drug_route_and_condition_and_never_guessed(name, drug, route, met, expected):
-    chosen = choose(SETTING.plans, name, drug, route, met)
+    chosen = choose(SETTING.plans, name, drug, route, met, young)
     if expected is None:
         assert isinstance(chosen, Issue)
         assert (chosen.rule, bool(chosen.source)) == ("P-TEMPLATE", True)
     else:
         assert chosen[0] == expected
+
+
+@pytest.mark.parametrize(("aged", "first"), [(False, 56), (True, 28), (None, 28)])
+def test_from_65_years_on_or_where_the_age_is_not_known_esketamine_begins_with_28_mg(aged, first):
+    chosen = choose(SETTING.plans, None, "esketamine", None, ["depression"], lambda _: aged)
+    assert chosen[1].doses[0].value == first
+    planned_doses = planned(chosen[1])
+    assert check_plan(planned_doses, (), SETTING.orders, "here", aged=lambda _: aged) == []
 
 
 IM = TEMPLATES["ketamine-im"]
