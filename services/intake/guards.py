@@ -9,7 +9,7 @@ from services.intake.course import bring_up_to_date, subject_id
 from services.intake.decisions import require_decision
 from services.intake.directory import guard_directory
 from services.intake.glass import guard_glass
-from services.intake.matching import ask_whether_double
+from services.intake.matching import ask_whether_double, require_known
 from services.intake.merging import guard_links
 from services.intake.orders import guard_order
 from services.intake.rules.matching import MatchPolicy
@@ -62,6 +62,9 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def entered(change: Change, record: Record) -> None:
         await ask_whether_double(change, record, setting, matching)
 
+    async def referred(change: Change, record: Record) -> None:
+        await require_known(change, record, matching)
+
     course = course_guards(setting)
     own: dict[str, tuple[Guard, ...]] = {
         **dict.fromkeys((*BY_ENCOUNTER, "Encounter"), (belongs_here,)),
@@ -70,7 +73,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         **dict.fromkeys(("Practitioner", "PractitionerRole", "Organization", "Location"), (guard_directory,)),
         "Patient": (guard_links, entered),
         "Task": (guard_glass, setting.escalation.guard),
-        "ServiceRequest": (course["ServiceRequest"],),
+        "ServiceRequest": (referred, course["ServiceRequest"]),
         "RiskAssessment": (assessment,),
         "DetectedIssue": (decision,),
         "Consent": (consent,),

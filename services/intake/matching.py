@@ -1,6 +1,7 @@
 """`Patient/$match`: who of those held may be the person that is asked for, so that nobody is entered twice.
 
-Who is entered all the same is compared, too: then a person is asked.
+Who is entered all the same is compared, too: then a person is asked. A referral, which opens a course, is for the one
+who is held already: nobody is entered for it whom `$match` would certainly have found.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any, Final
 from services.intake.rules.matching import GRADES, Match, MatchPolicy, identifiers, match, telecoms
 from services.intake.screening import standing_of
 from services.intake.setting import Setting
-from shared.fhir.codes import EXT_MATCH_WHY, POSSIBLE_DOUBLE
+from shared.fhir.codes import EXT_MATCH_WHY, ID_TASK, POSSIBLE_DOUBLE
 from shared.fhir.json import Resource
-from shared.fhir.raised import task
+from shared.fhir.kap import is_referral, patient_of
+from shared.fhir.outcome import Unprocessable
+from shared.fhir.raised import identifier, task
 from shared.fhir.validation import require_valid
 from shared.runtime.asking import wrongly_asked
-from shared.runtime.raising import is_own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, find, is_own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Operation, OperationCall
 
@@ -83,6 +86,8 @@ async def ask_whether_double(change: Change, record: Record, setting: Setting, p
     alike = [(one, why) for one, why in found if why.grade in ASKED_ABOUT]
     if not alike:
         return
+    if any(is_new_referral(one) for one in await record.search("ServiceRequest", {"patient": f"Patient/{change.id}"})):
+        await _refuse_known(entered, found, record, policy)
     told = "; ".join(f"Patient/{one['id']} ({why.grade}: {why.why})" for one, why in alike[:MOST_NAMED])
     asked = task(
         ("double", change.id),
@@ -98,6 +103,49 @@ async def ask_whether_double(change: Change, record: Record, setting: Setting, p
         focus=f"Patient/{change.id}",
     )
     await raise_once(record, asked)
+
+
+async def require_known(change: Change, record: Record, policy: MatchPolicy) -> None:
+    """Guard of ServiceRequest: a referral is for who is held already, not for a record that was entered beside his.
+
+    Raises:
+        Unprocessable: M-HELD.
+
+    """
+    patient = None if change.after is None else patient_of(change.after)
+    if change.before is not None or change.after is None or patient is None or not is_new_referral(change.after):
+        return
+    asked = await find(record, "Task", identifier(ID_TASK, "double", patient))
+    entered = await record.get("Patient", patient)
+    if entered is not None and asked is not None and asked["status"] in OPEN_TASK:
+        await _refuse_known(entered, await matches(entered, record, policy), record, policy)
+
+
+def is_new_referral(request: Resource) -> bool:
+    """Tell whether a ServiceRequest is a referral that opens a course."""
+    return is_referral(request) and request.get("status") == "active"
+
+
+async def _refuse_known(
+    entered: Resource, found: list[tuple[Resource, Match]], record: Record, policy: MatchPolicy
+) -> None:
+    """Refuse a referral of somebody who is certainly held already, as far as the caller may know of that one."""
+    for other, why in found:
+        name = f"Patient/{other['id']}"
+        if other["id"] == entered["id"] or why.grade != "certain":
+            continue
+        if await record.transaction.find(record.access, "Patient", other["id"]) is None:
+            continue
+        raise Unprocessable(
+            f"The one who is referred is held already: {name} ({why.why}). Refer that one: name {name} as the subject "
+            "and leave the Patient out, or give the Patient's entry an ifNoneExist with his identifier (POST "
+            "Patient/$match finds who is held). If they are two, enter the Patient alone, complete the Task that asks "
+            "to compare them, and refer then.",
+            expression=["ServiceRequest.subject"],
+            rule="M-HELD",
+            source=policy.least.source,
+            evidence=[name],
+        )
 
 
 def _rank(found: Match) -> tuple[int, float]:

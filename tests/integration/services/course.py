@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from time import monotonic
 from typing import Any
 
@@ -207,6 +208,7 @@ def about(of: Resource) -> dict[str, str]:
     return {"reference": f"{of['resourceType']}/{of['id']}"}
 
 
+_PEOPLE = count(1)
 PRESCRIBER = {"reference": "Practitioner/prescriber"}
 
 
@@ -382,8 +384,8 @@ def appointment(of: Resource, ordered: Resource | None, start: datetime, **more:
 
 
 async def eligible(intake: Opened, clock: Clock) -> Resource:
-    """Return a patient with a referral and an eligible screening."""
-    who = await intake.create(patient())
+    """Return a patient with a referral and an eligible screening; each call another person."""
+    who = await intake.create(patient(identifier=[{"system": "urn:clinic", "value": f"E{next(_PEOPLE)}"}]))
     await intake.create(referral(who))
     await intake.create(screening(who, clock.now))
     result = await intake.call("screen", who)

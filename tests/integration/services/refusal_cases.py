@@ -34,6 +34,7 @@ from tests.integration.services.course import (
     patient,
     planned,
     practitioner,
+    referral,
     role_of,
     screening,
     site,
@@ -239,6 +240,13 @@ async def a_record_with_a_visit_of_late(at: At) -> Refused:
         }
     )
     return lambda: join(at, who, other), [named(visit)]
+
+
+@case("M-HELD")
+async def a_referral_of_somebody_who_is_held_already(at: At) -> Refused:
+    person = patient(identifier=[{"system": "urn:clinic", "value": "held"}])
+    held, again = await at.intake.create(person), await at.intake.create(person)
+    return lambda: at.intake.create(referral(again)), [named(held)]
 
 
 @case("M-LINK")
@@ -525,6 +533,13 @@ async def an_order_of_too_much_for_the_weight(at: At) -> Refused:
     who = await eligible(at.intake, at.clock)
     scales = await at.intake.create(weight(who))
     return lambda: at.intake.create(order(who, 300)), [named(scales)]
+
+
+@case("RX-DOSE")
+async def an_order_by_mouth_of_too_much_by_weight(at: At) -> Refused:
+    who = await ordering(at)
+    told = [{"route": codes.ROUTE_ORAL.concept(), "doseAndRate": [{"doseQuantity": milligrams(9, "mg/kg")}]}]
+    return lambda: at.intake.create(order(who, dosageInstruction=told)), Sent("9.00 mg/kg")
 
 
 @case("RX-WEIGHT")

@@ -9,11 +9,13 @@ import pytest
 from services.intake.service import intake as intake_service
 from shared.fhir.codes import ACT_CODE, Code
 from shared.fhir.dates import zulu
+from shared.fhir.ids import new_id
 from shared.fhir.kap import eligibility_outcome, latest_eligibility
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.runtime.raising import content_of
+from shared.runtime.record import prepare
 from tests.integration.services.bedside import Bedside
-from tests.integration.services.course import about, eligible, patient, planned, screening
+from tests.integration.services.course import about, eligible, patient, planned, referral, screening
 
 JANE = {
     "resourceType": "Patient",
@@ -32,7 +34,8 @@ async def intake(bench):
 
 
 def twin(**more):
-    return {**{name: value for name, value in JANE.items() if name != "identifier"}, **more}
+    made = {**{name: value for name, value in JANE.items() if name != "identifier"}, **more}
+    return {name: value for name, value in made.items() if value != []}
 
 
 async def ask(intake, resource, **more):
@@ -66,6 +69,51 @@ async def test_who_is_entered_though_he_is_held_is_entered_and_a_person_is_asked
 
     await intake.update({**again, "active": False})
     assert len(await intake.search("Task", code="possible-double")) == 1
+
+
+REFERRED = {**JANE, "identifier": [{"system": "urn:clinic", "value": "MRN-9"}]}
+
+
+async def test_nobody_is_entered_for_a_referral_who_is_certainly_held_and_the_one_who_is_held_is_referred(intake):
+    held = await intake.create(REFERRED)
+    for order in ("patient first", "referral first"):
+        with pytest.raises(Unprocessable) as refused:
+            await transaction(intake, REFERRED, patient_first=order == "patient first")
+        assert rules_of(refused) == {"M-HELD"}
+        assert refused.value.issues[0].evidence == (f"Patient/{held['id']}",)
+        assert len(await intake.search("Patient")) == 1
+        assert await intake.search("ServiceRequest") == await intake.search("Task") == []
+    await intake.create(referral(held))
+    assert len(await intake.search("EpisodeOfCare", patient=held["id"])) == 1
+
+
+async def test_of_two_whom_a_person_found_to_be_two_each_is_referred(intake):
+    await intake.create(REFERRED)
+    other = await intake.create(REFERRED)
+    with pytest.raises(Unprocessable) as refused:
+        await intake.create(referral(other))
+    assert rules_of(refused) == {"M-HELD"}
+    (asked,) = await intake.search("Task", code="possible-double")
+    await intake.update({**asked, "status": "completed"})
+    await intake.create(referral(other))
+    assert len(await intake.search("EpisodeOfCare", patient=other["id"])) == 1
+
+
+async def test_who_is_only_probably_held_is_referred_and_a_person_is_asked(intake):
+    await intake.create(JANE)
+    again = await transaction(intake, twin(identifier=[{"system": "urn:partner", "value": "77"}], telecom=[]))
+    assert [one["focus"] for one in await intake.search("Task", code="possible-double")] == [about(again)]
+    assert len(await intake.search("EpisodeOfCare", patient=again["id"])) == 1
+
+
+async def transaction(intake, person, *, patient_first=True):
+    """Enter a patient and his referral in one transaction; return the Patient."""
+    who = prepare(person, new_id())
+    asked = prepare(referral({"resourceType": "Patient", "id": who.id}), new_id())
+    async with intake.record(f"Patient/{who.id}") as record:
+        for one in (who, asked) if patient_first else (asked, who):
+            await record.create(one)
+    return await intake.get("Patient", who.id)
 
 
 def pair(source, target, **more):
