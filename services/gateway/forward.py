@@ -16,7 +16,7 @@ from services.gateway import subscribing
 from services.gateway.catalog import OWN_TYPES, OWNERS, owner_of_operation
 from services.gateway.copies import Copies
 from services.gateway.everything import everything
-from services.gateway.operations import EVERYTHING
+from services.gateway.operations import EVENTS, EVERYTHING, STATUS
 from services.gateway.owners import ANSWER_SECONDS, Answered, Owners
 from services.gateway.rules import awaits
 from services.gateway.seen import Seen
@@ -330,9 +330,9 @@ class GatewayBackend:
         """
         if operation is EVERYTHING and call.id is not None:
             return await everything(self.store, context, call.id, call.parameters)
-        if operation in subscribing.STATUS:
+        if operation in STATUS:
             return await self.subscribing.status(self.store, context, call)
-        if operation is subscribing.EVENTS:
+        if operation is EVENTS:
             return await self.subscribing.events(self.store, context, call)
         owner = owner_of_operation(operation)
         key = min(named_keys(call.parameters), default=call.type)

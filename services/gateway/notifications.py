@@ -13,6 +13,8 @@ from uuid import uuid4
 
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
+from shared.security.notice import with_notice
+from shared.store.behind import Behind
 from shared.store.subscriptions import Content, Event, Status
 
 _PROFILE: Final = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/"
@@ -26,11 +28,22 @@ _ANSWERS: Final = {"create": "201", "update": "200", "delete": "204"}
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An event with its number, whose record it is of, and the resource where that is told as a whole."""
+    """An event with its number.
+
+    Attributes:
+        event, number: of the subscription.
+        patient: whose record it is of.
+        programme: whether it is of a programme under 42 CFR Part 2, and who is told is outside.
+        behind: the Consents by which somebody outside is told.
+        resource: where it is told as a whole.
+
+    """
 
     event: Event
     number: int
     patient: str | None = None
+    programme: bool = False
+    behind: tuple[Behind, ...] = ()
     resource: Resource | None = None
 
 
@@ -69,7 +82,11 @@ def status(
 
 def notification(said: Resource, subscription: str, events: Sequence[Shown], content: Content, base_url: str,
                  now: datetime) -> Resource:  # fmt: skip
-    """Return the Bundle of a notification: what is said of the subscription, then what the events are about."""
+    """Return the Bundle of a notification: what is said of the subscription, then what the events are about.
+
+    Where an event is of a programme under 42 CFR Part 2 it bears the notice and the Consents; one that is to hold
+    nothing of anybody (`empty`) says what these are for, not which they are.
+    """
     entries: list[dict[str, Any]] = [
         {
             "fullUrl": f"urn:uuid:{said['id']}",
@@ -94,7 +111,7 @@ def notification(said: Resource, subscription: str, events: Sequence[Shown], con
                 "response": {"status": _ANSWERS[interaction]},
             }
         )
-    return {
+    made: Resource = {
         "resourceType": "Bundle",
         "id": str(uuid4()),
         "meta": {"profile": [NOTIFICATION]},
@@ -102,6 +119,11 @@ def notification(said: Resource, subscription: str, events: Sequence[Shown], con
         "timestamp": zulu(now),
         "entry": entries,
     }
+    under_part_2 = [one for one in events if one.programme]
+    if not under_part_2:
+        return made
+    behind = list(dict.fromkeys(consent for one in under_part_2 for consent in one.behind))
+    return with_notice(made, behind, own_base=None if content == "empty" else base_url)
 
 
 def statuses(said: Sequence[Resource], now: datetime) -> Resource:

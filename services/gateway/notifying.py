@@ -4,6 +4,9 @@ One process at a time does it, by a lease. A subscription has its turn alone: th
 the subscriber's own eyes, numbered, written down in the audit and sent, and what became of it is written down. In
 between, nobody repeats it; after a crash it is sent again under the same number. So each event is told at least once,
 in order, and numbers have no gaps but of what was on its way when it was taken back (ADR 31).
+
+Who subscribed is asked about at his issuer every few seconds: where his client was turned off, or what he was let do
+has ended, the subscription is off at once, with what is on its way.
 """
 
 from __future__ import annotations
@@ -23,16 +26,17 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.gateway.notifications import Kind, Shown, notification, status
-from services.gateway.subscribing import TYPE, Subscribing, disclosed
+from services.gateway.subscribing import TYPE, Subscribing
+from services.gateway.telling import concerns
 from shared.fhir.freshness import Freshness, as_words
 from shared.fhir.json import Resource, dump, parse
-from shared.fhir.matching import criteria_of, satisfies
 from shared.fhir.outcome import Unavailable
 from shared.http.outbound import NotOutside, Outbound
 from shared.runtime.logging import fault
 from shared.runtime.pauses import pause
 from shared.runtime.raising import content_of, own_work
 from shared.runtime.record import open_record
+from shared.security.bearer import REVOKED_FRESH, REVOKED_STALE
 from shared.store import subscriptions as store
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
@@ -42,6 +46,8 @@ from shared.store.subscriptions import Changed, Status, Subscribed, Told
 
 if TYPE_CHECKING:
     from shared.runtime.app import Beat, Parts
+    from shared.security.bearer import Ended
+    from shared.security.caller import Caller
     from shared.store.store import Transaction
 
 NOTIFICATIONS: Final = Counter("kap_notifications_total", "Notifications sent to subscribers", ("kind", "result"))
@@ -111,6 +117,9 @@ class Notifying:
     transport: Callable[[], httpx.AsyncBaseTransport] | None = None
     _running: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
     _tidied: float = 0.0
+    _asked: float = float("-inf")
+    _heard: float = float("-inf")
+    """When the issuer was asked, and when it last answered, who may still be told."""
 
     async def run(self, parts: Parts, beat: Beat) -> None:
         """Work until cancelled."""
@@ -139,6 +148,9 @@ class Notifying:
 
     async def once(self, parts: Parts, client: httpx.AsyncClient) -> int:
         """Decide on what has changed and begin the turns that are due; return how much there was of both."""
+        if monotonic() - self._asked > REVOKED_FRESH:
+            self._asked = monotonic()
+            await self.end_what_ended(parts)
         decided = 0
         for tenant in await parts.store.subscriptions.changed():
             decided += await retry_conflicts(partial(self._decide, parts, tenant))
@@ -163,6 +175,42 @@ class Notifying:
                 SUBSCRIPTIONS.labels(state).set(counts.get(state, 0))
         return decided + begun
 
+    # Who may be told at all
+
+    async def end_what_ended(self, parts: Parts) -> None:
+        """Turn off the subscriptions whose client, permission or token has ended, and stop what is on its way to them.
+
+        An issuer that does not answer changes nothing; after `REVOKED_STALE` seconds nothing is told to anybody whom it
+        would have to be asked about.
+        """
+        held = await parts.store.subscriptions.held()
+        callers = [self.subscribing.caller(one, tenant) for tenant, one in held]
+        try:
+            ended = await self._ended(parts, callers)
+        except Unavailable as error:
+            _log.warning("issuer_not_heard", said=str(error))
+            return
+        self._heard = monotonic()
+        for (tenant, one), caller in zip(held, callers, strict=True):
+            why = self._unasked(one) if ended is None else ended.why(caller)
+            if why is None or parts.issuer is None:
+                continue
+            if (turn := self._running.pop((tenant, one.id), None)) is not None:
+                turn.cancel()
+                await asyncio.gather(turn, return_exceptions=True)
+            await retry_conflicts(partial(self._become, parts, tenant, one, "off", why))
+
+    def _unasked(self, one: Subscribed) -> str | None:
+        """Return why one whose issuer tells nothing has ended: it was not asked for anew for too long."""
+        days = self.subscribing.policy.unasked
+        if one.asked_at is None or datetime.now(UTC) - one.asked_at <= days:
+            return None
+        said = f"It was not asked for anew for {days.days} days, and the issuer of tokens tells nothing of its client."
+        return f"{said} Begin it anew by PUT."
+
+    async def _ended(self, parts: Parts, callers: list[Caller]) -> Ended | None:
+        return None if parts.issuer is None or not callers else await parts.issuer.ended(callers)
+
     # What is an event for whom
 
     async def _decide(self, parts: Parts, tenant: str) -> int:
@@ -173,21 +221,12 @@ class Notifying:
             listeners = [one for one in await store.every(transaction) if one.status != "off"]
             for change in found:
                 after = None if change.interaction == "delete" else parse(change.body)
-                before = None if change.before is None else parse(change.before)
+                before = _living(None if change.before is None else parse(change.before))
                 for one in listeners:
-                    if change.type in one.types and self._is_event(one, after, before):
+                    if change.type in one.types and concerns(self.subscribing.policy, one, after, before):
                         await store.add(transaction, one.id, change)
             await store.decided(transaction, [change.number for change in found])
         return len(found)
-
-    def _is_event(self, one: Subscribed, after: Resource | None, before: Resource | None) -> bool:
-        topic = self.subscribing.policy.topic(one.topic)
-        if topic is None or not topic.is_event(after, _living(before)):
-            return False
-        about = after or _living(before)
-        return about is not None and all(
-            satisfies(about, criteria_of(topic.resource, text.partition("?")[2])) for text in one.filters
-        )
 
     # Telling
 
@@ -219,7 +258,9 @@ class Notifying:
         return None
 
     async def _late(self, parts: Parts, transaction: Transaction, one: Subscribed) -> str | None:
-        """Return whose news of consents is too old to tell this subscriber anything; None: nobody's."""
+        """Return whose news is too old to tell this subscriber anything; None: nobody's."""
+        if not one.everything and monotonic() - self._heard > REVOKED_STALE:
+            return "the issuer's word that its client may still be told"
         if self.subscribing.caller(one, transaction.tenant).disclosure is None:
             return None
         told = await ages(transaction.connection, parts.service.name, self.news.of, transaction.tenant, ())
@@ -228,26 +269,24 @@ class Notifying:
 
     async def _attempt(self, parts: Parts, transaction: Transaction, one: Subscribed, told: Told) -> _Attempt | None:
         base_url = parts.settings.base_url
+        telling = self.subscribing.telling(transaction, one, base_url)
         kind: Kind = "handshake"
         shown: list[Shown] = []
         fresh: tuple[int, ...] = ()
         if one.status == "active":
-            waiting = await told.waiting(one.most)
-            shown = await self.subscribing.settled(transaction, one, waiting)
-            unnumbered = {event.place for event in waiting if event.number is None}
-            fresh = tuple(each.number for each in shown if each.event.place in unnumbered)
+            shown = await telling.next(one.most)
+            fresh = tuple(each.number for each in shown if each.event.number is None)
             kind = "event-notification"
             if not shown:
                 beat = one.heartbeat
                 quiet = None if one.told_at is None else (datetime.now(UTC) - one.told_at).total_seconds()
-                if waiting or beat is None or quiet is None or quiet < beat:
+                if beat is None or quiet is None or quiet < beat:
                     return None  # what there was is not for him
                 kind = "heartbeat"
             if one.content == "full-resource":
-                shown = await self.subscribing.whole(transaction, one, shown)
-        caller = self.subscribing.caller(one, transaction.tenant)
+                shown = await telling.whole(shown)
         for each in shown:
-            await transaction.note(disclosed(caller, one, each, "notify"))
+            await transaction.note(telling.row(each, "notify"))
         now = await store.find(transaction, one.id) or one
         state: Status = "active" if kind != "handshake" else "requested"
         said = status(one.id, one.topic, state, kind, now.last_number, base_url, shown, content=one.content)
@@ -314,9 +353,9 @@ class Notifying:
         async with open_record(parts.service, parts.store, access, keys=(f"{TYPE}/{one.id}",)) as record:
             now = await store.find(record.transaction, one.id, lock=True)
             held = await record.get(TYPE, one.id)
-            if now is None or held is None or now.status != one.status:
+            if now is None or held is None or (now.status, now.token) != (one.status, one.token):
                 return
-            await Told(record.transaction, one.id).become(state)
+            await Told(record.transaction, one.id).become(state, why)
             said = {name: value for name, value in held.items() if name != "error"}
             with own_work():
                 await record.update(content_of({**said, "status": state, **({} if why is None else {"error": why})}))

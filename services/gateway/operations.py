@@ -1,9 +1,8 @@
-"""The operations that the gateway offers: its own `$everything`, `$summary`, `$export`, and those of the owners."""
+"""The operations that the gateway offers: `$everything`, `$summary`, `$export`, those of Subscription, the owners'."""
 
 from __future__ import annotations
 
 from services.gateway.catalog import FORWARDED
-from services.gateway.subscribing import EVENTS, STATUS
 from services.gateway.summary import SUMMARY
 from shared.fhir.json import Resource
 from shared.fhir.outcome import MethodNotAllowed
@@ -11,8 +10,8 @@ from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
 
 
-async def _paged(call: OperationCall, _record: Record) -> Resource:
-    """Refuse: `services.gateway.everything` answers it from stored bytes, page by page, without a transaction."""
+async def _of_the_backend(call: OperationCall, _record: Record) -> Resource:
+    """Refuse: `services.gateway.forward` answers it, by more than a record in a transaction."""
     raise MethodNotAllowed(f"{call.type}/${call.name} is asked over FHIR only.")
 
 
@@ -20,11 +19,24 @@ EVERYTHING = Operation(
     "everything",
     "Patient",
     "instance",
-    _paged,
+    _of_the_backend,
     affects_state=False,
     documentation="The patient's compartment, page by page. Parameters: _type, _since, start, end, _count.",
     definition="http://hl7.org/fhir/OperationDefinition/Patient-everything",
 )
+
+_BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/backport-subscription-"
+STATUS = tuple(
+    Operation(
+        "status", "Subscription", level, _of_the_backend, affects_state=False, definition=f"{_BACKPORT}status",
+        documentation="How subscriptions are. Parameters at type level: id, status.",
+    )
+    for level in ("instance", "type")
+)  # fmt: skip
+EVENTS = Operation(
+    "events", "Subscription", "instance", _of_the_backend, affects_state=False, definition=f"{_BACKPORT}events",
+    documentation="Events that were missed. Parameters: eventsSinceNumber, eventsUntilNumber, content.",
+)  # fmt: skip
 
 _BULK = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition"
 _EXPORTS = (

@@ -13,45 +13,35 @@ from datetime import UTC, datetime
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final, Self, cast
 
-from services.gateway.notifications import Shown, notification, status, statuses
+from services.gateway.notifications import notification, status, statuses
 from services.gateway.subscriptions import CONTENTS, Asked, asked_by, kept
+from services.gateway.telling import Telling
 from services.gateway.topics import SubscriptionPolicy
-from services.gateway.whose import key_of
-from shared.fhir.extraction import labels_of
 from shared.fhir.ids import new_id
-from shared.fhir.json import Resource, dump, parse
+from shared.fhir.json import Resource, dump
 from shared.fhir.outcome import BadRequest, Forbidden, NotFound, Unprocessable
 from shared.http.backend import OperationResult, WriteResult, positions_of
 from shared.http.outbound import Outside
 from shared.runtime.policy import load_policy
 from shared.runtime.raising import is_own_work, own_work
 from shared.runtime.record import Record, open_record, prepare, valid
-from shared.runtime.service import Change, Operation, OperationCall, Service
-from shared.security.audit import row_of
+from shared.runtime.service import Change, OperationCall, Service
 from shared.security.caller import Caller, disclosure_of
 from shared.security.envelope import opened, seal
 from shared.security.roles import AccessPolicy, Roles
 from shared.security.scopes import parse_scopes
 from shared.store import subscriptions as store
 from shared.store.connection import retry_conflicts
-from shared.store.subscriptions import Content, Event, Subscribed, Told
-from shared.store.visibility import PART_2
+from shared.store.subscriptions import Content, Subscribed
 
 if TYPE_CHECKING:
     from shared.http.backend import RequestContext
     from shared.runtime.settings import Settings
-    from shared.store.access import Access
-    from shared.store.audit import Row
     from shared.store.store import Store, Transaction
 
 TYPE: Final = "Subscription"
 MOST_EVENTS: Final = 1000
 """Of one answer of `$events`, and of those that `$status` counts at once."""
-
-
-def _with_notice_only(body: bytes, access: Access) -> bool:
-    """Tell whether a resource goes as its reference: what is of a programme under 42 CFR Part 2 is read, by itself."""
-    return access.disclosure is not None and PART_2 in labels_of(parse(body))
 
 
 async def alone(_change: Change, _record: Record) -> None:
@@ -69,24 +59,6 @@ async def alone(_change: Change, _record: Record) -> None:
             expression=[TYPE],
             rule="G-SUBSCRIPTION",
         )
-
-
-async def _answered_here(call: OperationCall, _record: Record) -> Resource:
-    raise NotFound(f"{call.type}/${call.name} is asked over FHIR only.")
-
-
-_DEFINED: Final = "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/backport-subscription-"
-STATUS: Final = tuple(
-    Operation(
-        "status", TYPE, level, _answered_here, affects_state=False, definition=f"{_DEFINED}status",
-        documentation="How subscriptions are. Parameters at type level: id, status.",
-    )
-    for level in ("instance", "type")
-)  # fmt: skip
-EVENTS: Final = Operation(
-    "events", TYPE, "instance", _answered_here, affects_state=False, definition=f"{_DEFINED}events",
-    documentation="Events that were missed. Parameters: eventsSinceNumber, eventsUntilNumber, content.",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +101,16 @@ class Subscribing:
             scopes=parse_scopes(one.scopes),
             disclosure=disclosure_of(self.roles, one.role, one.fhir_user) if told else None,
             everything=one.everything,
+            grant=one.grant_id,
+            token=one.token,
         )
+
+    def telling(
+        self, transaction: Transaction, one: Subscribed, base_url: str, *, also: Caller | None = None
+    ) -> Telling:
+        """Return what tells the subscriber, as he is now, in a transaction that holds the subscription's row."""
+        caller = self.caller(one, transaction.tenant)
+        return Telling(transaction, self.policy, one, caller, base_url, also)
 
     def headers(self, one: Subscribed, tenant: str) -> dict[str, str]:
         """Return the headers of a subscription in the clear."""
@@ -221,58 +202,6 @@ class Subscribing:
             return None
         return WriteResult(written.stored, created=False, positions=positions_of(record.written, context.access.tenant))
 
-    # What can be told
-
-    async def settled(
-        self, transaction: Transaction, one: Subscribed, events: Sequence[Event], *, also: Access | None = None
-    ) -> list[Shown]:
-        """Return of these events those that the subscriber may know of now, each with its number.
-
-        What he may not know of is gone for good where he was never told of it. With `also` somebody else asks, who has
-        to see it himself.
-        """
-        told = Told(transaction, one.id)
-        access = self.caller(one, transaction.tenant).access("s")
-        shown = []
-        for event in events:
-            seen = await transaction.find(access, event.type, event.id)
-            if seen is None:
-                if event.number is None:
-                    await told.drop(event.place)
-                else:
-                    await told.taken([event.place])
-                continue
-            number = event.number if event.number is not None else await told.number(event.place)
-            if also is None or await transaction.find(also, event.type, event.id) is not None:
-                key = key_of(seen)
-                shown.append(Shown(event, number, key.removeprefix("Patient/") if key.startswith("Patient/") else None))
-        return shown
-
-    async def whole(
-        self, transaction: Transaction, one: Subscribed, shown: Sequence[Shown], *, also: Access | None = None
-    ) -> list[Shown]:
-        """Return events with their resources, as the subscriber may read them now."""
-        reads = [self.caller(one, transaction.tenant).access("r"), *(() if also is None else (also,))]
-        found = []
-        for each in shown:
-            event = each.event
-            seen = [await transaction.find(access, event.type, event.id) for access in reads]
-            first = seen[0]
-            if first is None or None in seen or first.deleted or _with_notice_only(first.body, reads[0]):
-                found.append(each)
-                continue
-            body = first.body
-            if event.version != first.version:
-                try:
-                    versions = [
-                        await transaction.read_version(access, event.type, event.id, event.version) for access in reads
-                    ]
-                    body = versions[0].body
-                except NotFound:  # of earlier versions he may know nothing; of the present one he does
-                    pass
-            found.append(replace(each, resource=parse(body)))
-        return found
-
     # Asking
 
     async def status(self, held: Store, context: RequestContext, call: OperationCall) -> OperationResult:
@@ -290,9 +219,9 @@ class Subscribing:
                 if await transaction.find(context.access, TYPE, one.id) is None:
                     continue
                 locked = await store.find(transaction, one.id, lock=True) or one
-                told = Told(transaction, one.id)
-                if self.caller(one, transaction.tenant).owner == context.caller.owner:  # an operator only looks
-                    await self.settled(transaction, locked, await told.waiting(MOST_EVENTS))
+                telling = self.telling(transaction, locked, context.base_url)
+                if telling.caller.owner == context.caller.owner:  # an operator only looks
+                    await telling.next(MOST_EVENTS)
                 now = await store.find(transaction, one.id) or one
                 said.append(
                     status(
@@ -328,43 +257,24 @@ class Subscribing:
                         expression=["http.content"],
                     )  # fmt: skip
                 content = cast("Content", named)
-            told = Told(transaction, one.id)
-            if self.caller(one, transaction.tenant).owner == context.caller.owner:
-                await self.settled(transaction, one, await told.waiting(MOST_EVENTS))
-            numbered = await told.numbered(since, until, MOST_EVENTS)
-            shown = await self.settled(transaction, one, numbered, also=context.access)
+            telling = self.telling(transaction, one, context.base_url, also=context.caller)
+            if telling.caller.owner == context.caller.owner:
+                await telling.next(MOST_EVENTS)
+            shown = await telling.numbered(since, until, MOST_EVENTS)
             if content == "full-resource":
-                shown = await self.whole(transaction, one, shown, also=context.caller.access("r"))
+                shown = await telling.whole(shown)
             now = await store.find(transaction, one.id) or one
             said = status(
                 one.id, one.topic, one.status, "query-event", now.last_number, context.base_url, shown, content=content
             )
             for each in shown:
-                await transaction.note(disclosed(self.caller(one, transaction.tenant), one, each, "events"))
+                await transaction.note(telling.row(each, "events"))
         answer = notification(said, one.id, shown, content, context.base_url, datetime.now(UTC))
-        return OperationResult(dump(answer))
+        behind = dict.fromkeys(consent.consent for each in shown for consent in each.behind)
+        return OperationResult(dump(answer), behind=tuple(behind))
 
 
-def disclosed(caller: Caller, one: Subscribed, shown: Shown, does: str, *, consents: Sequence[str] = ()) -> Row:
-    """Return the row of the audit of an event that is told."""
-    event, told = shown.event, caller.disclosure
-    return row_of(
-        "gateway",
-        "disclose",
-        does,
-        "E",
-        tenant=caller.tenant,
-        client=one.client,
-        role=one.role,
-        recipient=(one.client if told is None else next(iter(sorted(told.recipients)), one.client)) or "anybody",
-        authorisation=", ".join(consents) or (None if told is None else "by-consent"),
-        purpose=() if told is None else tuple(sorted(told.purposes)),
-        patients=() if shown.patient is None else (shown.patient,),
-        what=(f"{event.type}/{event.id}/_history/{event.version}", f"{TYPE}/{one.id}"),
-    )
-
-
-_OF_CALLER: Final = ("client", "fhir_user", "role", "patient", "scopes", "outside", "everything")
+_OF_CALLER: Final = ("client", "fhir_user", "role", "patient", "scopes", "outside", "everything", "grant_id", "token")
 
 
 def _row(id_: str, asked: Asked, caller: Caller, sealed: bytes) -> Subscribed:
@@ -381,6 +291,8 @@ def _row(id_: str, asked: Asked, caller: Caller, sealed: bytes) -> Subscribed:
         scopes=" ".join(str(one) for one in caller.scopes),
         outside=caller.disclosure is not None,
         everything=caller.everything,
+        grant_id=caller.grant,
+        token=caller.token,
         endpoint=asked.endpoint,
         headers=sealed,
         content=asked.content,

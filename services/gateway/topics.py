@@ -36,12 +36,16 @@ class Topic(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     deletes: bool = False
     filters: tuple[str, ...] = ()
 
+    def may_be_event(self, after: Resource | None) -> bool:
+        """Tell whether a version (None: a deletion) is an event where the one before it is of the right kind."""
+        return self.deletes if after is None else self._holds(after)
+
     def is_event(self, after: Resource | None, before: Resource | None) -> bool:
         """Tell whether a version is an event, by it (None: a deletion) and the one before it (None: there was none)."""
-        if after is None:
-            return self.deletes
-        if not self._holds(after):
+        if not self.may_be_event(after):
             return False
+        if after is None:
+            return before is not None
         if before is None:
             return True
         if self.changed:
@@ -71,6 +75,7 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     error_after: Hours
     kept: Days
+    unasked: Days
 
 
 class SubscriptionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +96,11 @@ class SubscriptionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     def error_after(self) -> timedelta:
         """How long a subscriber is tried in vain before the subscription is in error."""
         return timedelta(hours=self.delivery.error_after.hours)
+
+    @property
+    def unasked(self) -> timedelta:
+        """For how long one asked for stands where the issuer of tokens does not tell whether its client still does."""
+        return timedelta(days=self.delivery.unasked.days)
 
     @property
     def kept(self) -> timedelta:

@@ -20,7 +20,7 @@ from shared.security.tokens import TokenRefused, unverified
 if TYPE_CHECKING:
     from shared.store.audit import Kind
 
-_TELLS_ONLY: Final = frozenset(("/auth/introspect",))
+_TELLS_ONLY: Final = frozenset(("/auth/introspect", "/auth/ended"))
 
 
 def audited(routes: Iterable[Route], auditing: Auditing) -> list[Route]:

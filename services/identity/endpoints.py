@@ -3,6 +3,7 @@
 GET /.well-known/openid-configuration   where everything is
 GET /auth/jwks                          the keys that tokens are signed by
 GET /auth/revoked                       the ids of tokens that were taken back, for services
+POST /auth/ended                        which clients, permissions and tokens are worth nothing any more, for services
 
 The rest: `tokens` (programs), `authorize` (people), `administration` (administrators and EHRs).
 """
@@ -20,16 +21,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.identity.administration import GRANTS, METHODS, Administration
-from services.identity.asking import NO_STORE, Answers, refusing
+from services.identity.asking import NO_STORE, Answers, json_object, refusing
 from services.identity.authentication import OPERATOR, Authentication
 from services.identity.authorize import Authorize
 from services.identity.context import Clock, Context
 from services.identity.passwords import Passwords
 from services.identity.rules.clients import MOST_TOKEN_SECONDS
 from services.identity.rules.launch import OF_LAUNCH
+from services.identity.rules.refusal import OAuthRefusal
 from services.identity.signing import OF_ID_TOKENS, Signing
 from services.identity.tokens import Tokens
-from shared.security.bearer import REVOKED
+from shared.security.bearer import ENDED, REVOKED
 from shared.security.roles import Roles
 from shared.security.scopes import OTHERS
 from shared.security.tokens import ALGORITHMS
@@ -97,6 +99,7 @@ class Endpoints:
             ("GET", "/.well-known/oauth-authorization-server", self.metadata),
             ("GET", "/auth/jwks", self.jwks),
             ("GET", "/auth/revoked", self.revoked),
+            ("POST", "/auth/ended", self.ended),
             ("GET", "/auth/authorize", people.authorize),
             ("POST", "/auth/authorize", people.authorize),
             ("GET", "/auth/login", people.login_page),
@@ -135,6 +138,7 @@ class Endpoints:
                 "registration_endpoint": f"{at}/register",
                 "kap_launch_endpoint": f"{at}/launch",
                 REVOKED: f"{at}/revoked",
+                ENDED: f"{at}/ended",
                 "grant_types_supported": list(GRANTS),
                 "response_types_supported": ["code"],
                 "response_modes_supported": ["query"],
@@ -162,6 +166,19 @@ class Endpoints:
     async def revoked(self, _request: Request) -> Response:
         """Tell which tokens were taken back before their end."""
         return JSONResponse({"revoked": list(await self.held.revoked(self.clock()))}, headers=NO_STORE)
+
+    async def ended(self, request: Request) -> Response:
+        """Tell which of the clients, permissions (`kap_grant`) and tokens (`jti`) that are named have ended.
+
+        For what outlives the token it was asked for with. Who does not know an id learns nothing here.
+        """
+        said = await json_object(request, "invalid_request")
+        asked = [said.get(name, []) for name in ("clients", "grants", "tokens")]
+        for ids in asked:
+            if not isinstance(ids, list) or not all(isinstance(one, str) and "\0" not in one for one in ids):
+                raise OAuthRefusal("invalid_request", "clients, grants and tokens are lists of ids.")
+        clients, grants, tokens = asked
+        return JSONResponse(await self.held.ended(clients, grants, tokens, self.clock()), headers=NO_STORE)
 
 
 def operator(jwks: Mapping[str, Any], tenant: str, now: datetime) -> Client:

@@ -38,7 +38,7 @@ from services.identity.rules.launch import (
 from services.identity.rules.refusal import OAuthRefusal
 from shared.fhir.ids import new_id
 from shared.fhir.outcome import BadRequest
-from shared.security.bearer import OF_CLINIC
+from shared.security.bearer import GRANT, OF_CLINIC
 from shared.security.roles import scopes_of
 from shared.security.scopes import MANAGE_CLIENTS
 from shared.security.tokens import TokenRefused
@@ -187,6 +187,7 @@ class Tokens:
             "jti": jti,
             "scope": scope,
             "kap_tenant": client.tenant,
+            **({} if given is None else {GRANT: given}),
             **more,
         }
         signed = await self.context.signing.sign(claims, now)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from shared.events.consumer import EventHandler
     from shared.http.audits_beside import AuditsBeside
+    from shared.security.bearer import Issuer
     from shared.security.caller import Authenticate
     from shared.store.store import Store
 
@@ -35,6 +36,7 @@ class Parts:
         store: the service's database, connected.
         authenticate: tells who sent a request.
         closing: what is entered or pushed here is closed when the service stops (an HTTP client, say).
+        issuer: whose tokens are believed; None: no token is asked for.
 
     """
 
@@ -43,6 +45,7 @@ class Parts:
     store: Store
     authenticate: Authenticate
     closing: AsyncExitStack
+    issuer: Issuer | None = None
 
 
 Beat: TypeAlias = Callable[[], None]

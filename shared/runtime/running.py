@@ -136,7 +136,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
                 at=settings.issuer_at,
                 clinic=settings.clinic,
             )
-        parts = Parts(service, settings, store, authenticate, closing)
+        parts = Parts(service, settings, store, authenticate, closing, issuer)
         tasks = _tasks(app, parts)
         backend = None
         if "api" in settings.roles and app.fhir:

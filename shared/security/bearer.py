@@ -11,7 +11,7 @@ import hashlib
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +35,12 @@ REMEMBERED: Final = 2000
 METADATA: Final = "/.well-known/openid-configuration"
 REVOKED: Final = "kap_revoked_tokens_endpoint"
 """In the issuer's metadata: where the ids of tokens are that were taken back before their end."""
+
+ENDED: Final = "kap_ended_endpoint"
+"""In the issuer's metadata: where it tells which clients, permissions and tokens have ended."""
+
+ASKED_AT_ONCE: Final = 300
+"""Ids of each kind that the issuer is asked about in one request."""
 
 CONNECT_SECONDS: Final = 3.0
 
@@ -109,6 +115,51 @@ class Issuer:
             raise Unavailable("The issuer of tokens does not tell which it took back.")
         return token in revoked
 
+    async def ended(self, asked: Iterable[Caller]) -> Ended | None:
+        """Return what of these callers' clients, permissions and tokens has ended; None: this issuer does not tell.
+
+        Raises:
+            Unavailable: it does not answer.
+
+        """
+        url = (await self.metadata()).get(ENDED)
+        if not isinstance(url, str):
+            return None
+        callers = list(asked)
+        found = Ended()
+        for first in range(0, len(callers), ASKED_AT_ONCE):
+            some = callers[first : first + ASKED_AT_ONCE]
+            body = {
+                "clients": sorted({one.client for one in some if one.client is not None}),
+                "grants": sorted({one.grant for one in some if one.grant is not None}),
+                "tokens": sorted({one.token for one in some if one.token is not None}),
+            }
+            try:
+                answer = await self._client.post(self._reached(url), json=body)
+                said = answer.raise_for_status().json()
+                told = [frozenset(str(one) for one in said[name]) for name in ("clients", "grants", "tokens")]
+            except (httpx.HTTPError, ValueError, TypeError, KeyError) as error:
+                raise Unavailable(f"The issuer does not tell what has ended ({type(error).__name__}).") from None
+            found = Ended(found.clients | told[0], found.grants | told[1], found.tokens | told[2])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Ids of clients, permissions and tokens that give nothing any more."""
+
+    clients: frozenset[str] = frozenset()
+    grants: frozenset[str] = frozenset()
+    tokens: frozenset[str] = frozenset()
+
+    def why(self, one: Caller) -> str | None:
+        """Return why what a caller asked for with his token does not stand any more; None: it does."""
+        if one.client in self.clients:
+            return "The client was turned off."
+        if one.grant in self.grants:
+            return "What a person let the client do has ended."
+        return "The token that it was asked for with was taken back." if one.token in self.tokens else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
@@ -116,6 +167,9 @@ class _Remembered:
     token: str
     until: float
 
+
+GRANT: Final = "kap_grant"
+"""Claim of a person's token: the id of what he let the client do."""
 
 OF_CLINIC: Final = "kap_of_clinic"
 """Claim of a token without a role that the clinic itself asked for: consents do not bind it."""
@@ -251,6 +305,8 @@ def caller_of(
         others=OTHERS.intersection(scope.split()),
         disclosure=disclosure_of(roles, role, user) if outside else None,
         authorization=authorization,
+        grant=_text(claims, GRANT),
+        token=_text(claims, "jti"),
     )
 
 

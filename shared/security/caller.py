@@ -44,6 +44,8 @@ class Caller:
         disclosure: who receives what he reads, where that is somebody outside of the clinic; None: he is of it.
         everything: whether no token is asked for at all (`--no-auth`).
         authorization: the header that was sent; the gateway sends it on, and the owner judges for itself.
+        grant, token: the ids of what a person let the client do (`kap_grant`) and of its token (`jti`): by them the
+            issuer tells whether what was asked for with the token still stands.
 
     """
 
@@ -58,6 +60,8 @@ class Caller:
     disclosure: Disclosure | None = None
     everything: bool = False
     authorization: str | None = None
+    grant: str | None = None
+    token: str | None = None
     _grants: Mapping[Letter, Grants] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from shared.fhir.definitions import RESOURCE_TYPES
 from shared.fhir.extraction import labels_of
 from shared.fhir.json import Resource, dump, parse
 from shared.fhir.links import links_of
-from shared.fhir.outcome import Forbidden, Gone, Issue, NotFound, Unavailable
+from shared.fhir.outcome import Forbidden, Gone, Issue, NotFound, Unavailable, Unprocessable
 from shared.fhir.references import parse_literal
 from shared.fhir.search import Chain, Condition, Has
 from shared.http.conditions import conditional_reference
@@ -29,6 +29,7 @@ from shared.http.entries import placed
 from shared.runtime.everywhere import VALIDATE
 from shared.security import glass
 from shared.security.audit import say
+from shared.security.caller import OWNED
 from shared.security.notice import with_notice
 from shared.security.scopes import OPERATE
 from shared.security.tokens import TokenRefused
@@ -312,6 +313,13 @@ class Gate:
     def _require_change(self, caller: Caller, change: Change) -> None:
         letter = _LETTER_OF[change.method]
         _require(caller, change.type, letter)
+        if change.type in OWNED:
+            raise Unprocessable(
+                f"A {change.type} is its client's own: send it by itself, by POST, or by PUT or DELETE of its id, not "
+                "in a transaction, nor by a condition.",
+                code="not-supported",
+                expression=[change.type],
+            )
         if change.method == "PUT" and change.condition is not None and not caller.in_full(change.type, "c"):
             why = f"A PUT by a condition creates the {change.type} where none matches, which this token does not allow."
             raise ScopeMissing(why, _scope(caller, change.type, "c"))
@@ -359,7 +367,9 @@ class Gate:
             _require(caller, call.type, "r")
             _require(caller, call.type, "s")
             context = await self._may_tell(context)
-            return await self._everything(context, await self.inner.operation(_with(context, "s"), operation, call))
+            result = await self.inner.operation(_with(context, "s"), operation, call)
+            # What a subscription tells was made as its subscriber may be told it, with its notice.
+            return result if call.type in OWNED else await self._everything(context, result)
         if operation.name in OF_META:
             for letter in ("r", "u"):
                 _require_in_full(caller, call.type, letter, f"${operation.name} changes what is labelled")

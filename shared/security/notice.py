@@ -30,8 +30,8 @@ _TPO: Final = frozenset(("TREAT", "HPAYMT", "HOPERAT"))
 NO_REDISCLOSURE: Final = {"system": ACT_CODE, "code": "NORDSCLCD"}
 
 
-def with_notice(sent: Resource, behind: Sequence[Behind], *, own_base: str) -> Resource:
-    """Return what is told of a programme with the notice and the Consents `behind` it.
+def with_notice(sent: Resource, behind: Sequence[Behind], *, own_base: str | None) -> Resource:
+    """Return what is told of a programme with the notice and the Consents `behind` it; `own_base` None: not which ones.
 
     No redisclosure without consent (NORDSCLCD) is said where no consent is one for treatment, payment and operations:
     under such a one a covered entity may redisclose as HIPAA has it (42 CFR 2.33(b)(1)).
@@ -48,6 +48,7 @@ def with_notice(sent: Resource, behind: Sequence[Behind], *, own_base: str) -> R
     return {**marked, "meta": {**meta, "extension": [*meta.get("extension", ()), display], "security": security}}
 
 
-def _artifact(one: Behind, own_base: str) -> Resource:
+def _artifact(one: Behind, own_base: str | None) -> Resource:
     what = f"for {', '.join(sorted(one.scope))}" if one.scope else "for any purpose"
-    return {"type": "documentation", "display": f"The patient's consent {what}", "url": f"{own_base}/{one.consent}"}
+    said: Resource = {"type": "documentation", "display": f"The patient's consent {what}"}
+    return said if own_base is None else {**said, "url": f"{own_base}/{one.consent}"}

@@ -190,7 +190,9 @@ class Identities:
         """Remember a token that is given, before it is; False where what it would be given by has ended."""
         with translated():
             await self._pool.execute(
-                "DELETE FROM oauth_token WHERE expires_at < $1::timestamptz - interval '1 day'", issued_at
+                "DELETE FROM oauth_token WHERE expires_at < $1::timestamptz - CASE WHEN revoked_at IS NULL "
+                "THEN interval '1 day' ELSE interval '90 days' END",
+                issued_at,
             )
             done = await self._pool.execute(
                 "WITH lives AS (SELECT id FROM oauth_grant WHERE id = $5 AND ended_at IS NULL FOR SHARE) "
@@ -237,6 +239,30 @@ class Identities:
                 now,
             )
         return [row["jti"] for row in rows]
+
+    async def ended(
+        self, clients: Sequence[str], grants: Sequence[str], tokens: Sequence[str], now: datetime
+    ) -> Mapping[str, Sequence[str]]:
+        """Return which of these give nothing any more: clients and permissions (unknown ones too), tokens taken back.
+
+        A token that was taken back is remembered for 90 days after its end.
+        """
+        with translated():
+            row = await self._pool.fetchrow(
+                "SELECT ARRAY(SELECT x FROM unnest($1::text[]) x WHERE NOT EXISTS (SELECT FROM oauth_client c "
+                "WHERE c.id = x AND c.disabled_at IS NULL)) AS clients, "
+                "ARRAY(SELECT x FROM unnest($2::text[]) x WHERE NOT EXISTS (SELECT FROM oauth_grant g "
+                "JOIN oauth_client c ON c.id = g.client JOIN oauth_person p ON p.id = g.person "
+                "WHERE g.id = x AND g.ended_at IS NULL AND g.ends_at > $4 AND c.disabled_at IS NULL "
+                "AND p.disabled_at IS NULL AND (g.session IS NULL OR EXISTS (SELECT FROM oauth_session s "
+                "WHERE s.digest = g.session AND s.expires_at > $4)))) AS grants, "
+                "ARRAY(SELECT jti FROM oauth_token WHERE jti = ANY ($3::text[]) AND revoked_at IS NOT NULL) AS tokens",
+                list(clients),
+                list(grants),
+                list(tokens),
+                now,
+            )
+        return {name: list(row[name]) for name in ("clients", "grants", "tokens")}
 
 
 async def account_of(connection: Connection, tenant: str, user: str) -> str | None:

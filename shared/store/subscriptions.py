@@ -1,21 +1,28 @@
 """Subscriptions in PostgreSQL: what is asked for, what has changed, what was told and under which number.
 
-Changes are noted by a trigger (``0270_subscriptions.sql``). `Told` is one subscription's work as one transaction sees
-it, its row locked.
+Changes are noted by a trigger (``0270_subscriptions.sql``). `known` tells what of them a subscriber may know. `Told` is
+one subscription's work as one transaction sees it, its row locked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from shared.events.envelope import Interaction
 from shared.fhir.definitions import TYPE_IDS, type_id
+from shared.store.access import Grant
+from shared.store.comparisons import Binder
 from shared.store.connection import translated
+from shared.store.types import Stored
+from shared.store.visibility import PART_2, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shared.store.access import Access
     from shared.store.clinics import Clinics
     from shared.store.store import Transaction
 
@@ -37,7 +44,8 @@ class Subscribed:
         id, status, topic: as the Subscription has them.
         types: of the resources that it is about.
         filters: ``Type?search``; all have to hold.
-        client, fhir_user, role, patient, scopes, outside, everything: of the token it was asked for with.
+        client, fhir_user, role, patient, scopes, outside, everything, grant_id, token: of the token it was asked for
+            with; the last two are ids, by which its issuer tells whether it still stands.
         endpoint, headers: where notifications go, and what with (sealed).
         content: what they hold.
         heartbeat: seconds after which it is told that there is nothing to tell; None: never.
@@ -47,8 +55,9 @@ class Subscribed:
         last_number: of the last event that was told.
         attempt: of the last request.
         failures, failing_since: attempts since one went well, and when the first of them was.
+        asked_at: when a living token last asked for it.
         told_at: when the subscriber last answered well; None: never, so that it is not even known to be there.
-        error: why the last attempt failed.
+        error: why the last attempt failed, or why it was ended.
 
     """
 
@@ -64,6 +73,8 @@ class Subscribed:
     scopes: str
     outside: bool
     everything: bool
+    grant_id: str | None
+    token: str | None
     endpoint: str
     headers: bytes
     content: Content
@@ -77,6 +88,7 @@ class Subscribed:
     failing_since: datetime | None = None
     told_at: datetime | None = None
     error: str | None = None
+    asked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,8 @@ _PUT: Final = f"""
 INSERT INTO subscription (tenant, {", ".join(_ASKED)})
 VALUES ($1, {", ".join(f"${number + 2}" for number in range(len(_ASKED)))})
 ON CONFLICT (tenant, id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _ASKED if name != "id")},
-    failures = 0, failing_since = NULL, next_attempt_at = clock_timestamp(), told_at = NULL, error = NULL
+    failures = 0, failing_since = NULL, next_attempt_at = clock_timestamp(), told_at = NULL, error = NULL,
+    asked_at = clock_timestamp()
 """
 _CHANGES: Final = """
 SELECT c.number, c.type, c.id, c.version, c.interaction, c.at, v.body, p.body AS before
@@ -161,6 +174,15 @@ class SubscriptionQueue:
         """Return (clinic, id) of subscriptions that something is to be done for."""
         with translated():
             return [(row["tenant"], row["id"]) for row in await self._clinics.fetch(_DUE, limit)]
+
+    async def held(self) -> list[tuple[str, Subscribed]]:
+        """Return (clinic, subscription) of all that a token was shown for and that are not off."""
+        with translated():
+            rows = await self._clinics.fetch(
+                f"SELECT t.name AS clinic, {', '.join(f's.{name}' for name in _COLUMNS)} FROM subscription s "
+                "JOIN tenant t ON t.id = s.tenant WHERE s.status <> 'off' AND NOT s.everything"
+            )
+        return [(row["clinic"], _subscribed(row)) for row in rows]
 
     async def counts(self) -> dict[str, int]:
         """Return how many subscriptions there are, by status."""
@@ -250,6 +272,85 @@ async def add(transaction: Transaction, subscription: str, change: Changed) -> N
         )
 
 
+# What may be known
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A version that somebody may know of, and the latest before it of which he may; None: there is none.
+
+    `programme`: it, or the resource as it is now, is of a programme under 42 CFR Part 2.
+    """
+
+    version: Stored
+    before: Stored | None
+    programme: bool
+
+
+async def known(transaction: Transaction, accesses: Sequence[Access], events: Sequence[Event]) -> Mapping[int, Known]:
+    """Return by place what may be known of events, which are all of one type; of what is not there, nothing may be.
+
+    The resource has to be visible as it is now, and the version as it was: its labels and whom it names. What a scope
+    searches by is asked of the present alone, as index rows are of nothing else.
+    """
+    if not events:
+        return {}
+    bind, types = Binder(), (events[0].type,)
+    clinic = bind(transaction.number, "integer")
+    ids, versions = bind([one.id for one in events], "text[]"), bind([one.version for one in events], "integer[]")
+    places = bind([one.place for one in events], "bigint[]")
+    now = [condition for access in accesses for condition in visible(access, bind, clinic, types)]
+    then = [
+        condition for access in accesses for condition in visible(_unsearched(access), bind, clinic, types, version="h")
+    ]
+    with translated():
+        rows = await transaction.connection.fetch(
+            f"""
+            SELECT g.place, r.id, v.*, v.labelled OR r.labels && '{{{PART_2}}}' AS programme
+            FROM unnest({ids}, {versions}, {places}) AS g(id, version, place)
+            JOIN resource r ON r.tenant = {clinic} AND r.type = {bind(type_id(types[0]), "smallint")} AND r.id = g.id
+            CROSS JOIN LATERAL (
+                SELECT h.version, h.last_updated, h.interaction, h.body, h.origin,
+                    h.labels && '{{{PART_2}}}' AS labelled
+                FROM history h
+                WHERE {" AND ".join(["h.rid = r.rid", "h.version <= g.version", *then])}
+                ORDER BY h.version DESC LIMIT 2) v
+            WHERE {" AND ".join(now) or "true"} ORDER BY g.place, v.version DESC
+            """,
+            *bind.arguments,
+        )
+    versions_of = {one.place: one.version for one in events}
+    found: dict[int, Known] = {}
+    for row in rows:
+        place, stored = row["place"], _stored(types[0], row)
+        if stored.version == versions_of[place]:
+            found[place] = Known(stored, None, row["programme"])
+        elif place in found:
+            found[place] = replace(found[place], before=stored)
+    return found
+
+
+def _unsearched(access: Access) -> Access:
+    """Return an access whose grants are about patients alone."""
+    if access.grants is None:
+        return access
+    return replace(access, grants={type_: tuple(Grant(one.patients) for one in some)
+                                   for type_, some in access.grants.items()})  # fmt: skip
+
+
+def _stored(type_: str, row: Any) -> Stored:
+    return Stored(
+        type=type_,
+        id=row["id"],
+        version=row["version"],
+        last_updated=row["last_updated"],
+        deleted=row["interaction"] == "delete",
+        body=row["body"],
+        origin=row["origin"],
+        interaction=row["interaction"],
+    )
+
+
 # Telling
 
 
@@ -260,9 +361,9 @@ class Told:
         self._connection = transaction.connection
         self._of = (transaction.number, id_)
 
-    async def waiting(self, limit: int) -> list[Event]:
-        """Return the events that the subscriber does not have, in their order."""
-        return await self._events("taken_at IS NULL", limit=limit)
+    async def waiting(self, limit: int, *, after: int = 0) -> list[Event]:
+        """Return the events that the subscriber does not have, in their order; those behind a place."""
+        return await self._events("taken_at IS NULL AND place > $4", after, limit=limit)
 
     async def numbered(self, since: int, until: int, limit: int) -> list[Event]:
         """Return events by their numbers, both ends included."""
@@ -295,15 +396,16 @@ class Told:
             )
         return found
 
-    async def drop(self, place: int) -> None:
-        """Forget an event that was never told."""
+    async def drop(self, places: Sequence[int]) -> None:
+        """Forget events that were never told; of those that perhaps were, note that they are not sent any more."""
         with translated():
             await self._connection.execute(
-                "DELETE FROM subscription_event WHERE tenant = $1 AND subscription = $2 AND place = $3 "
+                "DELETE FROM subscription_event WHERE tenant = $1 AND subscription = $2 AND place = ANY ($3) "
                 "AND number IS NULL",
                 *self._of,
-                place,
+                list(places),
             )
+        await self.taken(places)
 
     async def taken(self, places: Sequence[int]) -> None:
         """Note that the subscriber has events, or is not sent them any more."""
@@ -377,16 +479,19 @@ class Told:
                 again_in,
             )
 
-    async def become(self, status: Status) -> None:
-        """Give it another status."""
+    async def become(self, status: Status, why: str | None = None) -> None:
+        """Give it another status; `why`: what is told of it from now on."""
         with translated():
             await self._connection.execute(
-                "UPDATE subscription SET status = $3 WHERE tenant = $1 AND id = $2", *self._of, status
+                "UPDATE subscription SET status = $3, error = coalesce($4, error) WHERE tenant = $1 AND id = $2",
+                *self._of,
+                status,
+                why,
             )
 
 
 def _subscribed(row: Any) -> Subscribed:
-    values = dict(row)
+    values = {name: row[name] for name in _COLUMNS}
     values["types"] = tuple(_NAMES[one] for one in values["types"])
     values["filters"] = tuple(values["filters"])
     return Subscribed(**values)

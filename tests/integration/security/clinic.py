@@ -36,7 +36,7 @@ from shared.runtime.policy import load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
 from shared.security.audit import Auditing
-from shared.security.bearer import bearer
+from shared.security.bearer import Issuer, bearer
 from shared.security.discovery import oauth_uris, smart_configuration
 from shared.security.roles import AccessPolicy
 from shared.store.access import DEFAULT_TENANT
@@ -108,6 +108,7 @@ class Clinic:
         stores: by service.
         operator: the operator's key.
         subscribing: what the gateway knows of subscriptions.
+        issuer: as the gateway knows it.
         late: how far the issuer's clock is ahead.
 
     """
@@ -118,6 +119,7 @@ class Clinic:
     operator: ECKey
     late: timedelta = timedelta()
     subscribing: Subscribing | None = None
+    issuer: Issuer | None = None
 
     def assertion(self, client, key, **claims):
         now = int((datetime.now(UTC) + self.late).timestamp())
@@ -222,5 +224,5 @@ async def clinic(make_database):
             security=lambda: oauth_uris(issuer),
             auditing=Auditing(stores["gateway"].audit, "gateway", "1", OwnersAudits(owners)),
         )
-        found.subscribing = backend.subscribing
+        found.subscribing, found.issuer = backend.subscribing, issuer
         yield found

@@ -13,31 +13,9 @@ from shared.fhir.validation import require_valid
 from shared.http.outbound import Outside
 from shared.runtime.policy import load_policy
 from shared.store.subscriptions import Changed
+from tests.subscriber import TOPIC, subscription
 
 POLICY = load_policy().section("subscriptions", SubscriptionPolicy)
-TOPIC = f"{CANONICAL}course-stage-changed"
-BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/"
-
-
-def subscription(*, filters=(), content="id-only", endpoint="https://ehr.example/hook", **channel):
-    extra = [{"url": f"{BACKPORT}{name}", **value} for name, value in channel.pop("extension", {}).items()]
-    criteria = [{"url": f"{BACKPORT}backport-filter-criteria", "valueString": one} for one in filters]
-    return {
-        "resourceType": "Subscription",
-        "meta": {"profile": [f"{BACKPORT}backport-subscription"]},
-        "status": "requested",
-        "reason": "to keep our record up to date",
-        "criteria": TOPIC,
-        **({"_criteria": {"extension": criteria}} if criteria else {}),
-        "channel": {
-            "type": "rest-hook",
-            "endpoint": endpoint,
-            "payload": "application/fhir+json",
-            "_payload": {"extension": [{"url": f"{BACKPORT}backport-payload-content", "valueCode": content}]},
-            **({"extension": extra} if extra else {}),
-            **channel,
-        },
-    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""What a subscriber may be told of: his events as he may know of them now, numbered, whole, and for the audit.
+
+A version is an event for him by what he may know: he is told of it where he may see the resource now and the version as
+it was, and where it is one against the latest version before it that he may know of. So what is told, and how it is
+counted, is that of a record without what he may not see (ADR 31).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from services.gateway.notifications import Shown
+from services.gateway.whose import key_of
+from shared.fhir.extraction import labels_of
+from shared.fhir.json import Resource, parse
+from shared.fhir.matching import criteria_of, satisfies
+from shared.fhir.outcome import Gone, NotFound, Unavailable
+from shared.security.audit import row_of
+from shared.security.notice import with_notice
+from shared.store import subscriptions as store
+from shared.store.behind import behind
+from shared.store.subscriptions import Told
+from shared.store.visibility import PART_2
+
+if TYPE_CHECKING:
+    from services.gateway.topics import SubscriptionPolicy
+    from shared.security.caller import Caller
+    from shared.store.access import Access
+    from shared.store.audit import Row
+    from shared.store.store import Transaction
+    from shared.store.subscriptions import Event, Known, Subscribed
+    from shared.store.types import Stored
+
+LOOKED_AT: Final = 100
+"""Events that are looked at by one statement."""
+
+
+def concerns(policy: SubscriptionPolicy, one: Subscribed, after: Resource | None, before: Resource | None) -> bool:
+    """Tell whether a version (None: a deletion) may be an event of a subscription, whatever it was before."""
+    topic = policy.topic(one.topic)
+    about = after or before
+    return (
+        topic is not None
+        and about is not None
+        and topic.may_be_event(after)
+        and all(satisfies(about, criteria_of(topic.resource, text.partition("?")[2])) for text in one.filters)
+    )
+
+
+def living(stored: Stored | None) -> Resource | None:
+    """Return a version that was no deletion: a tombstone holds nothing but its meta."""
+    return None if stored is None or stored.deleted else parse(stored.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """One subscription in a transaction that holds its row.
+
+    Attributes:
+        transaction: of the gateway's store.
+        policy: the topics.
+        one: the subscription.
+        caller: its subscriber as he is now.
+        base_url: of what a notice refers to.
+        also: somebody else who asks what there is, and has to see it himself.
+
+    """
+
+    transaction: Transaction
+    policy: SubscriptionPolicy
+    one: Subscribed
+    caller: Caller
+    base_url: str
+    also: Caller | None = None
+
+    @property
+    def told(self) -> Told:
+        """The rows of what is told."""
+        return Told(self.transaction, self.one.id)
+
+    async def next(self, most: int) -> list[Shown]:
+        """Return the next events of which the subscriber may know, each with its number.
+
+        What comes before them and he may not know of is gone for good where he was never told of it.
+        """
+        shown: list[Shown] = []
+        after = 0
+        while len(shown) < most and (events := await self.told.waiting(LOOKED_AT, after=after)):
+            known = await self._known(events)
+            hidden = []
+            for event in events:
+                after = event.place
+                seen = known.get(event.place)
+                if seen is None or (event.number is None and not self._is_event(seen)):
+                    hidden.append(event.place)
+                    continue
+                number = event.number if event.number is not None else await self.told.number(event.place)
+                shown.append(self._shown(event, number, seen))
+                if len(shown) == most:
+                    break
+            await self.told.drop(hidden)
+        return await self._with_consents(shown)
+
+    async def numbered(self, since: int, until: int, most: int) -> list[Shown]:
+        """Return the events of these numbers of which the subscriber, and who asks, may know now."""
+        events = await self.told.numbered(since, until, most)
+        known = await self._known(events)
+        if self.also is not None:
+            others = await store.known(self.transaction, _accesses(self.also, self.one), events)
+            known = {place: one for place, one in known.items() if place in others}
+        shown = [
+            self._shown(event, event.number, known[event.place])
+            for event in events
+            if event.number is not None and event.place in known
+        ]
+        return await self._with_consents(shown)
+
+    async def whole(self, shown: Sequence[Shown]) -> list[Shown]:
+        """Return events with their resources, as the subscriber may read them now."""
+        reads = [one.access("r") for one in (self.caller, self.also) if one is not None]
+        return [await self._whole(each, reads) for each in shown]
+
+    def row(self, shown: Shown, does: str) -> Row:
+        """Return the row of the audit of an event that is told."""
+        event, told, one = shown.event, self.caller.disclosure, self.one
+        consents = ", ".join(each.consent for each in shown.behind)
+        return row_of(
+            "gateway",
+            "disclose",
+            does,
+            "E",
+            tenant=self.caller.tenant,
+            client=one.client,
+            role=one.role,
+            recipient=(one.client if told is None else next(iter(sorted(told.recipients)), one.client)) or "anybody",
+            authorisation=consents or (None if told is None else "by-consent"),
+            purpose=() if told is None else tuple(sorted(told.purposes)),
+            patients=() if shown.patient is None else (shown.patient,),
+            what=(f"{event.type}/{event.id}/_history/{event.version}", f"Subscription/{one.id}"),
+        )
+
+    async def _known(self, events: Sequence[Event]) -> dict[int, Known]:
+        return dict(await store.known(self.transaction, _accesses(self.caller, self.one), events))
+
+    def _is_event(self, seen: Known) -> bool:
+        topic = self.policy.topic(self.one.topic)
+        after, before = living(seen.version), living(seen.before)
+        return topic is not None and topic.is_event(after, before) and concerns(self.policy, self.one, after, before)
+
+    def _shown(self, event: Event, number: int, seen: Known) -> Shown:
+        key = key_of(seen.version)
+        patient = key.removeprefix("Patient/") if key.startswith("Patient/") else None
+        return Shown(event, number, patient, programme=seen.programme and self.caller.disclosure is not None)
+
+    async def _with_consents(self, shown: Sequence[Shown]) -> list[Shown]:
+        told = self.caller.disclosure
+        if told is None or not shown:
+            return list(shown)
+        places = [(one.event.type, one.event.id) for one in shown]
+        by = await behind(self.transaction.connection, told, self.transaction.tenant, places)
+        found = [replace(one, behind=by.get(place, ())) for one, place in zip(shown, places, strict=True)]
+        if any(one.programme and not one.behind for one in found):
+            raise Unavailable("A consent was withdrawn while this was answered. Ask again.")
+        return found
+
+    async def _whole(self, each: Shown, reads: Sequence[Access]) -> Shown:
+        event = each.event
+        seen = [await self.transaction.find(access, event.type, event.id) for access in reads]
+        first = seen[0]
+        if first is None or None in seen or first.deleted:
+            return each
+        body = first.body
+        if event.version != first.version:
+            try:
+                versions = [
+                    await self.transaction.read_version(one, event.type, event.id, event.version) for one in reads
+                ]
+                body = versions[0].body
+            except (NotFound, Gone):  # of earlier versions he may know nothing; of the present one he does
+                pass
+        resource = parse(body)
+        if self.caller.disclosure is not None and PART_2 in labels_of(resource):
+            resource = with_notice(resource, each.behind, own_base=self.base_url)
+        return replace(each, resource=resource)
+
+
+def _accesses(caller: Caller, one: Subscribed) -> tuple[Access, ...]:
+    """Return what somebody may see both by searching and by reading: once, where it is the same."""
+    searched, read = caller.access("s"), caller.access("r")
+    return (searched,) if all(searched.granted(of) == read.granted(of) for of in one.types) else (searched, read)
