@@ -9,7 +9,7 @@ from cli.demo import bedside, before
 from cli.demo.patients import Reading
 from cli.demo.resources import IDENTIFIER, instant, parameters, quantity, reference
 from cli.demo.visits import Visits, with_status
-from shared.fhir.codes import SUSTAINED_PRESSURE, SYMPTOM_ALARM, VITAL_ALARM, VITALS_MISSED, Code
+from shared.fhir.codes import ID_TASK, SUSTAINED_PRESSURE, SYMPTOM_ALARM, VITAL_ALARM, VITALS_MISSED, Code
 from shared.fhir.json import Resource
 
 INDEX = 2
@@ -148,10 +148,15 @@ class Live(Visits):
             return held if held["status"] == "finished" else None
 
         await self.gateway.call_once(f"{encounter}/$discharge", leaving, left)
+        review = {"identifier": f"{ID_TASK}|left:{encounter.rpartition('/')[2]}:L-HANDOVER"}
+        asked = await self.until("the review of the handover", lambda: self.first("Task", review))
+        done = self.done_by(self.team.prescriber, "The ward knows of the dose and of its time.")
+        await self.gateway.bring(f"Task/{asked['id']}", done)
         await self.gateway.bring(booked, lambda current: with_status(current, "fulfilled"))
         told = await self.summarise(encounter)
         lacking = [one for one in told.get("parameter", []) if one["name"] == "missing"]
-        self.step(f"infusion stopped, handed over to the ward, summary signed ({len(lacking)} not recorded)")
+        self.step("infusion stopped, handed over to the ward, which is told of the dose (L-HANDOVER)")
+        self.step(f"summary signed ({len(lacking)} not recorded)")
 
 
 def _named(key: str) -> list[dict[str, str]]:

@@ -99,10 +99,10 @@ async def _call_after_early(
     visit: Resource, record: Record, setting: Setting, what: str, new: Resource | None = None
 ) -> None:
     leaving = await leaving_of(visit, record, setting, new)
-    issues = [] if leaving is None else list(too_early(leaving, setting.discharge))
-    if not issues:
+    early = {} if leaving is None else too_early(leaving)
+    if not early:
         return
-    why = " ".join(issue.diagnostics for issue in issues)
+    why = " ".join(f"{one[0].upper()}{one[1:]}" for one in early.values())
     if in_other_hands(disposition_of(visit), setting.discharge):
         text = "The patient was handed over before the least stay after a dose. Tell those who watch now of the dose."
         await _raise(record, visit, setting, HANDED_OVER_EARLY, "L-HANDOVER", f"{text} {why}")

@@ -32,6 +32,7 @@ COURSES = {
         r"reading at 10 min missed, flagged live \(M-MISSED\)",
         r"184/104, 182/102: sustained alarm",
         r"labetalol given, back within limits",
+        r"handed over to the ward, which is told of the dose \(L-HANDOVER\)",
         r"→ response",
     ),
     3: (r"dose past the gate recorded, alarm raised", r"nausea, ondansetron given, adverse event recorded"),

@@ -134,7 +134,7 @@ def integration_booked(left: datetime, starts: Iterable[datetime], policy: Integ
 def against_going_home(leaving: Leaving, policy: DischargePolicy, alarms: AlarmPolicy) -> list[Issue]:
     """Return what speaks against going home; nothing when the patient may."""
     return [
-        *too_early(leaving, policy),
+        *(_not_home(rule, what, policy.stay.source) for rule, what in too_early(leaving).items()),
         *_alarms(leaving, alarms),
         *_aldrete(leaving, policy),
         *_pressure(leaving, policy),
@@ -152,14 +152,16 @@ def _not_home(rule: str, what: str, source: str) -> Issue:
     )
 
 
-def too_early(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
-    """Yield what the least stay says against going home."""
+def too_early(leaving: Leaving) -> dict[str, str]:
+    """Return what the least stay says against a time of leaving, by rule."""
+    found = {}
     if leaving.when > leaving.now + timedelta(minutes=1):
-        yield _not_home("L-TIME", f"{zulu(leaving.when)} is still to come.", policy.stay.source)
+        found["L-TIME"] = f"{zulu(leaving.when)} is still to come."
     if leaving.until is None:
-        yield _not_home("L-STAY", "a dose of this session has no end yet.", policy.stay.source)
+        found["L-STAY"] = "a dose of this session has no end yet."
     elif leaving.when < leaving.until:
-        yield _not_home("L-STAY", f"the least stay is over at {zulu(leaving.until)}.", policy.stay.source)
+        found["L-STAY"] = f"the least stay is over at {zulu(leaving.until)}."
+    return found
 
 
 def _answers_at(leaving: Leaving, policy: DischargePolicy) -> dict[str, Any]:
