@@ -33,6 +33,7 @@ SERVICE = Service(
     operations=OPERATIONS,
     consumes=(INTAKE, SESSIONS, OUTCOMES),
     holds=frozenset((*PUSHED_TYPES, "Consent")),
+    searches_copies=False,
     reactions={**dict.fromkeys(PUSHED_TYPES, (queue,)), "Consent": (ask_anew,)},
 )
 

@@ -295,8 +295,13 @@ class ServiceEvents:
         if not self._holds(event):
             return None
         if len(event.body) < LARGE:
-            return _parsed(event)
-        return await asyncio.to_thread(_parsed, event)
+            return self._parsed(event)
+        return await asyncio.to_thread(self._parsed, event)
+
+    def _parsed(self, event: Event) -> tuple[Resource, IndexRows]:
+        resource = parse(event.body)
+        searched = self.service.searches_copies and event.interaction != "delete"
+        return resource, extract(resource) if searched else IndexRows()
 
 
 def _copy(event: Event, index: IndexRows) -> Copy:
@@ -313,8 +318,3 @@ async def _park(transaction: Transaction, consumer: str, event: Event, position:
         offset=position.offset,
         error=error,
     )
-
-
-def _parsed(event: Event) -> tuple[Resource, IndexRows]:
-    resource = parse(event.body)
-    return resource, IndexRows() if event.interaction == "delete" else extract(resource)

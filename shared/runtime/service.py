@@ -103,6 +103,7 @@ class Service:
         holds: of those events, the types it keeps a copy of and reacts to; others pass by.
         leaves: by type, which of what it would hold it keeps no copy of and does not react to, as long as it holds no
             version of it: an Observation that is no weight, to who asks for weights only.
+        searches_copies: whether copies are searched here: where they are only read, no index rows are made of them.
         reactions: by type, called in order on every event of it.
         timers: what it does because time has passed.
         judges_on_news: the types whose guards may refuse on the ground of what events told; a write of one waits until
@@ -124,6 +125,7 @@ class Service:
     consumes: tuple[str, ...] = ()
     holds: frozenset[str] = frozenset()
     leaves: Mapping[str, Callable[[Resource], bool]] = field(default_factory=dict)
+    searches_copies: bool = True
     reactions: Mapping[str, Sequence[Reaction]] = field(default_factory=dict)
     timers: Sequence[Timer] = ()
     judges_on_news: frozenset[str] = frozenset()

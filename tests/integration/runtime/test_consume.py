@@ -160,6 +160,19 @@ async def test_what_is_left_is_not_kept_nor_reacted_to_until_it_is_what_is_held(
     assert await take_in(made) == [Outcome.DUPLICATE] * 3
 
 
+@pytest.mark.parametrize(("searched", "found"), [(True, 1), (False, 0)])
+async def test_copies_that_are_not_searched_are_kept_and_reacted_to_without_index_rows(
+    store, sessions, searched, found
+):
+    taking = ServiceEvents(replace(SESSIONS, searches_copies=searched), sessions)
+    patient, goal = await patient_with_goals(store, "sleep")
+    assert [await taking.handle(event, AT) for event in (patient, goal)] == [Outcome.APPLIED] * 2
+    assert (await sessions.read(ALL, "Goal", goal.resource_id)).body == goal.body
+    assert len(await tasks(sessions)) == 1
+    async with open_record(SESSIONS, sessions, ALL, keys=()) as record:
+        assert len(await record.search("Goal", {"lifecycle-status": "active"})) == found
+
+
 async def test_a_reaction_that_fails_leaves_nothing_behind(store, sessions, events):
     patient, goal = await patient_with_goals(store, "break")
     await events.handle(patient, AT)
