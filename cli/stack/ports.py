@@ -37,6 +37,8 @@ SERVICES = (*OWNERS, GATEWAY, "delivery", HOSPITAL)
 
 With tokens, their issuer (`IDENTITY`) runs, too.
 """
+OUTWARD = frozenset(("delivery", HOSPITAL))
+"""What pushes records out, and takes them: it gives way to the others where processors are short."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ MARK = "KAP_STACK"
 
 _CLOCK_STEP = 5.0  # seconds: the kernel's idea of when a process began moves with the clock
 _LAST_WORDS = 12
+_GIVES_WAY = 5  # added to its niceness
 _handles: list[subprocess.Popen[bytes]] = []  # children of this process; they are reaped by `reap`
 
 
@@ -40,6 +41,7 @@ class Plan:
         command: program and arguments.
         environment: what it is told beside what this process inherited; KAP_* of this wins.
         serves: port by service name.
+        gives_way: whether the others have the processors first.
 
     """
 
@@ -47,6 +49,7 @@ class Plan:
     command: Sequence[str]
     environment: Mapping[str, str]
     serves: Mapping[str, int]
+    gives_way: bool = False
 
     @property
     def told(self) -> str:
@@ -77,6 +80,10 @@ def start(plan: Plan, *, log: Path, stack: Path) -> Process:
         except OSError as error:
             raise StackProblem(f"{plan.name} does not start: {plan.command[0]}: {error.strerror}.") from error
     _handles.append(handle)
+    if plan.gives_way:
+        with suppress(psutil.Error):
+            started = psutil.Process(handle.pid)
+            started.nice(started.nice() + _GIVES_WAY)
     return _record(plan, handle.pid, log)
 
 

@@ -24,7 +24,7 @@ from cli.stack.databases import NOTES, Databases, databases
 from cli.stack.message_secret import MessageSecret
 from cli.stack.notes_keys import NotesKeys
 from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
-from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OWNERS, SERVICES, Ports, is_free, require_free
+from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OUTWARD, OWNERS, SERVICES, Ports, is_free, require_free
 from cli.stack.problem import StackProblem
 from cli.stack.processes import Plan
 from cli.stack.state import APACHE, DEFAULTS, MEMORY, Options, State, StateFile
@@ -378,6 +378,7 @@ class Stack:
                     names, ports, addresses, bootstrap, operator, keys, anchors=self.anchors, messages=messages
                 ),
                 serves={name: ports.of(name) for name in names},
+                gives_way=OUTWARD.issuperset(names),
             )
             for group, names in groups.items()
         ]

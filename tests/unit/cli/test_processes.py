@@ -53,6 +53,13 @@ def test_a_started_process_lives_in_a_session_of_its_own_and_ends_when_told(star
     assert processes.memory(process.pid) is None
 
 
+@pytest.mark.parametrize("gives_way", [True, False])
+def test_what_pushes_records_out_gives_way_to_the_others(started, tmp_path: Path, gives_way: bool) -> None:
+    one = replace(plan(SLEEP), gives_way=gives_way)
+    started.append(processes.start(one, log=tmp_path / "sleeper.log", stack=tmp_path))
+    assert (psutil.Process(started[0].pid).nice() > psutil.Process().nice()) == gives_way
+
+
 def test_one_that_does_not_listen_is_killed_and_named(started, tmp_path: Path) -> None:
     process = start(started, tmp_path, DEAF)
     assert processes.stop([process], timeout=0.2) == ["sleeper"]
