@@ -11,6 +11,7 @@ from services.outcomes.rules.risk import is_settled
 from services.outcomes.rules.scoring import COUNTED, Scored, instrument_of, score
 from services.outcomes.scores import keep_risk, keep_score, withdraw
 from services.outcomes.setting import Setting
+from services.outcomes.taken_back import stand_again
 from shared.fhir.codes import COMPLETE_QUESTIONNAIRE, ID_TASK
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in
@@ -52,6 +53,7 @@ async def _answers(change: Change, record: Record, setting: Setting) -> None:
     after = change.after
     if after is None:
         await withdraw(change.id, record, setting)
+        await stand_again(change, record, setting)
         return
     owner = owner_of(after, origin_of=lambda _type, _id: None)
     found = instrument_of(after, setting.instruments)
@@ -72,11 +74,13 @@ async def _answers(change: Change, record: Record, setting: Setting) -> None:
     name, instrument = found
     if after["status"] == "entered-in-error":
         await withdraw(change.id, record, setting)
+        await stand_again(change, record, setting)
         return
     risk = await raise_risk(after, change.before, patient, instrument, record, setting)
     await raise_risk_elsewhere(after, change.before, patient, name, record, setting)
     counts = after["status"] in COUNTED
     await withdraw(change.id, record, setting, keep=name if counts else None)
+    await stand_again(change, record, setting)
     if not counts:
         return
     scored = score(after, instrument)
@@ -86,8 +90,7 @@ async def _answers(change: Change, record: Record, setting: Setting) -> None:
     await keep_risk(after, name, instrument, risk, record, setting, known=is_known)
     await _ask_for_missing(after, patient, instrument, scored, record, setting)
     await fulfil(after, patient, instrument, record, setting)
-    if not scored.missing:
-        await end_what_asked_for_it(after, instrument, risk, patient, record, setting)
+    await end_what_asked_for_it(after, instrument, risk, patient, record, setting)
 
 
 async def _ask_for_missing(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any, Final
 
 from services.outcomes.rules.instruments import Instrument, Level
 from services.outcomes.rules.risk import AtRisk, is_graver, risk_in_form, risk_of
-from services.outcomes.rules.scoring import COUNTED, answers_of
+from services.outcomes.rules.scoring import COUNTED, answers_of, score
 from services.outcomes.setting import Setting
 from shared.fhir.codes import (
     CRISIS_PLAN,
@@ -20,13 +22,17 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, moment
+from shared.fhir.kap import codes_of, id_in, moment
 from shared.fhir.raised import flag, task
 from shared.runtime.escalation import is_acknowledged
 from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, own_work, raise_once
 from shared.runtime.record import Record
 
 _CLINICIANS = ("Practitioner", "PractitionerRole")
+ANSWERS: Final = "answers"
+"""What an output of a Task is that names the answers by which it was done."""
+TOOK_DOWN: Final = "Flag taken down"
+"""What an output of a Task is that names the answers by which its Flag was taken down."""
 
 
 def risk_in(response: Resource | None, instrument: Instrument, *, own: bool = True) -> AtRisk | None:
@@ -156,6 +162,15 @@ def _what(risk: AtRisk) -> str:
     return f"the answer about suicidal thoughts or behaviour is {' and '.join(one for one in (said, unread) if one)}"
 
 
+def has_run(response: Resource, instrument: Instrument, task: Resource | None = None) -> bool:
+    """Tell whether a clinician ran an instrument to its end that ends Tasks which ask for it; `task`: this one."""
+    ends = None if instrument.risk is None else instrument.risk.ends_task
+    if ends is None or (task is not None and ends not in codes_of(task.get("code"), KAP)):
+        return False
+    by_clinician = any(id_in(response.get("author"), type_) for type_ in _CLINICIANS)
+    return by_clinician and response["status"] in COUNTED and not score(response, instrument).missing
+
+
 async def end_what_asked_for_it(
     response: Resource, instrument: Instrument, risk: AtRisk | None, patient: str, record: Record, setting: Setting
 ) -> None:
@@ -165,16 +180,14 @@ async def end_what_asked_for_it(
     before those answers were given, or nobody knows when, says nothing of them: not when it is amended either.
     """
     author = response.get("author")
-    ends = None if instrument.risk is None else instrument.risk.ends_task
-    if ends is None or not any(id_in(author, type_) for type_ in _CLINICIANS):
+    if instrument.risk is None or instrument.risk.ends_task is None or not has_run(response, instrument):
         return
-    asked = await record.search("Task", {"patient": f"Patient/{patient}", "code": Code(KAP, ends).token()})
-    answered = {"type": {"text": "answers"}, "valueReference": {"reference": f"QuestionnaireResponse/{response['id']}"}}
-    for one in asked:
+    code = Code(KAP, instrument.risk.ends_task).token()
+    for one in await record.search("Task", {"patient": f"Patient/{patient}", "code": code}):
         if (
             one["status"] in ("completed", "cancelled", "entered-in-error")
             or id_in(one.get("for"), "Patient") != patient
-            or not await _is_since(response, one, record)
+            or not await is_since(response, one, record)
         ):
             continue
         owner = one["owner"] if is_acknowledged(one) and "owner" in one else author
@@ -182,7 +195,7 @@ async def end_what_asked_for_it(
             **one,
             "status": "completed",
             "owner": owner,
-            "output": [answered],
+            "output": [_output(ANSWERS, response)],
             "lastModified": zulu(setting.clock()),
         }
         with own_work():
@@ -194,33 +207,48 @@ async def end_what_asked_for_it(
         await _take_down(response, patient, record, setting)
 
 
+def _output(what: str, response: Resource) -> dict[str, Any]:
+    return {"type": {"text": what}, "valueReference": {"reference": f"QuestionnaireResponse/{response['id']}"}}
+
+
 async def _take_down(response: Resource, patient: str, record: Record, setting: Setting) -> None:
     """Take down the Flags of answers that a later measurement by a clinician, without risk, has overtaken.
 
     One measurement raises a Flag; a second takes it down, and only where a person has ended what the first called for:
-    the Flag of answers whose Task is still open stands.
+    the Flag of answers whose Task is still open stands. The Task says which measurement it was.
     """
-    given = moment(response["authored"]) if "authored" in response else None
     for up in await record.search("Flag", {"patient": f"Patient/{patient}"}):
         name = next((one["value"] for one in up.get("identifier", []) if one.get("system") == ID_FLAG), "")
-        kind, _, rest = name.partition(":")
-        if up["status"] != "active" or kind != "risk" or given is None:
+        if up["status"] != "active" or name.partition(":")[0] != "risk":
             continue
-        answers = await record.get("QuestionnaireResponse", rest.partition(":")[0])
         called = await find(record, "Task", {"system": ID_TASK, "value": name})
-        authored = None if answers is None else answers.get("authored")
-        since = authored or up.get("period", {}).get("start")
         if called is not None and called["status"] in OPEN_TASK:
             continue
-        if since is not None and moment(since) < given:
-            await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())
+        about = {"focus": {"reference": f"QuestionnaireResponse/{name.split(':')[1]}"}}
+        asked = called or {**about, "authoredOn": up.get("period", {}).get("start")}
+        if not await overtakes(response, asked, record):
+            continue
+        await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())
+        if called is not None:
+            said = [*called.get("output", []), _output(TOOK_DOWN, response)]
+            with own_work():
+                await record.update(content_of({**called, "output": said}))
 
 
-async def _is_since(response: Resource, asked: Resource, record: Record) -> bool:
+async def is_since(response: Resource, asked: Mapping[str, Any], record: Record) -> bool:
     """Tell whether the screener was run no earlier than the answers that asked for it were given."""
-    if "authored" not in response:
-        return False
+    given = await _given(asked, record)
+    return "authored" in response and (given is None or moment(response["authored"]) >= moment(given))
+
+
+async def overtakes(response: Resource, asked: Mapping[str, Any], record: Record) -> bool:
+    """Tell whether the screener was run later than the answers were given by which a Task was raised."""
+    given = await _given(asked, record)
+    return "authored" in response and given is not None and moment(response["authored"]) > moment(given)
+
+
+async def _given(asked: Mapping[str, Any], record: Record) -> str | None:
+    """Return when the answers were given by which a Task was raised, else when it was."""
     about = id_in(asked.get("focus"), "QuestionnaireResponse")
     answers = None if about is None else await record.get("QuestionnaireResponse", about)
-    given = (answers or {}).get("authored") or asked.get("authoredOn")
-    return given is None or moment(response["authored"]) >= moment(given)
+    return (answers or {}).get("authored") or asked.get("authoredOn")

@@ -484,3 +484,17 @@ async def test_sessions_owns_the_visits_that_outcomes_hears_of(bench, outcomes):
     await sessions.create(held)
     await bench.deliver(sessions, outcomes)
     assert [name for name, _ in await asked(outcomes)] == ["c-ssrs-since-last-contact", "mood", "phq-9"]
+
+
+@pytest.mark.parametrize("taken_back", ["entered-in-error", "in-progress"])
+async def test_answers_that_are_taken_back_are_asked_for_again(outcomes, taken_back):
+    await heard(outcomes, "intake", patient())
+    await heard(outcomes, "intake", course("screened"))
+    wrong = await outcomes.create(phq9(0, 9))
+    before = await asked(outcomes, status="requested")
+    assert len(await asked(outcomes, status="completed")) == 1
+    await outcomes.update({**wrong, "status": taken_back})
+    assert await asked(outcomes, status="completed") == []
+    assert len(await asked(outcomes, status="requested")) == len(before) + 1
+    await outcomes.create(phq9(0, 12))
+    assert await asked(outcomes, status="requested") == before

@@ -367,3 +367,80 @@ async def _copied(record, resource, id_):
         labels=(), request_id=None, traceparent=None,
     )  # fmt: skip
     await record.transaction.apply_copy(event, extract(held), None)
+
+
+# -- answers that are taken back ---------------------------------------------------------------------------------------
+
+
+async def standing(outcomes):
+    """Return how the call for a screener stands, and the Flag of item 9."""
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    (flag,) = await outcomes.search("Flag", patient="ada")
+    return task["status"], flag["status"]
+
+
+async def in_error(outcomes, run):
+    await outcomes.update({**run, "status": "entered-in-error"})
+
+
+async def deleted(outcomes, run):
+    await outcomes.delete(run)
+
+
+async def by_the_patient(outcomes, run):
+    await outcomes.update({**run, "status": "amended", "author": about(WHO)})
+
+
+async def of_the_day_before(outcomes, run):
+    await outcomes.update({**run, "status": "amended", "authored": "2026-11-21T09:00:00Z"})
+
+
+async def with_an_answer_left_out(outcomes, run):
+    await outcomes.update({**run, "status": "amended", "item": run["item"][1:]})
+
+
+@pytest.mark.parametrize("taken_back", [in_error, deleted, by_the_patient, of_the_day_before, with_an_answer_left_out])
+async def test_a_screener_that_is_taken_back_lets_the_call_it_ended_climb_again(outcomes, taken_back):
+    await outcomes.create(phq9({"valueInteger": 2}))
+    run = await outcomes.create(cssrs(author=ANNA))
+    assert await standing(outcomes) == ("completed", "inactive")
+    told = len(await outcomes.search("Communication", subject="Patient/ada"))
+    await taken_back(outcomes, run)
+    assert await standing(outcomes) == ("requested", "active")
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    assert "owner" not in task
+    assert "output" not in task
+    assert len(await outcomes.search("Communication", subject="Patient/ada")) == told + 1
+    assert validate(task) == []
+
+
+async def test_a_call_that_a_second_screener_ended_too_stays_ended_when_the_first_is_taken_back(outcomes):
+    await outcomes.create(phq9({"valueInteger": 2}))
+    wrong = await outcomes.create(cssrs(author=ANNA))
+    right = await outcomes.create(cssrs(author=ANNA, authored="2026-11-22T10:00:00Z"))
+    await in_error(outcomes, wrong)
+    assert await standing(outcomes) == ("completed", "inactive")
+    await in_error(outcomes, right)
+    assert await standing(outcomes) == ("requested", "active")
+
+
+async def test_a_screener_that_is_amended_to_a_risk_puts_the_flag_of_item_9_up_again(outcomes):
+    await outcomes.create(phq9({"valueInteger": 2}))
+    run = await outcomes.create(cssrs(author=ANNA))
+    await outcomes.update({**cssrs(3, author=ANNA), "id": run["id"], "status": "amended"})
+    flags = await outcomes.search("Flag", patient="ada")
+    assert [one["status"] for one in flags] == ["active", "active"]
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    assert task["status"] == "completed"  # it was run
+
+
+async def test_a_flag_that_a_second_measurement_took_down_is_up_again_when_that_is_taken_back(outcomes):
+    await outcomes.create(cssrs(2, 4, author=ANNA))
+    (task,) = await raised(outcomes, "evaluate-suicide-risk")
+    await outcomes.update({**task, "status": "completed", "owner": ANNA})
+    second = await outcomes.create(cssrs(author=ANNA, authored="2026-11-23T09:00:00Z"))
+    await in_error(outcomes, second)
+    (flag,) = await outcomes.search("Flag", patient="ada")
+    (task,) = await raised(outcomes, "evaluate-suicide-risk")
+    assert (flag["status"], task["status"]) == ("active", "completed")  # it was evaluated all the same
+    assert "end" not in flag["period"]
