@@ -314,8 +314,8 @@ class Courier:
                 self.late = f"Waits: what is known of consent may be too old ({as_words(unheard)})."
                 return None
             disclosures = Disclosures(transaction)
-            if await disclosures.address(entry.destination) != self.destination.address:
-                self.late = "Waits: the address of the Endpoint was changed."
+            if await disclosures.sends_to(entry.destination) != self.destination.address:
+                self.late = "Waits: the Endpoint was changed."
                 return None
             targets = [(target.type, target.id) for target in parcel.targets]
             decision = await disclosures.decide(entry, targets)
@@ -454,6 +454,8 @@ class Courier:
     async def _write_down_once(self, key: str, ends: Sequence[tuple[_Parcel, Settled]]) -> None:
         async with self._record(key) as record:
             ledger = Ledger(record.transaction)
+            if not await ledger.is_at(self.destination):
+                return  # what this server said is not known of the one that is there now: all is queued for that
             updatable = [type_ for type_ in self.destination.types if self.accepted.can("update", type_)]
             for parcel, ended in ends:
                 end = ended

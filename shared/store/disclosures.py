@@ -118,11 +118,13 @@ class Disclosures:
             hidden=await self._hidden(told, entry.tenant, list(targets)),
         )
 
-    async def address(self, destination: str) -> str | None:
-        """Return where a destination is now: what is on its way to another address is not for it."""
+    async def sends_to(self, destination: str) -> str | None:
+        """Return where a destination is sent things now; None where nothing is sent there."""
         with translated():
             found = await self._connection.fetchval(
-                "SELECT address FROM delivery_destination WHERE tenant = $1 AND id = $2", self._tenant, destination
+                "SELECT address FROM delivery_destination WHERE tenant = $1 AND id = $2 AND active",
+                self._tenant,
+                destination,
             )
         return None if found is None else str(found)
 

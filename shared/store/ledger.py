@@ -35,6 +35,19 @@ _NEWER = """
     WHERE delivery.wanted_version < excluded.wanted_version
 """
 
+# Another address may be another server, whose ids are of other resources: nothing is known of it any more. What may
+# have been sent is asked for by our identifier before it is sent (`uncertain`); so the same server under another name
+# is found again. What is gone stays withdrawn, and is asked for when it is there again.
+_ANOTHER_SERVER = """
+    UPDATE delivery d SET
+        uncertain = d.uncertain OR d.server_id IS NOT NULL OR d.state = 'sending',
+        server_id = NULL, content_hash = NULL, unresolved = '{}', delivered_version = NULL, committed_at = NULL,
+        accepted_at = NULL, outcome = NULL, attempts = 0, sent_at = NULL, next_attempt_at = clock_timestamp(),
+        queued_at = clock_timestamp(),
+        state = CASE WHEN d.state IN ('cancelled', 'withdrawn') THEN d.state ELSE 'queued' END
+    WHERE d.tenant = $1 AND d.destination = $2
+"""
+
 _ASK_ANEW = """
     UPDATE delivery d SET state = 'queued', place = nextval('delivery_place'), queued_at = clock_timestamp(),
         next_attempt_at = clock_timestamp(), attempts = 0
@@ -53,9 +66,15 @@ class Ledger:
     async def put_destination(self, destination: Destination) -> None:
         """Add a destination, or change what is known of it; `filled` is left as it is.
 
-        What is held for want of consent is queued, to be asked for anew: it may be somebody else now.
+        What is held for want of consent is queued, to be asked for anew: it may be somebody else now. Where the address
+        becomes another, all is queued, and nothing of what was known of the server there counts.
         """
         with translated():
+            before = await self._connection.fetchval(
+                "SELECT address FROM delivery_destination WHERE tenant = $1 AND id = $2 FOR UPDATE",
+                destination.tenant,
+                destination.id,
+            )
             await self._connection.execute(
                 """
                 INSERT INTO delivery_destination
@@ -77,7 +96,11 @@ class Ledger:
                 destination.purpose,
             )
             await self._connection.execute(
-                f"{_ASK_ANEW} d.tenant = $1 AND d.destination = $2", destination.tenant, destination.id
+                _ANOTHER_SERVER
+                if before not in (None, destination.address)
+                else f"{_ASK_ANEW} d.tenant = $1 AND d.destination = $2",
+                destination.tenant,
+                destination.id,
             )
 
     async def destinations(self) -> list[Destination]:
@@ -87,6 +110,16 @@ class Ledger:
                 f"SELECT {_DESTINATION} FROM delivery_destination WHERE tenant = $1 ORDER BY id", self._tenant
             )
         return [Destination(**{**row, "types": frozenset(row["types"])}) for row in rows]
+
+    async def is_at(self, destination: Destination) -> bool:
+        """Tell whether a destination is still at its address; until the transaction ends it stays where it is."""
+        with translated():
+            found = await self._connection.fetchval(
+                "SELECT address FROM delivery_destination WHERE tenant = $1 AND id = $2 FOR SHARE",
+                destination.tenant,
+                destination.id,
+            )
+        return bool(found == destination.address)
 
     async def fill(self, destination: Destination) -> int:
         """Queue what is held already of the types that a destination is to have; return how many entries are new."""

@@ -6,16 +6,29 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest_asyncio
 
 from services.delivery.mapping import MASKED
 from services.delivery.service import SERVICE
 from shared.fhir.codes import ACT_CODE
 from shared.fhir.dates import zulu
+from shared.runtime.record import open_record
 from shared.security.notice import DISPLAY, NOTICE, RELATED
+from shared.store.access import Access
 from shared.store.disclosures import Disclosures
 from shared.testing.events import eventually
-from tests.integration.delivery.conftest import QUICK, condition, consent, delivery_at, encounter, observation, patient
+from tests.integration.delivery.conftest import (
+    QUICK,
+    SERVER,
+    condition,
+    consent,
+    delivery_at,
+    encounter,
+    hospital_at,
+    observation,
+    patient,
+)
 from tests.integration.security.consents import TPO, provision
 
 
@@ -241,6 +254,13 @@ async def test_news_that_grows_too_old_under_way_stops_what_is_left(delivery, ho
     assert "consent may be too old" in described["problem"]
 
 
+async def moved(delivery, address):
+    """Change the address of the only Endpoint, as a person does by FHIR."""
+    async with open_record(SERVICE, delivery.parts.store, Access.unrestricted(), keys=()) as record:
+        [end] = await record.search("Endpoint", {})
+        await record.update({**end, "address": address})
+
+
 async def test_when_the_address_of_an_endpoint_changes_nothing_more_goes_to_the_old_one(delivery, hospital):
     ann = patient()
     pulses = [observation(ann) for _ in range(12)]
@@ -249,11 +269,76 @@ async def test_when_the_address_of_an_endpoint_changes_nothing_more_goes_to_the_
     await hospital.fault(latency_ms=80, times=100)
     delivery.start()
     await eventually(lambda: _some(hospital, 2), seconds=15)
-    async with delivery.parts.store.transaction(keys=(), tenant="default") as transaction:
-        await transaction.connection.execute("UPDATE delivery_destination SET address = 'http://127.0.0.1:9/fhir'")
+    await moved(delivery, "http://127.0.0.1:9/fhir")
     there = len(await hospital.all("Observation"))
     await asyncio.sleep(1.0)
     assert len(await hospital.all("Observation")) <= there + 1, "what was on its way when it changed"
+
+
+async def test_an_endpoint_that_is_switched_off_is_sent_nothing_more_of_what_was_taken_up(delivery, hospital):
+    ann = patient()
+    await delivery.hear(consent(ann), source="intake")
+    await delivery.hear(ann, *[observation(ann) for _ in range(12)])
+    await hospital.fault(latency_ms=80, times=100)
+    delivery.start()
+    await eventually(lambda: _some(hospital, 2), seconds=15)
+    async with open_record(SERVICE, delivery.parts.store, Access.unrestricted(), keys=()) as record:
+        [end] = await record.search("Endpoint", {})
+        await record.update({**end, "status": "off"})
+    there = len(await hospital.all("Observation"))
+    await asyncio.sleep(0.6)
+    assert len(await hospital.all("Observation")) <= there + 1, "what was on its way when it was switched off"
+
+
+async def test_a_server_at_another_address_is_not_spoken_to_by_the_first_ones_ids(delivery, hospital, make_database):
+    ann, gone = patient(), patient()
+    await delivery.hear(consent(ann), consent(gone), source="intake")
+    await delivery.hear(ann, gone, observation(ann))
+    delivery.start()
+    await delivery.settled()
+    first = {one["id"] for type_ in ("Patient", "Observation") for one in await hospital.all(type_)}
+    async with hospital_at(make_database("second")) as second:
+        asked = []
+
+        class Listening(httpx.AsyncBaseTransport):
+            async def handle_async_request(self, request):
+                asked.append((request.method, str(request.url), (await request.aread()).decode()))
+                return await inner.handle_async_request(request)
+
+        async with httpx.AsyncHTTPTransport(limits=SERVER) as inner:
+            await delivery.kill()
+            delivery.start(transport=Listening)
+            await moved(delivery, second.base)
+            pulse = observation(ann)
+            await delivery.hear(pulse, {**ann, "name": [{"family": "Kerr-Moss"}]})
+            await delivery.hear(gone, delete=True)
+            await delivery.settled()
+            await delivery.kill()
+        there = [one for one in asked if one[1].startswith(second.base)]
+        assert there
+        assert not [one for one in there if any(id_ in one[1] or id_ in one[2] for id_ in first)]
+        [hers] = await second.all("Patient")
+        assert hers["name"][0]["family"] == "Kerr-Moss"
+        subjects = {one["subject"]["reference"] for one in await second.all("Observation")}
+        assert (len(await second.all("Observation")), subjects) == (2, {f"Patient/{hers['id']}"})
+
+
+async def test_the_same_server_at_another_address_is_told_nothing_twice(delivery, hospital):
+    ann = patient()
+    await delivery.hear(consent(ann), source="intake")
+    await delivery.hear(ann, observation(ann), encounter(ann))
+    delivery.start()
+    await delivery.settled()
+    before = {type_: await hospital.all(type_) for type_ in ("Patient", "Observation", "Encounter")}
+    await moved(delivery, hospital.base.replace("127.0.0.1", "localhost"))
+    await delivery.hear(observation(ann))
+    assert {one.state for one in (await delivery.settled()).values()} == {"accepted"}
+    assert {type_: len(await hospital.all(type_)) for type_ in before} == {
+        "Patient": 1,
+        "Observation": 2,
+        "Encounter": 1,
+    }
+    assert await hospital.all("Patient") == before["Patient"]
 
 
 async def test_what_comes_of_a_programme_goes_with_the_notice_and_its_consent(delivery, hospital):
