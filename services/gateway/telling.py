@@ -16,7 +16,7 @@ from services.gateway.whose import key_of
 from shared.fhir.extraction import labels_of
 from shared.fhir.json import Resource, parse
 from shared.fhir.matching import criteria_of, satisfies
-from shared.fhir.outcome import Gone, NotFound, Unavailable
+from shared.fhir.outcome import Gone, NotFound
 from shared.security.audit import row_of
 from shared.security.notice import with_notice
 from shared.store import subscriptions as store
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shared.security.caller import Caller
     from shared.store.access import Access
     from shared.store.audit import Row
+    from shared.store.behind import Behind
     from shared.store.store import Transaction
     from shared.store.subscriptions import Event, Known, Subscribed
     from shared.store.types import Stored
@@ -52,6 +53,14 @@ def concerns(policy: SubscriptionPolicy, one: Subscribed, after: Resource | None
 def living(stored: Stored | None) -> Resource | None:
     """Return a version that was no deletion: a tombstone holds nothing but its meta."""
     return None if stored is None or stored.deleted else parse(stored.body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What may be known of an event, and where who is told is outside, by which Consents."""
+
+    known: Known
+    behind: tuple[Behind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +97,12 @@ class Telling:
         shown: list[Shown] = []
         after = 0
         while len(shown) < most and (events := await self.told.waiting(LOOKED_AT, after=after)):
-            known = await self._known(events)
+            known = await self._seen(events)
             hidden = []
             for event in events:
                 after = event.place
                 seen = known.get(event.place)
-                if seen is None or (event.number is None and not self._is_event(seen)):
+                if seen is None or (event.number is None and not self._is_event(seen.known)):
                     hidden.append(event.place)
                     continue
                 number = event.number if event.number is not None else await self.told.number(event.place)
@@ -101,21 +110,20 @@ class Telling:
                 if len(shown) == most:
                     break
             await self.told.drop(hidden)
-        return await self._with_consents(shown)
+        return shown
 
     async def numbered(self, since: int, until: int, most: int) -> list[Shown]:
         """Return the events of these numbers of which the subscriber, and who asks, may know now."""
         events = await self.told.numbered(since, until, most)
-        known = await self._known(events)
+        known = await self._seen(events)
         if self.also is not None:
             others = await store.known(self.transaction, _accesses(self.also, self.one), events)
             known = {place: one for place, one in known.items() if place in others}
-        shown = [
+        return [
             self._shown(event, event.number, known[event.place])
             for event in events
             if event.number is not None and event.place in known
         ]
-        return await self._with_consents(shown)
 
     async def whole(self, shown: Sequence[Shown]) -> list[Shown]:
         """Return events with their resources, as the subscriber may read them now."""
@@ -141,29 +149,27 @@ class Telling:
             what=(f"{event.type}/{event.id}/_history/{event.version}", f"Subscription/{one.id}"),
         )
 
-    async def _known(self, events: Sequence[Event]) -> dict[int, Known]:
-        return dict(await store.known(self.transaction, _accesses(self.caller, self.one), events))
+    async def _seen(self, events: Sequence[Event]) -> dict[int, _Seen]:
+        """Return by place what the subscriber may know of; of a programme's, only what some Consent is behind."""
+        known = await store.known(self.transaction, _accesses(self.caller, self.one), events)
+        told = self.caller.disclosure
+        if told is None or not known:
+            return {place: _Seen(one) for place, one in known.items()}
+        places = [(one.version.type, one.version.id) for one in known.values()]
+        by = await behind(self.transaction.connection, told, self.transaction.tenant, places)
+        seen = {place: _Seen(one, by.get((one.version.type, one.version.id), ())) for place, one in known.items()}
+        return {place: one for place, one in seen.items() if one.behind or not one.known.programme}
 
-    def _is_event(self, seen: Known) -> bool:
+    def _is_event(self, known: Known) -> bool:
         topic = self.policy.topic(self.one.topic)
-        after, before = living(seen.version), living(seen.before)
+        after, before = living(known.version), living(known.before)
         return topic is not None and topic.is_event(after, before) and concerns(self.policy, self.one, after, before)
 
-    def _shown(self, event: Event, number: int, seen: Known) -> Shown:
-        key = key_of(seen.version)
+    def _shown(self, event: Event, number: int, seen: _Seen) -> Shown:
+        key = key_of(seen.known.version)
         patient = key.removeprefix("Patient/") if key.startswith("Patient/") else None
-        return Shown(event, number, patient, programme=seen.programme and self.caller.disclosure is not None)
-
-    async def _with_consents(self, shown: Sequence[Shown]) -> list[Shown]:
-        told = self.caller.disclosure
-        if told is None or not shown:
-            return list(shown)
-        places = [(one.event.type, one.event.id) for one in shown]
-        by = await behind(self.transaction.connection, told, self.transaction.tenant, places)
-        found = [replace(one, behind=by.get(place, ())) for one, place in zip(shown, places, strict=True)]
-        if any(one.programme and not one.behind for one in found):
-            raise Unavailable("A consent was withdrawn while this was answered. Ask again.")
-        return found
+        programme = seen.known.programme and self.caller.disclosure is not None
+        return Shown(event, number, patient, programme=programme, behind=seen.behind)
 
     async def _whole(self, each: Shown, reads: Sequence[Access]) -> Shown:
         event = each.event

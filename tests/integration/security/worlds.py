@@ -10,9 +10,14 @@ from typing import Any
 from shared.fhir.codes import ACT_CODE
 from shared.fhir.extraction import labels_of
 from shared.fhir.query import parse_search
+from shared.runtime.policy import load_policy
+from shared.security import caller as security
+from shared.security.roles import AccessPolicy
+from shared.security.scopes import parse_scopes
 from shared.store.access import EVERYTHING, NO_ONES, Access, Disclosure, Grant
 from tests.integration.security.consents import PATTERNS, consent, permits, provision
 
+ROLES = load_policy().section("access", AccessPolicy)
 PATIENTS = ("ada", "bob", "cyd")
 TYPES = ("Patient", "Encounter", "Observation", "Condition", "Appointment", "Practitioner", "Provenance", "Consent")
 
@@ -304,13 +309,21 @@ class Caller:
         if not self._is_told(world, resource):
             return False
         for patients, restriction in self.naive.get(resource["resourceType"], ()):
-            mine = patients is None or (
-                bearer(resource) in patients
-                and (resource["resourceType"] == "Patient" or patients_in(resource) <= patients)
-            )
-            if mine and (restriction is None or (now and restriction(world, resource))):
+            if self._is_of(patients, resource) and (restriction is None or (now and restriction(world, resource))):
                 return True
         return False
+
+    def saw(self, world: World, resource: Resource) -> bool:
+        """Tell whether he may know of a version as it was; what a scope searches by is asked of the present alone."""
+        return self._is_told(world, resource) and any(
+            self._is_of(patients, resource) for patients, _ in self.naive.get(resource["resourceType"], ())
+        )
+
+    def _is_of(self, patients: frozenset[str] | None, resource: Resource) -> bool:
+        return patients is None or (
+            bearer(resource) in patients
+            and (resource["resourceType"] == "Patient" or patients_in(resource) <= patients)
+        )
 
     def _is_told(self, world: World, resource: Resource) -> bool:
         """Tell whether the consents as they are now let him know of a version, as it and as the current one is."""
@@ -345,6 +358,43 @@ def caller(chance: random.Random) -> Caller:
         return _of_scopes(chance, told)
     access = Access("whole", None, None, frozenset(), dict.fromkeys(TYPES, EVERYTHING), told)
     return Caller(access, {type_: [(None, None)] for type_ in TYPES})
+
+
+def bearing(chance: random.Random, *, of_one: bool = True) -> tuple[security.Caller, Caller]:
+    """Return the bearer of a token with scopes of its own, of one outside or of the clinic, and the same in Python.
+
+    `of_one`: some of the scopes may be about one patient alone.
+    """
+    role, user = chance.choice(
+        [
+            ("clinic-admin", "Practitioner/dan"),
+            ("hospital-system", "Organization/h1"),
+            ("hospital-system", "Organization/h1"),
+            ("hospital-system", "Organization/h2"),
+            ("partner-physician", "Practitioner/doc"),
+        ]
+    )
+    mine = chance.choice(PATIENTS)
+    scopes: list[str] = []
+    naive: dict[str, list[tuple[frozenset[str] | None, Naive | None]]] = {}
+    for type_ in TYPES:
+        able = [one for one in RESTRICTIONS.get(type_, []) if not one[0].startswith("_has")]
+        for _ in range(chance.choice([0, 1, 1, 1, 2])):
+            restriction = chance.choice([None, None, *able])
+            patients = frozenset((mine,)) if of_one and chance.random() < 0.2 else None
+            context, query = (
+                "system" if patients is None else "patient",
+                "" if restriction is None else f"?{restriction[0]}",
+            )
+            scopes.append(f"{context}/{type_}.rs{query}")
+            to_all = None if type_ in security.DIRECTORY else patients
+            naive.setdefault(type_, []).append((to_all, None if restriction is None else restriction[1]))
+    told = security.disclosure_of(ROLES, role, user)
+    bearer_ = security.Caller(
+        "default", client="somebody", user=user, role=role, patient=mine, scopes=parse_scopes(" ".join(scopes)),
+        disclosure=told,
+    )  # fmt: skip
+    return bearer_, Caller(bearer_.access("r"), naive)
 
 
 def _of_scopes(chance: random.Random, told: Disclosure | None) -> Caller:
