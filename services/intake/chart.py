@@ -78,7 +78,10 @@ class View:
 
     async def get(self, type_: str, id_: str) -> Resource | None:
         """Return another resource."""
-        found = await self.record.get(type_, id_)
+        if self.change is not None and (self.change.type, self.change.id) == (type_, id_):
+            found = self.change.after
+        else:
+            found = await self.record.get(type_, id_)
         self._note([] if found is None else [found])
         return found
 

@@ -10,11 +10,10 @@ from services.intake.chart import proceeding, rule_of
 from services.intake.orders import prescriber_named
 from services.intake.rules.forms import deciders
 from services.intake.rules.prescribers import check_decider
-from services.intake.screening import screened_for
 from services.intake.setting import Setting
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import latest_eligibility, patient_of
+from shared.fhir.kap import latest_eligibility, patient_of, screened_for
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.runtime.raising import is_own_work
 from shared.runtime.record import Record

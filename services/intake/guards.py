@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.intake.consents import guard_consent
-from services.intake.course import bring_up_to_date, subject_id
+from services.intake.course import subject_id
 from services.intake.decisions import require_decision
 from services.intake.directory import guard_directory
 from services.intake.glass import guard_glass
@@ -13,7 +13,7 @@ from services.intake.matching import ask_whether_double, require_known
 from services.intake.merging import guard_links
 from services.intake.orders import guard_order
 from services.intake.rules.matching import MatchPolicy
-from services.intake.screening import JUDGED_BY, judge_again
+from services.intake.screening import JUDGED_BY, judge_again, judge_in_place_of, judge_who_takes
 from services.intake.setting import Setting
 from services.intake.stages import course_guards
 from shared.fhir.kap import (
@@ -37,7 +37,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         if concerned and not is_own_work():
             patient = subject_id(change)
             if change.after is not None and change.after["status"] == "entered-in-error" and patient is not None:
-                await bring_up_to_date(record, patient, setting.clock(), setting.sets, change=change)
+                await judge_in_place_of(change, patient, record, setting)
                 return
             raise Unprocessable(
                 "Eligibility is decided by POST Patient/<id>/$screen, which shows its working; it cannot be posted. "
@@ -59,6 +59,9 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def screened(change: Change, record: Record) -> None:
         await judge_again(change, record, setting)
 
+    async def recoded(change: Change, record: Record) -> None:
+        await judge_who_takes(change, record, setting)
+
     async def entered(change: Change, record: Record) -> None:
         await ask_whether_double(change, record, setting, matching)
 
@@ -78,6 +81,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         "DetectedIssue": (decision,),
         "Consent": (consent,),
         "MedicationRequest": (order,),
+        "Medication": (recoded,),
         "CarePlan": (course["CarePlan"],),
         "EpisodeOfCare": (course["EpisodeOfCare"],),
     }

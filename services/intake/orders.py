@@ -25,7 +25,6 @@ from services.intake.rules.home import HomeFacts, check_home, is_for_home
 from services.intake.rules.orders import Weight, check_order, check_screened, kilograms_of
 from services.intake.rules.prescribers import Prescriber, check_prescriber, check_site
 from services.intake.rules.trials import Entry
-from services.intake.screening import screened_for
 from services.intake.setting import Setting
 from shared.fhir.codes import NEED_REEVALUATED, PDMP_QUERY, ROUTES, WEIGHT
 from shared.fhir.dates import interval
@@ -43,6 +42,7 @@ from shared.fhir.kap import (
     patient_of,
     planned_doses,
     routes_of_order,
+    screened_for,
 )
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.runtime.medications import substances_of

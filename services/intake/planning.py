@@ -22,7 +22,6 @@ from services.intake.rules.plans import (
     personal,
     planned,
 )
-from services.intake.screening import screened_for
 from services.intake.setting import Setting
 from shared.fhir.codes import (
     EXT_PLANNED_DOSE,
@@ -37,7 +36,16 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, parse
-from shared.fhir.kap import Drug, PlannedDose, is_plan, latest_eligibility, planned_doses, quantity_in, reference
+from shared.fhir.kap import (
+    Drug,
+    PlannedDose,
+    is_plan,
+    latest_eligibility,
+    planned_doses,
+    quantity_in,
+    reference,
+    screened_for,
+)
 from shared.fhir.outcome import BadRequest, Issue, Unprocessable
 from shared.fhir.raised import policy_extension
 from shared.runtime.asking import not_held, wrongly_asked

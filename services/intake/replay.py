@@ -6,12 +6,12 @@ from typing import Any
 
 from services.intake.chart import Pinned, chart_of
 from services.intake.rules.eligibility import screen
-from services.intake.screening import assessment_of, meanings_of, screened_for
+from services.intake.screening import assessment_of, meanings_of
 from services.intake.setting import Setting
 from shared.fhir.codes import POLICY_URI, SCREENING
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource, parse
-from shared.fhir.kap import eligibility_outcome, has_code, patient_of
+from shared.fhir.kap import eligibility_outcome, has_code, patient_of, screened_for
 from shared.fhir.outcome import Gone, NotFound, Unprocessable
 from shared.runtime.asking import not_held
 from shared.runtime.policy import Policy

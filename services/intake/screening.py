@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from services.intake.chart import View, chart_of, flagged, observed, rule_of, screening_issues
 from services.intake.course import bring_up_to_date, is_screening
@@ -38,7 +38,16 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, parse
-from shared.fhir.kap import Drug, codes_of, eligibility_outcome, latest_eligibility, patient_of, reference, replaced_by
+from shared.fhir.kap import (
+    Drug,
+    codes_of,
+    eligibility_outcome,
+    latest_eligibility,
+    patient_of,
+    reference,
+    replaced_by,
+    screened_for,
+)
 from shared.fhir.profiles import own
 from shared.fhir.raised import IssueSeverity, detected_issue, flag, identifier, policy_extension, task
 from shared.runtime.policy import Policy
@@ -86,6 +95,23 @@ async def judge_again(change: Change, record: Record, setting: Setting) -> None:
     await judge_patient(patient_id, record, setting, change)
 
 
+async def judge_who_takes(change: Change, record: Record, setting: Setting) -> None:
+    """Guard of Medication: who takes or is ordered what was corrected, alone or as an ingredient, is judged anew."""
+    if change.before is None or is_own_work():
+        return
+    name = f"Medication/{change.id}"
+    names = [name, *(f"Medication/{one['id']}" for one in await record.search("Medication", {"ingredient": name}))]
+    patients = {
+        patient
+        for type_ in ("MedicationStatement", "MedicationRequest")
+        for one in await record.search(type_, {"medication": ",".join(names)})
+        if (patient := patient_of(one)) is not None
+    }
+    await record.lock(*(f"Patient/{one}" for one in sorted(patients)))
+    for one in sorted(patients):
+        await judge_patient(one, record, setting, change)
+
+
 async def judge_patient(patient_id: str, record: Record, setting: Setting, change: Change | None = None) -> None:
     """Judge a patient who was screened before anew, and who stands for him; `change` is about to be committed."""
     await judge_view(View(record, patient_id, change), setting)
@@ -104,6 +130,18 @@ async def standing_of(patient: Resource, record: Record) -> Resource | None:
         seen.add(other)
         held = await record.get("Patient", other)
     return held
+
+
+async def judge_in_place_of(withdrawn: Change, patient_id: str, record: Record, setting: Setting) -> None:
+    """Judge anew where an assessment is taken back, by its drug and route: an older one never counts in its place."""
+    before = withdrawn.before
+    view = View(record, patient_id, withdrawn)
+    patient = await view.the_patient()
+    if before is None or patient is None:
+        return
+    drug, route = screened_for(before)
+    chart = await chart_of(view, patient, setting, drug=drug, route=route, now=setting.clock())
+    await _write(view, chart, screen(chart, setting.rules), setting, before)
 
 
 async def judge_view(view: View, setting: Setting) -> None:
@@ -224,16 +262,6 @@ async def _tell(view: View, result: Screening, assessment: Resource, before: Res
         focus=f"RiskAssessment/{assessment['id']}",
     )
     await raise_once(view.record, asked, reopen=True)
-
-
-def screened_for(assessment: Resource) -> tuple[Drug | None, str | None]:
-    """Return the drug and the route (SNOMED CT) that an assessment was made for; None where it was for any."""
-    for one in assessment.get("extension", []):
-        if one.get("url") == EXT_SCREENED_FOR:
-            said = {part.get("url"): part.get("valueCode") for part in one.get("extension", [])}
-            drug: Drug | None = next((known for known in get_args(Drug) if known == said.get("drug")), None)
-            return drug, said.get("route")
-    return None, None
 
 
 def assessment_of(result: Screening, chart: Chart, policy: Policy) -> Resource:

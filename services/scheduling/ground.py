@@ -26,6 +26,7 @@ from shared.fhir.kap import (
     comes_from_elsewhere,
     consent_routes,
     course_status,
+    denies,
     drug_of,
     effective_start,
     eligibility_outcome,
@@ -38,6 +39,7 @@ from shared.fhir.kap import (
     patient_of,
     routes_consented,
     routes_of_order,
+    screened_for,
     visit_of,
 )
 from shared.runtime.medications import substances_of
@@ -67,7 +69,7 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
     about = {"patient": f"Patient/{patient}"}
     newest = latest_eligibility(_own(await held(record, "RiskAssessment", about)))
     courses = [one for one in _own(await held(record, "EpisodeOfCare", about)) if is_course(one)]
-    consents = [one for one in _own(await held(record, "Consent", about)) if _signed(one) <= min(when, now)]
+    consents = [one for one in _own(await held(record, "Consent", about)) if _counts(one, min(when, now), when)]
     plans = _own(await held(record, "CarePlan", about))
     order = await _order(record, appointment)
     appointments = await held(record, "Appointment", about)
@@ -77,12 +79,15 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         if visit_of(one) == VISIT_PREP.code and "start" in one and moment(one["start"]) < when
     ]
     stands = order is not None and is_order_in_force(order) and patient_of(order) == patient
+    drug, route = (None, None) if newest is None else screened_for(newest)
     weighed, weight = await _weighed(record, about, when)
     return Ground(
         patient=about["patient"],
         outcome=None if newest is None else eligibility_outcome(newest, now),
         assessment=None if newest is None else f"RiskAssessment/{newest['id']}",
         assessed=None if newest is None else moment(newest.get("occurrenceDateTime")),
+        screened_drug=drug,
+        screened_route=route,
         episode_status=course_status(courses, when),
         courses=_references(courses),
         consents=_references(one for one in consents if consent_routes(one)),
@@ -118,8 +123,11 @@ def _own(resources: Iterable[Resource]) -> list[Resource]:
     return [one for one in resources if not comes_from_elsewhere(one)]
 
 
-def _signed(consent: Resource) -> datetime:
-    return moment(consent.get("dateTime"))
+def _counts(consent: Resource, now: datetime, when: datetime) -> bool:
+    """Tell whether a consent counts: one that is dated ahead permits nothing yet, and what it denies is denied."""
+    if moment(consent.get("dateTime")) <= now:
+        return True
+    return any(denies(consent, route, when) for route in consent_routes(consent))
 
 
 def _is_plan(plan: Resource, when: datetime) -> bool:

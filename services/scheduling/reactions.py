@@ -16,8 +16,9 @@ from services.scheduling.telling import tell_of_loss
 from shared.events.envelope import Event
 from shared.fhir.codes import GROUND_LOST, ID_FLAG, ID_TASK, WEIGHT
 from shared.fhir.json import Resource
-from shared.fhir.kap import has_code, visit_of
+from shared.fhir.kap import has_code, has_died, visit_of
 from shared.fhir.raised import flag, identifier, task
+from shared.notify.telling import tell_no_more
 from shared.runtime.raising import close_flag, close_task, content_of, find, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Reaction
@@ -40,6 +41,11 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         if event.patient is not None:
             await look_at_all(event.patient, record, setting)
 
+    async def has_died_meanwhile(event: Event, resource: Resource, record: Record) -> None:
+        if event.interaction != "delete" and has_died(resource):
+            why = "The patient has died."
+            await tell_no_more(record, f"Patient/{event.resource_id}", setting.clock(), why=why)
+
     async def measured(event: Event, resource: Resource, record: Record) -> None:
         if event.patient is not None and has_code(resource.get("code"), WEIGHT):
             await look_at_all(event.patient, record, setting)
@@ -49,7 +55,18 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         for appointment in await record.search("Appointment", booked):
             await look_again(appointment, record, setting)
 
-    return {**dict.fromkeys(STANDS_ON, (ground_changed,)), "Observation": (measured,), "Location": (place_changed,)}
+    async def drug_changed(event: Event, resource: Resource, record: Record) -> None:
+        orders = await record.search("MedicationRequest", {"medication": f"Medication/{event.resource_id}"})
+        for patient in sorted({one["subject"]["reference"] for one in orders}):
+            await look_at_all(patient, record, setting)
+
+    return {
+        **dict.fromkeys(STANDS_ON, (ground_changed,)),
+        "Patient": (ground_changed, has_died_meanwhile),
+        "Observation": (measured,),
+        "Location": (place_changed,),
+        "Medication": (drug_changed,),
+    }
 
 
 async def look_at_all(patient: str, record: Record, setting: Setting) -> None:

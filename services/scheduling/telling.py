@@ -15,7 +15,7 @@ from services.scheduling.setting import Setting
 from shared.fhir.codes import BOOKING_CHANGED, INSTRUCTION, TELL_IN_PERSON, TIME_OFFERED
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import actors, has_code, id_in
+from shared.fhir.kap import actors, has_code, has_died, id_in
 from shared.fhir.raised import task
 from shared.notify.telling import Letter, tell
 from shared.runtime.raising import raise_once
@@ -37,9 +37,9 @@ def when_text(start: datetime, zone: ZoneInfo) -> dict[str, str]:
 
 
 async def tell_patient(record: Record, name: Sequence[str], letter: Letter, *, patient: str, setting: Setting) -> None:
-    """Tell a patient, where he is known here; without an address the Communication says so."""
+    """Tell a patient, where he is known here and has not died; without an address the Communication says so."""
     to = await record.get("Patient", patient)
-    if to is not None:
+    if to is not None and not has_died(to):
         await tell(record, name, letter, to=to, now=setting.clock(), patient=patient)
 
 

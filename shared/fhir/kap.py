@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from shared.fhir.cited import ValueSet
 from shared.fhir.codes import (
@@ -21,6 +21,7 @@ from shared.fhir.codes import (
     COURSE,
     ELIGIBILITY,
     EXT_PLANNED_DOSE,
+    EXT_SCREENED_FOR,
     EXT_STAGE,
     KAP,
     PLAN,
@@ -302,10 +303,25 @@ def eligibility_outcome(assessment: Resource, when: datetime | None = None) -> s
     return "needs-answers" if aged and found[0] == "eligible" else found[0]
 
 
+def has_died(patient: Resource) -> bool:
+    """Tell whether a Patient is said to have died (`deceased[x]`)."""
+    return patient.get("deceasedBoolean") is True or "deceasedDateTime" in patient
+
+
 def latest_eligibility(assessments: Iterable[Resource]) -> Resource | None:
     """Return the newest eligibility RiskAssessment that counts; of two of one moment the later one in order."""
     counted = [one for one in assessments if eligibility_outcome(one) is not None]
     return max(reversed(counted), key=lambda one: moment(one.get("occurrenceDateTime")), default=None)
+
+
+def screened_for(assessment: Resource) -> tuple[Drug | None, str | None]:
+    """Return the drug and the route (SNOMED CT) that an assessment was made for; None where it was for any."""
+    for one in assessment.get("extension", []):
+        if one.get("url") == EXT_SCREENED_FOR:
+            said = {part.get("url"): part.get("valueCode") for part in one.get("extension", [])}
+            drug: Drug | None = next((known for known in get_args(Drug) if known == said.get("drug")), None)
+            return drug, said.get("route")
+    return None, None
 
 
 def stage_of(episode: Resource) -> str | None:

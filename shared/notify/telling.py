@@ -188,6 +188,14 @@ async def take_back(record: Record, name: Sequence[str], now: datetime, *, why: 
     return True
 
 
+async def tell_no_more(record: Record, to: str, now: datetime, *, why: str) -> None:
+    """Stop every Communication to a recipient (``Patient/<id>``) that was not sent yet."""
+    for one in await record.search("Communication", {"recipient": to, "status": "preparation"}):
+        await withdraw(record.transaction, one["id"], now)
+        with own_work():
+            await record.update(content_of({**one, "status": "stopped", "statusReason": {"text": why}}))
+
+
 async def withdraw_when_stopped(change: Change, record: Record) -> None:
     """Guard of Communication: what a person stops, or takes for an error, or deletes, is not sent any more."""
     state = None if change.after is None else STATES.get(change.after.get("status", ""))

@@ -31,7 +31,8 @@ async def medication_of(record: Reader, resource: Resource) -> Resource | None:
 async def substances_of(record: Reader, resource: Resource) -> list[Resource]:
     """Return every CodeableConcept that says what a resource's medication is: its own, and those of its ingredients.
 
-    A preparation of several drugs is each of them: what is mixed into it counts as if it were given alone.
+    A preparation of several drugs is each of them: what is mixed into it counts as if it were given alone. An
+    ingredient of which nothing is known is an empty one: nobody can say that it does not matter.
     """
     own = await medication_of(record, resource)
     found = [] if own is None else [own]
@@ -42,7 +43,8 @@ async def substances_of(record: Reader, resource: Resource) -> list[Resource]:
             found.append(part["itemCodeableConcept"])
         held = [*inside, *(medication or {}).get("contained", [])]
         item = await _named(record, part.get("itemReference", {}), held)
-        found.extend(one for one in ((item or {}).get("code"), _display(part.get("itemReference"))) if one is not None)
+        said = [one for one in ((item or {}).get("code"), _display(part.get("itemReference"))) if one is not None]
+        found.extend(said or ([{}] if "itemReference" in part else []))
         further = (item or {}).get("ingredient", [])
         found.extend(one["itemCodeableConcept"] for one in further if "itemCodeableConcept" in one)
     return found

@@ -37,7 +37,7 @@ from shared.fhir.cited import ValueSet, is_coded
 from shared.fhir.codes import KAP, SNOMED
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, quantity_in, replaced_by
+from shared.fhir.kap import codes_of, effective_start, has_died, quantity_in, replaced_by
 
 
 def screen(chart: Chart, rules: Rules) -> Screening:
@@ -97,6 +97,9 @@ def _by_rule(name: str, rule: ScreeningRule, chart: Chart, rules: Rules) -> Find
         other = replaced_by(chart.patient)
         why = f"Patient/{other} stands for this one."
         return None if other is None else finding_of(name, rule, "hit", severity, (f"Patient/{other}",), why, chart)
+    if rule.deceased:
+        died = has_died(chart.patient)
+        return finding_of(name, rule, "hit", severity, (f"Patient/{chart.patient['id']}",), "", chart) if died else None
     if rule.age_below is not None:
         return _by_age(name, rule, severity, chart)
     if rule.needed is not None:
@@ -150,7 +153,7 @@ def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str,
     for sign in rule.observations:
         newest = newest_of(chart.observations, sign.code)
         value = None if newest is None else newest.resource.get("valueCodeableConcept")
-        if newest is None or sets[sign.clear].holds(value):
+        if newest is None or (sets[sign.clear].holds(value) and effective_start(newest.resource) is not None):
             continue
         yield newest.reference, sign.set if sets[sign.set].holds(value) else None
     yield from _measured_signs(rule.measured, chart, sets)
@@ -165,19 +168,22 @@ def flag_codes(flag: Resource) -> set[str]:
     return {*codes_of(flag.get("code"), KAP), *codes_of(flag.get("code"), SNOMED)}
 
 
-def _measured_signs(measured: Measured | None, chart: Chart, sets: Sets) -> Iterator[tuple[str, str]]:
-    """Yield a value that is high enough together with the conditions beside which it counts."""
+def _measured_signs(measured: Measured | None, chart: Chart, sets: Sets) -> Iterator[tuple[str, str | None]]:
+    """Yield a value that is high enough together with the conditions beside which it counts.
+
+    One that nothing reads (another unit, a comparator) may be: None as its set.
+    """
     newest = None if measured is None else newest_of(chart.observations, measured.code)
     if measured is None or newest is None:
         return
     value = quantity_in(newest.resource.get("valueQuantity"), (measured.unit,))
-    if value is None or value < measured.at_least:
+    if value is not None and value < measured.at_least:
         return
     for entry in counted(chart.conditions):
         for set_ in measured.beside:
             if is_active(entry.resource) and sets[set_].holds(entry.concept):
-                yield newest.reference, set_
-                yield entry.reference, set_
+                yield newest.reference, None if value is None else set_
+                yield entry.reference, None if value is None else set_
 
 
 def _recent_signs(recent: Recent | None, entry: Entry, now: datetime, sets: Sets) -> Iterator[tuple[str, str | None]]:
@@ -209,11 +215,13 @@ def _is_indicated(set_: ValueSet, chart: Chart) -> bool:
 
 
 def _uncoded(chart: Chart, rules: Rules) -> Iterator[str]:
-    """Yield what no rule can read: text, and a code that neither the policy nor the loaded terminology knows."""
+    """Yield what no rule can read: text, and a code that neither the policy nor the loaded terminology knows.
+
+    Conditions that are over, too: some rules ask what somebody ever had.
+    """
     systems = rules.eligibility.coded_systems
-    active = [entry for entry in counted(chart.conditions) if is_active(entry.resource)]
     for entries, read in (
-        (active, systems.condition),
+        (list(counted(chart.conditions)), systems.condition),
         (list(counted(chart.allergies)), systems.allergy),
         (chart.medications, systems.medication),
     ):

@@ -20,9 +20,8 @@ from services.intake.rules.forms import (
     deciders,
 )
 from services.intake.rules.trials import Entry
-from shared.fhir.dates import MIN_INSTANT
 from shared.fhir.json import Resource
-from shared.fhir.kap import Drug, codes_of, effective_start
+from shared.fhir.kap import Drug, codes_of, effective_start, moment
 
 Verdict: TypeAlias = Literal["hit", "decided", "not-known", "clear"]
 Outcome: TypeAlias = Literal["eligible", "not-eligible", "needs-answers", "needs-decision"]
@@ -136,9 +135,16 @@ def newest_of(observations: Iterable[Entry], code: str) -> Entry | None:
         for entry in observations
         if entry.resource.get("status") in ("final", "amended", "corrected", "preliminary")
         and any(coding.get("code") == code for coding in (entry.concept or {}).get("coding", []))
-        and effective_start(entry.resource) is not None
     ]
-    return max(reversed(found), key=lambda entry: effective_start(entry.resource) or MIN_INSTANT, default=None)
+    return max(reversed(found), key=lambda entry: said_at(entry.resource), default=None)
+
+
+def said_at(observation: Resource) -> datetime:
+    """Return when an Observation was true; one that does not say so counts from when it was issued, else written."""
+    start = effective_start(observation)
+    if start is not None:
+        return start
+    return moment(observation.get("issued") or observation.get("meta", {}).get("lastUpdated"))
 
 
 def finding_of(

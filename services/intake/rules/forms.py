@@ -67,7 +67,7 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     condition. `graver` raises the severity when one of its sets is met.
     `indication`: asked only for that indication. `override`: how many prescribers together may decide past an absolute
     finding, by drug or drug and route; where it says nothing, nobody may. `asked`: at screening, or on the day of the
-    dose only. `replaced`: met by a Patient that was merged into another.
+    dose only. `replaced`: met by a Patient that was merged into another; `deceased`: by one who died.
     """
 
     title: str
@@ -89,6 +89,7 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     needed: Needed | None = None
     uncoded: bool = False
     replaced: bool = False
+    deceased: bool = False
     asked: Literal["screening", "dose"] = "screening"
 
 

@@ -20,6 +20,9 @@ INTENDED: Final = frozenset(("booked", "pending"))
 OCCUPYING: Final = frozenset(("booked", "pending", "arrived", "checked-in"))
 """Statuses in which an appointment takes the time of its actors."""
 
+HERE: Final = frozenset(("arrived", "checked-in", "fulfilled"))
+"""Statuses that say that the patient is there, or was."""
+
 COUNTING: Final = frozenset((*OCCUPYING, "fulfilled"))
 """Statuses in which a dosing session counts for the spacing of others."""
 
@@ -144,6 +147,27 @@ def no_time() -> Issue:
         expression=("Appointment.start", "Appointment.end"),
         rule="S-TIME",
         source="KAP Exchange",
+    )
+
+
+def too_early(before: Resource | None, after: Resource, now: datetime, policy: SchedulingPolicy) -> Issue | None:
+    """Return the refusal where it is said of a visit that is far ahead that the patient is there; None else.
+
+    Such a visit is no fact yet: it would be watched over no longer.
+    """
+    span = span_of(after)
+    if after.get("status") not in HERE or (before or {}).get("status") in HERE or span is None:
+        return None
+    if span[0] - now <= timedelta(hours=policy.check_in.hours):
+        return None
+    return Issue(
+        f"The visit begins at {zulu(span[0])}: that the patient is there is said {policy.check_in.hours} hours before "
+        "at the earliest. Wait until then, or correct the start.",
+        code="business-rule",
+        expression=("Appointment.status",),
+        rule="S-STATUS",
+        source=policy.check_in.source,
+        evidence=tuple(name for name in booked_actors(after) if name.startswith("Patient/")),
     )
 
 

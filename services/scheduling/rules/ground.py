@@ -30,6 +30,7 @@ class Ground:
         outcome: of the newest eligibility decision; None: there is none.
         assessment: its reference.
         assessed: when it was made.
+        screened_drug, screened_route: for which it was made; None: for any.
         episode_status: of the patient's course; None: there is none.
         courses, consents, plans: references of those held, in force or not.
         order: reference of the order the appointment names; None: it names none.
@@ -51,6 +52,8 @@ class Ground:
     outcome: str | None = None
     assessment: str | None = None
     assessed: datetime | None = None
+    screened_drug: str | None = None
+    screened_route: str | None = None
     episode_status: str | None = None
     courses: tuple[str, ...] = ()
     consents: tuple[str, ...] = ()
@@ -163,10 +166,24 @@ def _eligible(ground: Ground, start: datetime | None, rule: Required, _: Schedul
     said = f"the newest eligibility decision is {ground.outcome} ({ground.assessment})"
     if ground.outcome != "eligible":
         return False, said, "See its findings, settle them and screen again.", evidence
+    other = _screened_for_another(ground)
+    if other is not None:
+        advice = (
+            "Screen the patient for the drug and route of the order (Patient/<id>/$screen), or for any: without them."
+        )
+        return False, f"{said}, for {other}, and not for what is ordered", advice, evidence
     if _too_old(ground.assessed, start, rule):
         what = f"{said}, and will be older than {rule.days} days on the day of the visit"
         return False, what, "Screen the patient again (Patient/<id>/$screen).", evidence
     return True, said, "", evidence
+
+
+def _screened_for_another(ground: Ground) -> str | None:
+    """Return the drug or route that the patient was screened for where the order's is another; None where it is not."""
+    if ground.screened_drug is not None and ground.drug is not None and ground.screened_drug != ground.drug:
+        return ground.screened_drug
+    route = ground.screened_route
+    return route if route is not None and any(one != route for one in ground.routes) else None
 
 
 def _course(ground: Ground, _start: datetime | None, _rule: Required, _: SchedulingPolicy) -> Answer:

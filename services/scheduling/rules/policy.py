@@ -139,6 +139,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         offer: how long a freed time is kept for who was waiting.
         continuity: how much later a visit may be to be with somebody whom the patient knows.
         watch: how long before a visit what it needs by then is looked at.
+        check_in: how long before its start it may be said of a visit that the patient is there, at the earliest.
         no_show: how long after its start a visit that nobody came to is asked about.
         most_found: how far ahead, at most, a free time is looked for at once.
         spacing: hours between two doses, by route (SNOMED CT).
@@ -156,6 +157,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offer: Minutes
     continuity: Hours
     watch: Hours
+    check_in: Hours
     no_show: Minutes
     most_found: Hours
     spacing: dict[str, Hours]

@@ -71,6 +71,11 @@ def onset(days):
     return (NOW - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def undated(code):
+    made = pregnancy(code, "2026-10-01")
+    return replace(made, resource={name: value for name, value in made.resource.items() if name != "effectiveDateTime"})
+
+
 def raised(code, system=KAP, status="active"):
     concept = {"coding": [{"system": system, "code": code}]}
     return {"flags": (Entry("Flag/risk", concept, {"resourceType": "Flag", "status": status, "code": concept}),)}
@@ -215,6 +220,8 @@ CASES: dict[str, list[Case]] = {
             "clear",
         ),
         Case("boundary", "a positive urine test as a finding", held(condition("167252002")), "hit"),
+        Case("positive", "a positive status of no date", {"observations": (undated("77386006"),)}, "hit"),
+        Case("not known", "a negative status of no date", {"observations": (undated("60001007"),)}, "not-known"),
         Case("boundary", "breastfeeding", held(condition("Z39.1", ICD10CM)), "hit"),
     ],
     "E13": [
@@ -236,7 +243,8 @@ CASES: dict[str, list[Case]] = {
         Case("boundary", "beside a body mass index of 35", {**held(condition("78275009")), **mass_index(35)}, "hit"),
         Case("boundary", "beside one below", {**held(condition("78275009")), **mass_index("34.9")}, "clear"),
         Case("boundary", "a body mass index of 40 alone", mass_index(40), "clear"),
-        Case("boundary", "in no unit", {**held(condition("78275009")), **mass_index(35, "1")}, "clear"),
+        Case("not known", "in another unit", {**held(condition("78275009")), **mass_index(35, "1")}, "not-known"),
+        Case("boundary", "in another unit, without sleep apnoea", mass_index(35, "1"), "clear"),
         Case("boundary", "lung disease that is there", held(condition("J44.9", ICD10CM)), "hit"),
     ],
     "E18": [Case("boundary", "one that is over counts", held(condition("38822007", status="resolved")), "hit")],
@@ -297,13 +305,24 @@ CASES: dict[str, list[Case]] = {
             {**held(condition("999999991")), "known": {(SNOMED, "999999991")}},
             None,
         ),
-        Case("boundary", "one that is over", held(condition("999999991", status="resolved")), None),
+        Case("boundary", "one that is over", held(condition("999999991", status="resolved")), "hit"),
+        Case(
+            "positive", "text of something that is over", held(condition(text="brain bleed", status="resolved")), "hit"
+        ),
         Case(
             "not known",
             "a medicine that nothing here knows asks a person",
             {"medications": (medication("999999992"),)},
             "hit",
         ),
+    ],
+    "M-DECEASED": [
+        Case(
+            "positive", "said so", {"patient": {"id": "ada", "birthDate": "1980-01-01", "deceasedBoolean": True}}, "hit"
+        ),
+        Case("negative", "nothing said", {}, None),
+        Case("boundary", "on a day", {"patient": {"id": "a", "birthDate": "1980", "deceasedDateTime": "2026"}}, "hit"),
+        Case("not known", "said not to have", {"patient": {"id": "ada", "deceasedBoolean": False}}, None),
     ],
     "M-REPLACED": [
         Case(

@@ -1,0 +1,232 @@
+"""Whatever takes the ground of a booked dose away, in whichever record it stands, flags it; no other is booked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from shared.fhir import codes
+from shared.fhir.dates import zulu
+from shared.fhir.outcome import Unprocessable
+from shared.runtime.timers import run_once
+from tests.integration.services.at_intake import (
+    SUBLINGUAL,
+    condition,
+    latest,
+    outcome,
+    proceeding,
+    rules_of,
+    the_course,
+)
+from tests.integration.services.course import (
+    START,
+    about,
+    appointment,
+    care_plan,
+    consent,
+    eligible,
+    order,
+    patient,
+    planned,
+    referral,
+    screening,
+    weight,
+)
+
+NEXT = START + timedelta(days=5)
+ANEURYSM = "67362008"
+THEOPHYLLINE = codes.Code(codes.RXNORM, "10438")
+
+
+@pytest.fixture
+async def booked(bench, clock, intake, scheduling):
+    """Return a patient, his order and a dosing session that is booked for him."""
+    who, _, ordered = await planned(intake, clock)
+    await bench.deliver(intake, scheduling)
+    return who, ordered, await scheduling.create(appointment(who, ordered, NEXT))
+
+
+async def flagged(scheduling, visit):
+    name = f"{codes.ID_FLAG}|ground:{visit['id']}"
+    return [one["status"] for one in await scheduling.search("Flag", identifier=name)]
+
+
+async def refused(scheduling, who, ordered, start):
+    with pytest.raises(Unprocessable) as error:
+        await scheduling.create(appointment(who, ordered, start))
+    return rules_of(error)
+
+
+async def test_a_refusal_that_is_taken_back_as_an_error_is_judged_anew_and_no_older_assessment_counts(
+    bench, clock, intake, scheduling, booked
+):
+    who, ordered, visit = booked
+    clock.forward(days=1)
+    await intake.create(condition(who, ANEURYSM))
+    judged = await latest(intake, who)
+    assert outcome(judged) == "not-eligible"
+    clock.forward(minutes=1)
+    await intake.update({**judged, "status": "entered-in-error"})
+    again = await latest(intake, who)
+    assert (outcome(again), again["id"] != judged["id"]) == ("not-eligible", True)
+    with pytest.raises(Unprocessable) as error:
+        await intake.update({**await the_course(intake, who), "status": "active"})
+    assert rules_of(error) == {"K-HOLD"}
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == ["active"]
+    assert "S-ELIGIBLE" in await refused(scheduling, who, ordered, NEXT + timedelta(days=7))
+
+
+async def test_who_was_screened_for_one_route_is_booked_by_no_other(bench, clock, intake, scheduling):
+    who = await intake.create(patient())
+    await intake.create(referral(who))
+    await intake.create(screening(who, clock.now))
+    await intake.call("screen", who, *SUBLINGUAL)
+    for made in (consent(who), weight(who), care_plan(who)):
+        await intake.create(made)
+    ordered = await intake.create(order(who))
+    await bench.deliver(intake, scheduling)
+    assert await refused(scheduling, who, ordered, NEXT) == {"S-ELIGIBLE"}
+    clock.forward(minutes=1)
+    await intake.call("screen", who)
+    await bench.deliver(intake, scheduling)
+    visit = await scheduling.create(appointment(who, ordered, NEXT))
+    clock.forward(days=1)
+    await intake.create(condition(who, ANEURYSM))
+    await intake.call("screen", who, *SUBLINGUAL)
+    by = await intake.prescriber()
+    for one in await intake.search("DetectedIssue", patient=who["id"]):
+        await intake.update({**one, "mitigation": [proceeding(by)]})
+    assert outcome(await latest(intake, who)) == "eligible"
+    await intake.update({**await the_course(intake, who), "status": "active"})
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == ["active"]
+
+
+@pytest.mark.parametrize("routes", [(codes.ROUTE_IM,), (codes.ROUTE_IM, codes.ROUTE_IV)])
+async def test_a_denial_that_is_dated_a_moment_ahead_counts_at_once(bench, clock, intake, scheduling, routes):
+    who = await eligible(intake, clock)
+    for route in routes:
+        await intake.create(consent(who, route))
+    for made in (weight(who), care_plan(who)):
+        await intake.create(made)
+    ordered = await intake.create(order(who))
+    await bench.deliver(intake, scheduling)
+    visit = await scheduling.create(appointment(who, ordered, NEXT))
+    ahead = zulu(clock.now + timedelta(seconds=30))
+    await intake.create(consent(who, dateTime=ahead, provision={"type": "deny"}))
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == ["active"]
+    assert "S-CONSENT" in await refused(scheduling, who, ordered, NEXT + timedelta(days=7))
+
+
+async def test_a_consent_that_is_dated_ahead_permits_nothing_before(bench, clock, intake, scheduling):
+    who = await eligible(intake, clock)
+    await intake.create(consent(who))
+    for made in (weight(who), care_plan(who)):
+        await intake.create(made)
+    ordered = await intake.create(order(who, 70, codes.ROUTE_IM))
+    (held,) = await intake.search("Consent", patient=who["id"])
+    await intake.update({**held, "dateTime": zulu(clock.now + timedelta(days=2))})
+    await bench.deliver(intake, scheduling)
+    assert "S-CONSENT" in await refused(scheduling, who, ordered, NEXT)
+
+
+async def test_a_visit_weeks_ahead_is_not_checked_in_and_goes_on_being_watched(
+    bench, clock, intake, scheduling, booked
+):
+    who, ordered, visit = booked
+    for early in (
+        lambda: scheduling.call("check-in", visit),
+        lambda: scheduling.update({**visit, "status": "arrived"}),
+        lambda: scheduling.create(appointment(who, ordered, START + timedelta(days=20), status="checked-in")),
+    ):
+        with pytest.raises(Unprocessable) as error:
+            await early()
+        assert rules_of(error) == {"S-STATUS"}
+    clock.now = NEXT - timedelta(hours=12)
+    assert (await scheduling.call("check-in", visit))["status"] == "checked-in"
+
+
+async def test_a_medication_that_becomes_another_has_everybody_who_takes_it_judged(
+    bench, clock, intake, scheduling, booked
+):
+    who, _, visit = booked
+    held = await intake.create({"resourceType": "Medication", "code": codes.Code(codes.RXNORM, "26225").concept()})
+    mixed = await intake.create(
+        {
+            "resourceType": "Medication",
+            "code": codes.Code(codes.RXNORM, "26225").concept(),
+            "ingredient": [{"itemReference": about(held)}],
+        }
+    )
+    await intake.create(
+        {
+            "resourceType": "MedicationStatement",
+            "status": "active",
+            "medicationReference": about(mixed),
+            "subject": about(who),
+        }
+    )
+    assert outcome(await latest(intake, who)) == "eligible"
+    await intake.update({**held, "code": THEOPHYLLINE.concept()})
+    assert outcome(await latest(intake, who)) == "not-eligible"
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == ["active"]
+
+
+async def test_an_order_whose_medication_becomes_another_is_no_ground_any_more(bench, clock, intake, scheduling):
+    who = await eligible(intake, clock)
+    for made in (consent(who), weight(who), care_plan(who)):
+        await intake.create(made)
+    drug = await intake.create({"resourceType": "Medication", "code": codes.KETAMINE.concept()})
+    by_reference = {name: value for name, value in order(who).items() if name != "medicationCodeableConcept"}
+    ordered = await intake.create({**by_reference, "medicationReference": about(drug)})
+    await bench.deliver(intake, scheduling)
+    visit = await scheduling.create(appointment(who, ordered, NEXT))
+    assert await flagged(scheduling, visit) == []
+    spray = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray")
+    await intake.update({**drug, "code": spray.concept()})
+    await bench.deliver(intake, scheduling)
+    (up,) = await scheduling.search("Flag", identifier=f"{codes.ID_FLAG}|ground:{visit['id']}")
+    assert "S-REMS" in up["code"]["text"]
+
+
+async def test_an_ingredient_that_nothing_here_knows_asks_a_person(intake, clock):
+    who, _, _ = await planned(intake, clock)
+    elsewhere = {"itemReference": {"reference": "http://elsewhere.example/fhir/Substance/9"}}
+    drug = codes.Code(codes.RXNORM, "26225").concept()
+    held = await intake.create({"resourceType": "Medication", "code": drug, "ingredient": [elsewhere]})
+    taken = {"resourceType": "MedicationStatement", "status": "active", "medicationReference": about(held)}
+    await intake.create({**taken, "subject": about(who)})
+    assert outcome(await latest(intake, who)) == "needs-decision"
+
+
+async def test_words_about_something_that_is_over_ask_a_person(intake, clock):
+    who, _, _ = await planned(intake, clock)
+    once = condition(who, "x")
+    once["code"] = {"text": "brain bleed 2015"}
+    once["clinicalStatus"]["coding"][0]["code"] = "resolved"
+    await intake.create(once)
+    assert outcome(await latest(intake, who)) == "needs-decision"
+
+
+@pytest.mark.parametrize("said", [{"deceasedBoolean": True}, {"deceasedDateTime": "2026-11-23"}])
+async def test_who_died_is_not_eligible_and_what_is_booked_is_flagged_and_he_is_told_nothing(
+    bench, clock, intake, scheduling, booked, said
+):
+    who, _, visit = booked
+    who = await intake.update({**who, "telecom": [{"system": "email", "value": "ada@example.org"}]})
+    await bench.deliver(intake, scheduling)
+    await intake.update({**who, **said})
+    assert outcome(await latest(intake, who)) == "not-eligible"
+    assert (await the_course(intake, who))["status"] == "onhold"
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == ["active"]
+    told = await scheduling.search("Communication", recipient=f"Patient/{who['id']}")
+    assert {one["status"] for one in told} == {"stopped"}
+    await scheduling.create(appointment(who, None, clock.now + timedelta(hours=20), visit=codes.VISIT_PREP))
+    (timer,) = [one for one in scheduling.service.timers if one.name == "messages"]
+    await run_once(timer, scheduling.service, scheduling.store, clock.now, lambda: None)
+    assert await scheduling.search("Communication", recipient=f"Patient/{who['id']}") == told
