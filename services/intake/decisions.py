@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from services.intake.chart import proceeding, rule_of
+from services.intake.chart import prescriber_of, proceeding, rule_of
 from services.intake.orders import prescriber_named
 from services.intake.rules.forms import deciders
 from services.intake.rules.prescribers import check_decider
@@ -22,6 +22,8 @@ from shared.runtime.service import Change
 
 async def require_decision(change: Change, record: Record, setting: Setting) -> None:
     """Refuse a decision to proceed without licensed prescriber, reason and time, and one past what nobody may decide.
+
+    Who is logged in decides for himself alone: where two are needed, each writes his own.
 
     Raises:
         Unprocessable: E-OVERRIDE, with every lack.
@@ -63,7 +65,12 @@ async def _may_not_decide(mitigation: Mapping[str, Any], number: int, record: Re
     who = await prescriber_named(mitigation.get("author"), record, at)
     where = (f"DetectedIssue.mitigation[{number}].author",)
     found = check_decider(who, setting.orders.prescriber, setting.orders.licence)
-    return [replace(one, expression=where) for one in found]
+    issues = [replace(one, expression=where) for one in found]
+    author = await prescriber_of(record, mitigation)
+    if record.user is not None and author is not None and author != record.user:
+        said = f"A decision is its prescriber's own: {author} has to log in and make it, not {record.user} for him."
+        issues.append(replace(_issue(said, number, setting, (author,)), expression=where))
+    return issues
 
 
 def _lacking(mitigation: Mapping[str, Any]) -> list[str]:

@@ -75,16 +75,11 @@ async def guard_order(change: Change, record: Record, setting: Setting) -> None:
 async def _issues(
     order: Resource, drug: Drug, patient: str, change: Change, record: Record, setting: Setting
 ) -> list[Issue]:
-    policy, at = setting.orders, _written(order, setting)
-    who = await prescriber_named(order.get("requester"), record, at, place=order.get("performer"))
-    weights = await weights_of(record, patient, at)
+    times = [_written(order, setting)]
+    if change.before is None or not is_order_in_force(change.before):
+        times.append(setting.clock())  # however long ago it says that it was written, it is in force from now on
+    issues = [one for at in times for one in await _issues_at(at, order, drug, patient, change, record, setting)]
     routes = list(dict.fromkeys(routes_of_order(order)))
-    issues = [
-        *check_prescriber(who, policy.prescriber, policy.licence),
-        *check_site(drug, who, policy.rems),
-        *check_order(order, drug, weights, policy),
-        *await _amounts(order, drug, routes, patient, weights, change, record, setting),
-    ]
     known = [route for route in routes if route in ROUTES]
     asked: list[str | None] = [*known] or [None]
     for route in asked:
@@ -93,10 +88,27 @@ async def _issues(
         issues.extend(check_screened(result, planned, setting.orders, f"Patient/{patient}"))
         if result is None:
             break
+    return list(dict.fromkeys(lacking_of(patient, one) for one in issues))
+
+
+async def _issues_at(
+    at: datetime, order: Resource, drug: Drug, patient: str, change: Change, record: Record, setting: Setting
+) -> list[Issue]:
+    """Return what forbids the order as of a time: who ordered, the dose, those before it, and, for home, the law."""
+    policy = setting.orders
+    who = await prescriber_named(order.get("requester"), record, at, place=order.get("performer"))
+    weights = await weights_of(record, patient, at)
+    routes = list(dict.fromkeys(routes_of_order(order)))
+    issues = [
+        *check_prescriber(who, policy.prescriber, policy.licence),
+        *check_site(drug, who, policy.rems),
+        *check_order(order, drug, weights, policy),
+        *await _amounts(order, drug, routes, patient, weights, change, record, setting, at),
+    ]
     if is_for_home(order):
-        facts = await _home_facts(order, patient, record, setting)
-        issues.extend(check_home(order, drug, routes, facts, setting.orders.at_home))
-    return [lacking_of(patient, one) for one in issues]
+        facts = await _home_facts(order, patient, record, at)
+        issues.extend(check_home(order, drug, routes, facts, policy.at_home))
+    return issues
 
 
 def lacking_of(patient: str, issue: Issue) -> Issue:
@@ -124,9 +136,10 @@ async def _amounts(
     change: Change,
     record: Record,
     setting: Setting,
+    at: datetime,
 ) -> list[Issue]:
     """Return what forbids the order after those before it, and by the plan of the course."""
-    policy, at, about = setting.orders, _written(order, setting), {"patient": f"Patient/{patient}"}
+    policy, about = setting.orders, {"patient": f"Patient/{patient}"}
     found = kilograms_of(weights, policy)
     kilograms = found if isinstance(found, Decimal) else None
     dosages = order.get("dosageInstruction", [])
@@ -236,7 +249,7 @@ async def prescriber_named(
     return Prescriber(named, practitioner, roles, [one for one in held if one is not None], at)
 
 
-async def _home_facts(order: Resource, patient: str, record: Record, setting: Setting) -> HomeFacts:
+async def _home_facts(order: Resource, patient: str, record: Record, at: datetime) -> HomeFacts:
     about = {"patient": f"Patient/{patient}"}
     asked = [
         when
@@ -253,7 +266,7 @@ async def _home_facts(order: Resource, patient: str, record: Record, setting: Se
         patient=f"Patient/{patient}",
         prescriber=None if practitioner is None else await record.get("Practitioner", practitioner),
         site=await _site(order, role, record),
-        at=_written(order, setting),
+        at=at,
     )
 
 

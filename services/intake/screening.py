@@ -133,7 +133,11 @@ async def standing_of(patient: Resource, record: Record) -> Resource | None:
 
 
 async def judge_in_place_of(withdrawn: Change, patient_id: str, record: Record, setting: Setting) -> None:
-    """Judge anew where an assessment is taken back, by its drug and route: an older one never counts in its place."""
+    """Judge anew where an assessment is taken back, by its drug and route.
+
+    What is found is written where it speaks against: then no older assessment counts in its place. Who took an eligible
+    one back is not overruled by another: its course is on hold until somebody screens again.
+    """
     before = withdrawn.before
     view = View(record, patient_id, withdrawn)
     patient = await view.the_patient()
@@ -141,7 +145,11 @@ async def judge_in_place_of(withdrawn: Change, patient_id: str, record: Record, 
         return
     drug, route = screened_for(before)
     chart = await chart_of(view, patient, setting, drug=drug, route=route, now=setting.clock())
-    await _write(view, chart, screen(chart, setting.rules), setting, before)
+    result = screen(chart, setting.rules)
+    if result.outcome == "eligible":
+        await bring_up_to_date(record, patient_id, setting.clock(), setting.sets, change=withdrawn)
+        return
+    await _write(view, chart, result, setting, before)
 
 
 async def judge_view(view: View, setting: Setting) -> None:

@@ -21,7 +21,16 @@ from services.scheduling.booking import (
 )
 from services.scheduling.ground import ground_of, lock_patients, patient_in, start_of
 from services.scheduling.memory import memory
-from services.scheduling.rules.booking import INTENDED, Span, is_new_intent, no_time, span_of, too_early, watched_over
+from services.scheduling.rules.booking import (
+    HERE,
+    INTENDED,
+    Span,
+    is_coming,
+    is_new_intent,
+    no_time,
+    span_of,
+    watched_over,
+)
 from services.scheduling.rules.ground import not_one_patient, unmet
 from services.scheduling.setting import Setting
 from services.scheduling.slots import follow_bookings
@@ -56,14 +65,9 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
 async def _booking(change: Change, record: Record, setting: Setting) -> None:
     owner, after, kept = f"Appointment/{change.id}", change.after, memory()
-    early = None if after is None else too_early(change.before, after, setting.clock(), setting.policy)
-    if early is not None:
-        raise Unprocessable([early])
-    if (
-        change.before is not None
-        and change.before["status"] in INTENDED
-        and (after or {}).get("status") not in INTENDED
-    ):
+    now, policy = setting.clock(), setting.policy
+    was = (change.before or {}).get("status")
+    if was in (*INTENDED, *HERE) and was != (after or {}).get("status") and not is_coming(after, now, policy):
         await _settle(change.id, record, setting)
     if after is None or not occupies(after):
         if occupies(change.before):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.scheduling.ground import ground_of, start_of
-from services.scheduling.rules.booking import INTENDED
+from services.scheduling.rules.booking import HERE, INTENDED, is_coming
 from services.scheduling.rules.ground import Found, lost
 from services.scheduling.setting import Setting
 from services.scheduling.telling import tell_of_loss
@@ -71,16 +71,17 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
 
 async def look_at_all(patient: str, record: Record, setting: Setting) -> None:
     """Look again at every booked visit of a patient (``Patient/<id>``)."""
-    for appointment in await record.search("Appointment", {"patient": patient, "status": ",".join(sorted(INTENDED))}):
+    looked_at = ",".join(sorted((*INTENDED, *HERE)))
+    for appointment in await record.search("Appointment", {"patient": patient, "status": looked_at}):
         await look_again(appointment, record, setting)
 
 
 async def look_again(appointment: Resource, record: Record, setting: Setting) -> None:
     """Flag a booked visit that lacks something, or clear it."""
     visit = visit_of(appointment)
-    if visit is None or visit not in setting.policy.prerequisites or appointment["status"] not in INTENDED:
-        return
     now = setting.clock()
+    if visit is None or visit not in setting.policy.prerequisites or not is_coming(appointment, now, setting.policy):
+        return
     ground = await ground_of(record, appointment, setting)
     lacking = lost(visit, ground, start_of(appointment), now, setting.policy)
     name = ("ground", str(appointment["id"]))

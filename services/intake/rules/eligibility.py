@@ -87,7 +87,11 @@ def is_day_of_dose(chart: Chart, policy: EligibilityPolicy) -> bool:
 def _by_rule(name: str, rule: ScreeningRule, chart: Chart, rules: Rules) -> Finding | None:
     severity = severity_for(rule.severity, chart.drug, chart.route)
     if rule.indication is not None and not _is_indicated(rules.sets[rule.indication], chart):
-        return None
+        others = rule.indicated.get(chart.drug or "", ())
+        if not others or any(_is_indicated(rules.sets[one], chart) for one in others):
+            return None
+        why = f"For what {chart.drug} is given is not on record, or not in a way that a rule can read."
+        return finding_of(name, rule, "not-known", severity, (), why, chart)
     if rule.asked == "dose" and not is_day_of_dose(chart, rules.eligibility):
         return None
     if rule.uncoded:

@@ -16,6 +16,8 @@ Sets: TypeAlias = Mapping[str, ValueSet]
 ByDrug: TypeAlias = dict[str, Severity]
 """By ``drug`` or ``drug/route`` (route a SNOMED CT code): ``esketamine``, ``ketamine/47625008``."""
 
+ByDrugSets: TypeAlias = dict[str, tuple[str, ...]]
+
 GRAVEST: tuple[Severity, ...] = ("A", "R", "I")
 
 T = TypeVar("T")
@@ -65,7 +67,8 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     `conditions` count while active, `history` also later, `suggests` are shown as evidence but decide nothing.
     `flags`: codes (KAP's or SNOMED CT's) of a Flag that counts while it is up. `measured`: a value that counts beside a
     condition. `graver` raises the severity when one of its sets is met.
-    `indication`: asked only for that indication. `override`: how many prescribers together may decide past an absolute
+    `indication`: asked only for that indication; `indicated`: by drug, the sets of which one is on record, else it is
+    not known whether it is asked. `override`: how many prescribers together may decide past an absolute
     finding, by drug or drug and route; where it says nothing, nobody may. `asked`: at screening, or on the day of the
     dose only. `replaced`: met by a Patient that was merged into another; `deceased`: by one who died.
     """
@@ -86,6 +89,7 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     age_below: int | None = None
     flags: tuple[str, ...] = ()
     indication: str | None = None
+    indicated: ByDrugSets = msgspec.field(default_factory=dict)
     needed: Needed | None = None
     uncoded: bool = False
     replaced: bool = False

@@ -20,8 +20,8 @@ INTENDED: Final = frozenset(("booked", "pending"))
 OCCUPYING: Final = frozenset(("booked", "pending", "arrived", "checked-in"))
 """Statuses in which an appointment takes the time of its actors."""
 
-HERE: Final = frozenset(("arrived", "checked-in", "fulfilled"))
-"""Statuses that say that the patient is there, or was."""
+HERE: Final = frozenset(("arrived", "checked-in"))
+"""Statuses that say that the patient is there."""
 
 COUNTING: Final = frozenset((*OCCUPYING, "fulfilled"))
 """Statuses in which a dosing session counts for the spacing of others."""
@@ -150,25 +150,13 @@ def no_time() -> Issue:
     )
 
 
-def too_early(before: Resource | None, after: Resource, now: datetime, policy: SchedulingPolicy) -> Issue | None:
-    """Return the refusal where it is said of a visit that is far ahead that the patient is there; None else.
-
-    Such a visit is no fact yet: it would be watched over no longer.
-    """
-    span = span_of(after)
-    if after.get("status") not in HERE or (before or {}).get("status") in HERE or span is None:
-        return None
-    if span[0] - now <= timedelta(hours=policy.check_in.hours):
-        return None
-    return Issue(
-        f"The visit begins at {zulu(span[0])}: that the patient is there is said {policy.check_in.hours} hours before "
-        "at the earliest. Wait until then, or correct the start.",
-        code="business-rule",
-        expression=("Appointment.status",),
-        rule="S-STATUS",
-        source=policy.check_in.source,
-        evidence=tuple(name for name in booked_actors(after) if name.startswith("Patient/")),
-    )
+def is_coming(appointment: Resource | None, now: datetime, policy: SchedulingPolicy) -> bool:
+    """Tell whether a visit is about to be: booked or held, or so far ahead that nobody can be there."""
+    if appointment is None or appointment.get("status") in INTENDED:
+        return appointment is not None
+    span = span_of(appointment)
+    early = span is not None and span[0] - now > timedelta(hours=policy.check_in.hours)
+    return early and appointment.get("status") in HERE
 
 
 def is_new_intent(before: Resource | None, after: Resource | None) -> bool:

@@ -82,9 +82,10 @@ class Opened:
             self.names.update({name: f"Practitioner/{who['id']}", "site": f"Location/{where['id']}"})
         return self.names[name]
 
-    async def update(self, resource: Resource) -> Resource:
+    async def update(self, resource: Resource, *, user: str | None = None) -> Resource:
+        """Write a new version; `user`: the reference of who is logged in."""
         key = compartment_key(resource, resource["resourceType"], resource["id"])
-        async with self.record(key) as record:
+        async with self.record(key, user) as record:
             written = await record.update(resource)
         return parse(written.stored.body)
 
@@ -126,10 +127,10 @@ class Opened:
         return found
 
     @asynccontextmanager
-    async def record(self, key: str) -> AsyncIterator[Record]:
+    async def record(self, key: str, user: str | None = None) -> AsyncIterator[Record]:
         """Open a transaction; a refusal by rule of intake or scheduling says all that it has to."""
         try:
-            async with open_record(self.service, self.store, ACCESS, keys=[key]) as record:
+            async with open_record(self.service, self.store, ACCESS, keys=[key], user=user) as record:
                 yield record
         except Unprocessable as refused:
             if self.service.name in TOLD_IN_FULL and lacking(refused):

@@ -165,6 +165,14 @@ async def a_decision_of_a_prescriber_without_a_licence_then(at: At) -> Refused:
     return lambda: at.intake.update({**issue, "mitigation": [decided]}), [named(doctor)]
 
 
+@case("E-OVERRIDE")
+async def a_decision_that_another_writes_for_its_prescriber(at: At) -> Refused:
+    issue = await found_in(at, E08=True)
+    by = await at.intake.prescriber()
+    decided = {**issue, "mitigation": [proceeding(by)]}
+    return lambda: at.intake.update(decided, user="Practitioner/nurse"), [by]
+
+
 @case("E-REPLAY")
 async def a_decision_that_was_none(at: At) -> Refused:
     who = await at.intake.create(patient())
@@ -743,6 +751,7 @@ async def a_dose_whose_order_was_stopped(at: At) -> Refused:
 @case("S-REMS")
 async def a_dose_of_esketamine_without_the_rems(at: At) -> Refused:
     who = await at.intake.create(patient())
+    await at.intake.create(condition(who, "R45.851", codes.ICD10CM))
     await at.intake.create(screening(who, at.clock.now))
     await at.intake.call("screen", who, code("drug", "esketamine"))
     spray = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray").concept()
@@ -849,6 +858,13 @@ async def hours_that_cannot_be_read(at: At) -> Refused:
 async def prepared(at: At, status: str = "booked") -> Resource:
     who = await at.intake.create(patient())
     return await at.scheduling.create({**dose(who, None, visit=codes.VISIT_PREP), "status": status})
+
+
+@case("S-STATUS")
+async def a_check_in_of_a_visit_that_is_days_ahead(at: At) -> Refused:
+    who, _, ordered = await at.ready()
+    made = await at.scheduling.create(dose(who, ordered))
+    return lambda: at.scheduling.call("check-in", made), [named(made)]
 
 
 @case("S-STATUS")

@@ -133,20 +133,19 @@ async def test_a_consent_that_is_dated_ahead_permits_nothing_before(bench, clock
     assert "S-CONSENT" in await refused(scheduling, who, ordered, NEXT)
 
 
-async def test_a_visit_weeks_ahead_is_not_checked_in_and_goes_on_being_watched(
+async def test_a_visit_weeks_ahead_is_not_checked_in_and_is_watched_whatever_its_status_says(
     bench, clock, intake, scheduling, booked
 ):
-    who, ordered, visit = booked
-    for early in (
-        lambda: scheduling.call("check-in", visit),
-        lambda: scheduling.update({**visit, "status": "arrived"}),
-        lambda: scheduling.create(appointment(who, ordered, START + timedelta(days=20), status="checked-in")),
-    ):
-        with pytest.raises(Unprocessable) as error:
-            await early()
-        assert rules_of(error) == {"S-STATUS"}
+    who, _, visit = booked
+    with pytest.raises(Unprocessable) as error:
+        await scheduling.call("check-in", visit)
+    assert rules_of(error) == {"S-STATUS"}
+    arrived = await scheduling.update({**visit, "status": "arrived"})
+    await intake.create(condition(who, ANEURYSM))
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == ["active"]
     clock.now = NEXT - timedelta(hours=12)
-    assert (await scheduling.call("check-in", visit))["status"] == "checked-in"
+    assert (await scheduling.call("check-in", arrived))["status"] == "checked-in"
 
 
 async def test_a_medication_that_becomes_another_has_everybody_who_takes_it_judged(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.fhir import codes
+from shared.fhir.dates import zulu
 from shared.fhir.kap import stage_of
 from shared.fhir.outcome import Unprocessable
 from tests.integration.services.at_intake import (
@@ -220,6 +221,7 @@ async def test_who_orders_has_a_licence_then_and_there(intake, clock, licence, r
 )
 async def test_esketamine_is_ordered_for_a_certified_setting_only(intake, clock, identifier, certified):
     who = await intake.create(patient())
+    await intake.create(condition(who, "R45.851", codes.ICD10CM))
     await intake.create(screening(who))
     await intake.call("screen", who, {"name": "drug", "valueCode": "esketamine"})
     doctor = await intake.create(practitioner())
@@ -282,4 +284,16 @@ async def test_after_so_many_sessions_somebody_looks_whether_more_are_needed(int
     with pytest.raises(Unprocessable):
         await intake.create(order(who))
     await intake.create({**looked, "performer": [{"reference": await intake.prescriber()}]})
+    await intake.create(order(who))
+
+
+async def test_an_order_of_long_ago_that_comes_into_force_now_is_judged_by_what_is_known_now(intake, clock):
+    who, _, _ = await planned(intake, clock)
+    clock.forward(days=400)
+    await intake.create(screening(who, clock.now))
+    await intake.call("screen", who)
+    with pytest.raises(Unprocessable) as refused:
+        await intake.create(order(who))
+    assert rules_of(refused) == {"RX-WEIGHT"}
+    await intake.create(weight(who, on=zulu(clock.now)))
     await intake.create(order(who))

@@ -105,7 +105,7 @@ INDICATIONS = {
 async def test_each_condition_that_is_treated_opens_a_course_is_screened_and_planned_for(intake, clock):
     by_vein = (given("drug", "ketamine"), given("route", codes.ROUTE_IV.code))
     for what, (code, title) in INDICATIONS.items():
-        who = await intake.create(patient())
+        who = await intake.create(patient(identifier=[{"system": "urn:clinic", "value": code}]))
         held = await intake.create(condition(who, code, codes.ICD10CM))
         await intake.create(weight(who))
         asked = await intake.create(referral(who, reasonCode=[held["code"]], reasonReference=[about(held)]))

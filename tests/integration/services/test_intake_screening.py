@@ -269,3 +269,20 @@ async def test_the_screening_is_filled_with_what_is_known_and_never_with_a_no(in
     assert await filled() == {}
     found = await intake.create(condition(who, "67362008"))
     assert await filled() == {"E01": True, "E01-DETAIL": f"On record: Condition/{found['id']}"}
+
+
+async def test_each_of_two_prescribers_writes_his_own_decision(intake, clock):
+    who = await intake.create(patient())
+    await intake.create(referral(who))
+    await intake.create(screening(who, clock.now, E01=True))
+    by_muscle = {"name": "route", "valueCode": "78421000"}
+    await intake.call("screen", who, {"name": "drug", "valueCode": "ketamine"}, by_muscle)
+    one, other = await intake.prescriber(), await intake.prescriber("another")
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    with pytest.raises(Unprocessable) as refused:
+        await intake.update({**issue, "mitigation": [proceeding(one), proceeding(other)]}, user=one)
+    assert rules_of(refused) == {"E-OVERRIDE"}
+    decided = await intake.update({**issue, "mitigation": [proceeding(one)]}, user=one)
+    assert outcome(await latest(intake, who)) == "not-eligible"
+    await intake.update({**decided, "mitigation": [*decided["mitigation"], proceeding(other)]}, user=other)
+    assert outcome(await latest(intake, who)) == "eligible"

@@ -11,6 +11,7 @@ from services.intake.service import intake as intake_service
 from services.scheduling.service import scheduling as scheduling_service
 from shared.fhir import codes
 from shared.fhir.outcome import Unprocessable
+from tests.integration.services.at_intake import condition
 from tests.integration.services.course import (
     START,
     about,
@@ -245,6 +246,7 @@ async def test_esketamine_is_booked_in_a_certified_setting_for_an_enrolled_patie
     bench, clock, intake, scheduling
 ):
     who = await intake.create(patient())
+    await intake.create(condition(who, "R45.851", codes.ICD10CM))
     await intake.create(referral(who))
     await intake.create(screening(who, clock.now))
     drug = {"name": "drug", "valueCode": "esketamine"}

@@ -71,6 +71,10 @@ def onset(days):
     return (NOW - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def spray_for(*code, **more):
+    return {"drug": "esketamine", "conditions": (condition(*code, **more),)}
+
+
 def undated(code):
     made = pregnancy(code, "2026-10-01")
     return replace(made, resource={name: value for name, value in made.resource.items() if name != "effectiveDateTime"})
@@ -271,6 +275,9 @@ CASES: dict[str, list[Case]] = {
         Case("boundary", "six weeks to the day", second(start="2025-06-01", end="2025-07-14"), "clear"),
         Case("boundary", "six weeks less a day", second(start="2025-06-01", end="2025-07-13"), "hit"),
         Case("boundary", "not asked without its indication", {}, None),
+        Case("not known", "esketamine, for what nobody says", {"drug": "esketamine"}, "not-known"),
+        Case("not known", "esketamine, in words nothing reads", spray_for(text="TRD, failed 3"), "not-known"),
+        Case("boundary", "esketamine for acute suicidality", spray_for("R45.851", ICD10CM), None),
         Case("not known", "nothing recorded, nothing said", held(TRD), "not-known"),
     ],
     "E25": [
