@@ -9,6 +9,7 @@ from services.intake.course import subject_id
 from services.intake.decisions import require_decision
 from services.intake.directory import guard_directory
 from services.intake.glass import guard_glass
+from services.intake.history import guard_history
 from services.intake.matching import ask_whether_double, require_known
 from services.intake.merging import guard_links
 from services.intake.orders import guard_order
@@ -50,6 +51,9 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def consent(change: Change, record: Record) -> None:
         await guard_consent(change, record, setting)
 
+    async def dose(change: Change, record: Record) -> None:
+        await guard_history(change, record, setting)
+
     async def order(change: Change, record: Record) -> None:
         await guard_order(change, record, setting)
 
@@ -71,6 +75,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     course = course_guards(setting)
     own: dict[str, tuple[Guard, ...]] = {
         **dict.fromkeys((*BY_ENCOUNTER, "Encounter"), (belongs_here,)),
+        "MedicationAdministration": (belongs_here, dose),
         "QuestionnaireResponse": (belongs_here, course["QuestionnaireResponse"]),
         "Communication": (withdraw_when_stopped,),
         **dict.fromkeys(("Practitioner", "PractitionerRole", "Organization", "Location"), (guard_directory,)),

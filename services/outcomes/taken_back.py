@@ -1,4 +1,4 @@
-"""What answers ended stands again when they are taken back: a call about suicide, its Flag, a Task that expects answers.
+"""What answers ended stands again when they are taken back: a call about suicide, its Flag, a Task that expects them.
 
 Answers are taken back where they are entered in error or deleted, and where they no longer say what ended it: amended
 to another author, to before the answers that called, to a form that is not complete, or to one that finds risk.

@@ -25,6 +25,17 @@ from services.sessions.rules.alarms import (
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of, taken_at
 from services.sessions.setting import Setting
+from services.sessions.standing import (
+    CHARTED,
+    FEED,
+    calls_of_it,
+    is_deeper,
+    is_taken_in,
+    last_call,
+    news_in,
+    numbered,
+    still_beyond,
+)
 from services.sessions.symptoms import join_symptoms
 from services.sessions.watching import measure_again
 from shared.fhir.codes import (
@@ -47,7 +58,6 @@ from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import effective_start, has_code, id_in, patient_of
 from shared.fhir.outcome import Unprocessable
-from shared.fhir.raised import identifier
 from shared.runtime.escalation import is_acknowledged
 from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, is_own_work, own_work
 from shared.runtime.record import Record
@@ -56,14 +66,15 @@ from shared.runtime.service import Change
 _ALARMS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, SYMPTOM_ALARM, CHARTED_LATE))
 _CALLS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, REVIEW))
 """Codes of the Tasks of alarms; of one that is charted late it is REVIEW."""
-_NAMES: Final = ("alarm", "feed")
-"""What the names of alarms begin with: of a reading that was charted, of a device's feed. They end with the rule."""
 PEOPLE: Final = ("Practitioner", "PractitionerRole")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A reading that is judged: its Observation, patient and visit, whether it is charted late, or of a feed."""
+    """A reading that is judged: its Observation, patient and visit, whether it is charted late, or of a feed.
+
+    `news`: the Observation with what it did not say before; of a feed the new samples alone.
+    """
 
     observation: Resource
     id: str
@@ -71,6 +82,7 @@ class Reading:
     visit: str | None
     late: bool
     of_a_feed: bool
+    news: Resource
 
     @property
     def about(self) -> tuple[str, ...]:
@@ -79,7 +91,7 @@ class Reading:
 
     def name(self, rule: str) -> tuple[str, ...]:
         """Return what names an alarm of it: one of a feed lasts, and is not raised once a minute."""
-        kind, about = _NAMES[self.of_a_feed], (self.visit or self.patient) if self.of_a_feed else self.id
+        kind, about = FEED if self.of_a_feed else CHARTED, (self.visit or self.patient) if self.of_a_feed else self.id
         return (kind, about, rule)
 
 
@@ -88,7 +100,8 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
     after = change.after
     if after is None:
         return
-    texts = alarm_texts(after, setting.alarms)
+    news = news_in(change)
+    texts = alarm_texts(news, setting.alarms)
     unclear = is_not_understood(after, setting.alarms)
     patient = await _patient(after, record)
     if patient is None and (texts or unclear):
@@ -102,7 +115,7 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
     late = is_late(after, setting.clock(), setting.alarms)
     feed = any(one.sampled for one in readings_of(after))
     visit = id_in(after.get("encounter"), "Encounter")
-    reading = Reading(after, change.id, patient, visit, late, feed)
+    reading = Reading(after, change.id, patient, visit, late, feed, news)
     told = {} if change.before is None else alarm_texts(change.before, setting.alarms)
     for rule, text in texts.items():
         worse = change.before is not None and is_worse(change.before, after, rule, setting.alarms)
@@ -123,7 +136,7 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
     if not is_own_work():
         await _ask_about(change, record, reading, setting)
         await _undo_outcome(change, record, reading, setting)
-        await _record_outcome(record, reading, setting)
+        await _record_outcome(record, reading, setting, begins=change.before is None)
 
 
 async def _patient(reading: Resource, record: Record) -> str | None:
@@ -143,19 +156,24 @@ async def _raise(
 
     A reading that is charted late calls nobody to a bedside: it is marked so, and reviewed.
     """
-    number, held = await _last_call(record, reading.name(rule))
+    number, held = await last_call(record, reading.name(rule))
+    if held is None and reading.visit is not None and not reading.late and not reading.of_a_feed:
+        seen = {**reading.observation, "id": reading.id}
+        if await is_taken_in(record, seen, reading.patient, reading.visit, rule, setting, news=again):
+            return
     stands = held is not None and held["status"] in OPEN_TASK
     taken = held is not None and stands and is_acknowledged(held)
     if reading.of_a_feed:
         if held is not None and stands:
             if not has_code(held.get("businessStatus"), BACK_WITHIN):
-                return
-            if not taken:
+                if not taken or not await is_deeper(record, held, reading.news, rule, setting):
+                    return
+            elif not taken:
                 with own_work():  # it was over, and begins again while the call still stands
                     await record.update(content_of({key: held[key] for key in held if key != "businessStatus"}))
         again = True
     anew = taken and not reading.late and (worse or reading.of_a_feed)
-    name = _numbered(reading.name(rule), number + anew)
+    name = numbered(reading.name(rule), number + anew)
     code = SUSTAINED_PRESSURE if rule == setting.alarms.sustained.rule else VITAL_ALARM
     finding = Finding(name, reading.patient, code, text, reading.about, (rule,), reading.visit)
     if reading.late:
@@ -163,19 +181,6 @@ async def _raise(
         await have_reviewed(record, told, setting, again=again)
     else:
         await call(record, finding, setting, again=again)
-
-
-def _numbered(name: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Return the name of the `number`-th call of an alarm; it ends with the rule, too."""
-    return name if number == 1 else (*name[:-1], str(number), name[-1])
-
-
-async def _last_call(record: Record, name: tuple[str, ...]) -> tuple[int, Resource | None]:
-    """Return the number and the Task of the last call of an alarm; 1 and None: there was none yet."""
-    number, last = 1, None
-    while (held := await find(record, "Task", identifier(ID_TASK, *_numbered(name, number)))) is not None:
-        number, last = number + 1, held
-    return max(number - 1, 1), last
 
 
 async def _judge_repeat(record: Record, reading: Reading, setting: Setting) -> None:
@@ -287,19 +292,26 @@ def _settles(observation: Resource, setting: Setting) -> frozenset[str]:
     return frozenset((*fine, policy.sustained.rule) if policy.sustained.of in fine else fine)
 
 
-async def _record_outcome(record: Record, reading: Reading, setting: Setting) -> None:
-    """Record a reading within the limits as the outcome of the alarms before it whose outcome is not known yet."""
-    if reading.visit is None or reading.of_a_feed:
+async def _record_outcome(record: Record, reading: Reading, setting: Setting, *, begins: bool) -> None:
+    """Record a reading within the limits as the outcome of the alarms before it whose outcome is not known yet.
+
+    A device's feed ends what it called for itself, after a minute within the limits: where another `begins` so.
+    """
+    if reading.visit is None or (reading.of_a_feed and not begins):
         return
     fine = _settles(reading.observation, setting)
     when, timed = taken_at(reading.observation)
     if not fine or not timed or when is None:
         return
     for name in await _unsettled(record, reading, fine):
+        if reading.of_a_feed and await still_beyond(
+            record, reading.observation, reading.visit, [name.rpartition(":")[2]], setting
+        ):
+            continue
         issue = await find(record, "DetectedIssue", {"system": ID_FINDING, "value": name})
-        alarmed = None if issue is None else await _reading_of(record, issue)
-        began = None if alarmed is None else taken_at(alarmed)[0]
-        if issue is None or began is None or began >= when:
+        alarmed = [taken_at(one)[0] for one in await calls_of_it(record, issue)]
+        last = max((one for one in alarmed if one is not None), default=None)
+        if issue is None or last is None or last >= when:
             continue
         if await _output(record, issue, BACK_WITHIN, reading.about[0], setting):
             await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())
@@ -309,8 +321,9 @@ async def _unsettled(record: Record, reading: Reading, rules: frozenset[str]) ->
     """Return the names of the alarms of some rules in a reading's visit whose Tasks do not say yet how they ended."""
     visit = {"encounter": f"Encounter/{reading.visit}", "patient": f"Patient/{reading.patient}"}
     found = await record.search("Task", {**visit, "code": _CALLS, "business-status:not": BACK_WITHIN.token()})
+    kinds = (FEED,) if reading.of_a_feed else (CHARTED, FEED)
     names = [one["value"] for task in found for one in task.get("identifier", []) if one.get("system") == ID_TASK]
-    return [name for name in names if name.partition(":")[0] in _NAMES and name.rpartition(":")[2] in rules]
+    return [name for name in names if name.partition(":")[0] in kinds and name.rpartition(":")[2] in rules]
 
 
 async def _output(record: Record, issue: Resource, what: Code, reference: str, setting: Setting) -> bool:

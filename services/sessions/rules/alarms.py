@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -25,6 +26,12 @@ class Late(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long after it was taken a reading is news; later it is charted late, and reviewed."""
 
     minutes: int
+
+
+class Worse(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """By how much a value must be further beyond a limit than the one that called, to call anew: by name of limit."""
+
+    by: dict[str, Decimal]
 
 
 class Sustained(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,6 +79,7 @@ class AlarmPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `alarms`."""
 
     late: Late
+    worse: Worse
     unwatched: Unwatched
     sustained: Sustained
     limits: dict[str, Alarm]
@@ -108,6 +116,19 @@ def is_worse(before: Resource, after: Resource, rule: str, policy: AlarmPolicy) 
         same = [other.number for limit, other in was if limit == alarm]
         low = alarm.below is not None and value.number <= alarm.below
         if not same or (value.number < min(same) if low else value.number > max(same)):
+            return True
+    return False
+
+
+def is_far_worse(called: Resource, observation: Resource, rule: str, policy: AlarmPolicy) -> bool:
+    """Tell whether an Observation is so much further beyond a limit of a rule than the one that called."""
+    was, is_ = ([one for one in alarms_of(each, policy) if one[0].rule == rule] for each in (called, observation))
+    steps = {limit: policy.worse.by.get(name, Decimal(0)) for name, limit in policy.limits.items()}
+    for alarm, value in is_:
+        same = [other.number for limit, other in was if limit == alarm]
+        low = alarm.below is not None and value.number <= alarm.below
+        step = steps[alarm]
+        if not same or (value.number <= min(same) - step if low else value.number >= max(same) + step):
             return True
     return False
 

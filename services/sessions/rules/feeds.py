@@ -50,6 +50,13 @@ def by_minute(start: datetime, period: timedelta, samples: Sequence[str]) -> dic
     return found
 
 
+def news_of(before: str, data: str) -> str:
+    """Return a minute's data with nothing in the places where it says what was there before."""
+    held = before.split()
+    said = data.split()
+    return " ".join(NOTHING if held[place : place + 1] == [one] else one for place, one in enumerate(said))
+
+
 def put_in(data: str, samples: Mapping[int, str]) -> str:
     """Return a minute's data with further samples in their places.
 

@@ -11,6 +11,7 @@ from tests.integration.services.at_intake import (
 )
 from tests.integration.services.course import (
     about,
+    milligrams,
     patient,
     screening,
     weight,
@@ -29,7 +30,50 @@ async def test_a_dose_of_this_clinic_is_not_kept_here_but_history_is(intake):
     for status in ("in-progress", "completed"):
         with pytest.raises(Unprocessable, match="belongs to sessions"):
             await intake.create({**dose, "status": status})
-    await intake.create({**dose, "meta": {"source": "urn:hospital"}})
+    await intake.create({**dose, "status": "completed", "meta": {"source": "urn:hospital"}})
+
+
+def elsewhere(who, **more):
+    """Return a dose of ketamine as a hospital's client brings it along."""
+    return {
+        "resourceType": "MedicationAdministration",
+        "meta": {"source": "urn:hospital"},
+        "status": "completed",
+        "medicationCodeableConcept": codes.KETAMINE.concept(),
+        "subject": about(who),
+        "effectiveDateTime": "2026-11-22T09:00:00Z",
+        "dosage": {"route": codes.ROUTE_IM.concept(), "dose": milligrams(500)},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("status", ["in-progress", "on-hold"])
+@pytest.mark.parametrize("drug", [codes.KETAMINE.concept(), {"text": "Spravato nasal spray"}, None])
+async def test_ketamine_that_is_given_now_is_no_history_whatever_its_source_says(intake, status, drug):
+    who = await intake.create(patient())
+    dose = elsewhere(who, medicationCodeableConcept=drug)
+    if drug is None:
+        del dose["medicationCodeableConcept"]
+        dose["medicationReference"] = {"reference": "Medication/unknown"}
+    with pytest.raises(Unprocessable, match="no history"):
+        await intake.create({**dose, "status": status})
+    over = await intake.create(dose)
+    with pytest.raises(Unprocessable, match="no history"):
+        await intake.update({**over, "status": status})
+
+
+async def test_another_drug_that_is_given_elsewhere_now_is_recorded(intake):
+    who = await intake.create(patient())
+    await intake.create(elsewhere(who, status="in-progress", medicationCodeableConcept={"text": "Ondansetron"}))
+
+
+async def test_a_dose_from_elsewhere_is_not_moved_into_a_visit_past_its_gate(intake):
+    who = await intake.create(patient())
+    dose = await intake.create(elsewhere(who))
+    with pytest.raises(Unprocessable, match="record it in the visit"):
+        await intake.update({**dose, "context": {"reference": "Encounter/visit-of-sessions"}})
+    theirs = await intake.create(visit_elsewhere(who, meta={"source": "urn:hospital"}))
+    await intake.update({**dose, "context": about(theirs)})
 
 
 async def test_an_update_never_changes_the_owner(intake):

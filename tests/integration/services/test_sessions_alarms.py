@@ -208,3 +208,57 @@ async def test_a_reading_that_ended_an_alarm_and_is_withdrawn_lets_it_stand_agai
     (flag,) = await bedside.sessions.search("Flag", patient=bedside.who["id"])
     (call,) = await bedside.sessions.search("Task", code=codes.VITAL_ALARM.token())
     assert (flag["status"], "businessStatus" in call) == ("active", False)
+
+
+async def called(bedside, **criteria):
+    kinds = ",".join(one.token() for one in (codes.VITAL_ALARM, codes.SUSTAINED_PRESSURE))
+    return await bedside.sessions.search("Task", patient=bedside.who["id"], code=kinds, **criteria)
+
+
+async def test_a_crisis_that_lasts_is_one_call_of_each_rule_and_its_readings_belong_to_it(bedside):
+    await bedside.chart()
+    for taken in (False, False, True, True, True):
+        bedside.clock.forward(minutes=5)
+        await bedside.chart(190, 115)
+        for one in await called(bedside, status="requested") if taken else ():
+            await bedside.sessions.update({**one, "status": "accepted", "owner": {"reference": "Practitioner/nurse"}})
+    assert len(await called(bedside)) == 2
+    (issue,) = await issue_of(bedside, "A-BP")
+    assert len(issue["implicated"]) == 5
+
+
+async def test_a_crisis_that_deepens_after_somebody_came_is_another_call(bedside):
+    await bedside.chart(185)
+    (first,) = await called(bedside)
+    await bedside.sessions.update({**first, "status": "accepted", "owner": {"reference": "Practitioner/nurse"}})
+    bedside.clock.forward(seconds=30)
+    await bedside.chart(204)
+    assert len(await called(bedside)) == 1
+    bedside.clock.forward(seconds=20)
+    await bedside.chart(205)
+    assert len(await called(bedside, status="requested")) == 1
+
+
+async def test_a_crisis_is_not_over_by_a_reading_from_before_its_last(bedside):
+    await bedside.chart(190)
+    bedside.clock.forward(minutes=4)
+    await bedside.chart(190)
+    await bedside.chart(minutes=2)
+    (flag, *_) = list(await bedside.sessions.search("Flag", patient=bedside.who["id"]))
+    assert flag["status"] == "active"
+    bedside.clock.forward(minutes=1)
+    await bedside.chart()
+    assert {one["status"] for one in await bedside.sessions.search("Flag", patient=bedside.who["id"])} == {"inactive"}
+
+
+async def test_what_one_call_took_in_is_no_news_after_it_was_ended(bedside):
+    await bedside.chart(190)
+    bedside.clock.forward(seconds=30)
+    second = await bedside.chart(190)
+    (first,) = await called(bedside)
+    await bedside.sessions.update({**first, "status": "completed", "owner": {"reference": "Practitioner/nurse"}})
+    await bedside.sessions.update({**second, "note": [{"text": "left arm"}]})
+    assert await called(bedside, status="requested") == []
+    bedside.clock.forward(seconds=20)
+    await bedside.chart(190)
+    assert len(await called(bedside, status="requested")) == 1

@@ -236,3 +236,14 @@ async def test_a_dose_that_was_perhaps_given_is_recorded_watched_and_of_an_amoun
     with pytest.raises(Unprocessable) as error:
         await bedside.start(20)
     assert rules_of(error) == {"G-DOSE"}
+
+
+async def test_a_dose_that_another_house_gave_counts_in_the_maximum_of_the_day(bedside):
+    await bedside.chart()
+    dose = bedside.dose(100, "completed", minutes=200)
+    del dose["context"]
+    await bedside.tell("intake", {**dose, "meta": {"source": "urn:hospital"}})
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start(70)
+    assert rules_of(error) == {"G-DOSE-MAX"}
+    await bedside.start(40)

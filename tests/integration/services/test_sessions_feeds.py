@@ -104,3 +104,79 @@ async def test_nobody_is_measured_in_a_visit_that_has_not_begun(bedside):
     visit = await bedside.sessions.create(planned)
     with pytest.raises(Unprocessable, match="Begin it first"):
         await bedside.sessions.call("feed", visit, signal(bedside.clock.now, "71"))
+
+
+# -- calls of a feed: one while it lasts, another where it deepens or begins anew --------------------------------------
+
+
+async def accept(bedside):
+    """Let the nurse take every call that climbs; return how many there are."""
+    found = await bedside.sessions.search("Task", patient=bedside.who["id"], code=codes.VITAL_ALARM.token())
+    for one in found:
+        if one["status"] == "requested":
+            await bedside.sessions.update({**one, "status": "accepted", "owner": {"reference": "Practitioner/nurse"}})
+    return len(found)
+
+
+async def climbing(bedside):
+    asked = {"patient": bedside.who["id"], "code": codes.VITAL_ALARM.token(), "status": "requested"}
+    return await bedside.sessions.search("Task", **asked)
+
+
+async def saturations(bedside, data):
+    """Send some seconds of saturation a minute later."""
+    bedside.clock.forward(minutes=1)
+    await feed(bedside, signal(bedside.clock.now - timedelta(seconds=10), data, SATURATION, "%"))
+
+
+@pytest.fixture
+async def desaturated(bedside):
+    """A patient whose first desaturation somebody has taken."""
+    await bedside.chart()
+    await bedside.start(40)
+    bedside.clock.now = bedside.clock.now.replace(second=12, microsecond=0) + timedelta(minutes=3)
+    await saturations(bedside, "97 89")
+    assert await accept(bedside) == 1
+    return bedside
+
+
+async def test_a_second_desaturation_after_minutes_within_the_limits_calls_anew(desaturated):
+    for _ in range(3):
+        await saturations(desaturated, "97 98 97")
+    (flag,) = await desaturated.sessions.search("Flag", patient=desaturated.who["id"])
+    assert flag["status"] == "inactive"
+    await saturations(desaturated, "89 88")
+    (task,) = await climbing(desaturated)
+    assert "88 %" in task["description"]
+
+
+async def test_a_desaturation_that_lasts_is_one_call_and_one_that_deepens_another(desaturated):
+    for data in ("88 87", "89 86", "97 88"):
+        await saturations(desaturated, data)
+    assert await climbing(desaturated) == []
+    await saturations(desaturated, "84 70")
+    assert len(await climbing(desaturated)) == 1
+    await accept(desaturated)
+    await saturations(desaturated, "72 69")
+    assert await climbing(desaturated) == []
+
+
+async def test_one_normal_minute_beside_one_beyond_the_limit_ends_no_call(desaturated):
+    await saturations(desaturated, "97 98 97")
+    (flag,) = await desaturated.sessions.search("Flag", patient=desaturated.who["id"])
+    assert flag["status"] == "active"
+
+
+async def test_a_call_that_was_ended_is_not_opened_again_by_normal_samples_of_the_same_minute(bedside):
+    await bedside.chart()
+    await bedside.start(40)
+    bedside.clock.now = bedside.clock.now.replace(second=12, microsecond=0) + timedelta(minutes=3)
+    await feed(bedside, signal(bedside.clock.now - timedelta(seconds=10), "97 85", SATURATION, "%"))
+    (call,) = await climbing(bedside)
+    bedside.clock.forward(seconds=18)
+    await bedside.sessions.update({**call, "status": "completed", "owner": {"reference": "Practitioner/nurse"}})
+    await feed(bedside, signal(bedside.clock.now - timedelta(seconds=3), "97 98", SATURATION, "%"))
+    assert await climbing(bedside) == []
+    bedside.clock.forward(seconds=10)
+    await feed(bedside, signal(bedside.clock.now - timedelta(seconds=3), "97 88", SATURATION, "%"))
+    assert len(await climbing(bedside)) == 1
