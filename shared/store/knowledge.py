@@ -23,13 +23,15 @@ FROM unnest($2::text[], $3::smallint[], $4::timestamptz[]) AS g(source, shard, u
 ON CONFLICT (consumer, source, shard) DO UPDATE SET until = excluded.until, heard_at = clock_timestamp()
     WHERE known_until.until < excluded.until OR known_until.until > clock_timestamp()
 """
-# What waits in parking is not known, however much later the last watermark is.
+# What waits in parking is not known, however much later the last watermark is: anything of the keys that are asked for;
+# where no keys are, each Consent of the clinic, for who is told of many patients is told by all of their consents.
 _AGES: Final = """
 SELECT s.source, (SELECT CASE WHEN count(*) = cardinality($3::smallint[]) THEN
     greatest(
         extract(epoch FROM clock_timestamp() - least(min(k.until), (
             SELECT min(p.time) FROM parked p
-            WHERE p.consumer = $1 AND p.source = s.source AND p.tenant = $4 AND p.key = ANY ($5::text[])))),
+            WHERE p.consumer = $1 AND p.source = s.source AND p.tenant = $4
+                AND CASE WHEN cardinality($5::text[]) = 0 THEN p.type = 'Consent' ELSE p.key = ANY ($5::text[]) END))),
         extract(epoch FROM max(k.until) - clock_timestamp()),
         0)::float8 END
     FROM known_until k WHERE k.consumer = $1 AND k.source = s.source AND k.shard = ANY ($3::smallint[])) AS seconds
@@ -150,7 +152,8 @@ async def ages(
 ) -> dict[str, float | None]:
     """Return, by source, the seconds since it is known that nothing of `keys` is missing; None: it never was.
 
-    Without keys it is about all shards.
+    Without keys it is about all shards, and of what is parked about the Consents of the tenant: a withdrawal that could
+    not be applied, or that waits behind what could not.
     """
     shards = sorted({shard_of(tenant, key) for key in keys}) if keys else list(range(SHARDS))
     with translated():

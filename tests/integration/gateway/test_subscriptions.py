@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from services.gateway.service import SERVICE
+from shared.events.handler import Position
 from shared.fhir.codes import ACT_CODE
 from shared.fhir.json import parse
 from shared.http.outbound import Outbound, Outside
+from shared.runtime.consume import ServiceEvents
 from shared.security.notice import NOTICE
 from shared.testing.knowledge import all_is_heard
 from tests.integration.security.clinic import BASE, ISSUER, clinic, key_of
@@ -127,8 +131,6 @@ async def test_a_subscriber_is_told_what_patients_consents_let_him_be_told_at_th
 
 
 async def test_news_of_consents_that_are_too_old_hold_what_is_for_somebody_outside(clinic, hook, ada):
-    from datetime import timedelta
-
     await clinic.made(consent(ada, PATTERNS["P2"]))
     await asked(clinic, await clinic.token("hospital-system", kap_user=H1))
     await hook.work()
@@ -141,6 +143,27 @@ async def test_news_of_consents_that_are_too_old_hold_what_is_for_somebody_outsi
     await all_is_heard(store, SERVICE)
     await hook.now()
     assert [one.numbers for one in await hook.work()] == [[1]]
+
+
+async def test_a_withdrawal_that_could_not_be_applied_holds_what_is_for_somebody_outside(clinic, hook, ada):
+    given = await clinic.made(consent(ada, PATTERNS["P2"]))
+    await asked(clinic, await clinic.token("hospital-system", kap_user=H1))
+    await hook.work()
+    off = {**given, "status": "inactive"}
+    admin = await clinic.token("clinic-admin")
+    assert (await clinic.send(admin, "PUT", f"Consent/{given['id']}", off, host="intake")).status_code == 200
+    withdrawal = [one async for one in clinic.stores["intake"].replay.events_since()][-1]
+    store = clinic.stores["gateway"]
+    early = replace(withdrawal, time=datetime.now(UTC) - timedelta(seconds=120))
+    taking_in = ServiceEvents(SERVICE, store)
+    await taking_in.park(early, Position("kap.intake.v1", 0, withdrawal.sequence), "it could not be applied")
+    await clinic.made(episode(ada))
+    assert await hook.work() == []
+    [parked] = await store.parking.list()
+    await store.parking.retry(parked.number)
+    assert await taking_in.take_up() == 1
+    await hook.now()
+    assert await hook.work() == []  # it was withdrawn
 
 
 async def test_a_subscription_is_its_clients_and_nobody_else_knows_of_it(clinic, hook):

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
 import pytest
 
+from services.gateway.forward import GatewayBackend
+from services.gateway.owners import Owners
+from services.gateway.service import SERVICE as GATEWAY
+from shared.events.handler import Position
 from shared.fhir.codes import ACT_CODE
 from shared.fhir.json import parse
-from shared.fhir.outcome import Unavailable
 from shared.http.app import create_fhir_app
-from shared.http.local import LocalBackend
-from shared.runtime.service import Service
+from shared.runtime import running
+from shared.runtime.app import App
+from shared.runtime.consume import ServiceEvents
 from shared.security.bearer import bearer
 from shared.security.notice import DISPLAY, NOTICE, RELATED
 from shared.store.access import DEFAULT_TENANT
 from shared.store.audit import Wanted
-from tests.integration.security.clinic import BASE, INTAKE, ISSUER, ROLES, key_of, settings
+from shared.testing.knowledge import all_is_heard
+from tests.integration.security.clinic import BASE, ISSUER, ROLES, key_of, settings
 from tests.integration.security.consents import PATTERNS, consent, provision
 from tests.integration.security.test_gate import ADA, BOB, allergy, total
 from tests.integration.security.test_labels import condition
@@ -105,23 +114,56 @@ async def test_an_operation_that_works_with_the_whole_record_is_not_for_who_is_t
         assert (await clinic.send(token, "POST", path, body)).status_code in (403, 404), path
 
 
+async def as_it_runs(clinic):
+    """Have the gateway ask how old its news of consents is, as it does where it runs ("late" is its host)."""
+    who, _ = bearer(ISSUER, [BASE], clinic.http, origin=None, roles=ROLES)
+    app, store = App(GATEWAY, settings("gateway"), shows_copies=True), clinic.stores["gateway"]
+    clinic.wire.apps["late"] = create_fhir_app(
+        GATEWAY, GatewayBackend(GATEWAY, store, Owners(clinic.http, {"intake": "http://intake/fhir"})),
+        settings("gateway"), authenticate=who, consents_known=partial(running._consents_known, app, store),
+    )  # fmt: skip
+    return store
+
+
+async def statuses(clinic, token, ada):
+    paths = ("Patient", f"Patient/{ada}", f"Patient/{ada}/_history", "_history", f"Patient/{ada}/_history/1")
+    paths += (f"Patient/{ada}/$everything",)
+    return {(await clinic.send(token, "GET", path, host="late")).status_code for path in paths}
+
+
 async def test_where_news_of_consents_is_too_old_nobody_outside_is_told_anything(clinic, ada):
     await clinic.made(consent(ada, PATTERNS["P1"]))
     hospital = await clinic.token("hospital-system", kap_user=H1)
     prescriber = await clinic.token("prescriber")
+    store = await as_it_runs(clinic)
+    assert await statuses(clinic, hospital, ada) == {503}  # intake was never heard of
+    await all_is_heard(store, GATEWAY, ago=timedelta(seconds=120))
+    assert await statuses(clinic, hospital, ada) == {503}
+    assert await statuses(clinic, prescriber, ada) == {200}
+    await all_is_heard(store, GATEWAY, ago=timedelta())
+    assert await statuses(clinic, hospital, ada) == {200}
 
-    async def too_old(_tenant):
-        raise Unavailable("What is known of patients' consents may be too old. Try again.")
 
-    who, _ = bearer(ISSUER, [BASE], clinic.http, origin=None, roles=ROLES)
-    service = Service("intake", "Intake", INTAKE.types)
-    clinic.wire.apps["late"] = create_fhir_app(
-        service, LocalBackend(service, clinic.stores["intake"]), settings("intake"), authenticate=who,
-        consents_known=too_old,
-    )  # fmt: skip
-    for path in ("Patient", f"Patient/{ada}", f"Patient/{ada}/_history", "_history", f"Patient/{ada}/_history/1"):
-        assert (await clinic.send(hospital, "GET", path, host="late")).status_code == 503, path
-        assert (await clinic.send(prescriber, "GET", path, host="late")).status_code == 200, path
+async def test_a_withdrawal_that_could_not_be_applied_is_not_known_however_new_the_other_news_is(clinic, ada):
+    """Of whichever patient it is: what several are told of is told by all of their consents."""
+    admin, hospital = await clinic.token("clinic-admin"), await clinic.token("hospital-system", kap_user=H1)
+    given = await clinic.made(consent(ada, PATTERNS["P1"]), admin)
+    store = await as_it_runs(clinic)
+    await all_is_heard(store, GATEWAY, ago=timedelta())
+    off = {**given, "status": "inactive"}
+    assert (await clinic.send(admin, "PUT", f"Consent/{given['id']}", off, host="intake")).status_code == 200
+    events = [one async for one in clinic.stores["intake"].replay.events_since()]
+    [other] = [one for one in events if one.type == "AllergyIntolerance" and one.key == f"Patient/{ada}"]
+    taking_in, at = ServiceEvents(GATEWAY, store), Position("kap.intake.v1", 0, events[-1].sequence)
+    early = datetime.now(UTC) - timedelta(seconds=120)
+    await taking_in.park(replace(other, time=early), at, "it could not be applied")
+    assert await statuses(clinic, hospital, ada) == {200}  # of no Consent
+    await taking_in.park(replace(events[-1], time=early), at, "it waits behind one")
+    assert await statuses(clinic, hospital, ada) == {503}
+    assert await statuses(clinic, admin, ada) == {200}
+    for one in await store.parking.list():
+        await store.parking.drop(one.number)
+    assert await statuses(clinic, hospital, ada) == {200}
 
 
 async def test_who_reads_what_comes_of_a_programme_is_given_the_notice_and_the_consent_it_is_told_by(clinic, ada):
