@@ -17,7 +17,7 @@ import msgspec
 
 from shared.fhir.cited import Cited, Term, ValueSet
 from shared.fhir.codes import ACT_CODE, CONFIDENTIALITY
-from shared.fhir.extraction import labels_of
+from shared.fhir.extraction import compartment_key, labels_of
 from shared.fhir.json import Json, Resource
 from shared.fhir.links import links_of
 from shared.fhir.outcome import Issue, Unprocessable
@@ -57,10 +57,12 @@ class ProcessNotes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Part2(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who is a programme under 42 CFR Part 2: the clinic, or these units (``Organization/1``)."""
+    """Who is a programme under 42 CFR Part 2: the clinic, or these units (``Organization/1``).
+
+    Its records are whatever it writes of a patient, that he is one among it (2.11, "records").
+    """
 
     label: str
-    of: str
     whole_clinic: bool = False
     units: tuple[str, ...] = ()
 
@@ -132,7 +134,7 @@ class Labels:
     def ask_for_unit(self, resource: Resource) -> str | None:
         """Return the Encounter that tells whether a resource comes of a programme, where it does not say itself."""
         part_2 = self.policy.part_2
-        if part_2.whole_clinic or not part_2.units or part_2.of not in self._codes(resource) or self._of_unit(resource):
+        if part_2.whole_clinic or not part_2.units or not _is_of_a_patient(resource) or self._of_unit(resource):
             return None
         return next(_encounters(resource), None)
 
@@ -161,7 +163,7 @@ class Labels:
         codes = [*codes, *(str(one.get("code")) for one in kept if one.get("system") == ACT_CODE)]
         codes += [wider for code in codes if (wider := self.policy.implied.get(code)) is not None]
         part_2, very = self.policy.part_2, self.policy.very_restricted
-        if part_2.of in codes and (
+        if _is_of_a_patient(resource) and (
             part_2.whole_clinic or self._of_unit(resource) or (encounter is not None and self._of_unit(encounter))
         ):
             codes.append(part_2.label)
@@ -177,11 +179,6 @@ class Labels:
         if kept == given:
             return resource
         return {**resource, "meta": {**(resource.get("meta") or {}), "security": kept}}
-
-    def _codes(self, resource: Resource) -> set[str]:
-        """Return the codes of v3-ActCode that a resource has to bear by what it says."""
-        codes = {*self._of_rules(resource)[1], *labels_of(resource)}
-        return codes | {self.policy.implied[code] for code in codes if code in self.policy.implied}
 
     def _of_rules(self, resource: Resource) -> tuple[str | None, list[str]]:
         type_ = str(resource.get("resourceType"))
@@ -266,9 +263,16 @@ class _Looking:
         )
 
 
+def _is_of_a_patient(resource: Resource) -> bool:
+    type_ = str(resource.get("resourceType"))
+    return compartment_key(resource, type_, "").startswith("Patient/")
+
+
 def _encounters(resource: Resource) -> Iterator[str]:
-    """Yield the ids of the Encounters that a resource names as its own."""
+    """Yield the ids of the Encounters that a resource names as its own; an Encounter: the one it is part of."""
     named: list[Json] = [resource.get("encounter"), resource.get("context")]
+    if resource.get("resourceType") == "Encounter":
+        named.append(resource.get("partOf"))
     while named:
         one = named.pop()
         if isinstance(one, list):

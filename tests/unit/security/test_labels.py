@@ -44,7 +44,7 @@ def labelled_as(*codes, level=None):
         (condition("F10.20"), {"R", "MH", "BH", "SUD", "ETHUD"}),
         (condition("F11.2"), {"R", "MH", "BH", "SUD", "OPIOIDUD"}),
         (condition("F17.2"), {"R", "MH", "BH"}),
-        (condition("66590003", system="http://snomed.info/sct"), {"R", "MH", "BH", "SUD"}),
+        (condition("66590003", system="http://snomed.info/sct"), {"R", "MH", "BH", "SUD", "ETHUD"}),
         (condition("T74.21XA"), {"R", "MH", "BH", "SDV"}),
         (condition(code={"text": "Opioid use disorder, severe"}), {"R", "MH", "BH", "SUD", "OPIOIDUD"}),
         (
@@ -78,6 +78,46 @@ def test_a_resource_bears_what_the_rules_say(resource, labels):
     assert bears(resource) == labels
 
 
+RXNORM, LOINC, SNOMED = "http://www.nlm.nih.gov/research/umls/rxnorm", "http://loinc.org", "http://snomed.info/sct"
+
+
+@pytest.mark.parametrize(("code", "name", "narrower"), [
+    ("6813", "methadone", {"OPIOIDUD"}), ("1819", "buprenorphine", {"OPIOIDUD"}), ("3554", "disulfiram", {"ETHUD"}),
+    ("82819", "acamprosate", {"ETHUD"}), ("7243", "naltrexone", set()),
+])  # fmt: skip
+def test_a_medicine_for_substance_use_says_that_there_is_some_by_its_code_and_by_its_name(code, name, narrower):
+    coded, written = {"coding": [{"system": RXNORM, "code": code}]}, {"text": f"{name.capitalize()} 8 mg"}
+    for medicine in (coded, written):
+        for type_ in ("MedicationStatement", "MedicationRequest"):
+            assert bears({"resourceType": type_, "subject": ADA, "medicationCodeableConcept": medicine}) == {
+                "R", "MH", "BH", "SUD", *narrower,
+            }  # fmt: skip
+    allergy = {"resourceType": "AllergyIntolerance", "patient": ADA, "code": coded}
+    assert "SUD" in bears(allergy)
+
+
+@pytest.mark.parametrize("code", ["3426-4", "19295-5", "3397-7", "55349-3", "5643-2"])
+def test_a_drug_test_is_about_substance_use_whatever_its_result(code):
+    coded = {"coding": [{"system": LOINC, "code": code}]}
+    test = {"resourceType": "Observation", "subject": ADA, "code": coded, "valueString": "not detected"}
+    assert "SUD" in bears(test)
+    assert "SUD" in bears({"resourceType": "ServiceRequest", "subject": ADA, "code": {"text": "Urine drug screen"}})
+
+
+@pytest.mark.parametrize(("code", "labels"), [
+    ({"coding": [{"system": SNOMED, "code": "7200002"}]}, {"SUD", "ETHUD"}),
+    ({"coding": [{"system": SNOMED, "code": "66590003"}]}, {"SUD", "ETHUD"}),
+    ({"coding": [{"system": SNOMED, "code": "75544000"}]}, {"SUD", "OPIOIDUD"}),
+    ({"coding": [{"system": SNOMED, "code": "191816009"}]}, {"SUD"}),
+    ({"text": "Alcoholism"}, {"SUD", "ETHUD"}),
+    ({"text": "heroin addiction, on methadone"}, {"SUD", "OPIOIDUD"}),
+    ({"coding": [{"system": ICD10CM, "code": "O99.320"}]}, {"SUD"}),
+    ({"text": "cloudy vision"}, set()),
+])  # fmt: skip
+def test_substance_use_is_found_by_code_and_in_words(code, labels):
+    assert bears(condition(code=code)) - {"R", "MH", "BH"} == labels
+
+
 def test_a_narrower_label_of_the_writers_brings_the_wider_one():
     assert {"SUD", "ETH"} <= bears(condition("F33.1", meta=labelled_as("ETH")))
 
@@ -105,26 +145,56 @@ def part_2(**more):
     return replace(LABELS, policy=policy)
 
 
-def test_part_2_is_about_units_marked_as_programmes_and_about_nothing_else():
-    sud, other = condition("F11.2", encounter={"reference": "Encounter/e"}), condition("F33.1")
-    assert "42CFRPart2" not in bears(sud)
-    clinic = part_2(whole_clinic=True)
-    assert "42CFRPart2" in labels_of(clinic.labelled(sud))
-    assert "42CFRPart2" not in labels_of(clinic.labelled(other))
-    units = part_2(units=("Organization/sud",))
-    assert units.ask_for_unit(other) is None
-    assert units.ask_for_unit(sud) == "e"
-    there = {"resourceType": "Encounter", "serviceProvider": {"reference": "Organization/sud"}}
-    elsewhere = {"resourceType": "Encounter", "serviceProvider": {"reference": "Organization/kap"}}
-    assert "42CFRPart2" in labels_of(units.labelled(sud, encounter=there))
-    assert "42CFRPart2" not in labels_of(units.labelled(sud, encounter=elsewhere))
-    own = {"resourceType": "Observation", "performer": [{"reference": "Organization/sud"}],
-           "code": {"coding": [{"system": ICD10CM, "code": "F11.2"}]}}  # fmt: skip
-    assert units.ask_for_unit(own) is None
-    assert "42CFRPart2" in labels_of(units.labelled(own))
-    document = {"resourceType": "DocumentReference", "meta": labelled_as("SUD"),
-                "context": {"encounter": [{"reference": "Encounter/e"}]}}  # fmt: skip
-    assert units.ask_for_unit(document) == "e"
+OF_A_PATIENT = [
+    {"resourceType": "Patient", "id": "ada"},
+    {"resourceType": "Encounter", "subject": ADA},
+    {"resourceType": "MedicationAdministration", "subject": ADA, "medicationCodeableConcept": {"text": "ketamine"}},
+    {"resourceType": "Observation", "subject": ADA, "code": {"text": "blood pressure"}},
+    {"resourceType": "DocumentReference", "subject": ADA},
+    {"resourceType": "Appointment", "participant": [{"actor": ADA}]},
+    condition("F33.1"),
+    condition("F11.2"),
+]
+
+
+@pytest.mark.parametrize("resource", OF_A_PATIENT, ids=lambda one: one["resourceType"])
+def test_in_a_clinic_that_is_a_programme_everything_of_a_patient_is_under_part_2(resource):
+    """42 CFR 2.11: "records" is any information relating to a patient, not what is about substance use alone."""
+    assert "42CFRPart2" not in bears(resource)
+    assert "42CFRPart2" in labels_of(part_2(whole_clinic=True).labelled(resource))
+
+
+@pytest.mark.parametrize("type_", ["Practitioner", "Organization", "Location", "Questionnaire", "Medication"])
+def test_the_directory_of_a_programme_is_of_no_patient(type_):
+    assert "42CFRPart2" not in labels_of(part_2(whole_clinic=True).labelled({"resourceType": type_, "id": "x"}))
+
+
+def test_of_a_unit_that_is_a_programme_everything_is_under_part_2_by_itself_or_its_encounter_and_nothing_else():
+    units = part_2(units=("Organization/sud", "Location/sud-room"))
+    there = {"resourceType": "Encounter", "subject": ADA, "serviceProvider": {"reference": "Organization/sud"}}
+    elsewhere = {"resourceType": "Encounter", "subject": ADA, "serviceProvider": {"reference": "Organization/kap"}}
+    assert "42CFRPart2" in labels_of(units.labelled(there))
+    assert units.ask_for_unit(there) is None
+    assert "42CFRPart2" not in labels_of(units.labelled(elsewhere))
+    visit = {"encounter": {"reference": "Encounter/e"}}
+    of_visits = [
+        condition("F33.1", **visit),
+        {"resourceType": "Observation", "subject": ADA, **visit},
+        {"resourceType": "MedicationAdministration", "subject": ADA, "context": {"reference": "Encounter/e"}},
+        {"resourceType": "DocumentReference", "subject": ADA, "context": {"encounter": [{"reference": "Encounter/e"}]}},
+        {"resourceType": "Encounter", "subject": ADA, "partOf": {"reference": "Encounter/e"}},
+    ]
+    for one in of_visits:
+        assert units.ask_for_unit(one) == "e", one
+        assert "42CFRPart2" in labels_of(units.labelled(one, encounter=there)), one
+        assert "42CFRPart2" not in labels_of(units.labelled(one, encounter=elsewhere)), one
+    booked = {
+        "resourceType": "Appointment",
+        "participant": [{"actor": ADA}, {"actor": {"reference": "Location/sud-room"}}],
+    }
+    assert "42CFRPart2" in labels_of(units.labelled(booked))
+    assert units.ask_for_unit({"resourceType": "Practitioner", **visit}) is None
+    assert units.ask_for_unit(condition("F11.2")) is None
 
 
 CODES = st.sampled_from(["SUD", "ETH", "SDV", "HIV", "MH", "42CFRPart2"])
