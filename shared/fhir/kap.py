@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -501,3 +502,17 @@ def is_given_by_the_patient(consent: Resource) -> bool:
     return bool(performers) and all(
         isinstance(one, str) and (one == patient or one.startswith("RelatedPerson/")) for one in performers
     )
+
+
+def is_opt_out(consent: Resource) -> bool:
+    """Tell whether a privacy Consent says by its policy, or its category, that the patient opts out of being told of.
+
+    By `policyRule`, by `category`, or by the last part of a `policy.uri`: OPTOUT, OPTOUTE of v3-ActCode.
+    """
+    said = [
+        str(coding.get("code", ""))
+        for concept in (*concepts(consent.get("policyRule")), *concepts(consent.get("category")))
+        for coding in concept.get("coding", [])
+    ]
+    said += [re.split(r"[#|/]", str(one.get("uri", "")))[-1] for one in consent.get("policy", [])]
+    return any(one.startswith("OPTOUT") for one in said)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from services.sessions.rules.process_notes import authorising, check_note, labelled
-from shared.fhir.codes import ACT_CODE, CONSENT_PRIVACY, PARTICIPATION
+from shared.fhir.codes import ACT_CODE, ACT_REASON, CONSENT_PRIVACY, PARTICIPATION
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 AUTHOR, OTHER = "Practitioner/t", "Practitioner/s"
@@ -135,3 +135,60 @@ def test_a_denial_by_name_goes_before_every_permission():
     assert opens(consent(), denial) is None
     assert opens(denial, consent()) is None
     assert opens(consent(), consent(provision("deny", who=("Practitioner/x",)), id_="no")) == "c"
+
+
+def general(**more):
+    return {"type": "deny", **more}
+
+
+P4 = {"type": "permit", "provision": [general(securityLabel=[{"system": ACT_CODE, "code": "PSYTHPN"}])]}
+TPO = [{"system": ACT_REASON, "code": one} for one in ("TREAT", "HPAYMT", "HOPERAT")]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"given": general()},
+        {"given": general(securityLabel=[{"system": ACT_CODE, "code": "PSYTHPN"}])},
+        {"given": general(securityLabel=[{"system": ACT_CODE, "code": "MH"}])},
+        {"given": P4},
+        {"given": {**P4, "purpose": TPO}},
+        {"given": general(provision=[{"type": "permit", "purpose": [{"system": ACT_REASON, "code": "ETREAT"}]}])},
+        {"given": general(actor=[{"role": {"text": "anybody"}, "reference": {"display": "everybody"}}])},
+        {"given": general(purpose=[{"system": "http://elsewhere", "code": "ANY"}])},
+        {"given": general(data=[{"meaning": "authoredby", "reference": {"reference": AUTHOR}}])},
+        {"given": general(), "meta": {"source": "urn:hospital"}},
+        {"given": general(), "dateTime": "2026-10-01"},
+        {"given": general(), "dateTime": "2026-11-22T12:00:30Z"},  # by a clock that is ahead
+        {"provision": None, "policyRule": {"coding": [{"system": ACT_CODE, "code": "OPTOUT"}]}},
+        {"provision": None, "category": [{"coding": [{"system": ACT_CODE, "code": "OPTOUTE"}]}]},
+        {"provision": None, "policy": [{"uri": "http://terminology.hl7.org/CodeSystem/v3-ActCode#OPTOUT"}]},
+    ],
+    ids=range(15),
+)
+def test_a_denial_to_everybody_or_of_everything_closes_the_notes_whoever_was_permitted_by_name(said):
+    denial = {name: value for name, value in consent(id_="no", **said).items() if value is not None}
+    assert opens(consent(), denial) is None
+    assert opens(denial, consent()) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        general(period={"end": "2026-11-20"}),
+        general(securityLabel=[{"system": ACT_CODE, "code": "SUD"}]),
+        general(purpose=[{"system": ACT_REASON, "code": "HPAYMT"}]),
+        general(data=[{"meaning": "instance", "reference": {"reference": "Observation/o"}}]),
+        {**P4, "actor": provision(who=("Organization/h1",))["actor"]},
+        {"type": "permit", "purpose": TPO, "provision": [general(securityLabel=[{"system": ACT_CODE, "code": "SUD"}])]},
+        {"type": "permit", "period": {"end": "2026-11-20"}, "provision": P4["provision"]},
+    ],
+    ids=range(7),
+)
+def test_a_denial_of_something_else_closes_no_notes(given):
+    assert opens(consent(), consent(given, id_="no")) == "c"
+
+
+def test_a_permission_by_name_is_an_exception_from_what_its_own_consent_denies():
+    assert opens(consent(general(provision=[provision()]))) == "c"
+    assert opens(consent(general(provision=[provision(), provision("deny")]))) is None
