@@ -8,11 +8,11 @@ SNOMED CT, ICD-10-CM, RxNorm and LOINC codes are named, their terminologies are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from random import Random
-from typing import Literal
+from typing import Final, Literal
 
 from shared.fhir.codes import (
     ICD10CM,
@@ -266,6 +266,8 @@ _PEAK = 40
 _DEVICE_MG = 28
 _EARLIEST_BIRTH = date(1957, 1, 1)
 _FERTILE_BIRTH = date(1986, 1, 1)
+_EARLIEST_OF: Final[Mapping[Story, date]] = {"pregnancy": _FERTILE_BIRTH, "esketamine": date(1970, 1, 1)}
+"""Esketamine begins lower from 65 years on, and is given here as to the others."""
 _PCL5_ITEMS = 20
 _PCL5_TOP = 4
 
@@ -310,7 +312,7 @@ def _person(seed: int, number: int, sessions: int) -> Person:
     dice = Random(f"kap-demo/{seed}/{number}")  # noqa: S311 - plausible, not secret
     story = STORIES[(number - 1) % len(STORIES)]
     gender: Literal["female", "male"] = "female" if story == "pregnancy" else dice.choice(("female", "male"))
-    earliest = _FERTILE_BIRTH if story == "pregnancy" else _EARLIEST_BIRTH
+    earliest = _EARLIEST_OF.get(story, _EARLIEST_BIRTH)
     days = (_LATEST_BIRTH - earliest).days
     birth_date = date.fromordinal(earliest.toordinal() + dice.randrange(days))
     height = round(dice.gauss(164 if gender == "female" else 177, 6))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from services.intake.chart import View, chart_of
@@ -75,9 +75,10 @@ async def guard_order(change: Change, record: Record, setting: Setting) -> None:
 async def _issues(
     order: Resource, drug: Drug, patient: str, change: Change, record: Record, setting: Setting
 ) -> list[Issue]:
-    times = [_written(order, setting)]
-    if change.before is None or not is_order_in_force(change.before):
-        times.append(setting.clock())  # however long ago it says that it was written, it is in force from now on
+    written, now = _written(order, setting), setting.clock()
+    new = change.before is None or not is_order_in_force(change.before)
+    late = new and now - written > timedelta(days=setting.orders.entered_late.days)
+    times = [written, now] if late else [written]  # it is in force from now on, however long ago it was written
     issues = [one for at in times for one in await _issues_at(at, order, drug, patient, change, record, setting)]
     routes = list(dict.fromkeys(routes_of_order(order)))
     known = [route for route in routes if route in ROUTES]

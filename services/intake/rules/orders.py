@@ -54,13 +54,14 @@ class Days(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class OrderPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The section `orders`."""
+    """The section `orders`; `entered_late`: an older order that comes into force is judged as of now, too."""
 
     doses: dict[str, DoseRange]
     titration: dict[str, Titration]
     series: dict[str, Series]
     rounding: Share
     weight_age: Days
+    entered_late: Days
     prescriber: PrescriberPolicy
     licence: Cited
     rems: Cited

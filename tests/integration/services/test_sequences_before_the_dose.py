@@ -47,6 +47,7 @@ AT_FIRST = ["referred", "screening", "eligible", "consented", "planned"]
 FAR = timedelta(days=20)
 """When everybody is free, and what is known is not too old yet."""
 
+PREGNANT = "77386006"
 RULE_OF = {"eligibility": "S-ELIGIBLE", "consent": "S-CONSENT", "plan": "S-PLAN", "prescription": "S-ORDER"}
 
 CONTENT = """
@@ -142,6 +143,11 @@ class BothServices(Bookings):
     @rule(name=WHO)
     def screens(self, name):
         self.attempt(self.intake.call("screen", self.who(name)))
+
+    @rule(name=WHO)
+    def an_assessment_is_taken_back(self, name):
+        for one in self.held("RiskAssessment", name)[-1:]:
+            self.say({**one, "status": "entered-in-error"})
 
     @rule(name=WHO, code=st.sampled_from(["67362008", "77386006", "999999999"]))
     def falls_ill(self, name, code):
@@ -274,8 +280,11 @@ class BothServices(Bookings):
         actors = [each["actor"]["reference"] for each in booked["participant"]]
         about_ = {"patient": next(each for each in actors if each.startswith("Patient/"))}
         start = interval(booked["start"])[0]
-        newest = (await self.intake.search("RiskAssessment", **about_))[-1:]
-        if [each["prediction"][0]["outcome"]["coding"][0]["code"] for each in newest] != ["eligible"]:
+        judged = await self.intake.search("RiskAssessment", **about_)
+        newest = [each for each in judged if each["status"] != "entered-in-error"][-1:]
+        found = [each["prediction"][0]["outcome"]["coding"][0]["code"] for each in newest]
+        ill = {each["code"]["coding"][0]["code"] for each in await self.intake.search("Condition", **about_)}
+        if found != ["eligible"] or PREGNANT in ill:  # whatever was decided: past that nobody may
             yield "eligibility"
         consents = [each for each in await self.intake.search("Consent", **about_) if each["status"] == "active"]
         if not any(in_time(each, start) for each in consents):
