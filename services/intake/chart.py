@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -182,7 +182,9 @@ async def chart_of(
     ]
     conditions = [_entry(one, one.get("code")) for one in await view.all("Condition")]
     allergies = [_entry(one, one.get("code")) for one in await view.all("AllergyIntolerance")]
-    meant = await _meanings(view, [*conditions, *allergies, *medicines, *ingredients], setting)
+    held = {entry.reference for entry in conditions}
+    reasons = [_entry(one, reason) for one in referrals for reason in reasons_of(one, held)]
+    meant = await _meanings(view, [*conditions, *allergies, *medicines, *ingredients, *reasons], setting)
     if isinstance(view, View):
         view.meant.update(meant)
     medicines = [_with_meaning(one, meant) for one in medicines]
@@ -201,7 +203,7 @@ async def chart_of(
             for one in await view.all("Observation", code=f"{LOINC}|{code}")
         ],
         flags=[_entry(one, one.get("code")) for one in await view.all("Flag")],
-        reasons=[reason for referral in referrals for reason in referral.get("reasonCode", [])],
+        reasons=[_with_meaning(one, meant).concept or {} for one in reasons],
         answers={} if response is None else unanimous(answers_of(response)),
         answers_reference=None if response is None else f"QuestionnaireResponse/{response['id']}",
         answered=None if response is None else answered_at(response, now),
@@ -211,6 +213,16 @@ async def chart_of(
         decisions={rule: await _decision(view, issue) for rule, issue in issues.items()},
         now=now,
     )
+
+
+def reasons_of(referral: Resource, held: Collection[str]) -> list[Mapping[str, Any]]:
+    """Return for what a patient was referred: each code; and of each reference to what is not held, what it says."""
+    named = [
+        {"text": str(one.get("display", ""))}
+        for one in referral.get("reasonReference", [])
+        if f"Condition/{id_in(one, 'Condition')}" not in held
+    ]
+    return [*referral.get("reasonCode", []), *named]
 
 
 async def _meanings(view: Source, entries: Iterable[Entry], setting: Setting) -> dict[tuple[str, str], frozenset[str]]:

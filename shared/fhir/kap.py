@@ -395,6 +395,8 @@ IN_WORDS: Final[Mapping[str, str]] = {
     "bpm": "/min",
     "beats/min": "/min",
     "breaths/min": "/min",
+    "kg/m\u00b2": "kg/m2",
+    "kg/m^2": "kg/m2",
 }
 """Units (UCUM) by how people and devices write them where they give no code, as far as only one can be meant."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 from shared.fhir.json import Resource
 
@@ -32,21 +32,32 @@ async def substances_of(record: Reader, resource: Resource) -> list[Resource]:
     """Return every CodeableConcept that says what a resource's medication is: its own, and those of its ingredients.
 
     A preparation of several drugs is each of them: what is mixed into it counts as if it were given alone. An
-    ingredient of which nothing is known is an empty one: nobody can say that it does not matter.
+    ingredient of which nothing is known is an empty concept, never left out.
     """
     own = await medication_of(record, resource)
-    found = [] if own is None else [own]
     inside = resource.get("contained", [])
     medication = await _named(record, resource.get("medicationReference", {}), inside)
+    return [*([] if own is None else [own]), *await _ingredients(record, medication, inside, MOST_DEEP)]
+
+
+MOST_DEEP: Final = 4
+"""How deep preparations are looked into that are made of preparations; what is below is not known."""
+
+
+async def _ingredients(
+    record: Reader, medication: Resource | None, inside: Iterable[Resource], deep: int
+) -> list[Resource]:
+    found: list[Resource] = []
+    held = [*inside, *(medication or {}).get("contained", [])]
     for part in (medication or {}).get("ingredient", []):
         if "itemCodeableConcept" in part:
             found.append(part["itemCodeableConcept"])
-        held = [*inside, *(medication or {}).get("contained", [])]
-        item = await _named(record, part.get("itemReference", {}), held)
-        said = [one for one in ((item or {}).get("code"), _display(part.get("itemReference"))) if one is not None]
-        found.extend(said or ([{}] if "itemReference" in part else []))
-        further = (item or {}).get("ingredient", [])
-        found.extend(one["itemCodeableConcept"] for one in further if "itemCodeableConcept" in one)
+            continue
+        reference = part.get("itemReference", {})
+        item = await _named(record, reference, held) if deep else None
+        named = [one for one in ((item or {}).get("code"), _display(reference)) if one is not None]
+        further = await _ingredients(record, item, held, deep - 1) if item else []
+        found.extend([*named, *further] or [{}])
     return found
 
 
@@ -59,5 +70,5 @@ async def _named(record: Reader, reference: Resource, contained: Iterable[Resour
     literal = str(reference.get("reference", ""))
     if literal.startswith("#"):
         return next((one for one in contained if one.get("id") == literal.removeprefix("#")), None)
-    parts = literal.partition("/_history/")[0].rsplit("/", 1)
-    return await record.get("Medication", parts[-1]) if literal else None
+    parts = literal.partition("/_history/")[0].split("/")
+    return await record.get("Medication", parts[-1]) if parts[-2:-1] == ["Medication"] else None

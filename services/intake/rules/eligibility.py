@@ -6,9 +6,10 @@ is not known is never taken for a no.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from services.intake.rules.findings import (
     Chart,
@@ -33,7 +34,7 @@ from services.intake.rules.forms import (
 )
 from services.intake.rules.interactions import interactions
 from services.intake.rules.trials import Entry, Trial, episode_began, trials
-from shared.fhir.cited import ValueSet, is_coded
+from shared.fhir.cited import is_coded
 from shared.fhir.codes import KAP, SNOMED
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
@@ -86,12 +87,9 @@ def is_day_of_dose(chart: Chart, policy: EligibilityPolicy) -> bool:
 
 def _by_rule(name: str, rule: ScreeningRule, chart: Chart, rules: Rules) -> Finding | None:
     severity = severity_for(rule.severity, chart.drug, chart.route)
-    if rule.indication is not None and not _is_indicated(rules.sets[rule.indication], chart):
-        others = rule.indicated.get(chart.drug or "", ())
-        if not others or any(_is_indicated(rules.sets[one], chart) for one in others):
-            return None
-        why = f"For what {chart.drug} is given is not on record, or not in a way that a rule can read."
-        return finding_of(name, rule, "not-known", severity, (), why, chart)
+    indicated = is_indicated(rule, chart, rules)
+    if indicated is False:
+        return None
     if rule.asked == "dose" and not is_day_of_dose(chart, rules.eligibility):
         return None
     if rule.uncoded:
@@ -107,7 +105,8 @@ def _by_rule(name: str, rule: ScreeningRule, chart: Chart, rules: Rules) -> Find
     if rule.age_below is not None:
         return _by_age(name, rule, severity, chart)
     if rule.needed is not None:
-        return _by_trials(name, rule, severity, chart, rules)
+        tried = _by_trials(name, rule, severity, chart, rules)
+        return tried if indicated or tried.verdict == "clear" else _not_indicated(tried, chart)
     return _by_signs(name, rule, severity, chart, rules.sets)
 
 
@@ -131,7 +130,7 @@ def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, 
             "not-known",
             severity,
             unclear,
-            "It is not known when it began, or the record says it in a way that nothing here reads.",
+            "It is not known when it began or was found, or the record says it in a way that nothing here reads.",
             chart,
         )
     if not isinstance(answer, bool):
@@ -173,21 +172,39 @@ def flag_codes(flag: Resource) -> set[str]:
 
 
 def _measured_signs(measured: Measured | None, chart: Chart, sets: Sets) -> Iterator[tuple[str, str | None]]:
-    """Yield a value that is high enough together with the conditions beside which it counts.
+    """Yield a value that is high enough, or that nobody can tell, together with the conditions beside which it counts.
 
-    One that nothing reads (another unit, a comparator) may be: None as its set.
+    Beside one of them a value that is not on record is not known to be low.
     """
-    newest = None if measured is None else newest_of(chart.observations, measured.code)
-    if measured is None or newest is None:
+    if measured is None:
         return
-    value = quantity_in(newest.resource.get("valueQuantity"), (measured.unit,))
-    if value is not None and value < measured.at_least:
-        return
-    for entry in counted(chart.conditions):
-        for set_ in measured.beside:
-            if is_active(entry.resource) and sets[set_].holds(entry.concept):
-                yield newest.reference, None if value is None else set_
-                yield entry.reference, None if value is None else set_
+    beside = [
+        (entry, set_)
+        for entry in counted(chart.conditions)
+        for set_ in measured.beside
+        if is_active(entry.resource) and sets[set_].holds(entry.concept)
+    ]
+    newest = newest_of(chart.observations, measured.code)
+    reached = None if newest is None else _reaches(newest, measured)
+    for entry, set_ in () if reached is False else beside:
+        yield entry.reference, set_ if reached else None
+        if newest is not None:
+            yield newest.reference, set_ if reached else None
+
+
+def _reaches(entry: Entry, measured: Measured) -> bool | None:
+    """Tell whether what was measured is as high as that; None where its unit or its comparator leaves it open."""
+    quantity = entry.resource.get("valueQuantity", {})
+    comparator = quantity.get("comparator")
+    value = quantity_in({key: part for key, part in quantity.items() if key != "comparator"}, (measured.unit,))
+    if value is None:
+        return None
+    if comparator in (">", ">="):
+        return True if value >= measured.at_least else None
+    if comparator in ("<", "<="):
+        below = value < measured.at_least or (comparator == "<" and value == measured.at_least)
+        return False if below else None
+    return bool(value >= measured.at_least)
 
 
 def _recent_signs(recent: Recent | None, entry: Entry, now: datetime, sets: Sets) -> Iterator[tuple[str, str | None]]:
@@ -212,10 +229,33 @@ def _is_recent(condition: Resource, now: datetime, days: int) -> bool | None:
     return None if onset is None else interval(onset)[1] > now - timedelta(days=days)
 
 
-def _is_indicated(set_: ValueSet, chart: Chart) -> bool:
-    if any(set_.holds(reason) for reason in chart.reasons):
+def is_indicated(rule: ScreeningRule, chart: Chart, rules: Rules) -> bool | None:
+    """Tell whether a rule's indication is the patient's; None where the record leaves it open.
+
+    It does where he was referred for a reason that nothing reads, and, for a drug whose indication has to be on record,
+    where none of those that the policy names is.
+    """
+    if rule.indication is None:
         return True
-    return any(set_.holds(entry.concept) and is_active(entry.resource) for entry in counted(chart.conditions))
+    active = [entry.concept for entry in counted(chart.conditions) if is_active(entry.resource)]
+    told = [*chart.reasons, *active]
+    if any(rules.sets[rule.indication].holds(one) for one in told):
+        return True
+    if not all(_is_known(reason, chart, rules) for reason in chart.reasons):
+        return None
+    others = rule.indicated.get(chart.drug or "", ())
+    is_other = any(rules.sets[other].holds(one) for other in others for one in told)
+    return None if others and not is_other else False
+
+
+def _not_indicated(found: Finding, chart: Chart) -> Finding:
+    """Return what a rule says of who may not have its indication."""
+    why = (
+        "It cannot be read for what the patient is treated: name it as a coded Condition or in the referral "
+        f"(ServiceRequest.reasonCode). {found.why}"
+    )
+    evidence = found.evidence or (f"Patient/{chart.patient['id']}",)
+    return replace(found, verdict="not-known", evidence=evidence, why=why.rstrip())
 
 
 def _uncoded(chart: Chart, rules: Rules) -> Iterator[str]:
@@ -230,16 +270,16 @@ def _uncoded(chart: Chart, rules: Rules) -> Iterator[str]:
         (chart.medications, systems.medication),
     ):
         for entry in entries:
-            if not is_coded(entry.concept, read) or not _is_known(entry, chart, rules):
+            if not is_coded(entry.concept, read) or not _is_known(entry.concept, chart, rules):
                 yield entry.reference
 
 
-def _is_known(entry: Entry, chart: Chart, rules: Rules) -> bool:
-    """Tell whether a code of an entry means something here: to a set of the policy, or to the terminology."""
-    codings = [(one.get("system", ""), one.get("code", "")) for one in (entry.concept or {}).get("coding", [])]
+def _is_known(concept: Mapping[str, Any] | None, chart: Chart, rules: Rules) -> bool:
+    """Tell whether a concept means something here: to a set of the policy, or, by a code, to the terminology."""
+    codings = [(one.get("system", ""), one.get("code", "")) for one in (concept or {}).get("coding", [])]
     if any(coding in chart.known for coding in codings):
         return True
-    if any(set_.holds(entry.concept) for set_ in rules.sets.values()):
+    if any(set_.holds(concept) for set_ in rules.sets.values()):
         return True
     terms = [term for one in rules.antidepressants.medicines.values() for term in one.codes]
     return any(term.matches(*coding) for term in terms for coding in codings)

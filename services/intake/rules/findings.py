@@ -54,7 +54,7 @@ class Chart:
         conditions, allergies, observations: of the record; the functions here leave out errors.
         medications: what is taken now, or ordered.
         past_medications: what was taken, whatever its status now; shows antidepressant trials.
-        reasons: CodeableConcepts for which the patient was referred.
+        reasons: CodeableConcepts for which the patient was referred; empty for one that is only pointed at elsewhere.
         answers: by linkId, what the newest finished screening questionnaire says.
         answers_reference: that response; None where there is none.
         answered: when; None where there is none.

@@ -90,9 +90,14 @@ def urine(code, when):
     return replace(made, concept={"coding": [{"system": LOINC, "code": "2106-3"}]})
 
 
-def mass_index(value, unit="kg/m2"):
-    quantity = {"value": Decimal(str(value)), "unit": unit, "system": UCUM, "code": unit}
-    resource = {"resourceType": "Observation", "status": "final", "effectiveDateTime": "2026-11-20"}
+PTSD = {"coding": [{"system": SNOMED, "code": "47505003"}]}
+
+
+def mass_index(value, unit="kg/m2", when="2026-11-20", **more):
+    """Return a body mass index; `unit` None: as people write it, without a code."""
+    coded = {"system": UCUM, "code": unit} if unit else {}
+    quantity = {"value": Decimal(str(value)), "unit": unit or "kg/m\u00b2", **coded, **more}
+    resource = {"resourceType": "Observation", "status": "final", **({"effectiveDateTime": when} if when else {})}
     concept = {"coding": [{"system": LOINC, "code": "39156-5"}]}
     return {"observations": (Entry("Observation/bmi", concept, {**resource, "valueQuantity": quantity}),)}
 
@@ -243,7 +248,21 @@ CASES: dict[str, list[Case]] = {
     ],
     "E16": [],
     "E17": [
-        Case("boundary", "one that is not severe passes, and is shown", held(condition("78275009")), "clear"),
+        Case(
+            "boundary",
+            "one that is not severe passes, and is shown",
+            {**held(condition("78275009")), **mass_index(22)},
+            "clear",
+        ),
+        Case("not known", "and no body mass index on record", held(condition("78275009")), "not-known"),
+        Case("boundary", "more than 35", {**held(condition("78275009")), **mass_index(35, comparator=">")}, "hit"),
+        Case(
+            "not known", "more than 30", {**held(condition("78275009")), **mass_index(30, comparator=">")}, "not-known"
+        ),
+        Case("boundary", "less than 35", {**held(condition("78275009")), **mass_index(35, comparator="<")}, "clear"),
+        Case(
+            "boundary", "in the unit as people write it", {**held(condition("78275009")), **mass_index(35, None)}, "hit"
+        ),
         Case("boundary", "beside a body mass index of 35", {**held(condition("78275009")), **mass_index(35)}, "hit"),
         Case("boundary", "beside one below", {**held(condition("78275009")), **mass_index("34.9")}, "clear"),
         Case("boundary", "a body mass index of 40 alone", mass_index(40), "clear"),
@@ -278,6 +297,32 @@ CASES: dict[str, list[Case]] = {
         Case("not known", "esketamine, for what nobody says", {"drug": "esketamine"}, "not-known"),
         Case("not known", "esketamine, in words nothing reads", spray_for(text="TRD, failed 3"), "not-known"),
         Case("boundary", "esketamine for acute suicidality", spray_for("R45.851", ICD10CM), None),
+        Case("not known", "for esketamine nothing on record says what for", {"drug": "esketamine"}, "not-known"),
+        Case(
+            "not known",
+            "nor does a depression say that it is another",
+            {"drug": "esketamine", **held(condition("F33.2", ICD10CM))},
+            "not-known",
+        ),
+        Case(
+            "boundary",
+            "esketamine for another indication",
+            {"drug": "esketamine", **held(condition("R45.851", ICD10CM))},
+            None,
+        ),
+        Case(
+            "not known",
+            "a reason in words",
+            {"reasons": ({"text": "TRD, failed 3 SSRIs"},), **said(E24=1)},
+            "not-known",
+        ),
+        Case(
+            "not known",
+            "a reason that nothing here knows, beside another that is read",
+            {"reasons": ({"coding": [{"system": SNOMED, "code": "999999991"}]}, PTSD)},
+            "not-known",
+        ),
+        Case("boundary", "a reason that is read as another", {"reasons": (PTSD,)}, None),
         Case("not known", "nothing recorded, nothing said", held(TRD), "not-known"),
     ],
     "E25": [
