@@ -161,13 +161,20 @@ async def risk_flags(
     record: Record, patient: str | None, start: datetime, setting: Setting
 ) -> list[tuple[str, datetime]]:
     """Return the Flags for suicidality of a patient that are up at `start`: reference and since when."""
+    return [(name, since) for name, since, _ in await flags_up(record, patient, start, setting)]
+
+
+async def flags_up(
+    record: Record, patient: str | None, start: datetime, setting: Setting
+) -> list[tuple[str, datetime, frozenset[str]]]:
+    """Return the Flags for suicidality of a patient that are up at `start`: reference, since when, and codes."""
     found = []
     for one in await record.search("Flag", {"patient": f"Patient/{patient}"}):
-        codes = {*codes_of(one.get("code"), KAP), *codes_of(one.get("code"), SNOMED)}
+        codes = frozenset((*codes_of(one.get("code"), KAP), *codes_of(one.get("code"), SNOMED)))
         since = one.get("period", {}).get("start")
         up = one["status"] == "active" and codes.intersection(setting.gate.risk.flags)
         if up and (since is None or moment(since) <= start):
-            found.append((f"Flag/{one['id']}", start if since is None else moment(since)))
+            found.append((f"Flag/{one['id']}", start if since is None else moment(since), codes))
     return found
 
 

@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.sessions.calling import Finding, call, have_reviewed
-from services.sessions.gathering import answers_of
+from services.sessions.gathering import answers_of, flags_up
 from services.sessions.rules.leaving import (
     AGAINST_ADVICE,
     Leaving,
     against_going_home,
+    baseline_of,
     disposition_of,
     goes_home,
     in_other_hands,
@@ -30,6 +31,7 @@ from shared.fhir.codes import (
     LEFT_AGAINST_ADVICE,
     LEFT_TOO_EARLY,
     NOT_DISCHARGED,
+    PRE_DOSE_QUESTIONNAIRE,
     SUSTAINED_PRESSURE,
     SYMPTOM_ALARM,
     VISIT_INTEGRATION,
@@ -211,6 +213,7 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
         over = stays_until(first, [one.end], cadence, one.start)
         until = None if over is None or until is None else max(until, over)
     found = await record.search("Observation", {"encounter": f"Encounter/{visit['id']}"})
+    before = await answers_of(record, visit["id"], PRE_DOSE_QUESTIONNAIRE, None, first)
     whose = (patient_of(visit), None)
     return Leaving(
         when=when,
@@ -220,6 +223,8 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
         readings=[reading for one in found if patient_of(one) in whose for reading in readings_of(one)],
         first=first,
         alarms=[] if new is not None else await _open_alarms(record, visit),
+        baseline=baseline_of(before, setting.discharge.aldrete),
+        flags=await flags_up(record, patient_of(visit), when, setting),
     )
 
 

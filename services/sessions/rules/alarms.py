@@ -75,10 +75,17 @@ class Unwatched(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     codes: tuple[str, ...]
 
 
+class Unalarming(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Codes, of KAP's CodeSystem or SNOMED CT, of symptoms that call nobody."""
+
+    codes: tuple[str, ...]
+
+
 class AlarmPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `alarms`."""
 
     late: Late
+    unalarming: Unalarming
     worse: Worse
     unwatched: Unwatched
     sustained: Sustained
@@ -229,10 +236,11 @@ def symptoms_in(resource: Resource | None, policy: AlarmPolicy) -> dict[str, Sym
 def is_symptom_not_understood(observation: Resource, policy: AlarmPolicy) -> bool:
     """Tell whether an Observation says that there is a symptom, and not by a code of the policy which.
 
-    A value that says in a code which it is, though the policy knows no alarm for it, is understood.
+    One of a code that no rule knows is not understood either: chest pain is never silent for being coded elsewhere.
     """
     if not has_code(observation.get("code"), SYMPTOM) or observation.get("status") in WITHDRAWN:
         return False
     if observation.get("valueBoolean") is False or symptoms_in(observation, policy):
         return False
-    return not any(coding.get("code") for coding in observation.get("valueCodeableConcept", {}).get("coding", []))
+    said = observation.get("valueCodeableConcept")
+    return not any(set(codes_of(said, system)).intersection(policy.unalarming.codes) for system in (KAP, SNOMED))

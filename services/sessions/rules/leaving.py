@@ -38,15 +38,29 @@ class Aldrete(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     minimum: int
 
 
+class Low(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pressure below which nobody leaves, in mmHg, where it is not near the baseline."""
+
+    systolic: Decimal
+    diastolic: Decimal
+
+
+class GraveRisk(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Codes of Flags for suicidality while which nobody goes home, whatever the checklist says."""
+
+    grave: tuple[str, ...]
+
+
 class SafePressure(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A pressure to leave with: near the baseline by a share, or below both limits and not rising.
 
-    It rises where it is more than `rise` mmHg above the reading before it, after the dose.
+    It rises where it is more than `rise` mmHg above the reading before it, after the dose; `low` is not safe either.
     """
 
     share: Decimal
     systolic: Decimal
     diastolic: Decimal
+    low: Low
     rise: Decimal
 
 
@@ -80,6 +94,7 @@ class DischargePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age: Minutes
     aldrete: Aldrete
     pressure: SafePressure
+    risk: GraveRisk
     integration: Integration
     elsewhere: Elsewhere
     answers: dict[str, Wanted]
@@ -96,6 +111,8 @@ class Leaving:
         readings: of the visit.
         first: when the first dose began: before it is the baseline.
         alarms: references of the alarms that nobody has ended, and no reading.
+        baseline: the modified Aldrete score from before the first dose, None: it was not taken.
+        flags: for suicidality that are up: reference, since when, and codes.
 
     """
 
@@ -106,6 +123,8 @@ class Leaving:
     readings: Sequence[Reading]
     first: datetime
     alarms: Sequence[str] = ()
+    baseline: int | None = None
+    flags: Sequence[tuple[str, datetime, frozenset[str]]] = ()
 
 
 def disposition_of(visit: Resource | None) -> str | None:
@@ -139,6 +158,7 @@ def against_going_home(leaving: Leaving, policy: DischargePolicy, alarms: AlarmP
         *_aldrete(leaving, policy),
         *_pressure(leaving, policy),
         *_answers(leaving, policy),
+        *_risk(leaving, policy),
     ]
 
 
@@ -180,13 +200,11 @@ def aldrete_of(answers: dict[str, Any], policy: Aldrete) -> int | None:
 
 
 def _aldrete(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
-    answers = _answers_at(leaving, policy)
-    total = aldrete_of(answers, policy.aldrete)
-    baseline = answers.get("aldrete-baseline")
+    total, baseline = aldrete_of(_answers_at(leaving, policy), policy.aldrete), leaving.baseline
     if total is None:
         lacking = f"the modified Aldrete score of the last {policy.age.minutes} minutes is not known (kap-discharge)."
         yield _not_home("L-ALDRETE", lacking, policy.aldrete.source)
-    elif total < policy.aldrete.minimum and not (isinstance(baseline, int) and total >= baseline):
+    elif total < policy.aldrete.minimum and (baseline is None or total < baseline):
         low = f"the modified Aldrete score is {total}; at least {policy.aldrete.minimum}, or the baseline, is needed."
         yield _not_home("L-ALDRETE", low, policy.aldrete.source)
 
@@ -211,9 +229,10 @@ def _alarms(leaving: Leaving, alarms: AlarmPolicy) -> Iterator[Issue]:
 
 
 def _pressure(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
-    limits = {SYSTOLIC.code: policy.pressure.systolic, DIASTOLIC.code: policy.pressure.diastolic}
+    safe = policy.pressure
+    limits = {SYSTOLIC.code: (safe.low.systolic, safe.systolic), DIASTOLIC.code: (safe.low.diastolic, safe.diastolic)}
     earliest = leaving.when - timedelta(minutes=policy.age.minutes)
-    for code, limit in limits.items():
+    for code, (low, limit) in limits.items():
         charted = sorted(
             (
                 (one.when, one.value_in(("mm[Hg]",)))
@@ -238,7 +257,7 @@ def _pressure(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
             continue
         near = bool(before) and abs(now - before[-1]) <= before[-1] * policy.pressure.share
         rises = bool(earlier) and now > earlier[-1] + policy.pressure.rise
-        if not near and (now >= limit or rises):
+        if not near and (now >= limit or now < low or rises):
             said = f", and was {earlier[-1]:f} before" if rises else ""
             yield _not_home("L-BP", f"the pressure is {now:f} mmHg ({code}){said}.", policy.pressure.source)
 
@@ -262,3 +281,21 @@ def _answers(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
         if not holds:
             said = "not answered" if answer is None else f"the answer is {answer}"
             yield _not_home(one.rule, f"{one.title}: {said} (kap-discharge, item {one.link}).", one.source)
+
+
+def _risk(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
+    """Yield the Flags for suicidality that speak against going home: the grave, and what the checklist did not know."""
+    asked = leaving.asked
+    for name, since, codes in leaving.flags:
+        if codes.isdisjoint(policy.risk.grave) and asked is not None and since <= asked.when:
+            continue
+        what = f"{name} for suicidality is up. Evaluate it, and record what was found (C-SSRS, safety plan)."
+        yield _not_home("L-RISK", what, policy.risk.source)
+
+
+def baseline_of(asked: Asked | None, policy: Aldrete) -> int | None:
+    """Return the modified Aldrete score that was taken before the dose (kap-pre-dose); None: none, or out of range."""
+    said = None if asked is None else dict(asked.answers).get("aldrete-baseline")
+    if isinstance(said, bool) or not isinstance(said, int):
+        return None
+    return said if 0 <= said <= policy.highest * len(policy.items) else None

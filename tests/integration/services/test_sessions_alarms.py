@@ -262,3 +262,14 @@ async def test_what_one_call_took_in_is_no_news_after_it_was_ended(bedside):
     bedside.clock.forward(seconds=20)
     await bedside.chart(190)
     assert len(await called(bedside, status="requested")) == 1
+
+
+async def test_a_low_pressure_closes_the_gate_calls_and_keeps_the_patient(bedside):
+    await bedside.chart(70, 35)
+    assert len(await called(bedside)) == 1
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert {issue.rule for issue in error.value.issues} == {"G-BP-HOLD"}
+    bedside.clock.forward(minutes=1)
+    await bedside.chart()
+    assert {one["status"] for one in await bedside.sessions.search("Flag", patient=bedside.who["id"])} == {"inactive"}

@@ -9,7 +9,7 @@ import pytest
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
-from tests.integration.services.bedside import rules_of, vital
+from tests.integration.services.bedside import pre_dose, rules_of, vital
 from tests.integration.services.course import about, appointment, milligrams
 
 READY = {
@@ -139,6 +139,26 @@ async def test_a_low_score_that_is_the_patient_s_own_baseline_is_enough(dosed):
     dosed.clock.forward(minutes=130)
     await dosed.chart()
     await ready(dosed, aldrete_activity=0, aldrete_baseline=8)
+    with pytest.raises(Unprocessable) as error:  # what is said at leaving is no baseline
+        await leave(dosed)
+    assert rules_of(error) == {"L-ALDRETE"}
+    before = zulu(dosed.clock.now - timedelta(minutes=130))
+    await dosed.sessions.create(pre_dose(dosed.who, dosed.visit, before, aldrete_baseline=8))
+    assert (await leave(dosed))["status"] == "finished"
+
+
+async def test_nobody_goes_home_while_a_flag_of_high_risk_is_up(dosed):
+    high = codes.Code(codes.KAP, "suicide-risk-high")
+    up = {"resourceType": "Flag", "id": "high", "status": "active", "subject": about(dosed.who)}
+    up |= {"code": codes.SUICIDE_RISK.concept(high), "period": {"start": zulu(dosed.clock.now)}}
+    await dosed.tell("outcomes", up)
+    dosed.clock.forward(minutes=130)
+    await dosed.chart()
+    await ready(dosed)
+    with pytest.raises(Unprocessable) as error:
+        await leave(dosed)
+    assert rules_of(error) == {"L-RISK"}
+    await dosed.tell("outcomes", {**up, "status": "inactive"})
     assert (await leave(dosed))["status"] == "finished"
 
 

@@ -88,6 +88,13 @@ async def test_a_symptom_that_cannot_be_read_is_asked_about_and_one_that_no_alar
     assert "cannot be read" in review["description"]
 
 
+async def test_a_symptom_of_a_code_that_no_rule_knows_is_asked_about(bedside):
+    told = bedside.reading(code=codes.SYMPTOM.concept())
+    del told["component"]
+    await bedside.sessions.create({**told, "valueCodeableConcept": codes.Code(codes.SNOMED, "24184005").concept()})
+    assert len(await calls(bedside, codes.REVIEW)) == 1
+
+
 async def test_a_symptom_of_nobody_is_refused(bedside):
     told = bedside.reading(code=codes.SYMPTOM.concept(), valueCodeableConcept=kap("chest-pain"))
     del told["component"], told["subject"]

@@ -217,6 +217,10 @@ GATE: dict[str, list[Case]] = {
         Case("boundary", "160", of_pressure(160, 80), True),
         Case("boundary", "100", of_pressure(120, 100), True),
         Case("boundary", "159/99", of_pressure(159, 99), False),
+        Case("positive", "70/35", of_pressure(70, 35), True),
+        Case("boundary", "90/50", of_pressure(90, 50), False),
+        Case("boundary", "89", of_pressure(89, 50), True),
+        Case("boundary", "49", of_pressure(90, 49), True),
         Case("not known", "none: G-BP says so", at_gate(readings=OTHERS), False),
     ],
     "G-BP-RISK": [
@@ -413,9 +417,9 @@ def leaves(minutes_asked: float = 0, *, at: Any = GONE, until: Any = GONE, now: 
     """Return what speaks against going home three hours after the dose; `more`: readings, or other answers."""
     bp = more.pop("bp", (120, 80))
     before = more.pop("before", (120, 80))
-    alarms = more.pop("alarms", ())
+    known = {name: more.pop(name) for name in ("alarms", "baseline", "flags") if name in more}
     answers = {**READY, **{name.replace("_", "-"): value for name, value in more.items()}}
-    known = {name: value for name, value in answers.items() if value is not None}
+    said = {name: value for name, value in answers.items() if value is not None}
 
     def judged() -> set[str]:
         after = [] if bp is None else pressures(*bp, minutes=-175)
@@ -423,10 +427,10 @@ def leaves(minutes_asked: float = 0, *, at: Any = GONE, until: Any = GONE, now: 
             when=at,
             now=now,
             until=until,
-            asked=Asked("QuestionnaireResponse/1", at - timedelta(minutes=minutes_asked), known),
+            asked=Asked("QuestionnaireResponse/1", at - timedelta(minutes=minutes_asked), said),
             readings=[*pressures(*before, minutes=5), *after],
             first=NOW,
-            alarms=alarms,
+            **known,
         )
         return {str(one.rule) for one in against_going_home(leaving, SETTING.discharge, SETTING.alarms)}
 
@@ -446,6 +450,11 @@ def checklist(link: str, *, bad: Any) -> list[Case]:
         Case("boundary", "asked longer ago", leaves(AGE + 1), True),
         Case("not known", f"{link} not answered", leaves(**{link: None}), True),
     ]
+
+
+def flagged(minutes: float, code: str) -> tuple[str, Any, frozenset[str]]:
+    """Return a Flag for suicidality that went up so long after the checklist was answered."""
+    return "Flag/1", GONE + timedelta(minutes=minutes), frozenset((code,))
 
 
 LEAVING: dict[str, list[Case]] = {
@@ -468,7 +477,9 @@ LEAVING: dict[str, list[Case]] = {
         Case("negative", "10 of 10", leaves(), False),
         Case("boundary", "9 of 10", leaves(aldrete_activity=1), False),
         Case("boundary", "8 of 10", leaves(aldrete_activity=0), True),
-        Case("boundary", "8, which is his baseline", leaves(aldrete_activity=0, aldrete_baseline=8), False),
+        Case("boundary", "8, which is his baseline", leaves(aldrete_activity=0, baseline=8), False),
+        Case("boundary", "8, which is below his baseline", leaves(aldrete_activity=0, baseline=9), True),
+        Case("not known", "a baseline that was said at leaving", leaves(aldrete_activity=0, aldrete_baseline=8), True),
         Case("not known", "an item is missing", leaves(aldrete_activity=None), True),
         Case("not known", "an item of 3", leaves(aldrete_activity=3), True),
     ],
@@ -476,6 +487,9 @@ LEAVING: dict[str, list[Case]] = {
         Case("positive", "170/80", leaves(bp=(170, 80)), True),
         Case("negative", "120/80", leaves(), False),
         Case("boundary", "159/99", leaves(bp=(159, 99)), False),
+        Case("boundary", "90/50", leaves(bp=(90, 50), before=(140, 90)), False),
+        Case("boundary", "89", leaves(bp=(89, 60), before=(140, 90)), True),
+        Case("boundary", "88, a fifth below 110", leaves(bp=(88, 60), before=(110, 70)), False),
         Case("boundary", "160", leaves(bp=(160, 80)), True),
         Case("boundary", "100", leaves(bp=(120, 100)), True),
         Case("boundary", "168, a fifth above 140", leaves(bp=(168, 80), before=(140, 80)), False),
@@ -499,7 +513,13 @@ LEAVING: dict[str, list[Case]] = {
         Case("not known", "whose identity nobody saw", leaves(escort_identity=None), True),
     ],
     "L-TAUGHT": [*checklist("taught-driving", bad=False), *checklist("taught-alcohol", bad=False)],
-    "L-RISK": checklist("safe", bad=False),
+    "L-RISK": [
+        *checklist("safe", bad=False),
+        Case("positive", "a Flag of high risk is up", leaves(flags=[flagged(-60, "suicide-risk-high")]), True),
+        Case("negative", "the checklist knew of the Flag", leaves(flags=[flagged(-60, "suicide-risk-low")]), False),
+        Case("boundary", "it went up with the checklist", leaves(flags=[flagged(0, "suicide-risk-low")]), False),
+        Case("boundary", "a second later", leaves(flags=[flagged(1 / 60, "suicide-risk-low")]), True),
+    ],
 }
 
 # -- alarms, what is due ----------------------------------------------------------------------------------------------
@@ -544,6 +564,16 @@ WATCH: dict[str, list[Case]] = {
         Case("boundary", "109", alarm("8462-4", 109, "mm[Hg]"), False),
         Case("not known", "in kPa", alarm("8480-6", 16, "kPa"), True),
         Case("not known", "above 170", alarm("8480-6", 170, "mm[Hg]", comparator=">"), True),
+    ],
+    "A-BP-LOW": [
+        Case("positive", "70", alarm("8480-6", 70, "mm[Hg]"), True),
+        Case("negative", "120", alarm("8480-6", 120, "mm[Hg]"), False),
+        Case("boundary", "85", alarm("8480-6", 85, "mm[Hg]"), False),
+        Case("boundary", "84", alarm("8480-6", 84, "mm[Hg]"), True),
+        Case("boundary", "45", alarm("8462-4", 45, "mm[Hg]"), False),
+        Case("boundary", "44", alarm("8462-4", 44, "mm[Hg]"), True),
+        Case("not known", "in kPa", alarm("8480-6", 16, "kPa"), True),
+        Case("not known", "below 95", alarm("8480-6", 95, "mm[Hg]", comparator="<"), True),
     ],
     "A-SPO2": [
         Case("positive", "80 %", alarm("59408-5", 80, "%"), True),

@@ -105,9 +105,9 @@ values = st.integers(40, 260)
 
 
 @given(values, values, st.integers(-10, 60))
-def test_no_open_gate_without_a_recent_pressure_below_the_hold(systolic, diastolic, minutes):
+def test_no_open_gate_without_a_recent_pressure_within_the_hold(systolic, diastolic, minutes):
     opened = rules(readings=(*pressures(systolic, diastolic, minutes), *OTHERS)) == []
-    assert opened is (systolic < 160 and diastolic < 100 and 0 <= minutes <= 30)
+    assert opened is (90 <= systolic < 160 and 50 <= diastolic < 100 and 0 <= minutes <= 30)
 
 
 @pytest.mark.parametrize(

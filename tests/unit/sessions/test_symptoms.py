@@ -50,6 +50,8 @@ def test_the_code_of_another_system_is_another_code():
         ({"valueCodeableConcept": {"text": "tight chest"}}, True),
         ({"valueCodeableConcept": concept("422587007")}, False),
         ({"valueCodeableConcept": concept("chest-pain")}, False),
+        ({"valueCodeableConcept": concept("24184005")}, True),
+        ({"valueCodeableConcept": {"coding": [{"system": "urn:other", "code": "422587007"}]}}, True),
         ({"valueBoolean": False}, False),
         ({"valueString": "x", "status": "entered-in-error"}, False),
     ],
