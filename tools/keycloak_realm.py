@@ -21,7 +21,12 @@ CLAIMS: Final = "kap"
 """The client scope that every token has: whose it is, of which role and clinic, and for whom."""
 
 ATTRIBUTES: Final = ("fhirUser", "patient", "kap_tenant")
+OF_LAUNCH: Final = {"fhirUser": {"id.token.claim": "true"}}
+"""Where an app looks for them (SMART App Launch 2.2). `patient` beside the access token is nothing Keycloak can say."""
+
 OF_APPS: Final = ("launch/patient", "fhirUser")
+OFFLINE: Final = "offline_access"
+"""Keycloak's own scope, which it makes in every realm: a refresh token that outlives the login."""
 
 
 def realm() -> dict[str, Any]:
@@ -70,7 +75,7 @@ def realm() -> dict[str, Any]:
                 "redirectUris": ["http://127.0.0.1:9000/back"],
                 "attributes": {"pkce.code.challenge.method": "S256"},
                 "defaultClientScopes": [CLAIMS],
-                "optionalClientScopes": [*OF_APPS, *scopes],
+                "optionalClientScopes": [*OF_APPS, OFFLINE, *scopes],
             }
         ],
         "components": {
@@ -97,7 +102,11 @@ def _mappers() -> list[dict[str, Any]]:
         # what services are: the FHIR base, filled in from the environment when the realm is imported
         ("audience", "oidc-audience-mapper", {**into, "included.custom.audience": "${KAP_PUBLIC_BASE}"}),
         *(
-            (name, "oidc-usermodel-attribute-mapper", {**text, "user.attribute": name, "claim.name": name})
+            (
+                name,
+                "oidc-usermodel-attribute-mapper",
+                {**text, **OF_LAUNCH.get(name, {}), "user.attribute": name, "claim.name": name},
+            )
             for name in ATTRIBUTES
         ),
     ]

@@ -70,6 +70,10 @@ class Owners:
         self._client = client
         self._urls = urls
 
+    def and_also(self, name: str, url: str) -> Owners:
+        """Return these and one more, reached in the same way."""
+        return Owners(self._client, {**self._urls, name: url})
+
     @property
     def names(self) -> tuple[str, ...]:
         """The owners that are reached."""

@@ -58,7 +58,7 @@ def create(settings: Settings) -> App:
         return GatewayBackend(parts.service, parts.store, owners(parts), subscribing=subscribing)
 
     def audits(parts: Parts) -> OwnersAudits:
-        return OwnersAudits(owners(parts))
+        return OwnersAudits(owners(parts), parts.issuer)
 
     def routes(parts: Parts) -> list[BaseRoute]:
         exports: list[BaseRoute] = [export_route(parts)] if "api" in settings.roles else []

@@ -23,6 +23,7 @@ from services.identity.context import Context
 from services.identity.rules.clients import LONGEST_ASSERTION
 from services.identity.rules.refusal import OAuthRefusal
 from shared.fhir.outcome import Unavailable
+from shared.security.audit import say
 from shared.security.keys import Fetched, Keys, KeysRefused, at_url, key_set, known
 from shared.security.tokens import LEEWAY, TokenRefused, header_of, unverified, verified
 from shared.store.identity import Client
@@ -58,6 +59,11 @@ class Authentication:
             OAuthRefusal: it is not one. The same words for a client that is not known.
 
         """
+        client = await self._shown(request, form, public=public)
+        say(tenant=client.tenant, client=client.id)
+        return client
+
+    async def _shown(self, request: Request, form: Mapping[str, str], *, public: bool) -> Client:
         basic = request.headers.get("authorization", "")
         ways = [basic[:6].lower() == "basic ", "client_assertion" in form, "client_secret" in form]
         if sum(ways) > 1 or ways[2]:
@@ -108,6 +114,8 @@ class Authentication:
             if named == OPERATOR and self.operator is not None:
                 await held.put_client(self.operator)
             client = await held.client(named) if isinstance(named, str) else None
+            if client is not None:  # whose name was taken, whoever took it
+                say(tenant=client.tenant, what=(f"client {client.id}",))
             if client is None or client.disabled_at is not None or client.method != "private_key_jwt":
                 raise TokenRefused("There is no such client, or the assertion was not signed by a key of it.")
             keys = key_set(client.jwks) if client.jwks is not None else await self._keys_at(client, kid)

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from services.identity import pages
-from services.identity.asking import NO_STORE, form, once, pairs, with_query
+from services.identity.asking import NO_STORE, once, pairs, with_query
 from services.identity.context import Context
-from services.identity.passwords import Passwords, TooManyTries
+from services.identity.door import BROWSER, GONE, SEE_OTHER, SESSION, Door, NotIn, account, see
 from services.identity.rules.launch import (
     CODE_SECONDS,
     OF_LAUNCH,
@@ -32,7 +31,6 @@ from services.identity.rules.launch import (
     OFFLINE_DAYS,
     ONLINE,
     REQUEST_SECONDS,
-    SESSION_SECONDS,
     AppRequest,
     PromptRefused,
     app_request,
@@ -45,12 +43,10 @@ from services.identity.rules.launch import (
 from services.identity.rules.refusal import OAuthRefusal
 from services.identity.tokens import new_secret
 from shared.fhir.ids import new_id
+from shared.security.audit import say
 from shared.security.roles import scopes_of
 from shared.store.identity import Client
 from shared.store.logins import Code, Grant, Pending, Person, Session
-
-SEE_OTHER: Final = 303
-GONE: Final = "This page has ended, or was opened in another browser. Go back to the app and begin again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ class Authorize:
     """Has people let apps in."""
 
     context: Context
-    passwords: Passwords
+    door: Door
 
     async def authorize(self, request: Request) -> Response:
         """Take an app's request and lead its person to the pages."""
@@ -95,19 +91,18 @@ class Authorize:
             context = await self._launched(asked, client)
         except PromptRefused as error:
             return self._back(redirect, said.get("state", ""), error=error.error, error_description=error.why)
-        flow, browser, now = new_secret(), request.cookies.get(self._cookie("browser")) or new_secret(), self._now()
+        flow, browser, now = new_secret(), self.door.cookie(request, BROWSER) or new_secret(), self._now()
         ends = now + timedelta(seconds=REQUEST_SECONDS)
         kept = {**asdict(asked), "prompt": sorted(asked.prompt), "context": context}
         await self.context.logins.begin_request(flow, browser, client.id, kept, now, ends)
         if session is not None:
             await self.context.logins.answered_by(flow, session)
-        answer = _see(f"{'login' if session is None else 'consent'}?flow={flow}")
-        self._keep(answer, "browser", browser)
+        answer = see(f"{'login' if session is None else 'consent'}?flow={flow}")
+        self.door.keep(answer, BROWSER, browser)
         return answer
 
     async def _session(self, request: Request, asked: AppRequest) -> Session | None:
-        secret, now = request.cookies.get(self._cookie("session")), self._now()
-        session = None if secret is None else await self.context.logins.session(secret, now)
+        session, now = await self.door.session(request), self._now()
         if asked.prompt == {"none"}:
             error = "login_required" if session is None else "consent_required"
             raise PromptRefused(error, "Somebody has to be asked.")
@@ -135,57 +130,52 @@ class Authorize:
         if waiting is None:
             return pages.problem(GONE)
         if waiting.person is not None:
-            return _see(f"consent?flow={waiting.flow}")
+            return see(f"consent?flow={waiting.flow}")
         return pages.login(waiting.client.name, waiting.flow)
 
     async def login(self, request: Request) -> Response:
         """Log somebody in."""
-        said = await self._said(request)
+        said = await self.door.said(request)
         waiting = None if said is None else await self._waiting(request, said.get("flow", ""))
         if said is None or waiting is None:
             return pages.problem(GONE, status=403)
         app, flow, name = waiting.client.name, waiting.flow, said.get("name", "").strip().lower()
-        address = "" if request.client is None else request.client.host
+        say(tenant=waiting.client.tenant, client=waiting.client.id)
         try:
-            person = await self.passwords.check(name, said.get("password", ""), said.get("code", ""), address)
-        except TooManyTries as error:
-            minutes = -(-error.seconds // 60)
-            why = f"There were too many tries. Wait {minutes} minute{'' if minutes == 1 else 's'}, and try again."
-            answer: Response = pages.login(app, flow, name=name, wrong=why, status=429)
-            answer.headers["Retry-After"] = str(error.seconds)
-            return answer
-        if person is None or person.tenant != waiting.client.tenant:
-            wrong = "Name, password and one-time code do not belong together. A code counts once."
-            return pages.login(app, flow, name=name, wrong=wrong, status=401)
+            person = await self.door.enter(request, said, waiting.client.tenant)
+        except NotIn as error:
+            page = pages.login(app, flow, name=name, wrong=str(error), status=error.status)
+            page.headers.update(error.headers)
+            return page
         if waiting.context.get("fhir_user", person.user) != person.user:
+            say(reason="launched by somebody else")
             return pages.login(app, flow, wrong="The app was launched by somebody else than you.", status=403)
-        secret, now = new_secret(), self._now()
-        ends = now + timedelta(seconds=SESSION_SECONDS)
-        session = await self.context.logins.begin_session(secret, person.id, now, ends)
-        await self.context.logins.answered_by(flow, session)
-        answer = _see(f"consent?flow={flow}")
-        self._keep(answer, "session", secret, seconds=SESSION_SECONDS)
+        answer = see(f"consent?flow={flow}")
+        await self.context.logins.answered_by(flow, await self.door.begin(answer, person))
         return answer
 
     async def logout_page(self, request: Request) -> Response:
         """Show who is signed in."""
-        session = await self._signed_in(request)
+        session = await self.door.session(request)
         person = None if session is None else await self.context.logins.person(session.person)
         return pages.sign_out(None if person is None else person.name)
 
     async def logout(self, request: Request) -> Response:
         """End a login."""
-        said = await self._said(request)
+        said = await self.door.said(request)
         if said is None:
             return pages.problem(GONE, status=403)
-        secret = request.cookies.get(self._cookie("session"))
+        secret, session = self.door.cookie(request, SESSION), await self.door.session(request)
+        person = None if session is None else await self.context.logins.person(session.person)
+        if person is not None:
+            account(person)
         waiting = await self._waiting(request, said.get("flow", ""))
         if waiting is not None:
             await self.context.logins.answered_by(waiting.flow, None)
         if secret is not None:
             await self.context.logins.end_session(secret, self._now())
-        answer = _see("logout" if waiting is None else f"login?flow={waiting.flow}")
-        answer.delete_cookie(self._cookie("session"), path="/", secure=self._secure, httponly=True, samesite="lax")
+        answer = see("logout" if waiting is None else f"login?flow={waiting.flow}")
+        self.door.forget(answer, SESSION)
         return answer
 
     # Letting in
@@ -196,7 +186,7 @@ class Authorize:
         if waiting is None:
             return pages.problem(GONE)
         if waiting.person is None:
-            return _see(f"login?flow={waiting.flow}")
+            return see(f"login?flow={waiting.flow}")
         return self._ask(waiting, waiting.person)
 
     def _ask(self, waiting: _Waiting, person: Person, *, wrong: str | None = None) -> Response:
@@ -220,7 +210,7 @@ class Authorize:
 
     async def consent(self, request: Request) -> Response:
         """Send the person's answer to the app."""
-        if not self._is_own(request):
+        if not self.door.is_own(request):
             return pages.problem(GONE, status=403)
         fields = await pairs(request)
         said = {name: value for name, value in fields if name != "scope"}
@@ -228,9 +218,12 @@ class Authorize:
         if waiting is None or waiting.person is None or waiting.session is None:
             return pages.problem(GONE, status=403)
         person, asked = waiting.person, waiting.asked
+        account(person)
+        say(client=waiting.client.id)
         scope = chosen(self._offered(waiting, person), [value for name, value in fields if name == "scope"])
         if said.get("decision") != "allow" or not set(scope.split()) - {"launch", "launch/patient"}:
             await self.context.logins.end_request(waiting.flow)
+            say(reason="access_denied")
             return self._back(
                 asked["redirect_uri"], asked["state"], error="access_denied", error_description="Nothing was allowed."
             )
@@ -265,6 +258,7 @@ class Authorize:
         until = now + timedelta(seconds=CODE_SECONDS)
         given = Code(grant, asked["redirect_uri"], asked["challenge"], asked["nonce"], until)
         await self.context.logins.add_grant(grant, code, given)
+        say(what=(f"grant {grant.id}", f"scope {scope}"), **({} if patient is None else {"patients": (patient,)}))
         return code
 
     def _offered(self, waiting: _Waiting, person: Person) -> tuple[str, ...]:
@@ -280,12 +274,12 @@ class Authorize:
     # Who is there
 
     async def _waiting(self, request: Request, flow: str) -> _Waiting | None:
-        browser = request.cookies.get(self._cookie("browser"))
+        browser = self.door.cookie(request, BROWSER)
         pending = None if browser is None else await self.context.logins.pending(flow, browser, self._now())
         client = None if pending is None else await self.context.held.client(pending.client)
         if pending is None or client is None or client.disabled_at is not None:
             return None
-        session = await self._signed_in(request)
+        session = await self.door.session(request)
         if session is None or pending.session != session.digest:
             return _Waiting(flow, pending, client, None, None)
         person = await self.context.logins.person(session.person)
@@ -295,20 +289,6 @@ class Authorize:
             return _Waiting(flow, pending, client, None, None)
         return _Waiting(flow, pending, client, person, session)
 
-    async def _signed_in(self, request: Request) -> Session | None:
-        secret = request.cookies.get(self._cookie("session"))
-        return None if secret is None else await self.context.logins.session(secret, self._now())
-
-    async def _said(self, request: Request) -> dict[str, str] | None:
-        return await form(request) if self._is_own(request) else None
-
-    def _is_own(self, request: Request) -> bool:
-        """Tell whether a form was sent from a page of the issuer's own."""
-        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-        parts = urlsplit(self.context.issuer)
-        own = f"{parts.scheme}://{parts.netloc}"
-        return (site is None or site == "same-origin") and (origin is None or origin == own)
-
     # Answers
 
     def _back(self, redirect: str, state: str, **said: str) -> Response:
@@ -317,18 +297,6 @@ class Authorize:
         headers = {**NO_STORE, "Referrer-Policy": "no-referrer"}
         return RedirectResponse(with_query(redirect, told), status_code=SEE_OTHER, headers=headers)
 
-    def _cookie(self, name: str) -> str:
-        return f"{'__Host-' if self._secure else ''}kap-{name}"
-
-    @property
-    def _secure(self) -> bool:
-        return self.context.issuer.startswith("https://")
-
-    def _keep(self, answer: Response, name: str, value: str, *, seconds: int | None = None) -> None:
-        answer.set_cookie(
-            self._cookie(name), value, max_age=seconds, path="/", secure=self._secure, httponly=True, samesite="lax"
-        )
-
     def _now(self) -> Any:
         return self.context.clock()
 
@@ -336,7 +304,3 @@ class Authorize:
 def waiting_for_another(pending: Pending, person: Person) -> bool:
     """Tell whether a launch is of somebody else than who is logged in."""
     return bool(pending.asked["context"].get("fhir_user", person.user) != person.user)
-
-
-def _see(where: str) -> Response:
-    return RedirectResponse(where, status_code=SEE_OTHER, headers=dict(NO_STORE))

@@ -5,7 +5,7 @@ GET /auth/jwks                          the keys that tokens are signed by
 GET /auth/revoked                       the ids of tokens that were taken back, for services
 POST /auth/ended                        which clients, permissions and tokens are worth nothing any more, for services
 
-The rest: `tokens` (programs), `authorize` (people), `administration` (administrators and EHRs).
+The rest: `tokens` (programs), `authorize` and `account` (people), `administration` (administrators and EHRs).
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from services.identity.account import Account
 from services.identity.administration import GRANTS, METHODS, Administration
 from services.identity.asking import NO_STORE, Answers, json_object, refusing
 from services.identity.authentication import OPERATOR, Authentication
 from services.identity.authorize import Authorize
 from services.identity.context import Clock, Context
+from services.identity.door import Door
 from services.identity.passwords import Passwords
 from services.identity.rules.clients import MOST_TOKEN_SECONDS
 from services.identity.rules.launch import OF_LAUNCH
 from services.identity.rules.refusal import OAuthRefusal
 from services.identity.signing import OF_ID_TOKENS, Signing
 from services.identity.tokens import Tokens
-from shared.security.bearer import ENDED, REVOKED
+from shared.security.bearer import AUDIT, ENDED, REVOKED
 from shared.security.roles import Roles
 from shared.security.scopes import OTHERS
 from shared.security.tokens import ALGORITHMS
@@ -88,12 +90,18 @@ class Endpoints:
     operator: Client | None = None
     clock: Clock = field(default=lambda: datetime.now(UTC))
 
+    @property
+    def context(self) -> Context:
+        """What all of them know."""
+        return Context(self.issuer, self.audience, self.held, self.logins, self.signing, self.roles, self.clock)
+
     def routes(self) -> list[Route]:
         """Return the routes."""
-        context = Context(self.issuer, self.audience, self.held, self.logins, self.signing, self.roles, self.clock)
+        context = self.context
         passwords = Passwords(context)
         tokens = Tokens(context, Authentication(context, self.client, self.operator))
-        people, office = Authorize(context, passwords), Administration(context, passwords)
+        door, office = Door(context, passwords), Administration(context, passwords)
+        people, own = Authorize(context, door), Account(context, door)
         table: list[tuple[str, str, Answers]] = [
             ("GET", "/.well-known/openid-configuration", self.metadata),
             ("GET", "/.well-known/oauth-authorization-server", self.metadata),
@@ -108,6 +116,10 @@ class Endpoints:
             ("POST", "/auth/consent", people.consent),
             ("GET", "/auth/logout", people.logout_page),
             ("POST", "/auth/logout", people.logout),
+            ("GET", "/auth/account", own.page),
+            ("POST", "/auth/account", own.login),
+            ("POST", "/auth/password", own.password),
+            ("POST", "/auth/apps", own.end),
             ("POST", "/auth/token", tokens.token),
             ("POST", "/auth/introspect", tokens.introspect),
             ("POST", "/auth/revoke", tokens.revoke),
@@ -139,6 +151,7 @@ class Endpoints:
                 "kap_launch_endpoint": f"{at}/launch",
                 REVOKED: f"{at}/revoked",
                 ENDED: f"{at}/ended",
+                AUDIT: f"{at}/audit",
                 "grant_types_supported": list(GRANTS),
                 "response_types_supported": ["code"],
                 "response_modes_supported": ["query"],

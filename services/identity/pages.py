@@ -1,4 +1,4 @@
-"""The pages that people see: logging in, letting an app in, being told what is wrong. HTML without a script.
+"""The pages that people see: logging in, letting an app in, their account, what is wrong. HTML without a script.
 
 Everything that is put in is escaped; the style is the only one that the Content-Security-Policy lets apply. Labels, a
 heading, errors that are read out, no meaning by colour alone (WCAG 2.2, level AA).
@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from typing import Final
 from urllib.parse import urlsplit
@@ -61,17 +63,25 @@ def login(app: str, flow: str, *, name: str = "", wrong: str | None = None, stat
 <p><strong>{escape(app)}</strong> asks for access to a record in this clinic. Sign in to see what it asks for.</p>
 <form method="post" action="login" autocomplete="on">
 <input type="hidden" name="flow" value="{escape(flow)}">
-<label for="name">Name</label>
+{_credentials(name)}
+</form>""",
+        status=status,
+    )
+
+
+def _credentials(name: str) -> str:
+    return f"""<label for="name">Name</label>
 <input type="text" id="name" name="name" value="{escape(name)}" autocomplete="username" autocapitalize="none"
  spellcheck="false" maxlength="100" required>
 <label for="password">Password</label>
 <input type="password" id="password" name="password" autocomplete="current-password" maxlength="256" required>
-<label for="code">One-time code, if your account has one</label>
-<input type="text" id="code" name="code" inputmode="numeric" autocomplete="one-time-code" maxlength="10">
-<button type="submit">Sign in</button>
-</form>""",
-        status=status,
-    )
+{_code("One-time code, if your account has one")}
+<button type="submit">Sign in</button>"""
+
+
+def _code(label: str) -> str:
+    return f"""<label for="code">{escape(label)}</label>
+<input type="text" id="code" name="code" inputmode="numeric" autocomplete="one-time-code" maxlength="10">"""
 
 
 def consent(
@@ -134,6 +144,95 @@ def sign_out(who: str | None) -> HTMLResponse:
         f"""<p>You are signed in as <strong>{escape(who)}</strong>.</p>
 <form method="post" action="logout"><button type="submit">Sign out</button></form>""",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AppLetIn:
+    """An app that a person let in.
+
+    Attributes:
+        id: of what he let it do.
+        name: the app's.
+        may: what it may do, in words.
+        since, until: from when to when.
+        used: when it last got a token; None: not lately.
+
+    """
+
+    id: str
+    name: str
+    may: Sequence[str]
+    since: datetime
+    until: datetime
+    used: datetime | None
+
+
+def account_login(mark: str, *, name: str = "", wrong: str | None = None, status: int = 200) -> HTMLResponse:
+    """Return the page on which somebody signs in to his own account; `mark`: of the browser it is made for."""
+    return page(
+        "Sign in",
+        f"""{_alert(wrong)}
+<p>Sign in to change your password, and to see which apps you let in.</p>
+<form method="post" action="account" autocomplete="on">
+<input type="hidden" name="form" value="{escape(mark)}">
+{_credentials(name)}
+</form>""",
+        status=status,
+    )
+
+
+def account(
+    who: str, mark: str, apps: Sequence[AppLetIn], *, code: bool, wrong: str | None = None, status: int = 200
+) -> HTMLResponse:
+    """Return the page of somebody's account.
+
+    Args:
+        who: the name he signs in by.
+        mark: of the login that the forms are made for.
+        apps: what he let in.
+        code: whether he is asked for a one-time code, too.
+        wrong: what was wrong with his last answer.
+        status: of the page.
+
+    """
+    listed = "\n".join(_app(one, mark) for one in apps) or "<p>You let no app in.</p>"
+    return page(
+        "Your account",
+        f"""{_alert(wrong)}
+<p>You are signed in as <strong>{escape(who)}</strong>.</p>
+<h2>Apps that you let in</h2>
+{listed}
+<h2>Another password</h2>
+<form method="post" action="password" autocomplete="on">
+<input type="hidden" name="form" value="{escape(mark)}">
+<label for="password">The password that you have</label>
+<input type="password" id="password" name="password" autocomplete="current-password" maxlength="256" required>
+{_code("One-time code, a new one") if code else ""}
+<label for="new">The new password</label>
+<input type="password" id="new" name="new" autocomplete="new-password" maxlength="256" required>
+<label for="again">The new password again</label>
+<input type="password" id="again" name="again" autocomplete="new-password" maxlength="256" required>
+<p class="small">You are signed out everywhere else, and every app has to ask you again.</p>
+<button type="submit">Change the password</button>
+</form>
+<form method="post" action="logout"><button type="submit">Sign out</button></form>""",
+        status=status,
+    )
+
+
+def _app(one: AppLetIn, mark: str) -> str:
+    may = "".join(f"<li>{escape(each)}</li>" for each in one.may)
+    used = "not lately" if one.used is None else f"{one.used:%Y-%m-%d %H:%M} UTC"
+    return f"""<form method="post" action="apps">
+<fieldset>
+<legend>{escape(one.name)}</legend>
+<input type="hidden" name="form" value="{escape(mark)}">
+<input type="hidden" name="app" value="{escape(one.id)}">
+<ul>{may}</ul>
+<p class="small">Since {one.since:%Y-%m-%d %H:%M} UTC, until {one.until:%Y-%m-%d} at the latest; last used: {used}.</p>
+<button type="submit">End this</button>
+</fieldset>
+</form>"""
 
 
 def problem(what: str, *, status: int = 400) -> HTMLResponse:

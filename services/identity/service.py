@@ -58,6 +58,7 @@ def create(settings: Settings) -> App:
         )
 
     def routes(parts: Parts) -> list[Route]:
-        return audited(endpoints(parts).routes(), Auditing(parts.store.audit, SERVICE.name))
+        made = endpoints(parts)
+        return audited(made.routes(), Auditing(parts.store.audit, SERVICE.name), made.context)
 
     return App(SERVICE, settings, fhir=False, routes=routes)

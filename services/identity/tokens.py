@@ -38,6 +38,7 @@ from services.identity.rules.launch import (
 from services.identity.rules.refusal import OAuthRefusal
 from shared.fhir.ids import new_id
 from shared.fhir.outcome import BadRequest
+from shared.security.audit import say
 from shared.security.bearer import GRANT, OF_CLINIC
 from shared.security.roles import scopes_of
 from shared.security.scopes import MANAGE_CLIENTS
@@ -108,6 +109,7 @@ class Tokens:
         code = await logins.code(text)
         if code is None or code.grant.client != client.id or said.get("redirect_uri") != code.redirect_uri:
             raise OAuthRefusal("invalid_grant", "There is no such code for this client and this redirect_uri.")
+        say(what=(f"grant {code.grant.id}",))
         require_verifier(said.get("code_verifier", ""), code.challenge)
         if not await logins.use_code(text, now):
             if now < code.expires_at + timedelta(hours=1):
@@ -122,6 +124,7 @@ class Tokens:
         if found is None or found[0].client != client.id:
             raise OAuthRefusal("invalid_grant", "There is no such refresh token for this client.")
         given, _ = found
+        say(what=(f"grant {given.id}",))
         scope = narrowed(given.scope, said.get("scope"))
         good = await logins.is_refreshable(text, now)
         if not await logins.use_refresh(text, now) or not good:
@@ -260,13 +263,15 @@ class Tokens:
         found = await self.context.logins.refresh(token)
         if found is not None:
             if found[0].client == client.id:
+                say(what=(f"grant {found[0].id}",))
                 await self.context.logins.end_grant(found[0].id, now)
             return Response(status_code=200, headers=NO_STORE)
         try:
             claims = await self.context.believed(token)
         except TokenRefused:
             return Response(status_code=200, headers=NO_STORE)
-        await self.context.held.revoke(str(claims["jti"]), now, client=client.id)
+        if await self.context.held.revoke(str(claims["jti"]), now, client=client.id):
+            say(what=(f"token {claims['jti']}",))
         return Response(status_code=200, headers=NO_STORE)
 
 

@@ -70,6 +70,13 @@ _TYPES: Final[Mapping[str, tuple[str, str, str]]] = {
     "decide": (_DCM, "110113", "Security Alert"),
     "disclose": (_DCM, "110106", "Export"),
 }
+_AUTHENTICATION: Final[Mapping[str, tuple[str, str]]] = {
+    "/auth/login": ("110122", "Login"),
+    "/auth/account": ("110122", "Login"),
+    "/auth/logout": ("110123", "Logout"),
+}
+"""What DICOM calls what people do at the issuer."""
+
 _OUTCOMES: Final = {"0": 0, "4": 4, "8": 8, "12": 12}
 _NO_OUTCOME: Final = -1
 _LONGEST_SEQUENCE: Final = 19
@@ -201,7 +208,8 @@ class AuditEvents:
                     parts["kinds"] = tuple(kind for kind, (_, code, _) in _TYPES.items() if code in codes) or ("-",)
                 case "subtype":
                     codes = {one.rpartition("|")[2] for one in values}
-                    parts |= {"disclosed": True} if DISCLOSE in codes else {"does": tuple(sorted(codes))}
+                    paths = {path for path, (code, _) in _AUTHENTICATION.items() if code in codes}
+                    parts |= {"disclosed": True} if DISCLOSE in codes else {"does": tuple(sorted(codes | paths))}
                 case "date":
                     since, until = _period(text)
                     parts["since"] = max(filter(None, (since, parts.get("since"))), default=None)
@@ -285,6 +293,9 @@ def _subtypes(row: Row) -> list[Resource]:
         said = []
     else:
         said = [{"system": _KIND, "code": does}]
+        if row.kind == "login" and does in _AUTHENTICATION:
+            code, display = _AUTHENTICATION[does]
+            said.append({"system": _DCM, "code": code, "display": display})
     if row.kind == "disclose" or (row.recipient is not None and row.outcome == 0):
         said.append({"system": _LIFECYCLE, "code": DISCLOSE, "display": "Disclose Record Lifecycle Event"})
     return said

@@ -42,6 +42,9 @@ ENDED: Final = "kap_ended_endpoint"
 ASKED_AT_ONCE: Final = 300
 """Ids of each kind that the issuer is asked about in one request."""
 
+AUDIT: Final = "kap_audit_endpoint"
+"""In the issuer's metadata: the base of its own AuditEvents, which the gateway tells with those of the services."""
+
 CONNECT_SECONDS: Final = 3.0
 
 
@@ -81,6 +84,16 @@ class Issuer:
         if not isinstance(document, Mapping) or str(document.get("issuer")).rstrip("/") != self.url:
             raise Unavailable("The issuer of tokens does not answer with its own metadata.")
         return document
+
+    async def audit(self) -> str | None:
+        """Return the base at which its AuditEvents are reached from here; None: it tells none (another's issuer).
+
+        Raises:
+            Unavailable: it does not say.
+
+        """
+        url = (await self.metadata()).get(AUDIT)
+        return self._reached(url) if isinstance(url, str) else None
 
     async def keys(self) -> Keys:
         """Return its keys.

@@ -92,6 +92,8 @@ def smart_configuration(issuer: Issuer) -> Route:
         except FhirError as error:
             return refusal(error)
         document: dict[str, Any] = {name: told[name] for name in TAKEN if name in told}
+        if "S256" in document.get("code_challenge_methods_supported", ()):  # SMART: S256, and never plain
+            document["code_challenge_methods_supported"] = ["S256"]
         document["capabilities"] = capabilities(told)
         return JSONResponse(document, headers={"Cache-Control": "public, max-age=300"})
 

@@ -89,6 +89,15 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class LetIn:
+    """What a person let an app do and has not ended: by its name, and when it last got a token (None: not lately)."""
+
+    grant: Grant
+    app: str
+    used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Code:
     """An authorization code as it was given, whether used or not."""
 
@@ -407,6 +416,21 @@ class Logins:
     async def use_refresh(self, token: str, now: datetime) -> bool:
         """Use a refresh token up; False where it was used or has ended."""
         return await self._use("oauth_refresh", token, now)
+
+    async def let_in(self, person: str, now: datetime) -> list[LetIn]:
+        """Return what a person let apps do that still gives tokens, the latest first."""
+        with translated():
+            rows = await self._pool.fetch(
+                "SELECT g.*, c.name AS app, "
+                "(SELECT max(t.issued_at) FROM oauth_token t WHERE t.grant_id = g.id) AS used_at "
+                "FROM oauth_grant g JOIN oauth_client c ON c.id = g.client WHERE g.person = $1 AND g.ended_at IS NULL "
+                "AND g.ends_at > $2 AND c.disabled_at IS NULL AND (g.session IS NULL "
+                "OR EXISTS (SELECT FROM oauth_session s WHERE s.digest = g.session AND s.expires_at > $2)) "
+                "ORDER BY g.began_at DESC",
+                person,
+                now,
+            )
+        return [LetIn(_grant(row), row["app"], row["used_at"]) for row in rows]
 
     async def end_grant(self, id_: str, now: datetime) -> None:
         """Take back what a person let an app do, with every token that came of it."""

@@ -1,7 +1,7 @@
-"""Keycloak in the issuer's place. No image can be run by this test: a second issuer, made here, stands in for it.
+"""Keycloak in the issuer's place, without one: a second issuer, made here, gives tokens by the realm file.
 
-It gives tokens by the realm file as Keycloak's documentation says that it reads it: the claims of its mappers, the
-client scopes of a person's roles. That Keycloak does so is Keycloak's to prove.
+What a real Keycloak 26.4.0 said with this realm is recorded here (`RECORDED`, `METADATA`); `test_keycloak_runs.py` runs
+one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import yaml
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 from pydantic import SecretStr
+from starlette.applications import Starlette
 
 from shared.runtime.policy import load_policy
 from shared.runtime.settings import Settings
+from shared.security.bearer import Issuer as Known
 from shared.security.bearer import bearer
+from shared.security.discovery import smart_configuration
 from shared.security.roles import USER, AccessPolicy
 from shared.security.scopes import OTHERS, parse_scopes
 from shared.security.tokens import TokenRefused
@@ -28,6 +31,27 @@ from tools.keycloak_realm import REALM, text
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "http://127.0.0.1:8000/fhir"
+URL = "http://127.0.0.1:8180/realms/kap"
+RECORDED = {
+    "exp": 1795403848, "iat": 1795403548, "jti": "onrtac:a7646665-d310-d70f-a094-3da2a17b6ee0", "iss": URL, "aud": BASE,
+    "sub": "2f55f611-8ea1-4d96-8258-149e7870fd88", "typ": "Bearer", "azp": "clinic-app",
+    "sid": "66b04135-3ec3-113d-cec6-b52f72268d27",
+    "realm_access": {"roles": ["default-roles-kap", "patient", "offline_access", "uma_authorization"]},
+    "scope": "openid patient/*.rs launch/patient", "patient": "p1", "kap_tenant": "default", "fhirUser": "Patient/p1",
+}  # fmt: skip
+"""The claims of an access token of Keycloak 26.4.0: of a patient, who was asked for ``user/*.cruds``, too."""
+
+METADATA = {
+    "issuer": URL,
+    "authorization_endpoint": f"{URL}/protocol/openid-connect/auth",
+    "token_endpoint": f"{URL}/protocol/openid-connect/token",
+    "jwks_uri": f"{URL}/protocol/openid-connect/certs",
+    "grant_types_supported": ["authorization_code", "client_credentials", "implicit", "password", "refresh_token"],
+    "response_types_supported": ["code", "none", "id_token", "token", "id_token token", "code id_token"],
+    "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic", "client_secret_post"],
+    "code_challenge_methods_supported": ["plain", "S256"],
+}
+"""Of what Keycloak 26.4.0 says of itself, what is told on or decides something here."""
 ROLES = load_policy().section("access", AccessPolicy)
 
 
@@ -124,3 +148,37 @@ async def test_a_token_of_another_issuer_gives_each_role_what_the_policy_gives_i
         assert caller.others == OTHERS.intersection(given)
         with pytest.raises(TokenRefused, match="kap_tenant"):  # whose clinic is not said
             await who({"authorization": f"Bearer {issuer.token([role], fhirUser=user)}"})
+
+
+async def test_what_a_real_keycloak_gave_a_patient_is_his_own_record_and_no_more():
+    issuer = Issuer()
+    key = ECKey.generate_key("P-256", parameters={"kid": "k1", "use": "sig", "alg": "ES256"})
+    issuer.key = key
+    now = int(time.time())
+    claims = {**RECORDED, "iat": now, "exp": now + 300}
+    token = jwt.encode({"alg": "ES256", "typ": "JWT", "kid": "k1"}, claims, key, algorithms=["ES256"])
+    settings = Settings(service="x", database_url=SecretStr("postgresql://x"), claims=told()["KAP_CLAIMS"])
+    async with httpx.AsyncClient(transport=httpx.MockTransport(issuer.answer)) as http:
+        who, _ = bearer(issuer.url, [BASE], http, origin=None, roles=ROLES, names=settings.claim_names, at=issuer.at)
+        caller = await who({"authorization": f"Bearer {token}"})
+    assert (caller.role, caller.user, caller.patient, caller.own) == ("patient", "Patient/p1", "p1", {"p1"})
+    assert (caller.tenant, caller.client, caller.disclosure) == ("default", "clinic-app", None)
+    assert [one.context for one in caller.scopes] == ["patient"]
+    assert not caller.others
+
+
+async def test_what_keycloak_says_of_itself_is_told_as_smart_has_it():
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=METADATA)
+
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(answer)) as outside,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(Starlette(routes=[smart_configuration(Known(URL, outside))])),
+            base_url="http://gateway",
+        ) as http,
+    ):
+        said = (await http.get("/fhir/.well-known/smart-configuration")).json()
+    assert said["code_challenge_methods_supported"] == ["S256"], "SMART App Launch 2.2: plain is not to be among them"
+    assert said["token_endpoint"] == METADATA["token_endpoint"]
+    assert {"client-confidential-asymmetric", "permission-v2"} <= set(said["capabilities"])

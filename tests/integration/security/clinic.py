@@ -198,7 +198,7 @@ async def clinic(make_database):
             clock=lambda: datetime.now(UTC) + found.late,
         )
         wire.apps["identity"] = Starlette(
-            routes=audited(endpoints.routes(), Auditing(stores["identity"].audit, "identity"))
+            routes=audited(endpoints.routes(), Auditing(stores["identity"].audit, "identity"), endpoints.context)
         )
         who, _ = bearer(ISSUER, [BASE], client, origin="intake", roles=ROLES)
         wire.apps["intake"] = create_fhir_app(
@@ -222,7 +222,7 @@ async def clinic(make_database):
                 export_route(Parts(GATEWAY, settings("gateway"), stores["gateway"], who, opened)),
             ],
             security=lambda: oauth_uris(issuer),
-            auditing=Auditing(stores["gateway"].audit, "gateway", "1", OwnersAudits(owners)),
+            auditing=Auditing(stores["gateway"].audit, "gateway", "1", OwnersAudits(owners, issuer)),
         )
         found.subscribing, found.issuer = backend.subscribing, issuer
         yield found

@@ -69,6 +69,12 @@ class Browser:
         said = {**fields(page.text)["login"], "name": name, "password": password, "code": code}
         return await self.send("POST", f"{ISSUER}/auth/login", said, **headers)
 
+    async def account(self, name, password=PASSWORD, code="", **headers):
+        """Sign in to one's own account; return its page."""
+        page = await self.send("GET", f"{ISSUER}/auth/account")
+        said = {**fields(page.text)["account"], "name": name, "password": password, "code": code}
+        return await self.send("POST", f"{ISSUER}/auth/account", said, **headers)
+
     async def consent(self, page, decision="allow", *, without=(), **more):
         said = {**fields(page.text)["consent"], "decision": decision, **more}
         said["scope"] = [one for one in said.get("scope", []) if one not in without]
