@@ -11,9 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import DATA, ClinicOption, DataOption
+from cli.options import DATA, ClinicOption, DataOption, IssuerOption
 from cli.running import running
-from cli.stack.operator import Wanted
+from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
 from cli.stack.problem import StackProblem
 from cli.terminal import out
 from shared.security.scopes import MANAGE_CLIENTS
@@ -24,7 +24,7 @@ clients = typer.Typer(name="clients", no_args_is_help=True, help="Programs that 
 
 
 @clients.command("add")
-def add(
+def add(  # noqa: PLR0913 - the command's options, all by name
     name: Annotated[str, typer.Argument(help="What it is called.")],
     *,
     jwks: Annotated[Path | None, typer.Option(metavar="FILE", help="Its public keys, a JWKS file.")] = None,
@@ -40,6 +40,7 @@ def add(
         bool, typer.Option("--secret", help="An app that can keep a secret; it is printed once, after the id.")
     ] = False,
     clinic: ClinicOption = None,
+    issuer: IssuerOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Register a client; prints its client id.
@@ -57,20 +58,20 @@ def add(
     elif secret:
         raise StackProblem("--secret is of an app that people log in to: give --redirect, too.")
     given = {key: value for key, value in said.items() if value is not None}
-    told = asked(data, MANAGE_CLIENTS, "POST", "register", clinic=clinic, json=given).json()
+    told = asked(data, MANAGE_CLIENTS, "POST", "register", clinic=clinic, issuer=issuer, json=given).json()
     typer.echo(told["client_id"])
     if secret:
         typer.echo(told["client_secret"])
 
 
 @clients.command("list")
-def list_clients(*, clinic: ClinicOption = None, data: DataOption = DATA) -> None:
+def list_clients(*, clinic: ClinicOption = None, issuer: IssuerOption = None, data: DataOption = DATA) -> None:
     """List them."""
     table = Table(box=None)
     table.add_column("client id", no_wrap=True, min_width=ID_LENGTH)  # is copied into commands
     for column in ("name", "role", "scope", "comes back to", ""):
         table.add_column(column, overflow="fold")
-    for one in asked(data, MANAGE_CLIENTS, "GET", "clients", clinic=clinic).json()["clients"]:
+    for one in asked(data, MANAGE_CLIENTS, "GET", "clients", clinic=clinic, issuer=issuer).json()["clients"]:
         off, back = "disabled" if one.get("kap_disabled") else "", " ".join(one.get("redirect_uris", ()))
         said = (one["client_name"], one.get("kap_role", ""), one.get("scope", ""), back, off)
         table.add_row(one["client_id"], *(escape(text) for text in said))
@@ -83,10 +84,11 @@ def revoke(
     client: Annotated[str, typer.Argument(help="Its client id.")],
     *,
     clinic: ClinicOption = None,
+    issuer: IssuerOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Give a client no more tokens, and take back those it has."""
-    asked(data, MANAGE_CLIENTS, "DELETE", f"clients/{client}", clinic=clinic)
+    asked(data, MANAGE_CLIENTS, "DELETE", f"clients/{client}", clinic=clinic, issuer=issuer)
     out.print("It gets no more tokens; those it had are refused within 5 s.")
 
 
@@ -97,12 +99,15 @@ def rotate(
     jwks: Annotated[Path | None, typer.Option(metavar="FILE", help="Its new public keys, a JWKS file.")] = None,
     jwks_uri: Annotated[str | None, typer.Option(metavar="URL", help="Where its new public keys are.")] = None,
     clinic: ClinicOption = None,
+    issuer: IssuerOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Give a client another secret (printed once) or other keys; the old ones count no more."""
     said = {"jwks": None if jwks is None else _read(jwks), "jwks_uri": jwks_uri}
     given = {key: value for key, value in said.items() if value is not None}
-    told = asked(data, MANAGE_CLIENTS, "POST", f"clients/{client}/rotate", clinic=clinic, json=given).json()
+    told = asked(
+        data, MANAGE_CLIENTS, "POST", f"clients/{client}/rotate", clinic=clinic, issuer=issuer, json=given
+    ).json()
     typer.echo(told.get("client_secret", "Its new keys count from now on."))
 
 
@@ -112,10 +117,13 @@ def turn_keys(
     compromised: Annotated[
         bool, typer.Option(help="Publish the old ones no more: what they signed ends soon.")
     ] = False,
+    issuer: IssuerOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Have the issuer sign with a new key."""
-    told = asked(data, MANAGE_CLIENTS, "POST", f"keys?compromised={'true' if compromised else 'false'}").json()
+    told = asked(
+        data, MANAGE_CLIENTS, "POST", f"keys?compromised={'true' if compromised else 'false'}", issuer=issuer
+    ).json()
     out.print(f"The new key is {told['kid']}.", markup=False)
 
 
@@ -126,18 +134,32 @@ def _read(jwks: Path) -> Any:
         raise StackProblem(f"{jwks} is not a JWKS: {error}") from None
 
 
-def asked(data: Path, scope: str, method: str, what: str, *, clinic: str | None = None, **more: Any) -> httpx.Response:
-    """Return what the running stack's issuer answers to who may ask it by `scope`.
+def asked(
+    data: Path,
+    scope: str,
+    method: str,
+    what: str,
+    *,
+    clinic: str | None = None,
+    issuer: str | None = None,
+    **more: Any,
+) -> httpx.Response:
+    """Return what the running stack's issuer (or `issuer`) answers to who may ask it by `scope`.
 
     Raises:
         StackProblem: it does not answer, or refuses.
 
     """
-    stack = running(data)
-    auth = stack.auth(Wanted(scope=scope, clinic=clinic))
+    wanted = Wanted(scope=scope, clinic=clinic)
+    if issuer is None:
+        stack = running(data)
+        auth, base = stack.auth(wanted), stack.ports().url("identity")
+    else:
+        base = issuer.rstrip("/")
+        auth = OperatorAuth(base, OperatorKey(data), wanted)
     if auth is None:
         raise StackProblem("This stack runs with --no-auth, and has no issuer of tokens. ./kap up --auth starts one.")
-    url = f"{stack.ports().url('identity')}/auth/{what}"
+    url = f"{base}/auth/{what}"
     try:
         with httpx.Client(timeout=10.0, trust_env=False, auth=auth) as client:
             answer = client.request(method, url, **more)

@@ -24,3 +24,10 @@ DATA = DEFAULT_DATA
 ClinicOption = Annotated[
     str | None, typer.Option("--clinic", metavar="NAME", help="Of another clinic than the stack's own, 'default'.")
 ]
+
+IssuerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--issuer", metavar="URL", help="Of containers: where their issuer is; --data is then the operator's folder."
+    ),
+]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from cli.options import DATA, ClinicOption, DataOption
+from cli.options import DATA, ClinicOption, DataOption, IssuerOption
 from cli.running import running
 from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
 from cli.stack.ports import GATEWAY
@@ -31,10 +31,7 @@ def token(
     scope: Annotated[
         str | None, typer.Option(help="SMART scopes, separated by spaces; with a role, some of the role's.")
     ] = None,
-    issuer: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Of containers: where their issuer is; --data is then the operator's folder."),
-    ] = None,
+    issuer: IssuerOption = None,
     json_: Annotated[bool, typer.Option("--json", help="The issuer's whole answer.")] = False,
     clinic: ClinicOption = None,
     data: DataOption = DATA,

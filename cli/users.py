@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.clients import asked
-from cli.options import DATA, ClinicOption, DataOption
+from cli.options import DATA, ClinicOption, DataOption, IssuerOption
 from cli.terminal import out
 from shared.security.scopes import MANAGE_USERS
 
@@ -36,24 +36,25 @@ def add(
     totp: CodeOption = True,
     password_stdin: PasswordOption = False,
     clinic: ClinicOption = None,
+    issuer: IssuerOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Add a person; prints the password, unless it was given, and what to put into an authenticator app."""
     password = _password(given=password_stdin)
     said = {"name": name, "role": role, "fhir_user": user, "password": password, "totp": totp}
     _tell(
-        asked(data, MANAGE_USERS, "POST", "users", clinic=clinic, json=said).json(),
+        asked(data, MANAGE_USERS, "POST", "users", clinic=clinic, issuer=issuer, json=said).json(),
         None if password_stdin else password,
     )
 
 
 @users.command("list")
-def list_users(*, clinic: ClinicOption = None, data: DataOption = DATA) -> None:
+def list_users(*, clinic: ClinicOption = None, issuer: IssuerOption = None, data: DataOption = DATA) -> None:
     """List them."""
     table = Table(box=None)
     for column in ("name", "role", "who", "one-time codes", ""):
         table.add_column(column)
-    for one in asked(data, MANAGE_USERS, "GET", "users", clinic=clinic).json()["users"]:
+    for one in asked(data, MANAGE_USERS, "GET", "users", clinic=clinic, issuer=issuer).json()["users"]:
         off = "disabled" if one.get("disabled") else ""
         codes = "yes" if one["one_time_codes"] else "no"
         table.add_row(escape(one["name"]), one["role"], one["fhir_user"], codes, off)
@@ -67,12 +68,19 @@ def reset(
     totp: Annotated[bool, typer.Option("--totp", help="Make other one-time codes, too.")] = False,
     password_stdin: PasswordOption = False,
     clinic: ClinicOption = None,
+    issuer: IssuerOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Give a person another password, and let him in again; what he let apps do ends."""
     password = _password(given=password_stdin)
     told = asked(
-        data, MANAGE_USERS, "POST", f"users/{name}", clinic=clinic, json={"password": password, "totp": totp}
+        data,
+        MANAGE_USERS,
+        "POST",
+        f"users/{name}",
+        clinic=clinic,
+        issuer=issuer,
+        json={"password": password, "totp": totp},
     ).json()
     _tell(told, None if password_stdin else password)
 
@@ -82,10 +90,11 @@ def revoke(
     name: Annotated[str, typer.Argument(help="By which the person logs in.")],
     *,
     clinic: ClinicOption = None,
+    issuer: IssuerOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Let a person in no more, and end what he let apps do."""
-    asked(data, MANAGE_USERS, "DELETE", f"users/{name}", clinic=clinic)
+    asked(data, MANAGE_USERS, "DELETE", f"users/{name}", clinic=clinic, issuer=issuer)
     out.print("He does not get in any more; what he let apps do is refused within 5 s.")
 
 

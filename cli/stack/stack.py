@@ -477,6 +477,7 @@ def environment(
             "KAP_ISSUER": ports.url(IDENTITY),
             "KAP_AUDIENCE": ports.fhir(GATEWAY),
             "KAP_IDENTITY_OPERATOR_JWKS": operator,
+            "KAP_IDENTITY_OPERATOR_ACTS_FOR_OTHERS": "true",  # ./kap token is of anybody: it is one's own machine
             "KAP_IDENTITY_ROLES": "migrate,api",
             "KAP_HOSPITAL_NO_AUTH": "true",  # it stands for another organisation, with another issuer
         }

@@ -22,7 +22,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from services.identity.asking import LONGEST_BODY, NO_STORE, fetchable, json_object, redirectable
+from services.identity.asking import LONGEST_BODY, NO_STORE, json_object, redirectable
 from services.identity.context import Context
 from services.identity.passwords import Passwords
 from services.identity.rules.clients import MOST_TOKEN_SECONDS, USUAL_TOKEN_SECONDS, require_registrable
@@ -31,6 +31,7 @@ from services.identity.rules.logins import require_name, require_password
 from services.identity.rules.refusal import OAuthRefusal
 from services.identity.tokens import new_secret
 from shared.fhir.ids import new_id
+from shared.http.outbound import Outside
 from shared.security.audit import say
 from shared.security.bearer import OF_CLINIC
 from shared.security.keys import KeysRefused, key_set
@@ -61,10 +62,11 @@ _KNOWN_METADATA: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """Keeps clients, people, keys and launches."""
+    """Keeps clients, people, keys and launches; `outside`: where clients' keys may be."""
 
     context: Context
     passwords: Passwords
+    outside: Outside
 
     # Clients
 
@@ -96,7 +98,7 @@ class Administration:
             raise _refused(f"token_endpoint_auth_method is one of {', '.join(METHODS)} here.")
         if method != "private_key_jwt" and "client_credentials" in grants:
             raise _refused("client_credentials goes with token_endpoint_auth_method private_key_jwt.")
-        jwks, uri = _keys(said, wanted=method == "private_key_jwt")
+        jwks, uri = _keys(said, self.outside, wanted=method == "private_key_jwt")
         seconds = said.get("kap_token_seconds", USUAL_TOKEN_SECONDS)
         if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= MOST_TOKEN_SECONDS:
             raise _refused(f"kap_token_seconds is 1 to {MOST_TOKEN_SECONDS}.")
@@ -141,7 +143,7 @@ class Administration:
         return Response(status_code=204, headers=NO_STORE)
 
     async def rotate(self, request: Request) -> Response:
-        """Give a client another secret, or other keys (``jwks``, ``jwks_uri``); the old ones count no more."""
+        """Give a client another secret, or other keys (``jwks``, ``jwks_uri``); what the old ones got is taken back."""
         manager = await self.context.bearer(request, MANAGE_CLIENTS)
         client = await self.context.held.client(request.path_params["id"])
         if client is None or client.tenant != manager["kap_tenant"] or client.disabled_at is not None:
@@ -152,9 +154,11 @@ class Administration:
         if client.method == "client_secret_basic":
             secret = new_secret()
             await self.context.held.put_client(replace(client, secret=digest_of(secret)))
+            await self.context.held.take_back(client.id, self.context.clock())
             return JSONResponse({"client_id": client.id, "client_secret": secret}, headers=NO_STORE)
-        jwks, uri = _keys(said, wanted=True)
+        jwks, uri = _keys(said, self.outside, wanted=True)
         await self.context.held.put_client(replace(client, jwks=jwks, jwks_uri=uri))
+        await self.context.held.take_back(client.id, self.context.clock())
         return JSONResponse({"client_id": client.id}, headers=NO_STORE)
 
     async def turn(self, request: Request) -> Response:
@@ -274,7 +278,7 @@ def _texts(said: Mapping[str, Any], name: str, usual: list[str]) -> list[str]:
     return list(value)
 
 
-def _keys(said: Mapping[str, Any], *, wanted: bool) -> tuple[Mapping[str, Any] | None, str | None]:
+def _keys(said: Mapping[str, Any], outside: Outside, *, wanted: bool) -> tuple[Mapping[str, Any] | None, str | None]:
     jwks, uri = said.get("jwks"), _text(said, "jwks_uri")
     if not wanted:
         if jwks is not None or uri is not None:
@@ -283,8 +287,9 @@ def _keys(said: Mapping[str, Any], *, wanted: bool) -> tuple[Mapping[str, Any] |
     if (jwks is None) == (uri is None):
         raise _refused("Give the public keys: jwks, or jwks_uri; one of them.")
     if uri is not None:
-        if not fetchable(uri):
-            raise _refused("jwks_uri is an https URL (http on this machine only).")
+        problem = outside.problem(uri)
+        if problem is not None:
+            raise _refused(f"The keys cannot be asked for at this jwks_uri. {problem}")
         return None, uri
     try:
         key_set(jwks)

@@ -118,17 +118,6 @@ def is_here(host: str | None) -> bool:
     return host in {"127.0.0.1", "localhost", "::1"}
 
 
-def fetchable(url: str) -> bool:
-    """Tell whether a client's keys may be asked for at a URL: https, or this machine."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        return False
-    safe = parts.scheme == "https" or (parts.scheme == "http" and is_here(host))
-    return bool(host) and safe and "@" not in parts.netloc
-
-
 def redirectable(url: str) -> bool:
     """Tell whether a person may be sent back to a URL with a code.
 

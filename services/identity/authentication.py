@@ -33,6 +33,9 @@ BY_ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 OPERATOR: Final = "operator"
 """The id of the client of who runs the installation."""
 
+MOST_PUBLISHED: Final = 1000
+"""URLs of clients' keys that are remembered with what is there."""
+
 _NOBODY: Final = "There is no such client, or this is not how it shows who it is."
 
 
@@ -42,7 +45,7 @@ class Authentication:
 
     Attributes:
         context: of the issuer.
-        client: asks for keys of clients at their URLs; follows no redirect.
+        client: asks for keys of clients at their URLs, outside of the network only; follows no redirect.
         operator: the client of who runs the installation; None: there is none.
 
     """
@@ -118,7 +121,7 @@ class Authentication:
                 say(tenant=client.tenant, what=(f"client {client.id}",))
             if client is None or client.disabled_at is not None or client.method != "private_key_jwt":
                 raise TokenRefused("There is no such client, or the assertion was not signed by a key of it.")
-            keys = key_set(client.jwks) if client.jwks is not None else await self._keys_at(client, kid)
+            keys = key_set(client.jwks) if client.jwks is not None else await self._published_by(client, kid)
             if not known(keys, kid):
                 raise TokenRefused("There is no such client, or the assertion was not signed by a key of it.")
             audience = (f"{self.context.issuer}/auth/token", self.context.issuer)
@@ -135,8 +138,19 @@ class Authentication:
             raise OAuthRefusal("invalid_client", "The assertion was used before. Make a new one each time.", status=401)
         return client
 
-    async def _keys_at(self, client: Client, kid: str) -> KeySet:
+    async def _published_by(self, client: Client, kid: str) -> KeySet:
+        """Return the keys at a client's URL; of what is there nothing is told but that they are not.
+
+        Raises:
+            TokenRefused: they are not to be had.
+
+        """
         uri = str(client.jwks_uri)
         if uri not in self._published:
+            if len(self._published) >= MOST_PUBLISHED:
+                self._published.pop(next(iter(self._published)))
             self._published[uri] = Keys(Fetched(at_url(self.client, uri)))
-        return await self._published[uri].holding(kid)
+        try:
+            return await self._published[uri].holding(kid)
+        except (Unavailable, KeysRefused):
+            raise TokenRefused("The client's keys are not to be had at its jwks_uri.") from None

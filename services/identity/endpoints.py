@@ -33,9 +33,10 @@ from services.identity.rules.launch import OF_LAUNCH
 from services.identity.rules.refusal import OAuthRefusal
 from services.identity.signing import OF_ID_TOKENS, Signing
 from services.identity.tokens import Tokens
+from shared.http.outbound import Outside
 from shared.security.bearer import AUDIT, ENDED, REVOKED
 from shared.security.roles import Roles
-from shared.security.scopes import OTHERS
+from shared.security.scopes import MANAGE_CLIENTS, MANAGE_USERS, OPERATE, OTHERS
 from shared.security.tokens import ALGORITHMS
 from shared.store.identity import Client, Identities
 from shared.store.logins import Logins
@@ -43,7 +44,10 @@ from shared.store.logins import Logins
 EVERYTHING: Final = tuple(
     f"{context}/*.{what}" for context in ("patient", "user", "system") for what in ("cruds", "$*")
 )
-"""What the operator's client may ask for, of resources."""
+"""What the operator's client may ask for, of resources, where it acts for others."""
+
+OF_OPERATOR: Final = (OPERATE, MANAGE_CLIENTS, MANAGE_USERS)
+"""What it may ask for everywhere: nothing of anybody's record."""
 
 CAPABILITIES: Final = (
     "launch-ehr",
@@ -76,6 +80,7 @@ class Endpoints:
         roles: of the policy.
         client: asks for keys of clients at their URLs; follows no redirect.
         operator: the client of who runs the installation; None: there is none.
+        outside: where keys of clients may be.
         clock: what time it is.
 
     """
@@ -88,6 +93,7 @@ class Endpoints:
     roles: Roles
     client: httpx.AsyncClient
     operator: Client | None = None
+    outside: Outside = field(default_factory=Outside)
     clock: Clock = field(default=lambda: datetime.now(UTC))
 
     @property
@@ -100,7 +106,7 @@ class Endpoints:
         context = self.context
         passwords = Passwords(context)
         tokens = Tokens(context, Authentication(context, self.client, self.operator))
-        door, office = Door(context, passwords), Administration(context, passwords)
+        door, office = Door(context, passwords), Administration(context, passwords, self.outside)
         people, own = Authorize(context, door), Account(context, door)
         table: list[tuple[str, str, Answers]] = [
             ("GET", "/.well-known/openid-configuration", self.metadata),
@@ -194,19 +200,22 @@ class Endpoints:
         return JSONResponse(await self.held.ended(clients, grants, tokens, self.clock()), headers=NO_STORE)
 
 
-def operator(jwks: Mapping[str, Any], tenant: str, now: datetime) -> Client:
-    """Return the client of who runs the installation: for `./kap token`, and to register the first others."""
+def operator(jwks: Mapping[str, Any], tenant: str, now: datetime, *, acts_for_others: bool) -> Client:
+    """Return the client of who runs the installation: for `/ops`, and to register clients and people of each clinic.
+
+    `acts_for_others`: and for `./kap token`, which is given what anybody may.
+    """
     return Client(
         id=OPERATOR,
         tenant=tenant,
         name="Who runs the installation",
         jwks=jwks,
         jwks_uri=None,
-        scope=" ".join((*EVERYTHING, *sorted(OTHERS))),
+        scope=" ".join((*EVERYTHING, *sorted(OTHERS)) if acts_for_others else OF_OPERATOR),
         role=None,
         user=None,
         patient=None,
-        acts_for_others=True,
+        acts_for_others=acts_for_others,
         token_seconds=MOST_TOKEN_SECONDS,
         created_at=now,
     )

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from services.identity.asking import NO_STORE, form
-from services.identity.authentication import Authentication
+from services.identity.authentication import OPERATOR, Authentication
 from services.identity.context import Context
 from services.identity.rules.clients import Asked, Registered, clinic_asked_for, grant
 from services.identity.rules.launch import (
@@ -91,12 +91,15 @@ class Tokens:
 
     async def _by_credentials(self, client: Client, said: Mapping[str, str]) -> dict[str, Any]:
         asked = Asked(said.get("scope", ""), said.get("kap_role"), said.get("kap_user"), said.get("kap_patient"))
-        registered = Registered(client.scope, client.role, client.user, client.patient, client.acts_for_others)
+        operates = client.id == OPERATOR
+        registered = Registered(
+            client.scope, client.role, client.user, client.patient, client.acts_for_others, operates
+        )
         granted = grant(registered, asked, self.context.roles)
-        clinic = clinic_asked_for(client.tenant, said.get("kap_tenant"), acts_for_others=client.acts_for_others)
+        clinic = clinic_asked_for(client.tenant, said.get("kap_tenant"), operates=operates)
         named = {"kap_tenant": clinic, "kap_role": granted.role, "fhirUser": granted.user, "patient": granted.patient}
         claims: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-        if client.acts_for_others and granted.role is None:
+        if operates and granted.role is None:
             claims[OF_CLINIC] = True
         answer = await self._signed(client, client.id, granted.scope, claims)
         if granted.patient is not None:

@@ -98,6 +98,9 @@ def reach(caller: Caller, letter: Letter) -> tuple[str, ...] | None:
     """
     if caller.everything:
         return None
+    why = "Who looked at what is for auditors of the clinic, and for patients what is their own."
+    if caller.disclosure is not None:  # somebody outside
+        raise ScopeMissing(why, f"user/{TYPE}.{letter}")
     theirs = caller.user is not None and not caller.user.startswith("Practitioner")
     for one in caller.scopes:
         names = one.type == TYPE and letter in one.letters and not one.query
@@ -105,7 +108,6 @@ def reach(caller: Caller, letter: Letter) -> tuple[str, ...] | None:
             return None
     if caller.own and caller.may(TYPE, letter):
         return tuple(sorted(caller.own))
-    why = "Who looked at what is for auditors, and for patients what is their own."
     raise ScopeMissing(why, f"user/{TYPE}.{letter}")
 
 
@@ -364,7 +366,8 @@ def _entities(row: Row, patients: Iterable[str], *, whole: bool) -> Iterable[Res
             "query": b64encode(row.query.encode()).decode(),
         }
     elif row.kind != "audit" or whole:
-        for what in row.what:
+        own = {f"Patient/{one}" for one in patients}  # else it may be another patient's
+        for what in (one for one in row.what if whole or one.partition("/_history/")[0] in own):
             said = (
                 {"reference": what}
                 if re.fullmatch(r"[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}(/_history/\d+)?", what)

@@ -36,6 +36,8 @@ MOST_SERVERS: Final = 1000
 
 _PORTS: Final = {"http": 80, "https": 443}
 _NAT64: Final = ip_network("64:ff9b::/96")
+_NETWORKS_INSIDE: Final = (ip_network("fec0::/10"), ip_network("64:ff9b:1::/48"))
+"""Site-local (RFC 3879) and a network's own NAT64 (RFC 8215): not each Python counts them as inside."""
 
 
 class NotOutside(httpx.ConnectError):
@@ -54,7 +56,7 @@ def is_public(address: Address) -> bool:
             inner = IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        if address.teredo is not None:
+        if address.teredo is not None or any(address in one for one in _NETWORKS_INSIDE):
             return False
     return address.is_global and not address.is_multicast
 

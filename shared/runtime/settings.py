@@ -72,6 +72,8 @@ class Settings(BaseSettings):
         audience: what a token has to be for: the FHIR base URL that clients know, or several, separated by commas.
             None: the base of this service's links.
         operator_jwks: public keys (a JWKS as JSON) of the client of who runs the installation; for the issuer only.
+        operator_acts_for_others: whether that client is given a token of any role, user and patient (`./kap token`):
+            for a stack on one's own machine; refused where the issuer's URL is another.
         claims: what another issuer calls the claims that are read here: ``kap_role=roles,patient=smart.patient``, with
             commas; a name with dots that is no claim leads into claims that are objects.
         clinic: whose a token is that names no clinic (``kap_tenant``): where there is only one, and the issuer knows
@@ -133,6 +135,7 @@ class Settings(BaseSettings):
     issuer_at: str | None = None
     audience: str | None = None
     operator_jwks: str | None = None
+    operator_acts_for_others: bool = False
     claims: str | None = None
     clinic: str | None = None
     browser_origins: str | None = None

@@ -128,6 +128,15 @@ class Identities:
                 )
         return True
 
+    async def take_back(self, id_: str, now: datetime) -> None:
+        """Take back the tokens that a client has."""
+        with translated():
+            await self._pool.execute(
+                "UPDATE oauth_token SET revoked_at = $2 WHERE client = $1 AND revoked_at IS NULL AND expires_at > $2",
+                id_,
+                now,
+            )
+
     async def first_use(self, client: str, jti: str, expires_at: datetime) -> bool:
         """Note an assertion of a client as used; False where it was used before. Those that ended are forgotten."""
         digest = hashlib.sha256(f"{client}\0{jti}".encode()).digest()

@@ -104,6 +104,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
             "COMPOSE_HTTP_TIMEOUT": "300",
             "KAP_PUBLIC_BASE": f"http://127.0.0.1:{gateway}/fhir",
             "KAP_ISSUER": f"http://127.0.0.1:{identity}",
+            "KAP_OPERATOR_ACTS_FOR_OTHERS": "true",
         },
         secrets=secrets,
         gateway=f"http://127.0.0.1:{gateway}/fhir",

@@ -32,6 +32,12 @@ _NOBODYS = (
     "which patients' consents decide about."
 )
 
+_NOT_FOR_OTHERS = "This client is not registered to act for others."
+_OPERATOR_ONLY = (
+    "The operator is nobody else here: people log in, and programs are registered with a role of their own (./kap "
+    "users, ./kap clients, --issuer). A stack on one's own machine gives such tokens (./kap up)."
+)
+
 MOST_TOKEN_SECONDS = 3600
 USUAL_TOKEN_SECONDS = 300
 
@@ -45,6 +51,8 @@ class Registered:
     user: str | None
     patient: str | None
     acts_for_others: bool
+    operates: bool = False
+    """Whether it is the client of who runs the installation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ def grant(client: Registered, asked: Asked, roles: Roles) -> Granted:
     own = (client.role, client.user, client.patient)
     for value, registered in zip((asked.role, asked.user, asked.patient), own, strict=True):
         if value is not None and value != registered and not client.acts_for_others:
-            raise OAuthRefusal("unauthorized_client", "This client is not registered to act for others.")
+            raise OAuthRefusal("unauthorized_client", _OPERATOR_ONLY if client.operates else _NOT_FOR_OTHERS)
     role = asked.role or client.role
     user = asked.user or client.user
     patient = asked.patient or client.patient or _patient_in(user)
@@ -89,7 +97,7 @@ def grant(client: Registered, asked: Asked, roles: Roles) -> Granted:
             allowed.append(scopes_of(roles, role, user))
         if client.scope and not (client.acts_for_others and role is not None):
             allowed.append(client.scope)
-        if not client.acts_for_others:
+        if not client.operates:
             allowed = [" ".join(one for one in text.split() if one not in _NO_PROGRAMS) for text in allowed]
         scope = asked.scope or " ".join(allowed[:1])
         wider = sorted({one for registered in allowed for one in wider_than(scope, [registered])})
@@ -104,17 +112,17 @@ def grant(client: Registered, asked: Asked, roles: Roles) -> Granted:
     return Granted(scope, role, user, patient)
 
 
-def clinic_asked_for(own: str, asked: str | None, *, acts_for_others: bool) -> str:
+def clinic_asked_for(own: str, asked: str | None, *, operates: bool) -> str:
     """Return for which clinic a client's token is: its own, or another that who runs the installation names.
 
     Raises:
-        OAuthRefusal: another than its own, and it acts for nobody else; or no name of a clinic.
+        OAuthRefusal: another than its own, and it does not run the installation; or no name of a clinic.
 
     """
     if asked is None or asked == own:
         return own
-    if not acts_for_others:
-        raise OAuthRefusal("unauthorized_client", "This client is not registered to act for others.")
+    if not operates:
+        raise OAuthRefusal("unauthorized_client", _NOT_FOR_OTHERS)
     if not CLINIC_NAME.fullmatch(asked):
         raise OAuthRefusal("invalid_request", "A clinic's name is letters, digits, '.', '_' and '-', 64 at most.")
     return asked

@@ -194,7 +194,9 @@ async def clinic(make_database):
             Signing(held, b"s" * 32),
             ROLES,
             client,
-            operator=operator(KeySet([operators]).as_dict(private=False), DEFAULT_TENANT, datetime.now(UTC)),
+            operator=operator(
+                KeySet([operators]).as_dict(private=False), DEFAULT_TENANT, datetime.now(UTC), acts_for_others=True
+            ),
             clock=lambda: datetime.now(UTC) + found.late,
         )
         wire.apps["identity"] = Starlette(

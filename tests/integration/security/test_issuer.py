@@ -6,16 +6,23 @@ import base64
 import hashlib
 import json
 import time
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from shared.runtime.settings import Settings
+from services.identity.service import create as identity
+from shared.http.outbound import NotOutside, Outbound, Outside
+from shared.runtime.app import Parts
+from shared.runtime.running import opened
+from shared.runtime.settings import Settings, SettingsError
 from shared.security.bearer import bearer
 from shared.security.discovery import CAPABILITIES, capabilities, oauth_uris
-from tests.integration.security.clinic import BASE, ISSUER, ROLES, key_of
+from tests.integration.security.clinic import ASSERTION, BASE, ISSUER, ROLES, key_of
+from tests.integration.security.people import app, person
 
 SCOPE = "system/Patient.rs system/Observation.rs?category=vital-signs"
 
@@ -145,6 +152,10 @@ async def test_no_client_but_the_operators_acts_for_others(clinic, form):
         {"jwks_uri": "file:///etc/passwd"},
         {"jwks_uri": "http://169.254.169.254/latest"},
         {"jwks_uri": "https://user:secret@hospital.example/jwks"},
+        {"jwks_uri": "http://127.0.0.1:5432/x"},
+        {"jwks_uri": "https://localhost:8443/x"},
+        {"jwks_uri": "https://10.0.0.5/internal"},
+        {"jwks_uri": "https://[::ffff:10.0.0.5]/internal"},
         {"jwks": {"keys": [key_of("ES384").as_dict(private=True)]}},
     ],
 )
@@ -314,3 +325,81 @@ async def test_tokens_of_another_issuer_are_understood_by_what_it_calls_its_clai
     assert not caller.may("Patient", "c")
     assert capabilities(await issuer.metadata()) == sorted({*CAPABILITIES, "client-confidential-symmetric"})
     assert await oauth_uris(issuer) == []
+
+
+async def test_an_operators_key_is_nobodys_token_where_others_reach_the_issuer(clinic, make_database):
+    own = KeySet([clinic.operator]).as_dict(private=False)
+    told = {"service": "identity", "database_url": make_database("other"), "operator_jwks": json.dumps(own)}
+    here, there = "http://127.0.0.1:8008", "https://issuer.clinic.example"
+    with pytest.raises(SettingsError, match="KAP_OPERATOR_ACTS_FOR_OTHERS"):
+        identity(Settings(**told, issuer=there, operator_acts_for_others=True))
+    identity(Settings(**told, issuer=here, operator_acts_for_others=True))
+    async with opened(identity(Settings(**told, issuer=there, roles={"api"}))) as one:
+        transport = httpx.ASGITransport(one.asgi)
+        async with httpx.AsyncClient(transport=transport, base_url=there) as http:
+
+            async def asked(**said):
+                form = {
+                    "grant_type": "client_credentials",
+                    "client_assertion_type": ASSERTION,
+                    "client_assertion": clinic.assertion("operator", clinic.operator, aud=f"{there}/auth/token"),
+                }
+                return await http.post("/auth/token", data={**form, **said})
+
+            for said in (
+                {"kap_role": "therapist", "kap_user": "Practitioner/1"},
+                {"kap_role": "patient", "kap_patient": "1"},
+                {"scope": "system/*.rs"},
+                {"scope": "kap/process-notes"},
+            ):
+                answer = await asked(**said)
+                assert answer.status_code == 400, said
+            for scope in ("kap/operate", "kap/clients", "kap/users"):
+                answer = await asked(scope=scope, kap_tenant="north")
+                assert (answer.status_code, answer.json()["scope"]) == (200, scope)
+
+
+async def test_keys_are_asked_for_outside_only_and_what_is_at_their_address_is_told_to_nobody(clinic, monkeypatch):
+    inside = "https://keys.hospital.example/jwks"
+    key, said = key_of("ES384"), {}
+    client = await registered(clinic, None, jwks_uri=inside)
+    clinic.wire.files[inside] = {"this is": "no JWKS"}
+    said["no keys"] = (await clinic.asked("token", client, key)).json()["error_description"]
+    other = await registered(clinic, None, jwks_uri="https://away.hospital.example/jwks")
+    said["nobody there"] = (await clinic.asked("token", other, key)).json()["error_description"]
+    assert len(set(said.values())) == 1, said
+
+    async def means(_host, _port):
+        return ["10.0.0.5"]
+
+    outbound = Outbound(Outside(), resolve=means)
+    async with httpx.AsyncClient(transport=outbound) as http:
+        with pytest.raises(NotOutside):
+            await http.get(inside)
+    issuer = identity(Settings(service="identity", database_url="postgresql://x", issuer=ISSUER))
+    made = []
+    monkeypatch.setattr("services.identity.service.Outbound", lambda outside: made.append(outside) or outbound)
+    async with AsyncExitStack() as closing:
+        store = clinic.stores["identity"]
+        issuer.routes(Parts(issuer.service, issuer.settings, store, None, closing))
+    assert made == [Outside()], "the issuer asks for keys by the transport that looks where a name leads"
+
+
+@pytest.mark.parametrize("method", ["private_key_jwt", "client_secret_basic"])
+async def test_what_a_client_got_by_keys_that_were_changed_is_taken_back(clinic, monkeypatch, method):
+    manager = {"Authorization": f"Bearer {await clinic.token(scope='kap/clients')}"}
+    if method == "private_key_jwt":
+        key, new = key_of("ES384"), key_of("ES384")
+        client = await registered(clinic, key, scope="system/Patient.rs")
+        token = (await clinic.asked("token", client, key)).json()["access_token"]
+        body = {"jwks": {"keys": [new.as_dict(private=False)]}}
+    else:
+        await person(clinic, "ada", "Patient/1")
+        heart = await app(clinic, token_endpoint_auth_method=method)
+        client, token, body = heart.id, (await heart.launched("ada"))["access_token"], {}
+    assert (await clinic.send(token, "GET", "Patient")).status_code == 200
+    path = f"{ISSUER}/auth/clients/{client}/rotate"
+    assert (await clinic.http.post(path, json=body, headers=manager)).status_code == 200
+    passed = time.monotonic() + 6
+    monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
+    assert (await clinic.send(token, "GET", "Patient")).status_code == 401

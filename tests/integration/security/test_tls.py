@@ -131,7 +131,7 @@ def clinic(tmp_path, make_database, monkeypatch):
 
     url = f"https://127.0.0.1:{ports['intake']}/fhir"
     apps = (
-        identity(settings("identity", operator_jwks=key.jwks())),
+        identity(settings("identity", operator_jwks=key.jwks(), operator_acts_for_others=True)),
         intake(settings("intake", tls_client_ca=ours.path, health_port=ports["health"])),
         gateway(
             settings(

@@ -41,7 +41,9 @@ def test_every_attack_has_a_test_that_exists(path, name):
     assert name in named
 
 
-OPERATOR = Registered("system/*.cruds system/*.$* kap/clients kap/operate", None, None, None, acts_for_others=True)
+OPERATOR = Registered(
+    "system/*.cruds system/*.$* kap/clients kap/operate", None, None, None, acts_for_others=True, operates=True
+)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -76,3 +78,19 @@ def test_no_role_but_the_administrators_may_do_everything():
             "default", client="x", user="Practitioner/1", patient="1", scopes=parse_scopes(" ".join(role.scopes))
         )
         assert who.in_full("Patient", "d") == (name == "clinic-admin")
+
+
+PLAIN = Registered("kap/operate kap/clients kap/users", None, None, None, acts_for_others=False, operates=True)
+
+
+@pytest.mark.parametrize("asked", [{"role": "therapist"}, {"user": "Practitioner/1"}, {"patient": "1"}])
+def test_the_operator_of_an_installation_is_nobody_else(asked):
+    with pytest.raises(OAuthRefusal, match="nobody else here"):
+        grant(PLAIN, Asked(**asked), ROLES)
+
+
+@pytest.mark.parametrize("scope", ["system/*.rs", "user/Patient.r", "kap/process-notes", "kap/launch"])
+def test_the_operator_of_an_installation_reads_nobodys_record(scope):
+    with pytest.raises(OAuthRefusal, match="Wider"):
+        grant(PLAIN, Asked(scope=scope), ROLES)
+    assert grant(PLAIN, Asked(scope="kap/operate"), ROLES).scope == "kap/operate"
