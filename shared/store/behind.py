@@ -42,14 +42,15 @@ async def behind(
     numbers = bind([type_id(type_) for type_, _ in places], "smallint[]")
     ids = bind([id_ for _, id_ in places], "text[]")
     names = bind([type_ for type_, _ in places], "text[]")
-    about = Rules(told, bind, "tn.id", "r").about("r")
+    about = Rules(told, bind, "r.tenant", "r").about("r")
     with translated():
         rows = await connection.fetch(
             f"""
-            SELECT g.name, g.id, x.id AS consent, x.version, s.why
-            FROM unnest({numbers}, {ids}, {names}) AS g(type, id, name)
-            JOIN tenant tn ON tn.name = {name}
-            JOIN resource r ON r.tenant = tn.id AND r.type = g.type AND r.id = g.id
+            WITH r AS MATERIALIZED (
+                SELECT g.name, r.* FROM unnest({numbers}, {ids}, {names}) AS g(type, id, name)
+                JOIN tenant tn ON tn.name = {name}
+                JOIN resource r ON r.tenant = tn.id AND r.type = g.type AND r.id = g.id)
+            SELECT r.name, r.id, x.id AS consent, x.version, s.why FROM r
             CROSS JOIN LATERAL (SELECT c.consent, min(coalesce(c.x_purposes, c.purposes)) AS why {about}
                                 AND c.weight = 2 GROUP BY c.consent) s
             JOIN resource x ON x.rid = s.consent ORDER BY x.id

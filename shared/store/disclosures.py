@@ -152,14 +152,16 @@ class Disclosures:
         numbers = bind([type_id(type_) for type_, _ in of_patients], "smallint[]")
         ids = bind([id_ for _, id_ in of_patients], "text[]")
         names = bind([type_ for type_, _ in of_patients], "text[]")
-        may = " AND ".join(consented(Access.outside(tenant, told), bind, "tn.id", types, "r"))
+        may = " AND ".join(consented(Access.outside(tenant, told), bind, "r.tenant", types, "r"))
         with translated():
+            # The targets first, and then what consents say of them: not of all that the clinic has.
             rows = await self._connection.fetch(
                 f"""
-                SELECT g.name, g.id FROM unnest({numbers}, {ids}, {names}) AS g(type, id, name)
-                JOIN tenant tn ON tn.name = {name}
-                JOIN resource r ON r.tenant = tn.id AND r.type = g.type AND r.id = g.id
-                WHERE NOT coalesce({may}, false)
+                WITH r AS MATERIALIZED (
+                    SELECT g.name, r.* FROM unnest({numbers}, {ids}, {names}) AS g(type, id, name)
+                    JOIN tenant tn ON tn.name = {name}
+                    JOIN resource r ON r.tenant = tn.id AND r.type = g.type AND r.id = g.id)
+                SELECT r.name, r.id FROM r WHERE NOT coalesce({may}, false)
                 """,
                 *bind.arguments,
             )

@@ -3,8 +3,8 @@
     .venv/bin/python -m tests.bench.sessions [--sessions 200] [--minutes 5] [--pace 1]
 
 Real rates, not compressed (but by `--pace`: 20 sessions at pace 10 ask as often as 200, and are sooner admitted): each
-session charts one set of vital signs (a transaction of three Observations) every five
-minutes, and has one batch of a monitor's feed (heart rate and saturation, ten samples each, put into the SampledData
+session charts one set of vital signs (a transaction of three Observations) every five minutes, and has one batch of a
+monitor's feed (heart rate and saturation, ten samples each, by `Encounter/$feed`, which puts them into the SampledData
 Observation of the signal and minute) every ten seconds. One set in four, and now and then a sample, is beyond its
 limit. Everything goes through the gateway; this process sends it, on the same processors.
 
@@ -27,7 +27,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -36,15 +35,13 @@ from cli.demo.acting import create
 from cli.demo.client import FhirClient
 from cli.demo.course import prepare_team
 from cli.demo.patients import staff
-from cli.demo.resources import Team, identifier, instant, quantity, reference
+from cli.demo.resources import Team, instant, reference
 from cli.stack.ports import GATEWAY, Ports
 from shared.fhir.codes import (
     HEART_RATE,
-    OBSERVATION_CATEGORY,
     OXYGEN_SATURATION,
     OXYGEN_SATURATION_ANY,
     VITAL_ALARM,
-    Code,
 )
 from shared.fhir.json import Resource
 from shared.local.postgres import APPLICATION_ROLE
@@ -60,8 +57,14 @@ QUIET = 10.0
 """Seconds that the stack is left alone, to know what it uses by itself."""
 AT_ONCE = 12
 """Patients that are brought to their dose side by side."""
-SIGNALS = {"hr": (HEART_RATE.concept(), "/min"), "spo2": (OXYGEN_SATURATION.concept(OXYGEN_SATURATION_ANY), "%")}
-_VITAL_SIGNS = Code(OBSERVATION_CATEGORY, "vital-signs", "Vital Signs")
+SIGNALS = {
+    HEART_RATE.code: (HEART_RATE.concept(), "/min", (62, 98)),
+    OXYGEN_SATURATION.code: (OXYGEN_SATURATION.concept(OXYGEN_SATURATION_ANY), "%", (95, 99)),
+}
+"""By LOINC code: the unit, and between which numbers samples are that alarm nobody."""
+LOW = "85"
+DELAY = timedelta(seconds=20)
+"""So long ago was the last sample of a batch measured, when it is sent."""
 
 
 @dataclass
@@ -85,11 +88,21 @@ def at(taken: Sequence[float], share: float) -> float:
 
 @dataclass
 class Charted:
-    """What one session was told to have been stored: by its identifier, what it says; and what must have alarmed."""
+    """What one session was told to have been stored, and what must have alarmed.
+
+    Attributes:
+        session: its patient, visit and dose.
+        since: when its feed began.
+        says: of each reading that a person charted, by its identifier, the values.
+        samples: of the feed, by LOINC code, minute and place in it.
+        alarming: the readings that call somebody. feed_alarms: how many batches do.
+
+    """
 
     session: Session
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
-    says: dict[str, Any] = field(default_factory=dict)
+    says: dict[str, list[int]] = field(default_factory=dict)
+    samples: dict[tuple[str, datetime, int], str] = field(default_factory=dict)
     alarming: list[str] = field(default_factory=list)
     feed_alarms: int = 0
 
@@ -108,7 +121,7 @@ class Ward:
 
     async def chart(self, charted: Charted, until: float, dice: random.Random) -> None:
         """Chart one session: its sets and its feed, each at its own pace, both begun at a random moment."""
-        charted.since = datetime.now(UTC)
+        charted.since = datetime.now(UTC).replace(microsecond=0) - DELAY
         await asyncio.gather(
             self._every(SET_EVERY, until, dice, lambda number: self._set(charted, number, dice)),
             self._every(FEED_EVERY, until, dice, lambda number: self._feed(charted, number, dice)),
@@ -163,31 +176,49 @@ class Ward:
     async def _feed(self, charted: Charted, number: int, dice: random.Random) -> None:
         """Put ten more samples of each signal into the Observation of its minute."""
         low = dice.randrange(ALARMING_FEEDS) == 0
-        minute, batch = divmod(number - 1, int(60 / FEED_EVERY))
-        made = []
-        for signal, (code, unit) in SIGNALS.items():
-            samples = [str(dice.randint(62, 98) if signal == "hr" else dice.randint(95, 99)) for _ in range(SAMPLES)]
-            if low and signal == "spo2":
-                samples[-1] = "85"
-            name = f"{charted.session.key}-feed-{signal}-{minute}"
-            before = charted.says.get(name, "") if batch else ""
-            data = f"{before} {' '.join(samples)}".strip()
-            made.append(
-                feed(charted.session, name, code, unit, data, charted.since + timedelta(minutes=minute / self.pace))
-            )
-        entries = [
-            {"fullUrl": f"urn:uuid:feed-{n}", "resource": one, "request": {"method": "PUT", "url": conditional(one)}}
-            for n, one in enumerate(made)
-        ]
+        apart = timedelta(seconds=1 / self.pace)
+        start = charted.since + (number - 1) * SAMPLES * apart
+        said = {code: [str(dice.randint(*usual)) for _ in range(SAMPLES)] for code, (*_, usual) in SIGNALS.items()}
+        if low:
+            said[OXYGEN_SATURATION.code][-1] = LOW
+        parts = [signal(code, start, apart, samples) for code, samples in said.items()]
+        batch = {"resourceType": "Parameters", "parameter": parts}
         begun = time.monotonic()
-        await self.gateway.call("", {"resourceType": "Bundle", "type": "transaction", "entry": entries})
+        await self.gateway.call(f"{charted.session.visit_ref}/$feed", batch)
         took = time.monotonic() - begun
         self.feeds.taken.append(took)
         if low:
             self.alarms.taken.append(took)
             charted.feed_alarms += 1
-        for one in made:
-            charted.says[one["identifier"][0]["value"]] = said(one)
+        for code, samples in said.items():
+            for place, sample in enumerate(samples):
+                charted.samples[placed(code, start + place * apart, apart)] = sample
+
+
+def signal(code: str, start: datetime, apart: timedelta, samples: Iterable[str]) -> Resource:
+    """Return a signal of `Encounter/$feed`."""
+    concept, unit, _ = SIGNALS[code]
+    said: dict[str, Resource] = {
+        "code": {"valueCodeableConcept": concept},
+        "unit": {"valueCode": unit},
+        "start": {"valueInstant": instant(start)},
+        "period": {"valueDecimal": apart / timedelta(milliseconds=1)},
+        "data": {"valueString": " ".join(samples)},
+    }
+    return {"name": "signal", "part": [{"name": name, **value} for name, value in said.items()]}
+
+
+def placed(code: str, when: datetime, apart: timedelta) -> tuple[str, datetime, int]:
+    """Return the minute of a sample, and its place in it."""
+    minute = when.replace(second=0, microsecond=0)
+    return code, minute, (when - minute) // apart
+
+
+def samples_of(one: Resource) -> Iterable[tuple[tuple[str, datetime, int], str]]:
+    """Yield each sample of a minute of a signal."""
+    minute = datetime.fromisoformat(one["effectivePeriod"]["start"])
+    for place, sample in enumerate(one["valueSampledData"]["data"].split()):
+        yield (one["code"]["coding"][0]["code"], minute, place), sample
 
 
 def once(one: Resource) -> str:
@@ -195,31 +226,8 @@ def once(one: Resource) -> str:
     return f"identifier={one['identifier'][0]['system']}|{one['identifier'][0]['value']}"
 
 
-def conditional(one: Resource) -> str:
-    """Return the URL of an update by identifier."""
-    return f"Observation?{once(one)}"
-
-
-def feed(session: Session, name: str, code: Resource, unit: str, data: str, begun: datetime) -> Resource:
-    """Return a minute of a signal, as far as it has come."""
-    return {
-        "resourceType": "Observation",
-        "identifier": [identifier(name)],
-        "status": "final",
-        "category": [_VITAL_SIGNS.concept()],
-        "code": code,
-        "subject": reference(session.subject),
-        "encounter": reference(session.visit_ref),
-        "effectivePeriod": {"start": instant(begun), "end": instant(begun + timedelta(minutes=1))},
-        "issued": instant(datetime.now(UTC)),
-        "valueSampledData": {"origin": quantity(0, unit), "period": 1000, "dimensions": 1, "data": data},
-    }
-
-
-def said(one: Resource) -> Any:
-    """Return what a reading says: its value, its samples or its components."""
-    if "valueSampledData" in one:
-        return one["valueSampledData"]["data"]
+def said(one: Resource) -> list[int]:
+    """Return what a reading says: its value, or its components'."""
     values = one.get("component", [one])
     return [int(part["valueQuantity"]["value"]) for part in values]
 
@@ -260,13 +268,21 @@ async def compare(ward: Ward, charted: Iterable[Charted]) -> dict[str, int]:
     wrong = ("lost in sessions", "lost at the gateway", "doubled", "changed", "alarms due", "alarms lost")
     found = dict.fromkeys(("acknowledged", *wrong), 0)
     for one in charted:
-        found["acknowledged"] += len(one.says)
+        found["acknowledged"] += len(one.says) + len(one.samples)
         for name, client in (("sessions", ward.sessions), ("the gateway", ward.gateway)):
             held = await client.search("Observation", {"encounter": one.session.visit_ref, "_count": "1000"})
             there: dict[str, list[Resource]] = {}
+            fed: dict[tuple[str, datetime, int], list[str]] = {}
             for reading in held:
                 for key in reading.get("identifier", []):
                     there.setdefault(key["value"], []).append(reading)
+                if "valueSampledData" in reading:
+                    for where, sample in samples_of(reading):
+                        fed.setdefault(where, []).append(sample)
+            for where, sample in one.samples.items():
+                found[f"lost {'in' if name == 'sessions' else 'at'} {name}"] += where not in fed
+                found["doubled"] += len(fed.get(where, [])) > 1
+                found["changed"] += where in fed and fed[where][0] != sample
             for key, value in one.says.items():
                 got = there.get(key, [])
                 found[f"lost {'in' if name == 'sessions' else 'at'} {name}"] += not got
