@@ -25,12 +25,14 @@ from services.sessions.rules.monitoring import (
 from services.sessions.rules.readings import readings_of, taken_at
 from services.sessions.rules.visits import OVER, VIRTUAL_CLASS
 from services.sessions.setting import Setting
+from services.sessions.standing import issue_of
 from services.sessions.what_was_given import Given, doses_of
 from shared.fhir.codes import DUE_AT_BEDSIDE, EXT_MINUTES, ID_TASK, KAP, PRESSURE_AGAIN, RATING_MISSED, VITALS_MISSED
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, effective_start, id_in, moment, patient_of
 from shared.fhir.raised import identifier, task
+from shared.runtime.escalation import is_acknowledged
 from shared.runtime.raising import OPEN_TASK, close_task, content_of, is_own_work, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -170,8 +172,8 @@ async def measure_again(
 async def close_due(record: Record, reading: Resource, setting: Setting) -> None:
     """Complete the Tasks for what is there with this reading, which is about to be written, or was.
 
-    Only what was due near its time is looked at, and only what was taken near that: what a reading costs does not grow
-    with the visit.
+    What was due near its time is looked at, and what was missed before it: who takes a set late has ended the call.
+    Only what was taken near that is read: what a reading costs does not grow with the visit.
     """
     visit, policy = id_in(reading.get("encounter"), "Encounter"), setting.monitoring
     when, timed = taken_at(reading)
@@ -179,8 +181,7 @@ async def close_due(record: Record, reading: Resource, setting: Setting) -> None
         return
     if when > setting.clock() + timedelta(minutes=setting.gate.ahead.minutes):
         return  # it says that it is still to be taken: nothing is there yet
-    early, late = timedelta(minutes=policy.before.minutes), timedelta(minutes=policy.after.minutes)
-    for one in await _open_due(record, visit, until=when + early, since=when - late):
+    for one in await _open_due(record, visit, until=when + timedelta(minutes=policy.before.minutes)):
         await _close_where_covered(record, one, visit, setting, reading)
 
 
@@ -201,14 +202,13 @@ async def reopen_due(record: Record, reading: Resource, setting: Setting) -> Non
             await _close_where_covered(record, opened, visit, setting, reading)
 
 
-async def _open_due(record: Record, visit: str, *, until: datetime, since: datetime | None = None) -> list[Resource]:
-    """Return the open Tasks for what is due in a visit from `since` to `until`, both included."""
+async def _open_due(record: Record, visit: str, *, until: datetime) -> list[Resource]:
+    """Return the open Tasks for what is due in a visit until then: of what went by, those that were missed."""
     asked = [
         ("encounter", f"Encounter/{visit}"),
         ("code", _TOKENS),
         ("status", _OPEN),
         ("period", f"lt{zulu(until + _SECOND)}"),
-        *([] if since is None else [("period", f"sa{zulu(since - _SECOND)}")]),
     ]
     return await record.search("Task", asked)
 
@@ -227,31 +227,37 @@ async def _close_where_covered(
     due, what = moment(one["executionPeriod"]["start"]), codes_of(one["code"], KAP)[0]
     earliest = one.get("restriction", {}).get("period", {}).get("start")
     low, high = due - timedelta(minutes=policy.before.minutes), due + timedelta(minutes=policy.after.minutes)
+    latest = now + timedelta(minutes=setting.gate.ahead.minutes)
+    until = latest if is_missed(due, now, policy) else high
     needed = [code for codes in policy.due[what].needs for code in codes]
-    held = await charted_between(record, visit, needed, low, high)
+    held = await charted_between(record, visit, needed, low, max(high, until))
     near = [*(other for other in held if new is None or other["id"] != new["id"]), *([] if new is None else [new])]
     whose = (patient_of(one), None)
     near = [other for other in near if patient_of(other) in whose]
-    latest = now + timedelta(minutes=setting.gate.ahead.minutes)
     readings = [
         reading
         for other in near
         for reading in readings_of(other)
         if reading.trusted and (reading.when is None or reading.when <= latest)
     ]
-    by = covers(readings, due, policy, what, after=None if earliest is None else moment(earliest))
+    after = None if earliest is None else moment(earliest)
+    by = covers(readings, due, policy, what, after=after)
+    near_it = by is not None
+    by = by or covers(readings, due, policy, what, after=after, until=until)
     if by is None:
         return
+    how = ("charted late" if near_it else "taken late") if is_missed(due, now, policy) else "in time"
     ended = {
         **one,
         "status": "completed",
         "lastModified": zulu(now),
-        "businessStatus": {"text": "charted late" if is_missed(due, now, policy) else "in time"},
+        "businessStatus": {"text": how},
         "output": [{"type": _CODES[what].concept(), "valueReference": {"reference": name}} for name in by],
     }
     with own_work():
         await record.update(content_of(ended))
     await close_task(record, identifier(ID_TASK, "missed", one["id"]), now, why="It is recorded now.")
+    await _call_for_the_rest(record, one, setting)
     await _go_on(record, one, setting, doses)
 
 
@@ -295,7 +301,22 @@ async def _flag(due: Resource, record: Record, now: datetime, setting: Setting) 
         return
     what = codes_of(due["code"], KAP)[0]
     calls = setting.monitoring.due[what].missed == "call"
-    missed = Finding(
+    joins = calls and await _joins_a_call(record, due, what)
+    missed = _missed(due, patient, when, calls=calls)
+    if joins:
+        pass
+    elif calls:
+        await call(record, missed, setting, flagged=False)
+    else:
+        await have_reviewed(record, missed, setting)
+    with own_work():
+        said = (VITALS_MISSED if calls else RATING_MISSED).concept(text="missed")
+        await record.update(content_of({**due, "businessStatus": said}))
+    await _go_on(record, due, setting)
+
+
+def _missed(due: Resource, patient: str, when: datetime, *, calls: bool) -> Finding:
+    return Finding(
         ("missed", str(due["id"])),
         patient,
         VITALS_MISSED if calls else RATING_MISSED,
@@ -304,14 +325,41 @@ async def _flag(due: Resource, record: Record, now: datetime, setting: Setting) 
         ("M-MISSED",),
         id_in(due.get("encounter"), "Encounter"),
     )
-    if calls:
-        await call(record, missed, setting, flagged=False)
-    else:
-        await have_reviewed(record, missed, setting)
-    with own_work():
-        said = (VITALS_MISSED if calls else RATING_MISSED).concept(text="missed")
-        await record.update(content_of({**due, "businessStatus": said}))
-    await _go_on(record, due, setting)
+
+
+async def _joins_a_call(record: Record, due: Resource, what: str) -> bool:
+    """Let the call that stands for what was missed before in the visit, and that nobody has taken, be for this too.
+
+    Where somebody has taken it, and the next is missed all the same, another call is made.
+    """
+    asked = {"encounter": str(due["encounter"]["reference"]), "code": VITALS_MISSED.token(), "status": _OPEN}
+    for standing in await record.search("Task", asked):
+        about = await record.get("Task", str(id_in(standing.get("focus"), "Task")))
+        if about is None or what not in codes_of(about["code"], KAP) or is_acknowledged(standing):
+            continue
+        issue, named = await issue_of(record, standing), {"reference": f"Task/{due['id']}"}
+        if issue is not None and named not in issue["implicated"]:
+            with own_work():
+                await record.update(content_of({**issue, "implicated": [*issue["implicated"], named]}))
+        return True
+    return False
+
+
+async def _call_for_the_rest(record: Record, done: Resource, setting: Setting) -> None:
+    """Call for what else of its kind was missed and is missing still, where the call that it had joined is over."""
+    what, patient = codes_of(done["code"], KAP)[0], patient_of(done)
+    if setting.monitoring.due[what].missed != "call" or patient is None:
+        return
+    about = {"encounter": str(done["encounter"]["reference"]), "status": _OPEN}
+    missed = {**about, "code": _CODES[what].token(), "business-status": VITALS_MISSED.token()}
+    rest = [one for one in await record.search("Task", missed) if one["id"] != done["id"]]
+    named = {
+        id_in(one.get("focus"), "Task") for one in await record.search("Task", {**about, "code": VITALS_MISSED.token()})
+    }
+    if rest and not named.intersection(one["id"] for one in rest):
+        last = max(rest, key=lambda one: str(one["executionPeriod"]["start"]))
+        when = moment(last["executionPeriod"]["start"])
+        await call(record, _missed(last, patient, when, calls=True), setting, flagged=False)
 
 
 # -- minutes from the dose --------------------------------------------------------------------------------------------

@@ -136,14 +136,20 @@ def is_missed(due: datetime, now: datetime, policy: MonitoringPolicy) -> bool:
 
 
 def covers(
-    readings: Iterable[Reading], due: datetime, policy: MonitoringPolicy, what: str, *, after: datetime | None = None
+    readings: Iterable[Reading],
+    due: datetime,
+    policy: MonitoringPolicy,
+    what: str,
+    *,
+    after: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[str] | None:
     """Return the Observations that make up what is due at `due`; None: something of it is lacking.
 
-    `after`: only what was taken after it counts.
+    `after`: only what was taken after it counts. `until`: of what was missed, until when it may be taken late.
     """
     low = due - timedelta(minutes=policy.before.minutes)
-    high = due + timedelta(minutes=policy.after.minutes)
+    high = max(due + timedelta(minutes=policy.after.minutes), until or due)
     near = [
         one
         for one in readings

@@ -284,3 +284,62 @@ async def test_a_reading_without_its_time_says_no_minutes(dosed):
     untimed = dosed.vitals()
     del untimed["effectiveDateTime"]
     assert await minutes_of(dosed, await dosed.sessions.create(untimed)) == []
+
+
+# -- calls for what was missed: ended by who comes, and one as long as nobody comes ------------------------------------
+
+
+async def missed(bedside, status=None):
+    """Return the calls for vital signs that were missed."""
+    found = await tasks(bedside, codes.VITALS_MISSED, status)
+    return [one for one in found if one["description"].startswith("Vital signs")]
+
+
+async def test_who_was_called_to_a_missed_set_and_takes_it_late_ends_the_call(dosed):
+    await pass_time(dosed, 20.5)
+    dosed.clock.forward(minutes=6)
+    late = await dosed.chart()
+    (call,) = await tasks(dosed, codes.VITALS_MISSED)
+    assert call["status"] == "completed"
+    done = await tasks(dosed, codes.VITALS_DUE, "completed")
+    assert {one["businessStatus"]["text"] for one in done} == {"taken late", "in time"}
+    await dosed.sessions.update({**late, "status": "entered-in-error"})
+    assert len(await tasks(dosed, codes.VITALS_DUE, "completed")) == 0
+
+
+async def test_a_pressure_that_is_repeated_late_ends_what_asked_for_it(dosed):
+    dosed.clock.forward(minutes=1)
+    await dosed.chart(185)
+    await pass_time(dosed, 10.5)
+    assert len(await tasks(dosed, codes.VITALS_MISSED, "requested")) == 1
+    dosed.clock.forward(minutes=8)
+    await dosed.chart(150)
+    found = [*await tasks(dosed, codes.PRESSURE_AGAIN), *await tasks(dosed, codes.VITALS_MISSED)]
+    assert [one["status"] for one in found] == ["completed", "completed"]
+
+
+async def test_while_nobody_comes_what_is_missed_is_one_call(dosed):
+    for _ in range(8):
+        await pass_time(dosed, 16)
+    (call,) = await missed(dosed)
+    assert call["status"] == "requested"
+    await dosed.chart()
+    assert await missed(dosed, "requested") == []
+    assert await tasks(dosed, codes.SEDATION_DUE, "requested") != []
+
+
+async def test_who_has_come_and_does_not_measure_is_called_again(dosed):
+    await pass_time(dosed, 21)
+    (call,) = await missed(dosed)
+    await dosed.sessions.update({**call, "status": "accepted", "owner": {"reference": "Practitioner/nurse"}})
+    await pass_time(dosed, 15)
+    assert len(await missed(dosed, "requested")) == 1
+
+
+async def test_a_call_that_ends_by_what_was_charted_late_leaves_one_for_what_is_missing_still(dosed):
+    await pass_time(dosed, 21)
+    await pass_time(dosed, 15)
+    (call,) = await missed(dosed)
+    await dosed.chart(minutes=20)  # what was due first, and not what was due after it
+    stand = {one["id"] == call["id"]: one["status"] for one in await missed(dosed)}
+    assert stand == {True: "completed", False: "requested"}
