@@ -31,7 +31,7 @@ from services.sessions.rules.checks import Check, Decision, Needed, Verdict, sim
 from services.sessions.rules.readings import Limit, Reading, Value, with_code
 from services.sessions.rules.visits import VIRTUAL_CLASS, chaperoned, is_under_way
 from shared.fhir.cited import Cited
-from shared.fhir.dates import MIN_INSTANT
+from shared.fhir.dates import MIN_INSTANT, zulu
 from shared.fhir.freshness import KnowledgePolicy
 from shared.fhir.json import Resource
 from shared.fhir.kap import RUNNING_EPISODE, Drug, visit_of
@@ -291,7 +291,8 @@ def _readings(situation: Situation, policy: GatePolicy) -> Iterator[Check]:
 def _reading(situation: Situation, limit: GateLimit, policy: GatePolicy) -> Check:
     """Return the check of one limit.
 
-    The newest reading within the age of a baseline counts. One whose time is not said, that is a moment ahead of the
+    The newest reading within the age of a baseline counts; of several of one time the worst does. After one that holds
+    the dose the next counts only as long after it as a repeat is to be. One whose time is not said, that is a moment ahead of the
     clock, or whose status does not count, cannot open the gate; but it is never passed over for an older one: it can
     close it.
     """
@@ -300,9 +301,13 @@ def _reading(situation: Situation, limit: GateLimit, policy: GatePolicy) -> Chec
     charted = [one for one in with_code(situation.readings, limit.codes) if not one.sampled]
     there = [one for one in charted if one.when is None or earliest <= one.when <= latest]
     opening = [one for one in there if _may_open(one, situation.start)]
-    newest = max(reversed(opening), key=_time, default=None)
+    newest = max(opening, key=_time, default=None)
     since = MIN_INSTANT if newest is None else _time(newest)
-    counted = [one for one in there if one is newest or (not _may_open(one, situation.start) and _time(one) >= since)]
+    counted = [
+        one
+        for one in there
+        if (_time(one) == since if _may_open(one, situation.start) else _time(one) >= since)
+    ]
     values = [(one, one.value_in(limit.units)) for one in counted]
     beyond = [(one, value) for one, value in values if value is not None and limit.is_beyond(value)]
     if beyond:
@@ -321,6 +326,9 @@ def _reading(situation: Situation, limit: GateLimit, policy: GatePolicy) -> Chec
             limit=str(limit),
             evidence=tuple(one.reference for one in counted),
         )
+    early = _too_early(charted, limit, since, policy)
+    if early is not None:
+        return early
     value = newest.value_in(limit.units)
     return Check(
         limit.rule,
@@ -332,6 +340,35 @@ def _reading(situation: Situation, limit: GateLimit, policy: GatePolicy) -> Chec
         value=f"{value} {limit.units[0]}",
         limit=str(limit),
         evidence=(newest.reference,),
+    )
+
+
+def _too_early(readings: Sequence[Reading], limit: GateLimit, taken: datetime, policy: GatePolicy) -> Check | None:
+    """Return that a reading within a limit was taken too soon after one that holds the dose; None where it was not."""
+    if not limit.repeats:
+        return None
+    apart = timedelta(minutes=policy.repeat_after.minutes)
+    values = [
+        (one, value)
+        for one in readings
+        if (value := one.value_in(limit.units)) is not None
+        and limit.is_beyond(value)
+        and taken - apart < _time(one) <= taken
+    ]
+    if not values:
+        return None
+    held, value = max(values, key=lambda one: _time(one[0]))
+    return Check(
+        limit.rule,
+        limit.title,
+        "closed",
+        f"{limit.title}: {held.reference} reads {value} {limit.units[0]}, and a repeat counts "
+        f"{policy.repeat_after.minutes} minutes after it: from {zulu(_time(held) + apart)} on. Repeat it then.",
+        policy.repeat_after.source,
+        closes=True,
+        value=f"{value} {limit.units[0]}",
+        limit=str(limit),
+        evidence=(held.reference,),
     )
 
 

@@ -156,6 +156,48 @@ def test_a_hold_opens_after_two_repeats_and_a_decision_made_on_the_newest_readin
     assert rules(readings=(*readings, *OTHERS), decisions=decisions) == expected
 
 
+@pytest.mark.parametrize(
+    ("readings", "expected"),
+    [
+        ((*held(2), *held(1, 120)), ["G-BP-HOLD"]),
+        ((*held(11), *held(1.1, 120)), ["G-BP-HOLD"]),
+        ((*held(11), *held(1, 120)), []),
+        ((*held(20, 190), *held(15, 120)), ["G-BP-HOLD"]),
+        ((*held(25), *held(24, 120), *held(1, 120)), []),
+        ((*held(25), *held(9), *held(1, 120)), ["G-BP-HOLD"]),
+        ((*held(9, 150), *held(1, 120)), []),
+        ((*(replace(one, trusted=False) for one in held(9)), *held(1, 120)), ["G-BP-HOLD"]),
+    ],
+)
+def test_a_repeat_counts_only_as_long_after_a_held_pressure_as_the_policy_says(readings, expected):
+    assert rules(readings=(*readings, *OTHERS)) == expected
+
+
+def test_a_repeat_that_came_too_early_says_from_when_on_the_next_one_counts():
+    checks = gate(replace(OPEN, readings=(*held(2), *held(1, 120), *OTHERS)), POLICY)
+    (closing,) = [one for one in checks if one.closes]
+    assert "from 2026-11-22T09:08:00.000Z on" in closing.text
+    assert (closing.value, closing.decidable) == ("165 mm[Hg]", False)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_readings_of_one_time_the_worse_counts(order):
+    twice = [*pressures(120, 80), *pressures(185, 80)][::order]
+    assert rules(readings=(*twice, *OTHERS)) == ["G-BP-HOLD", "G-BP-STOP"]
+    low = [reading("59408-5", 98, "%"), reading("59408-5", 91, "%")][::order]
+    assert rules(readings=(*pressures(), OTHERS[0], *low)) == ["G-SPO2"]
+    unread = [reading("8480-6", 16, "kPa"), *pressures(120, 80)][::order]
+    assert rules(readings=(*unread, *OTHERS)) == ["G-BP"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.sampled_from([120, 159, 160, 175])), min_size=1, max_size=6))
+def test_no_order_of_readings_opens_the_gate_within_the_time_of_a_repeat(taken):
+    readings = [one for minutes, systolic in taken for one in pressures(systolic, 80, minutes)]
+    newest = min(minutes for minutes, _ in taken)
+    beyond = [minutes for minutes, systolic in taken if systolic >= 160 and minutes < newest + 10]
+    assert (rules(readings=(*readings, *OTHERS)) == []) is (not beyond)
+
+
 def test_esketamine_above_140_over_90_and_a_lozenge_at_home_at_150_over_90_have_limits_of_their_own():
     at = (*pressures(141, 90), *OTHERS)
     assert rules(readings=at) == []
