@@ -2,8 +2,9 @@
 
 One process at a time does it, by a lease. A subscription has its turn alone: the head of its queue is looked at with
 the subscriber's own eyes, numbered, written down in the audit and sent, and what became of it is written down. In
-between, nobody repeats it; after a crash it is sent again under the same number. So each event is told at least once,
-in order, and numbers have no gaps but of what was on its way when it was taken back (ADR 31).
+between, nobody repeats it; who begins again after a crash finds the number in the database and sends it under that
+again. So each event is told at least once, in order, and a number is left out only of what was on its way when it was
+taken back (ADR 31).
 
 Who subscribed is asked about at his issuer every few seconds: where his client was turned off, or what he was let do
 has ended, the subscription is off at once, with what is on its way.

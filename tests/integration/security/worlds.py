@@ -375,7 +375,7 @@ def bearing(chance: random.Random, *, of_one: bool = True) -> tuple[security.Cal
         ]
     )
     mine = chance.choice(PATIENTS)
-    scopes: list[str] = []
+    scopes = ["system/Subscription.cruds"]
     naive: dict[str, list[tuple[frozenset[str] | None, Naive | None]]] = {}
     for type_ in TYPES:
         able = [one for one in RESTRICTIONS.get(type_, []) if not one[0].startswith("_has")]
