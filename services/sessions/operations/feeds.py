@@ -86,9 +86,9 @@ async def _feed(call: OperationCall, record: Record, setting: Setting) -> Resour
             expression=["Encounter.status"],
             source="KAP Exchange",
         )
-    found = []
+    found, early = [], setting.monitoring.early.share
     for signal in signals:
-        for minute, samples in by_minute(signal.start, signal.apart, signal.samples).items():
+        for minute, samples in by_minute(signal.start, signal.apart, signal.samples, early).items():
             found.append(await _put(record, visit, signal, device, minute, samples, setting))
     recorded = [{"name": "recorded", "valueReference": {"reference": f"Observation/{one}"}} for one in found]
     return {"resourceType": "Parameters", "parameter": recorded}

@@ -33,20 +33,28 @@ def minute_of(when: datetime) -> datetime:
     return when.replace(second=0, microsecond=0)
 
 
-def by_minute(start: datetime, period: timedelta, samples: Sequence[str]) -> dict[datetime, dict[int, str]]:
+def by_minute(
+    start: datetime, period: timedelta, samples: Sequence[str], early: Decimal
+) -> dict[datetime, dict[int, str]]:
     """Return samples by the minute that they were measured in, and by their place in it.
+
+    A device's clock is a little early or late from one batch to the next: no sample takes the place of the one before.
 
     Args:
         start: of the first sample.
         period: from one sample to the next, a minute at most.
         samples: in their order.
+        early: the share of a period by which a sample may be early for its place.
 
     """
     found: dict[datetime, dict[int, str]] = {}
     for number, sample in enumerate(samples):
         when = start + number * period
         minute = minute_of(when)
-        found.setdefault(minute, {})[(when - minute) // period] = sample
+        place = (when - minute + period * float(early)) // period
+        if place * period >= MINUTE:
+            minute, place = minute + MINUTE, 0
+        found.setdefault(minute, {})[place] = sample
     return found
 
 

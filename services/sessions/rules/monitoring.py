@@ -70,12 +70,19 @@ class Plausible(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     high: Decimal
 
 
+class Early(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The share of a period by which a sample of a device's feed may be early for its place."""
+
+    share: Decimal
+
+
 class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `monitoring`."""
 
     grace: Minutes
     before: Minutes
     after: Minutes
+    early: Early
     due: dict[str, Wanted]
     longest: Hours
     cadences: dict[str, Cadence]

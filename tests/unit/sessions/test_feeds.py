@@ -8,15 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sessions.rules.feeds import by_minute, is_sample, put_in
+from services.sessions.rules.feeds import by_minute, is_sample, news_of, put_in
+from services.sessions.setting import Setting
+from shared.runtime.policy import load_policy
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+EARLY = Setting.of(load_policy()).monitoring.early.share
 
 
 def test_samples_are_parted_by_the_minute_they_were_measured_in():
-    found = by_minute(NOON + timedelta(seconds=58.3), SECOND, ["71", "72", "73"])
+    found = by_minute(NOON + timedelta(seconds=58.3), SECOND, ["71", "72", "73"], EARLY)
     assert found == {NOON: {58: "71", 59: "72"}, NOON + timedelta(minutes=1): {0: "73"}}
+
+
+@pytest.mark.parametrize("early", [0, 1, 10, 100])
+def test_a_batch_whose_clock_is_a_little_early_takes_no_place_of_the_one_before(early):
+    start = NOON + timedelta(seconds=50)
+    held = put_in("", by_minute(start, SECOND, ["85"], EARLY)[NOON])
+    (further,) = by_minute(start + SECOND - timedelta(milliseconds=early), SECOND, ["99"], EARLY).values()
+    assert put_in(held, further).split()[-2:] == ["85", "99"]
+    edge = by_minute(NOON + timedelta(seconds=60) - timedelta(milliseconds=early), SECOND, ["98", "97"], EARLY)
+    assert edge == {NOON + timedelta(minutes=1): {0: "98", 1: "97"}}
 
 
 @pytest.mark.parametrize(
@@ -50,13 +63,27 @@ def test_a_sample_is_a_number_or_one_of_the_marks(text, known):
 )
 def test_however_a_feed_is_cut_and_in_whatever_order_it_comes_it_says_the_same(samples, late, period, dice, size):
     start, apart = NOON + timedelta(milliseconds=late), timedelta(milliseconds=period)
-    whole = {minute: put_in("", placed) for minute, placed in by_minute(start, apart, samples).items()}
+    whole = {minute: put_in("", placed) for minute, placed in by_minute(start, apart, samples, EARLY).items()}
     cut = [(number, samples[number : number + size]) for number in range(0, len(samples), size)]
     cut += cut[: len(cut) // 2]  # some come twice
     dice.shuffle(cut)
     held: dict[datetime, str] = {}
     for number, part in cut:
-        for minute, placed in by_minute(start + number * apart, apart, part).items():
+        for minute, placed in by_minute(start + number * apart, apart, part, EARLY).items():
             held[minute] = put_in(held.get(minute, ""), placed)
     assert held == whole
     assert [one for minute in sorted(held) for one in held[minute].split() if one != "E"] == samples
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "news"),
+    [
+        ("", "71", "71"),
+        ("71 72", "71 72", "E E"),
+        ("71 72", "71 72 73", "E E 73"),
+        ("71 E", "71 72", "E 72"),
+        ("71", "70", "70"),
+    ],
+)
+def test_news_of_a_minute_is_what_it_did_not_say_before(before, after, news):
+    assert news_of(before, after) == news
