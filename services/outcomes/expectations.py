@@ -6,7 +6,19 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from services.outcomes.rules.instruments import Instrument
-from services.outcomes.rules.schedule import MISSED, Anchor, expectation_name, is_burden, standing_of, task_for
+from services.outcomes.rules.schedule import (
+    GROUNDLESS,
+    MISSED,
+    Anchor,
+    Expected,
+    expectation_name,
+    gives_way,
+    is_burden,
+    is_groundless,
+    put_off,
+    standing_of,
+    task_for,
+)
 from services.outcomes.rules.scoring import COUNTED, instrument_of
 from services.outcomes.setting import Setting
 from shared.fhir.codes import EXPECT_QUESTIONNAIRE
@@ -34,12 +46,14 @@ async def expect(
 
     """
     for name, expected in setting.policy.schedule.items():
-        if expected.after != anchor or await find(record, "Task", expectation_name(of, name)) is not None:
+        if expected.after != anchor:
+            continue
+        held = await find(record, "Task", expectation_name(of, name))
+        if held is not None and not is_groundless(held):
             continue
         instrument, due = setting.instruments[expected.instrument], when + expected.delay
         days = instrument.within_days if expected.unless_within_days is None else expected.unless_within_days
-        responses = await record.search("QuestionnaireResponse", {"subject": f"Patient/{patient}"})
-        if days and is_burden(due, timedelta(days=days), instrument, responses, await _asked(patient, record)):
+        if days and await _is_burden(expected, due, timedelta(days=days), patient, record, setting):
             continue
         made = task(
             ("expect", of, name),
@@ -58,13 +72,31 @@ async def expect(
         marked = {} if late is None else {"businessStatus": late.concept()}
         given_up = {"status": "failed"} if late == MISSED else {}
         by_when = {"executionPeriod": {"start": zulu(due)}}  # what a search by `period` finds it by
-        await raise_once(record, {**made, **owner, **marked, **given_up, **by_when, "input": asked})
+        await raise_once(record, {**made, **owner, **marked, **given_up, **by_when, "input": asked}, reopen=True)
+
+
+async def _is_burden(
+    expected: Expected, due: datetime, within: timedelta, patient: str, record: Record, setting: Setting
+) -> bool:
+    """Tell whether asking would ask too often; what is due later and gives way is put off."""
+    instrument = setting.instruments[expected.instrument]
+    responses = await record.search("QuestionnaireResponse", {"subject": f"Patient/{patient}"})
+    asked = await _asked(patient, record)
+    later = [one for one in asked if expected.over_later and gives_way(one, due, within, instrument)]
+    rest = [one for one in asked if one not in later]
+    if is_burden(due, within, instrument, responses, rest):
+        return True
+    for one in later:
+        with own_work():
+            await record.update(content_of(put_off(one, due + within, setting.clock())))
+    return False
 
 
 async def expect_nothing(of: str, record: Record, setting: Setting, *, why: str) -> None:
-    """Cancel what was expected after an anchor that is not true, or is over."""
+    """Cancel what was expected after an anchor that is not true; where it is after all, it is expected again."""
     for name in setting.policy.schedule:
-        await close_task(record, expectation_name(of, name), setting.clock(), status="cancelled", why=why)
+        text = f"{GROUNDLESS} {why}"
+        await close_task(record, expectation_name(of, name), setting.clock(), status="cancelled", why=text)
 
 
 async def fulfil(

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from services.outcomes.doses import courses_of, drug_given
 from services.outcomes.rules.change import REMISSION, RESPONSE, SUSTAINED, Series, point_of
 from services.outcomes.rules.measures import Case, Measured
 from services.outcomes.rules.schedule import MISSED, OVERDUE, is_marked
 from services.outcomes.rules.scoring import COUNTED
-from services.outcomes.scores import courses_of
 from services.outcomes.setting import Setting
 from shared.fhir.codes import EXPECT_QUESTIONNAIRE, KAP, REMS_QUESTIONNAIRE, ROUTES, SNOMED, VISIT_DOSING, VISITS
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, drug_of, id_in, moment, patient_of
+from shared.fhir.kap import codes_of, id_in, moment, patient_of
 from shared.runtime.record import Record
 
 
@@ -147,7 +147,7 @@ async def _with_form(
 ) -> Case | None:
     """Return a visit of esketamine with whether its form was completed in time; None of another drug."""
     given = await record.search("MedicationAdministration", {"context": f"Encounter/{visit['id']}"})
-    if not any(drug_of(one.get("medicationCodeableConcept"), setting.drugs) == "esketamine" for one in given):
+    if "esketamine" not in [await drug_given(one, record, setting) for one in given]:
         return None
     end = visit.get("period", {}).get("end")
     due = (_start(visit) if end is None else interval(end)[0]) + timedelta(days=measure.days)

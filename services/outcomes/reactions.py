@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from services.outcomes.doses import courses_of, drug_given, first_dose
 from services.outcomes.expectations import expect, expect_nothing, fulfil_with_what_came_before
 from services.outcomes.risks import raise_what_was_answered_elsewhere
-from services.outcomes.scores import courses_of, judge_all
+from services.outcomes.scores import judge_all
 from services.outcomes.setting import Setting
 from services.outcomes.surveillance import watch
 from shared.events.envelope import Event
 from shared.fhir.codes import VISIT_DOSING
 from shared.fhir.dates import MIN_INSTANT, interval
 from shared.fhir.json import Resource, parse
-from shared.fhir.kap import effective_start, id_in, is_course, patient_of, stage_of, visit_of
+from shared.fhir.kap import id_in, is_course, patient_of, stage_of, visit_of
 from shared.fhir.outcome import Gone, NotFound
 from shared.runtime.record import Record
 from shared.runtime.service import Reaction
@@ -43,16 +44,14 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
 
     async def dose_changed(event: Event, resource: Resource, record: Record) -> None:
         given = await record.get("MedicationAdministration", event.resource_id)
-        visit = id_in((given or {}).get("context"), "Encounter")
-        patient = patient_of(given or resource)
-        if given is None or visit is None or patient is None or not setting.is_dose(given):
-            return
-        start = effective_start(given)
-        if start is not None:
-            name = f"{visit}-dose"
-            await expect("dose", name, start, patient, record, setting, visit=visit)
-            await fulfil_with_what_came_before("dose", name, start, patient, record, setting, visit=visit)
-        await judge_all(patient, record, setting)
+        moved = given is None or given["status"] in ("entered-in-error", "not-done")
+        await _dosed(given or resource, record, setting, moved=moved)
+
+    async def medication_known(event: Event, resource: Resource, record: Record) -> None:
+        """Look again at the doses that named a Medication before it was known here, or as what it was before."""
+        for given in await record.search("MedicationAdministration", {"medication": f"Medication/{event.resource_id}"}):
+            moved = await drug_given(given, record, setting) is None
+            await _dosed(given, record, setting, moved=moved)
 
     async def course_changed(event: Event, resource: Resource, record: Record) -> None:
         course = await record.get("EpisodeOfCare", event.resource_id)
@@ -81,9 +80,30 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
     return {
         "Encounter": (visit_changed,),
         "EpisodeOfCare": (course_changed,),
+        "Medication": (medication_known,),
         "MedicationAdministration": (dose_changed,),
         "QuestionnaireResponse": (answered,),
     }
+
+
+async def _dosed(given: Resource, record: Record, setting: Setting, *, moved: bool) -> None:
+    """Expect what the first dose of a visit calls for; nothing, where none was given in it that stands.
+
+    `moved`: the dose at hand is none, and may have been taken for the first.
+    """
+    visit, patient = id_in(given.get("context"), "Encounter"), patient_of(given)
+    if visit is None or patient is None:
+        return
+    name, first = f"{visit}-dose", await first_dose(visit, record, setting)
+    if moved or first is None:
+        await expect_nothing(name, record, setting, why="No dose of that time stands in the visit.")
+    if first is not None:
+        await expect("dose", name, first, patient, record, setting, visit=visit)
+        await fulfil_with_what_came_before("dose", name, first, patient, record, setting, visit=visit)
+    held = await record.get("Encounter", visit)
+    if held is not None:
+        await _watched(held, record, setting)
+    await judge_all(patient, record, setting)
 
 
 async def _answered(event: Event, response: Resource, record: Record, setting: Setting) -> None:

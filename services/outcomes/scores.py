@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
+from services.outcomes.doses import courses_of
 from services.outcomes.rules.change import Changed, Point, Series, changed, is_worsening, point_of, with_change
 from services.outcomes.rules.instruments import Instrument, Responding, Score
 from services.outcomes.rules.observations import ABSENT, code_of, risk_observation, score_observation
 from services.outcomes.rules.risk import AtRisk
 from services.outcomes.rules.scoring import Scored
 from services.outcomes.setting import Setting
-from shared.fhir.codes import EXT_POLICY, ID_SCORE, PRESCRIBER_REVIEW, VISIT_DOSING
-from shared.fhir.dates import interval
+from shared.fhir.codes import EXT_POLICY, ID_SCORE, PRESCRIBER_REVIEW
 from shared.fhir.json import Resource
-from shared.fhir.kap import effective_start, patient_of
+from shared.fhir.kap import patient_of
 from shared.fhir.raised import identifier, task
 from shared.runtime.derived import keep_origin
 from shared.runtime.raising import content_of, find, own_work, raise_once
@@ -154,30 +154,6 @@ async def judge_all(patient: str, record: Record, setting: Setting) -> None:
     """Say it of the scores of every instrument: a visit or a dose moved what is their baseline."""
     for name, instrument in setting.instruments.items():
         await judge_changes(patient, name, instrument, record, setting)
-
-
-async def courses_of(patient: str, record: Record, setting: Setting) -> list[Series]:
-    """Return the patient's courses of treatment: of each, when its first dose was given and its last visit ended.
-
-    A dosing visit in which no dose is known to have been given (held at the gate, not begun) is no part of any.
-    """
-    spans: dict[str, list[tuple[datetime, datetime]]] = {}
-    dosing = {"subject": f"Patient/{patient}", "type": VISIT_DOSING.token(), "status": "in-progress,onleave,finished"}
-    for visit in await record.search("Encounter", dosing):
-        period = visit.get("period", {})
-        start = await _first_dose(str(visit["id"]), record, setting)
-        if start is None:
-            continue
-        end = interval(period["end"])[0] if "end" in period else start
-        course = next((one.get("reference", "") for one in visit.get("episodeOfCare", [])), "")
-        spans.setdefault(course, []).append((start, end))
-    return [Series(min(start for start, _ in one), max(end for _, end in one)) for one in spans.values()]
-
-
-async def _first_dose(visit: str, record: Record, setting: Setting) -> datetime | None:
-    given = await record.search("MedicationAdministration", {"context": f"Encounter/{visit}"})
-    starts = [start for one in given if setting.is_dose(one) and (start := effective_start(one))]
-    return min(starts, default=None)
 
 
 async def _scores(patient: str, name: str, instrument: Instrument, record: Record) -> list[Resource]:

@@ -16,7 +16,7 @@ from shared.runtime.settings import Settings
 
 HOLDS = (
     *("Encounter", "EpisodeOfCare", "MedicationAdministration", "AdverseEvent", "QuestionnaireResponse"),
-    *("Patient", "Practitioner", "PractitionerRole", "Condition"),
+    *("Patient", "Practitioner", "PractitionerRole", "Condition", "Medication"),
 )
 
 

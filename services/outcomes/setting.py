@@ -12,15 +12,12 @@ from services.outcomes.rules.instruments import Instrument
 from services.outcomes.rules.measures import MeasuresPolicy
 from services.outcomes.rules.schedule import OutcomesPolicy
 from shared.fhir.cited import ValueSet
-from shared.fhir.json import Resource
-from shared.fhir.kap import drug_of
 from shared.runtime.escalation import Escalation
 from shared.runtime.policy import Policy, PolicyError
 
 Clock: TypeAlias = Callable[[], datetime]
 FOLDER = "instruments/"
 INSTRUMENTAL = frozenset(("response", "remission", "durability"))
-GIVEN = frozenset(("in-progress", "on-hold", "completed", "stopped"))
 
 
 def utc_now() -> datetime:
@@ -44,13 +41,6 @@ class Setting:
     def judging(self) -> Judging:
         """How scores are judged against their baseline."""
         return Judging(timedelta(days=self.policy.baseline.days), timedelta(days=self.policy.sustained.days))
-
-    def is_dose(self, given: Resource) -> bool:
-        """Tell whether a MedicationAdministration gave ketamine or esketamine, or may have: it does not say what."""
-        if given.get("status") not in GIVEN:
-            return False
-        concept = given.get("medicationCodeableConcept")
-        return concept is None or drug_of(concept, self.drugs) is not None
 
     @classmethod
     def of(cls, policy: Policy, clock: Clock = utc_now) -> Setting:

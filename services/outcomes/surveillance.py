@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from services.outcomes.doses import first_dose
 from services.outcomes.rules.schedule import due_watches
 from services.outcomes.setting import Setting
 from shared.fhir.codes import KAP, VISIT_DOSING, Code
@@ -24,14 +25,10 @@ def looked_back_to(now: datetime, setting: Setting) -> datetime:
 
 
 async def watch(patient: str, now: datetime, record: Record, setting: Setting) -> None:
-    """Raise the checks of long-term use that are due for a patient."""
-    sessions = sorted(
-        interval(visit["period"]["start"])[0]
-        for visit in await record.search(
-            "Encounter", {"subject": f"Patient/{patient}", "status": "finished", "type": VISIT_DOSING.token()}
-        )
-        if "start" in visit.get("period", {})
-    )
+    """Raise the checks of long-term use that are due for a patient. A visit without a dose is no session."""
+    dosing = {"subject": f"Patient/{patient}", "status": "finished", "type": VISIT_DOSING.token()}
+    found = [await first_dose(str(visit["id"]), record, setting) for visit in await record.search("Encounter", dosing)]
+    sessions = sorted(start for start in found if start is not None)
     watches = setting.policy.surveillance
     checked: dict[str, datetime] = {}
     for name, one in watches.items():

@@ -10,7 +10,7 @@ from shared.fhir.cited import is_coded
 from shared.fhir.codes import NDC, RXNORM, SNOMED
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, drug_of, id_in
-from shared.runtime.medications import substances_of
+from shared.runtime.medications import is_named, substances_of
 from shared.runtime.record import Record
 
 DRUG_SYSTEMS: Final = (RXNORM, NDC, SNOMED)
@@ -32,13 +32,7 @@ async def drug_at_worst(record: Record, dose: Resource, setting: Setting) -> tup
     drug = await gated_drug(record, dose, setting)
     if drug is not None:
         return drug, True
-    return (None, True) if is_named(await substances_of(record, dose), setting) else ("ketamine", False)
-
-
-def is_named(substances: Sequence[Resource], setting: Setting) -> bool:
-    """Tell whether a medication says what it is: in words, or by a code that the clinic's value sets know."""
-    said = [one.get("text") or any(coding.get("display") for coding in one.get("coding", [])) for one in substances]
-    return any(said) or any(known.holds(one) for known in setting.sets.values() for one in substances)
+    return (None, True) if is_named(await substances_of(record, dose), setting.sets) else ("ketamine", False)
 
 
 def is_unheard_of(substances: Sequence[Resource], setting: Setting) -> bool:

@@ -188,7 +188,9 @@ async def enrolment_of(record: Record, dose: Resource, visit: Resource | None, w
         places.extend((place, None if owner is None else await record.get("Organization", owner)))
     provider = id_in((visit or {}).get("serviceProvider"), "Organization")
     places.append(None if provider is None else await record.get("Organization", provider))
-    functions = [one.get("function") for one in dose.get("performer", [])]
+    staff = ("Practitioner", "PractitionerRole")
+    signed = [one for one in dose.get("performer", []) if any(id_in(one.get("actor"), type_) for type_ in staff)]
+    functions = [one.get("function") for one in signed]
     return Enrolment(
         site=any(_identified(place, ID_REMS_SITE, when) for place in places),
         patient=_identified(patient, ID_REMS_PATIENT, when),

@@ -6,10 +6,13 @@ nothing is taken from the clinic's stock: there the hand-out is what is booked.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from math import ceil, floor
 from typing import Final
 
+from services.sessions.dose import weight_of
 from services.sessions.drugs import drug_at_worst
 from services.sessions.rules.amounts import quantity_of
 from services.sessions.rules.claims import COUNTED, UNSURE
@@ -20,7 +23,7 @@ from services.sessions.steps import whole_of
 from shared.fhir.codes import BOOK_SUBSTANCE, ID_TASK, INVESTIGATE_SUBSTANCE, REVIEW, TAKE_INVENTORY
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, milligrams_in, moment, patient_of
+from shared.fhir.kap import effective_start, id_in, milligrams_in, moment, patient_of
 from shared.fhir.raised import identifier, task
 from shared.runtime.raising import OPEN_TASK, close_task, content_of, own_work, raise_once
 from shared.runtime.record import Record
@@ -40,17 +43,41 @@ def given_out(resource: Resource) -> bool:
     return status in (COUNTED if resource["resourceType"] == "MedicationAdministration" else HANDED_OUT)
 
 
-def micrograms_of(resource: Resource) -> int | None:
-    """Return how much a dose or a hand-out is, in micrograms; None: it is not said in mass."""
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much a dose or a hand-out is, in whole micrograms: the least and the most that its record means.
+
+    They differ where it is said by the patient's weight: what is drawn up is rounded.
+    """
+
+    least: int
+    most: int
+
+
+async def amount_of(record: Record, resource: Resource, setting: Setting) -> Amount | None:
+    """Return how much a dose or a hand-out is; None: it is not said in mass, nor by a weight that is known."""
     quantity = quantity_of(resource) if "dosage" in resource else resource.get("quantity")
-    milligrams = None if resource.get("status") == UNSURE else milligrams_in(quantity)
-    return None if milligrams is None else int(milligrams * UG_IN_MG)
+    if resource.get("status") == UNSURE or quantity is None:
+        return None
+    milligrams = milligrams_in(quantity)
+    if milligrams is not None:
+        exact = int(milligrams * UG_IN_MG)
+        return Amount(exact, exact)
+    when = effective_start(resource) or setting.clock()
+    weighed = milligrams_in(quantity, await weight_of(record, patient_of(resource), when, setting))
+    if weighed is None:
+        return None
+    share = setting.dosing.rounding.share
+    return Amount(floor(weighed * UG_IN_MG * (1 - share)), ceil(weighed * UG_IN_MG * (1 + share)))
 
 
 async def guard_booking(change: Change, record: Record, setting: Setting) -> None:
     """Set the Task to book a dose or a hand-out of a controlled substance, and keep it as the ledger stands."""
     after = change.after
-    if after is None or (await drug_at_worst(record, after, setting))[0] is None:
+    if after is None:
+        return
+    if (await drug_at_worst(record, after, setting))[0] is None:
+        await book_nothing(record, {**after, "id": change.id}, setting)
         return
     if change.type == "MedicationAdministration" and await whole_of(record, after, setting) is not None:
         return
@@ -76,15 +103,16 @@ async def settle(record: Record, resource: Resource, setting: Setting) -> None:
         if booked:
             await investigate(record, f"unused:{reference}", f"{out}, which was not given", now)
         return
-    wanted = micrograms_of(resource)
-    if booked > 0 and (wanted is None or booked >= wanted):
+    wanted = await amount_of(record, resource, setting)
+    if booked > 0 and (wanted is None or booked >= wanted.least):
         await close_task(record, name, now, why="The ledger holds it.")
-        if wanted is None or booked > wanted:
-            said = "of which it is not known how much was given" if wanted is None else f"of which {wanted} were given"
+        if wanted is None or booked > wanted.most:
+            unknown = "of which it is not known how much was given"
+            said = unknown if wanted is None else f"of which {wanted.most} were given"
             await investigate(record, f"differs:{reference}:{booked}", f"{out}, {said}", now)
         return
     due = now + timedelta(minutes=setting.substances.book.minutes)
-    amount = "what was given" if wanted is None else f"{(wanted - booked) / UG_IN_MG:f} mg"
+    amount = "what was given" if wanted is None else f"{((wanted.least + wanted.most) // 2 - booked) / UG_IN_MG:f} mg"
     made = task(
         ("book", reference),
         patient=str(patient_of(resource)),
@@ -96,6 +124,16 @@ async def settle(record: Record, resource: Resource, setting: Setting) -> None:
         due=due,
     )
     await raise_once(record, made, reopen=True)
+
+
+async def book_nothing(record: Record, resource: Resource, setting: Setting) -> None:
+    """Close the Task of what was taken for ketamine and is another drug; what was booked out for it is investigated."""
+    now, reference = setting.clock(), f"{resource['resourceType']}/{resource['id']}"
+    await close_task(record, identifier(ID_TASK, "book", reference), now, status="cancelled", why="It is another drug.")
+    booked = -sum(one.entry.change_ug for one in await Substances(record.transaction).entries(administration=reference))
+    if booked:
+        said = f"{booked} micrograms booked out for {reference}, which is another drug"
+        await investigate(record, f"other-drug:{reference}", said, now)
 
 
 async def _ask_why(change: Change, patient: str, visit: str | None, record: Record, setting: Setting) -> None:

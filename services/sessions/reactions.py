@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from services.sessions.dose import judge_given
+from services.sessions.drugs import drug_at_worst
 from services.sessions.events import guard_event
 from services.sessions.leaving import integration_is_booked
+from services.sessions.ledger import book_nothing
 from services.sessions.rules.visits import COMING, OFF, is_kap_visit, planned_visit
 from services.sessions.setting import Setting
-from services.sessions.watching import close_due
+from services.sessions.watching import close_due, keep_watch
 from shared.events.envelope import Event
 from shared.fhir.codes import ID_ENCOUNTER
 from shared.fhir.dates import interval
@@ -37,6 +39,7 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             stored = await record.stored("MedicationAdministration", dose["id"])
             if stored is not None and stored.origin == record.service.name:
                 await judge_given(dose, record, setting)
+                await _is_other_drug(dose, record, setting)
 
     async def scored(event: Event, resource: Resource, record: Record) -> None:
         """Close what was due at a bedside with a score that outcomes made of a questionnaire there."""
@@ -63,6 +66,13 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         "Medication": (medication_known,),
         "Observation": (scored,),
     }
+
+
+async def _is_other_drug(dose: Resource, record: Record, setting: Setting) -> None:
+    """Watch, and have booked, no longer what was taken for ketamine and is known now as another drug."""
+    if await drug_at_worst(record, dose, setting) == (None, True):
+        await keep_watch(Change("update", "MedicationAdministration", str(dose["id"]), None, dose), record, setting)
+        await book_nothing(record, dose, setting)
 
 
 async def _booked(event: Event, resource: Resource, record: Record) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+from shared.fhir.cited import ValueSet
 from shared.fhir.json import Resource
 
 
@@ -59,6 +60,12 @@ async def _ingredients(
         further = await _ingredients(record, item, held, deep - 1) if item else []
         found.extend([*named, *further] or [{}])
     return found
+
+
+def is_named(substances: Sequence[Resource], sets: Mapping[str, ValueSet]) -> bool:
+    """Tell whether a medication says what it is: in words, or by a code that the clinic's value sets know."""
+    said = [one.get("text") or any(coding.get("display") for coding in one.get("coding", [])) for one in substances]
+    return any(said) or any(known.holds(one) for known in sets.values() for one in substances)
 
 
 def _display(reference: Resource | None) -> Resource | None:

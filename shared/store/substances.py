@@ -154,6 +154,18 @@ class Substances:
             )
         return at if later is None else min(at, int(later))
 
+    async def expires(self, vial: Vial) -> date | None:
+        """Return the last day on which a vial may be used, full or empty; None: nobody said."""
+        with translated():
+            said = await self._connection.fetchval(
+                "SELECT max(expires) FROM substance_event WHERE tenant = $1 AND ndc = $2 AND lot = $3 AND vial = $4",
+                self._tenant,
+                vial.ndc,
+                vial.lot,
+                vial.vial,
+            )
+        return said if isinstance(said, date) else None
+
     async def entries(
         self, *, since: datetime | None = None, until: datetime | None = None, administration: str | None = None
     ) -> Sequence[Booked]:

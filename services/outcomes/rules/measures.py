@@ -40,7 +40,7 @@ _PLACES: Final = Decimal("0.001")
 
 
 class SmallCells(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number of 1 or more below `below` is not shown."""
+    """A number that 1 or more patients, but fewer than `below`, stand behind is not shown."""
 
     below: int
 
@@ -153,9 +153,10 @@ def definition(name: str, measure: Measured, version: str) -> Resource:
 
 
 def cell_of(name: str, cases: Sequence[Case], below: int) -> Cell:
-    """Count; what few stand behind, on either side, is not shown: with the one the other would be known."""
+    """Count; what few patients stand behind, on either side, is not shown: with the one the other would be known."""
     numerator, denominator = sum(case.counts for case in cases), len(cases)
-    small = any(0 < count < below for count in (numerator, denominator - numerator, denominator))
+    sides = ([case for case in cases if case.counts], [case for case in cases if not case.counts], cases)
+    small = any(0 < len({case.patient for case in side}) < below for side in sides)
     return Cell(name, None, None) if small else Cell(name, numerator, denominator)
 
 

@@ -14,7 +14,7 @@ from services.outcomes.rules.risk import Elsewhere
 from services.outcomes.rules.scoring import COUNTED
 from shared.fhir.cited import Cited
 from shared.fhir.codes import ID_TASK, KAP, Code
-from shared.fhir.dates import MAX_INSTANT, interval
+from shared.fhir.dates import MAX_INSTANT, interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, id_in, moment
 from shared.fhir.raised import identifier
@@ -24,6 +24,8 @@ Anchor: TypeAlias = Literal["course", "arrival", "dose", "dosing", "integration"
 given; a dosing visit ended; an integration visit ended; the course is followed up, or finished; its last dose."""
 
 OVERDUE: Final = Code(KAP, "overdue", "Overdue")
+GROUNDLESS: Final = "What called for it is not true:"
+"""How the reason of a Task begins that was cancelled with what had called for it."""
 MISSED: Final = Code(KAP, "missed", "Not answered in time")
 
 
@@ -38,6 +40,7 @@ class Expected(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
         unless_within_days: not asked where it was answered, or is asked already, in so many days around the due time;
             None: as the instrument's `within_days` says.
         by: who answers it.
+        over_later: asked though it is due again later within those days: the later one is put off until they are over.
 
     """
 
@@ -49,6 +52,7 @@ class Expected(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     days: int = 0
     unless_within_days: int | None = None
     by: Literal["patient", "clinician"] = "patient"
+    over_later: bool = False
 
     @property
     def delay(self) -> timedelta:
@@ -130,6 +134,25 @@ def is_burden(
         if one.get("status") == "requested" and any(_asks(one, canonical) for canonical in instrument.canonicals)
     )
     return any(abs(due - when) < within for when in (*answered, *asked))
+
+
+def gives_way(task: Resource, due: datetime, within: timedelta, instrument: Instrument) -> bool:
+    """Tell whether a Task asks for the instrument later than `due`, less than `within` away, and is open."""
+    asked = any(_asks(task, canonical) for canonical in instrument.canonicals)
+    return asked and task.get("status") == "requested" and due < _due(task) < due + within
+
+
+def put_off(task: Resource, until: datetime, now: datetime) -> Resource:
+    """Return a Task as due at a later time."""
+    when = zulu(until)
+    limits = {**task.get("restriction", {}), "period": {"end": when}}
+    return {**task, "restriction": limits, "executionPeriod": {"start": when}, "lastModified": zulu(now)}
+
+
+def is_groundless(task: Resource) -> bool:
+    """Tell whether a Task was cancelled since what had called for it was not true, and not by a person."""
+    why = str(task.get("statusReason", {}).get("text", ""))
+    return task["status"] == "cancelled" and why.startswith(GROUNDLESS)
 
 
 def _canonical(questionnaire: str | None) -> str:

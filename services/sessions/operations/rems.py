@@ -179,6 +179,7 @@ async def _answers(
     named = (patient.get("name") or [{}])[0]
     lots = [one for one in [await lot_of(record, given.resource) for given in doses] if one]
     near = timedelta(minutes=setting.monitoring.after.minutes)
+    leaving = timedelta(minutes=setting.discharge.age.minutes)
     found: dict[str, Any] = {
         "patient-name": " ".join([*named.get("given", []), named.get("family", "")]).strip() or None,
         "birth-date": patient.get("birthDate"),
@@ -193,7 +194,7 @@ async def _answers(
         "monitoring-minutes": minutes_watched(session, MINUTE),
         "benzodiazepine": None if asked is None else asked.answers.get("benzodiazepine"),
         "serious-event": True if serious else None,
-        **pressures(session, near, timedelta(minutes=setting.rems.pressure_at.minutes)),
+        **pressures(session, near, timedelta(minutes=setting.rems.pressure_at.minutes), leaving),
     }
     return {link: answer for link, answer in found.items() if answer is not None}
 

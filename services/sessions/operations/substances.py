@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from services.sessions.drugs import gated_drug
-from services.sessions.ledger import UG_IN_MG, given_out, investigate, micrograms_of, settle
+from services.sessions.ledger import UG_IN_MG, Amount, amount_of, given_out, investigate, settle
 from services.sessions.names import address_of, name_of
 from services.sessions.operations.parameters import moment_in
 from services.sessions.rules.substances import KINDS, OUT, RECORDS, WITNESSED, against, lacking, micrograms, product_of
 from services.sessions.setting import Setting
+from services.sessions.signing import require_known, signed_by
 from shared.fhir.codes import UCUM
-from shared.fhir.dates import MIN_INSTANT, zulu
+from shared.fhir.dates import MIN_INSTANT, interval, zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import milligrams_in, patient_of
 from shared.fhir.outcome import BadRequest, Unprocessable
@@ -38,6 +39,9 @@ _FORMS: Final = {
     "start": "valueDateTime",
     "end": "valueDateTime",
 }
+
+_WORDS: Final = ("valueCode", "valueDate", "valueDateTime")
+"""Forms that are taken as a valueString, too."""
 
 
 def substance_operations(setting: Setting) -> tuple[Operation, ...]:
@@ -102,15 +106,39 @@ def _parameters(call: OperationCall) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for parameter in call.parameters.get("parameter", []):
         name = parameter.get("name")
-        value = parameter.get(_FORMS.get(name, ""), parameter.get("valueString"))
-        if name not in _FORMS or value is None:
+        form = _FORMS.get(name, "")
+        value = parameter.get(form, parameter.get("valueString") if form in _WORDS else None)
+        if name not in _FORMS or value is None or not _is_of(form, value):
             said = ", ".join(f"{one} ({form})" for one, form in _FORMS.items())
             raise BadRequest(
-                f"${call.name} does not understand the parameter '{name}'. There are: {said}.",
+                f"${call.name} does not understand the parameter '{name}'. There are: {said}. A Reference says "
+                "`reference`, a Quantity `value`.",
                 expression=["Parameters.parameter"],
             )
         given[name] = value
     return given
+
+
+def _is_of(form: str, value: Any) -> bool:
+    """Tell whether a value is of its form, as far as it is read here."""
+    if form == "valueReference":
+        return isinstance(value, dict) and bool(id_of(value))
+    return isinstance(value, dict) if form == "valueQuantity" else isinstance(value, str)
+
+
+def id_of(reference: dict[str, Any]) -> str:
+    """Return what a Reference says literally; empty where it has only a display or an identifier."""
+    said = reference.get("reference")
+    return said if isinstance(said, str) else ""
+
+
+def _last_day(expires: Any) -> date:
+    """Return the last day of a FHIR date: of a month or a year, its last."""
+    try:
+        end = interval(str(expires))[1]
+    except ValueError as error:
+        raise BadRequest(f"expires: {error}.", expression=["Parameters.parameter"]) from None
+    return (end - timedelta(microseconds=1)).date()
 
 
 def _time(given: dict[str, Any], name: str, now: datetime) -> datetime:
@@ -135,8 +163,10 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
     await ledger.hold(vial)
     held, amount = await ledger.balance(vial, occurred), _amount(kind, given)
     change = {"open": 0, "count": amount - (held or 0)}.get(kind, -amount if kind in OUT else amount)
-    performer = str(given["performer"]["reference"])
-    witness = None if "witness" not in given else str(given["witness"]["reference"])
+    performer = await signed_by(record, given["performer"], "the performer")
+    witness = None if "witness" not in given else await signed_by(record, given["witness"], "the witness")
+    if witness is not None:
+        await require_known(record, witness)
     least = await ledger.least(vial, occurred)
     received = await ledger.balance(vial) is not None
     issues = list(against(kind, change, least, received=received, performer=performer, witness=witness))
@@ -144,7 +174,7 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
         raise Unprocessable(issues)
     dose = await _given_out(given, record, setting) if kind == "administer" else None
     if dose is not None:
-        await _require_new(ledger, vial, dose, amount)
+        await _require_new(ledger, vial, dose, amount, await amount_of(record, dose, setting))
     booked = await ledger.book(
         Entry(
             kind=kind,
@@ -160,7 +190,7 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
             patient=None if dose is None else f"Patient/{patient_of(dose)}",
             form41=given.get("form41"),
             note=given.get("note"),
-            expires=None if "expires" not in given else date.fromisoformat(str(given["expires"])),
+            expires=None if "expires" not in given else _last_day(given["expires"]),
         )
     )
     if kind == "count" and change != 0:
@@ -172,12 +202,12 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
     return {"resourceType": "Parameters", "parameter": [_told(booked)]}
 
 
-async def _require_new(ledger: Substances, vial: Vial, dose: Resource, amount: int) -> None:
+async def _require_new(ledger: Substances, vial: Vial, dose: Resource, amount: int, given: Amount | None) -> None:
     """Refuse to book the same again: out of a vial that a dose was booked out of, no more than was given."""
-    reference, given = f"{dose['resourceType']}/{dose['id']}", micrograms_of(dose)
+    reference = f"{dose['resourceType']}/{dose['id']}"
     booked = await ledger.entries(administration=reference)
     total = amount - sum(one.entry.change_ug for one in booked)
-    if any(one.entry.of == vial for one in booked) and (given is None or total > given):
+    if any(one.entry.of == vial for one in booked) and (given is None or total > given.most):
         raise Unprocessable(
             f"Not booked: {reference} is booked out of this vial already, and with this entry it would be more than "
             "was given. Correct the dose first where more was given; what was spilt is wasted (kind waste).",
@@ -189,8 +219,8 @@ async def _require_new(ledger: Substances, vial: Vial, dose: Resource, amount: i
 
 
 async def _is_expired(ledger: Substances, vial: Vial, when: datetime) -> bool:
-    held = [one for one in await ledger.stock(when) if one.of == vial]
-    return any(one.expires is not None and one.expires < when.date() for one in held)
+    last = await ledger.expires(vial)
+    return last is not None and last < when.date()
 
 
 def _amount(kind: str, given: dict[str, Any]) -> int:

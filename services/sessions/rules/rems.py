@@ -71,8 +71,11 @@ class Session:
     readings: Sequence[Reading]
 
 
-def pressures(session: Session, near: timedelta, at: timedelta) -> dict[str, Decimal]:
-    """Return the blood pressures before, about `at` after the first device (within `near`), and at the end."""
+def pressures(session: Session, near: timedelta, at: timedelta, leaving: timedelta) -> dict[str, Decimal]:
+    """Return the blood pressures before, about `at` after the first device (within `near`), and before completion.
+
+    Before completion is not longer before the end than `leaving`, and not known while the session goes on.
+    """
     found: dict[str, Decimal] = {}
     for name, code in (("systolic", SYSTOLIC.code), ("diastolic", DIASTOLIC.code)):
         charted = sorted(
@@ -83,7 +86,8 @@ def pressures(session: Session, near: timedelta, at: timedelta) -> dict[str, Dec
         )
         before = [value for when, value in charted if when <= session.first]
         middle = [(abs(when - session.first - at), value) for when, value in charted if when > session.first]
-        after = [value for when, value in charted if when > session.first]
+        end = session.end or session.first
+        after = [value for when, value in charted if when > session.first and end - leaving <= when <= end]
         if before:
             found[f"{name}-before"] = before[-1]
         if middle and min(middle)[0] <= near:

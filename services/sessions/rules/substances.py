@@ -97,8 +97,8 @@ def against(
         least: what the vial held at the time of the entry, or at any time after it, at the least; None: it had not come
             in by then.
         received: whether it has ever come in.
-        performer: who does it.
-        witness: who signs beside him.
+        performer: the person who does it.
+        witness: the person who signs beside him.
 
     """
     if kind == "receive" and received:

@@ -21,7 +21,7 @@ from shared.runtime.record import open_record
 from shared.runtime.service import OperationCall
 from shared.runtime.timers import run_once
 from tests.integration.services.course import ACCESS, START
-from tests.integration.services.test_outcomes_schedule import dose, heard, phq9, tick, visit
+from tests.integration.services.test_outcomes_schedule import dose, heard, phq9, tick, visit, with_lot
 
 YEAR = {"periodStart": "2026", "periodEnd": "2027"}
 RESPONSE = "https://kap-exchange.org/fhir/Measure/phq-9-response"
@@ -214,6 +214,28 @@ async def test_adverse_events_are_of_the_visits_and_the_rems_form_of_those_of_es
     assert {"reference": "AdverseEvent/e1"} in events["evaluatedResource"]
     rems = await call(outcomes, "evaluate-measure", measure=f"{base}rems-timeliness", reportType="subject-list")
     assert counts(rems) == {"denominator": 3, "numerator": 1}
+
+
+async def test_a_rems_form_is_looked_for_whichever_way_the_dose_names_its_drug(outcomes):
+    spray = codes.Code(codes.RXNORM, "2119365")
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", with_lot(dose("m1", "v1", 5), spray))
+    await heard(outcomes, "sessions", visit("v1", "finished"), 2)
+    await heard(outcomes, "sessions", visit("v2", "in-progress"))
+    await heard(outcomes, "sessions", with_lot(dose("m2", "v2", 5), codes.KETAMINE))
+    await heard(outcomes, "sessions", visit("v2", "finished"), 2)
+    measure = "https://kap-exchange.org/fhir/Measure/rems-timeliness"
+    rems = await call(outcomes, "evaluate-measure", measure=measure, reportType="subject-list")
+    assert counts(rems) == {"denominator": 1, "numerator": 0}
+
+
+async def test_visits_of_one_patient_are_few_however_many_they_are(outcomes):
+    for number in range(12):
+        await heard(outcomes, "sessions", dose(f"m{number}", f"v{number}", 5 + number * 1440))
+        await heard(outcomes, "sessions", visit(f"v{number}", "finished", number))
+    measure = "https://kap-exchange.org/fhir/Measure/adverse-events"
+    made = await call(outcomes, "evaluate-measure", measure=measure, reportType="summary")
+    assert counts(made) == {"denominator": None, "numerator": None}
 
 
 async def test_completion_counts_what_was_answered_of_what_was_due(bench, outcomes):

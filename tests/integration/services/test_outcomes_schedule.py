@@ -73,6 +73,19 @@ def dose(id_, of, minutes, drug=codes.KETAMINE):
     }
 
 
+def with_lot(given, product):
+    """The dose as $start-dose writes it with a lot: its product is inside, and referred to."""
+    inside = {"resourceType": "Medication", "id": "product", "code": product.concept(), "batch": {"lotNumber": "L1"}}
+    rest = {key: value for key, value in given.items() if key != "medicationCodeableConcept"}
+    return {**rest, "contained": [inside], "medicationReference": {"reference": "#product"}}
+
+
+async def dosed_on(outcomes, name, day):
+    """A finished session with its dose."""
+    await heard(outcomes, "sessions", dose(f"m-{name}", name, 5 + day * 24 * 60))
+    await heard(outcomes, "sessions", visit(name, "finished", day=day))
+
+
 def course(stage, status="active"):
     inner = [{"url": "stage", "valueCode": stage}, {"url": "period", "valuePeriod": {"start": zulu(START)}}]
     return {
@@ -153,6 +166,110 @@ async def test_the_first_dose_of_a_visit_expects_the_cadss6_an_hour_later_and_a_
     await heard(outcomes, "sessions", dose("m1", "v1", 10))
     await heard(outcomes, "sessions", dose("m2", "v1", 40))
     assert [one for one in await asked(outcomes) if one not in before] == [("cadss-6", timedelta(minutes=70))]
+
+
+ONDANSETRON = codes.Code(codes.RXNORM, "26225", "ondansetron")
+
+
+@pytest.mark.parametrize(("product", "expects"), [(ONDANSETRON, False), (codes.KETAMINE, True)])
+async def test_a_drug_that_is_given_with_its_lot_is_what_its_product_says(outcomes, product, expects):
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", with_lot(dose("m1", "v1", 10), product))
+    assert ("cadss-6" in {name for name, _ in await asked(outcomes)}) is expects
+
+
+async def test_a_drug_that_nobody_can_name_counts_as_ketamine_until_it_is_known_as_another(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    named = {key: value for key, value in dose("m1", "v1", 10).items() if key != "medicationCodeableConcept"}
+    await heard(outcomes, "sessions", {**named, "medicationReference": {"reference": "Medication/p"}})
+    assert "cadss-6" in {name for name, _ in await asked(outcomes, status="requested")}
+    await heard(outcomes, "intake", {"resourceType": "Medication", "id": "p", "code": ONDANSETRON.concept()})
+    assert "cadss-6" not in {name for name, _ in await asked(outcomes, status="requested")}
+
+
+async def test_a_dose_of_which_nobody_knows_whether_it_was_given_counts(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", {**dose("m1", "v1", 10), "status": "unknown"})
+    assert "cadss-6" in {name for name, _ in await asked(outcomes)}
+
+
+@pytest.mark.parametrize("status", ["entered-in-error", "not-done"])
+async def test_a_dose_that_never_was_is_none_for_scores_and_schedule_and_one_charted_again_is(outcomes, status):
+    await outcomes.create(phq9(-3, 20))
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", dose("m1", "v1", 10))
+    await outcomes.create(phq9(3, 9))
+    at = zulu(START + timedelta(days=3))
+    assert "response" in said((await scores(outcomes))[at])
+    await heard(outcomes, "sessions", {**dose("m1", "v1", 10), "status": status}, 2)
+    assert "response" not in said((await scores(outcomes))[at])
+    assert await standing(outcomes, "v1-dose", "dose-cadss-6") == ("cancelled", [])
+    await heard(outcomes, "sessions", dose("m2", "v1", 25))
+    assert "response" in said((await scores(outcomes))[at])
+    assert ("cadss-6", timedelta(minutes=85)) in await asked(outcomes, status="requested")
+
+
+async def test_where_the_first_of_two_doses_is_in_error_the_rating_is_due_after_the_other(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", dose("m1", "v1", 10))
+    await heard(outcomes, "sessions", dose("m2", "v1", 40))
+    await heard(outcomes, "sessions", {**dose("m1", "v1", 10), "status": "entered-in-error"}, 2)
+    assert ("cadss-6", timedelta(minutes=100)) in await asked(outcomes, status="requested")
+
+
+async def test_what_a_person_cancelled_is_not_expected_again_by_the_next_news(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", dose("m1", "v1", 10))
+    (task,) = await outcomes.search("Task", identifier=f"{codes.ID_TASK}|expect:v1-dose:dose-cadss-6")
+    await outcomes.update({**task, "status": "cancelled", "statusReason": {"text": "Refused."}})
+    await heard(outcomes, "sessions", dose("m1", "v1", 10), 2)
+    assert await standing(outcomes, "v1-dose", "dose-cadss-6") == ("cancelled", [])
+
+
+@pytest.mark.parametrize(
+    "second",
+    [[], [{"reference": "https://kap.example/fhir/EpisodeOfCare/course"}], [{"reference": "EpisodeOfCare/course"}]],
+    ids=["no course", "an absolute reference", "the same"],
+)
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_visit_of_the_course_that_runs_is_of_it_however_it_names_it(outcomes, second, known):
+    if known:
+        await heard(outcomes, "intake", {**course("dosing"), "period": {"start": zulu(START - timedelta(days=9))}})
+    await outcomes.create(phq9(-3, 20))
+    for name, day, named, total in (("v0", 0, [{"reference": "EpisodeOfCare/course"}], 12), ("v1", 7, second, 9)):
+        held = {**visit(name, "finished", day=day), "episodeOfCare": named}
+        await heard(outcomes, "sessions", {key: value for key, value in held.items() if value})
+        await heard(outcomes, "sessions", dose(f"m-{name}", name, 10 + day * 24 * 60))
+        await outcomes.create(phq9(day + 3, total))
+    assert "response" in said((await scores(outcomes))[zulu(START + timedelta(days=10))])
+
+
+@pytest.mark.parametrize(("day", "is_asked"), [(6, False), (7, True), (10, True)])
+async def test_a_phq9_before_the_dose_is_asked_where_the_last_is_a_week_old_and_the_next_is_put_off(
+    outcomes, day, is_asked
+):
+    await outcomes.create(phq9(0, 12))
+    await dosed_on(outcomes, "v0", 0)
+    await heard(outcomes, "sessions", visit("v1", "in-progress", day=day))
+    due = sorted(when for name, when in await asked(outcomes, status="requested") if name == "phq-9")
+    planned = timedelta(days=14, hours=3)
+    if is_asked:
+        assert due == [timedelta(days=day), max(planned, timedelta(days=day + 7))]
+    else:
+        assert due == [planned]
+
+
+async def test_a_session_that_was_held_at_the_gate_is_no_session_for_long_term_use(bench, outcomes):
+    await heard(outcomes, "intake", patient())
+    await heard(outcomes, "sessions", visit("v0", "finished", day=0))
+    await dosed_on(outcomes, "v1", 1)
+    for number in range(2, 8):
+        await heard(outcomes, "sessions", visit(f"v{number}", "finished", day=number))
+    await tick(bench, outcomes, "surveillance")
+    for name in ("review-spacing", "review-craving", "review-bladder"):
+        assert await outcomes.search("Task", patient="ada", code=Code(KAP, name).token()) == []
+    await dosed_on(outcomes, "v9", 2)
+    assert len(await outcomes.search("Task", patient="ada", code=Code(KAP, "review-spacing").token())) == 1
 
 
 async def test_an_integration_expects_the_screener_and_a_cancelled_visit_nothing(outcomes):
@@ -436,7 +553,7 @@ async def test_partial_answers_are_kept_without_a_score_until_they_are_finished(
 async def test_sessions_that_add_up_raise_the_checks_of_long_term_use_once_until_they_are_done(bench, outcomes):
     await heard(outcomes, "intake", patient())
     for number in range(6):
-        await heard(outcomes, "sessions", visit(f"v{number}", "finished", day=-7 * (number + 1)))
+        await dosed_on(outcomes, f"v{number}", -7 * (number + 1))
     for _ in range(2):
         await tick(bench, outcomes, "surveillance")
     raised = {
@@ -461,7 +578,7 @@ async def test_a_session_that_ended_is_looked_at_with_its_event_and_the_timer_re
 ):
     await heard(outcomes, "intake", patient())
     for number in range(6):
-        await heard(outcomes, "sessions", visit(f"v{number}", "finished", day=-30 * (number + 1)))
+        await dosed_on(outcomes, f"v{number}", -30 * (number + 1))
     assert len(await outcomes.search("Task", patient="ada", code=f"{KAP}|review-bladder")) == 1
     asked = []
     plain = Record.get
@@ -473,7 +590,7 @@ async def test_a_session_that_ended_is_looked_at_with_its_event_and_the_timer_re
     monkeypatch.setattr(Record, "get", noted)
     await tick(bench, outcomes, "surveillance")
     assert ("Patient", "ada") not in asked
-    await heard(outcomes, "sessions", visit("v9", "finished", day=-14))
+    await dosed_on(outcomes, "v9", -14)
     await tick(bench, outcomes, "surveillance")
     assert ("Patient", "ada") in asked
 

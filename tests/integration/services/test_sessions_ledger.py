@@ -52,6 +52,69 @@ async def test_a_dose_that_nobody_books_is_investigated_once_after_its_time(beds
     assert "the ledger does not hold it" in asked["description"]
 
 
+async def test_a_drug_that_is_known_only_later_as_another_is_not_watched_and_not_booked(bedside):
+    await bedside.chart()
+    unnamed = {key: value for key, value in bedside.dose(4, "completed").items() if key != "medicationCodeableConcept"}
+    await bedside.sessions.create({**unnamed, "medicationReference": {"reference": "Medication/m"}})
+    watched = await bedside.sessions.search("Task", code=codes.VITALS_DUE.token(), status="requested")
+    assert watched
+    assert [one["status"] for one in await bookings(bedside)] == ["requested"]
+    ondansetron = codes.Code(codes.RXNORM, "26225", "Ondansetron").concept()
+    await bedside.tell("intake", {"resourceType": "Medication", "id": "m", "code": ondansetron})
+    assert await bedside.sessions.search("Task", code=codes.VITALS_DUE.token(), status="requested") == []
+    assert [one["status"] for one in await bookings(bedside)] == ["cancelled"]
+    await pass_time(bedside, 90)
+    assert await investigations(bedside) == []
+
+
+async def test_a_dose_that_is_corrected_to_another_drug_is_not_booked_and_what_was_booked_is_investigated(bedside):
+    reference = await given_dose(bedside)
+    await book(bedside, "receive", 70)
+    await book(bedside, "administer", 30, administration=reference)
+    held = await bedside.sessions.get(*reference.split("/"))
+    held.pop("request")  # of ketamine, too
+    await bedside.sessions.update({**held, "status": "completed", "medicationCodeableConcept": {"text": "ondansetron"}})
+    assert [one["status"] for one in await bookings(bedside)] == ["cancelled"]
+    (asked,) = await investigations(bedside)
+    assert "another drug" in asked["description"]
+
+
+@pytest.mark.parametrize(
+    ("booked", "status", "differs"),
+    [
+        (66.499, "requested", False),
+        (66.5, "completed", False),
+        (70, "completed", False),
+        (73.5, "completed", False),
+        (73.501, "completed", True),
+    ],
+)
+async def test_a_dose_by_weight_is_booked_as_it_was_drawn_up(bedside, booked, status, differs):
+    """1 mg/kg of 70 kg, within the 5 % to which what is drawn up is rounded (policies/dosing.yaml)."""
+    await bedside.chart()
+    dose = bedside.dose(0)
+    dose["dosage"]["dose"] = milligrams(1, "mg/kg")
+    given = await bedside.sessions.create({**dose, "status": "completed"})
+    await book(bedside, "receive", 100)
+    await book(bedside, "administer", booked, administration=f"MedicationAdministration/{given['id']}")
+    assert [one["status"] for one in await bookings(bedside)] == [status]
+    assert bool(await investigations(bedside)) is differs
+
+
+async def test_a_dose_by_a_weight_that_nobody_knows_is_of_an_unknown_amount(bedside):
+    await bedside.chart()
+    dose = bedside.dose(0)
+    dose["dosage"]["dose"] = milligrams(1, "mg/kg")
+    bedside.clock.forward(days=40)
+    given = await bedside.sessions.create(
+        {**dose, "status": "completed", "effectivePeriod": bedside.dose()["effectivePeriod"]}
+    )
+    await book(bedside, "receive", 100)
+    await book(bedside, "administer", 70, administration=f"MedicationAdministration/{given['id']}")
+    (asked,) = await investigations(bedside)
+    assert "not known how much" in asked["description"]
+
+
 async def test_a_rescue_drug_is_not_booked(bedside):
     other = {**bedside.dose(4, "completed"), "medicationCodeableConcept": {"text": "ondansetron"}}
     await bedside.sessions.create(other)

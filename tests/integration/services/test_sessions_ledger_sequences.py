@@ -22,7 +22,7 @@ from shared.fhir.outcome import Unprocessable
 from shared.runtime.policy import load_policy
 from tests.integration.services.bedside import Bedside
 from tests.integration.services.course import START, Bench, Clock
-from tests.integration.services.test_sessions_substances import book, call
+from tests.integration.services.test_sessions_substances import book, call, known
 
 NDC = "0409-2051-05"
 WITNESSED = {"waste", "destroy", "adjust"}
@@ -161,6 +161,7 @@ def campaign(make_database: Any, examples: int, *, same: bool = False) -> None:
         def run(steps: list[Any]) -> None:
             at = Bedside(opened, clock, who={"resourceType": "Patient", "id": f"p{next(number)}"})
             loop.run_until_complete(emptied(at))
+            loop.run_until_complete(known(at, "nurse", "other"))
             loop.run_until_complete(play(at, steps, seen))
 
         run()

@@ -57,10 +57,10 @@ async def fill(at):
 async def test_the_form_is_filled_from_the_session_and_what_is_missing_is_named(session):
     form, answers, lacking, task = await fill(session)
     assert form["status"] == "in-progress"
-    assert lacking == LEFT_TO_A_PERSON | {"monitoring-minutes"}
+    assert lacking == LEFT_TO_A_PERSON | {"monitoring-minutes", "systolic-end", "diastolic-end"}
     assert answers["patient-name"] == "Ada Moss"
     assert (answers["dose-mg"], answers["lot"], answers["first-treatment"]) == (56, "LOT-9", True)
-    assert (answers["systolic-before"], answers["systolic-40"], answers["systolic-end"]) == (118, 131, 121)
+    assert (answers["systolic-before"], answers["systolic-40"]) == (118, 131)
     assert task["restriction"]["period"]["end"] == "2026-11-29T09:10:00.000Z"
 
 
@@ -72,11 +72,32 @@ async def test_what_a_person_answered_stays_and_the_form_is_completed_once(sessi
     await session.sessions.update({**session.visit, "status": "finished", "period": end})
     form, answers, lacking, task = await fill(session)
     assert (form["status"], lacking) == ("completed", set())
-    assert answers["monitoring-minutes"] == 125
+    assert (answers["monitoring-minutes"], answers["systolic-end"], answers["diastolic-end"]) == (125, 121, 79)
     assert set(answers) == set(REQUIRED)
     assert task["id"] == first["id"]
     sent = await session.sessions.update({**task, "status": "completed", "note": [{"text": "By web, number 77"}]})
     assert sent["status"] == "completed"
+
+
+@pytest.mark.parametrize(("minutes", "known"), [(0, True), (30, True), (31, False)])
+async def test_a_pressure_before_completion_is_one_of_before_completion_and_is_missing_where_none_was_taken(
+    session, minutes, known
+):
+    session.clock.forward(minutes=minutes)
+    await finish(session)
+    _, answers, lacking, _ = await fill(session)
+    assert (answers.get("systolic-end"), "systolic-end" in lacking) == ((121, False) if known else (None, True))
+
+
+@pytest.mark.parametrize("actor", ["Patient/ada", "RelatedPerson/mother"])
+async def test_who_is_no_professional_is_no_witness_of_esketamine(session, actor):
+    witness = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/med-admin-perform-function"}]}
+    witness["coding"][0]["code"] = "witness"
+    dose = {**session.dose(28), "medicationCodeableConcept": SPRAY}
+    dose["performer"] = [{"function": witness, "actor": {"reference": actor}}]
+    with pytest.raises(Unprocessable) as refused:
+        await session.sessions.create(dose)
+    assert "G-REMS-WITNESS" in rules_of(refused)
 
 
 async def tasks(session, code):

@@ -38,7 +38,15 @@ async def call(bedside, name, **given):
         return await operation.handler(OperationCall(name, "SupplyDelivery", None, body), record)
 
 
+async def known(bedside, *people):
+    """Have sessions know these people."""
+    for one in people:
+        if f"Practitioner/{one}" not in bedside.versions:
+            await bedside.tell("intake", {"resourceType": "Practitioner", "id": one, "name": [{"family": one}]})
+
+
 async def book(bedside, kind, amount=None, **more):
+    await known(bedside, "nurse", "other")
     given = {"kind": kind, **VIAL, "performer": "Practitioner/nurse", **more}
     return await call(bedside, "substance-book", **(given if amount is None else {**given, "amount": amount}))
 
@@ -56,6 +64,78 @@ async def given_dose(bedside, amount=70):
 
 async def investigations(bedside):
     return await bedside.sessions.search("Task", code=codes.INVESTIGATE_SUBSTANCE.token())
+
+
+@pytest.mark.parametrize(
+    "witness",
+    [
+        "https://kap.example/fhir/Practitioner/nurse",
+        "Practitioner/nurse/_history/1",
+        "PractitionerRole/of-the-nurse",
+        "PractitionerRole/of-nobody",
+        "Practitioner/unheard-of",
+        "Patient/ada",
+    ],
+)
+async def test_one_hand_gives_one_signature_however_it_is_referred_to(bedside, witness):
+    role = {"resourceType": "PractitionerRole", "practitioner": {"reference": "Practitioner/nurse"}}
+    await bedside.tell("intake", {**role, "id": "of-the-nurse"})
+    await book(bedside, "receive", 70)
+    with pytest.raises(Unprocessable) as refused:
+        await book(bedside, "waste", 1, witness=witness)
+    assert rules_of(refused) == {"C-WITNESS"}
+    assert await balance(bedside) == 70_000
+
+
+async def test_a_role_of_another_signs_as_the_person_who_has_it(bedside):
+    role = {"resourceType": "PractitionerRole", "practitioner": {"reference": "Practitioner/other"}}
+    await bedside.tell("intake", {**role, "id": "of-the-other"})
+    await book(bedside, "receive", 70)
+    entry = (await book(bedside, "waste", 1, witness="PractitionerRole/of-the-other"))["parameter"][0]
+    assert {"name": "witness", "valueReference": {"reference": "Practitioner/other"}} in entry["part"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "performer", "valueReference": {"display": "Nurse Jane"}},
+        {"name": "performer", "valueReference": {"reference": 7}},
+        {"name": "performer", "valueString": "Jane"},
+        {"name": "witness", "valueReference": {"identifier": {"value": "x"}}},
+        {"name": "administration", "valueString": "the dose"},
+        {"name": "expires", "valueDate": "soon"},
+        {"name": "amount", "valueString": "10 mg"},
+        {"name": "ndc", "valueString": 4},
+    ],
+    ids=lambda one: f"{one['name']} {[value for name, value in one.items() if name != 'name']}",
+)
+async def test_a_parameter_of_a_wrong_form_is_refused_in_words(bedside, wrong):
+    given = [
+        {"name": "kind", "valueCode": "receive"},
+        *({"name": name, "valueString": value} for name, value in VIAL.items()),
+        {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
+        {"name": "amount", "valueQuantity": milligrams(10)},
+    ]
+    asked = [*(one for one in given if one["name"] != wrong["name"]), wrong]
+    body = {"resourceType": "Parameters", "parameter": asked}
+    operation = next(one for one in bedside.sessions.service.operations if one.name == "substance-book")
+    async with bedside.sessions.record(f"Patient/{bedside.who['id']}") as record:
+        with pytest.raises(BadRequest):
+            await operation.handler(OperationCall("substance-book", "SupplyDelivery", None, body), record)
+
+
+async def test_a_vial_that_expires_in_a_month_is_good_until_its_last_day(bedside):
+    await book(bedside, "receive", 10, expires="2027-02")
+    stock = (await call(bedside, "substance-inventory"))["parameter"]
+    (vial,) = [one["part"] for one in stock if one["name"] == "vial"]
+    assert {"name": "expires", "valueDate": "2027-02-28"} in vial
+
+
+async def test_an_expired_vial_that_the_dose_empties_is_investigated(bedside):
+    dose = await given_dose(bedside)
+    await book(bedside, "receive", 70, expires="2020-01-01")
+    await book(bedside, "administer", 70, administration=dose)
+    assert [one for one in await investigations(bedside) if "last day" in one["description"]]
 
 
 async def test_a_vial_is_followed_from_its_receipt_to_the_last_microgram(bedside):

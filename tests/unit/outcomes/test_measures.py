@@ -46,6 +46,13 @@ def test_a_count_of_one_to_ten_is_not_shown_on_either_side(counts, other, shown)
     assert (cell.numerator, cell.denominator) == ((counts, counts + other) if shown else (None, None))
 
 
+@pytest.mark.parametrize(("patients", "each", "shown"), [(1, 12, False), (10, 30, False), (11, 2, True), (11, 1, True)])
+def test_visits_or_questionnaires_of_few_patients_are_few_however_many_they_are(patients, each, shown):
+    some = [Case(f"p{number % patients}", counts=True) for number in range(patients * each)]
+    cell = cell_of("", some, BELOW)
+    assert (cell.denominator is not None) is shown
+
+
 def test_the_share_is_of_the_denominator():
     assert cell_of("", cases(11, 22), BELOW).share == Decimal("0.333")
     assert cell_of("", [], BELOW).share is None
@@ -91,13 +98,16 @@ def test_a_table_has_a_row_for_the_whole_and_each_stratum():
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.sampled_from(["IV", "IM", "SL", "nasal"]), st.booleans()), max_size=120))
+@given(
+    st.lists(st.tuples(st.sampled_from(["IV", "IM", "SL", "nasal"]), st.booleans(), st.integers(0, 40)), max_size=120)
+)
 def test_no_shown_cell_tells_of_a_few_nor_lets_a_hidden_one_be_reckoned(drawn):
-    some = [Case(f"p{number}", counts, (), {"route": (route,)}) for number, (route, counts) in enumerate(drawn)]
+    some = [Case(f"p{who}", counts, (), {"route": (route,)}) for route, counts, who in drawn]
     cells = broken_down(some, "route", BELOW)
     for cell in cells:
         if cell.denominator is not None:
-            rest = cell.denominator - cell.numerator
-            assert all(count == 0 or count >= BELOW for count in (cell.numerator, rest, cell.denominator))
+            of_it = [(counts, who) for route, counts, who in drawn if route == cell.name]
+            behind = [{who for counts, who in of_it if counts is wanted} for wanted in (True, False)]
+            assert all(not who or len(who) >= BELOW for who in (*behind, behind[0] | behind[1]))
     hidden = sum(cell.denominator is None for cell in cells)
     assert hidden != 1 or len(cells) == 1
