@@ -77,7 +77,8 @@ async def guard_booking(change: Change, record: Record, setting: Setting) -> Non
     if after is None:
         return
     if (await drug_at_worst(record, after, setting))[0] is None:
-        await book_nothing(record, {**after, "id": change.id}, setting)
+        if change.before is not None:
+            await book_nothing(record, {**after, "id": change.id}, setting)
         return
     if change.type == "MedicationAdministration" and await whole_of(record, after, setting) is not None:
         return
