@@ -102,4 +102,5 @@ async def _version(record: Record, reference: str) -> Resource:
 
 
 def _content(assessment: Resource) -> Resource:
-    return {name: value for name, value in assessment.items() if name not in ("id", "meta")}
+    """Return what an assessment decided: one that was taken back as an error decided it all the same."""
+    return {name: value for name, value in assessment.items() if name not in ("id", "meta", "status")}
