@@ -10,7 +10,7 @@ from services.outcomes.expectations import expect, expect_nothing, fulfil_with_w
 from services.outcomes.risks import raise_what_was_answered_elsewhere
 from services.outcomes.scores import judge_all
 from services.outcomes.setting import Setting
-from services.outcomes.surveillance import watch
+from services.outcomes.surveillance import heed, watch
 from shared.events.envelope import Event
 from shared.fhir.codes import VISIT_DOSING
 from shared.fhir.dates import MIN_INSTANT, interval
@@ -48,10 +48,7 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         await _dosed(given or resource, record, setting, moved=moved)
 
     async def medication_known(event: Event, resource: Resource, record: Record) -> None:
-        """Look again at the doses that named a Medication before it was known here, or as what it was before."""
-        for given in await record.search("MedicationAdministration", {"medication": f"Medication/{event.resource_id}"}):
-            moved = await drug_given(given, record, setting) is None
-            await _dosed(given, record, setting, moved=moved)
+        await _medication_known(event, record, setting)
 
     async def course_changed(event: Event, resource: Resource, record: Record) -> None:
         course = await record.get("EpisodeOfCare", event.resource_id)
@@ -77,13 +74,25 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
     async def answered(event: Event, resource: Resource, record: Record) -> None:
         await _answered(event, resource, record, setting)
 
+    async def complained(event: Event, resource: Resource, record: Record) -> None:
+        await heed(resource, record, setting, gone=event.interaction == "delete")
+
     return {
+        "AdverseEvent": (complained,),
+        "Condition": (complained,),
         "Encounter": (visit_changed,),
         "EpisodeOfCare": (course_changed,),
         "Medication": (medication_known,),
         "MedicationAdministration": (dose_changed,),
         "QuestionnaireResponse": (answered,),
     }
+
+
+async def _medication_known(event: Event, record: Record, setting: Setting) -> None:
+    """Look again at the doses that named a Medication before it was known here, or as what it was before."""
+    for given in await record.search("MedicationAdministration", {"medication": f"Medication/{event.resource_id}"}):
+        moved = await drug_given(given, record, setting) is None
+        await _dosed(given, record, setting, moved=moved)
 
 
 async def _dosed(given: Resource, record: Record, setting: Setting, *, moved: bool) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from services.outcomes.doses import first_dose
-from services.outcomes.rules.schedule import due_watches
+from services.outcomes.rules.schedule import complained_of, due_watches
 from services.outcomes.setting import Setting
-from shared.fhir.codes import KAP, VISIT_DOSING, Code
+from shared.fhir.codes import ID_TASK, KAP, VISIT_DOSING, Code
 from shared.fhir.dates import interval, zulu
-from shared.fhir.raised import task
-from shared.runtime.raising import raise_once
+from shared.fhir.json import Resource
+from shared.fhir.kap import patient_of
+from shared.fhir.raised import identifier, task
+from shared.runtime.raising import close_task, raise_once
 from shared.runtime.record import Record
 
 
@@ -24,11 +26,52 @@ def looked_back_to(now: datetime, setting: Setting) -> datetime:
     return now - timedelta(days=longest + setting.policy.look_back.days)
 
 
+async def heed(complaint: Resource, record: Record, setting: Setting, *, gone: bool) -> None:
+    """Raise the checks that a Condition or an AdverseEvent of a patient who was dosed calls for; drop them if `gone`.
+
+    The Task asks a prescriber to pause the treatment; it is he who puts the course on hold.
+    """
+    patient, now = patient_of(complaint), setting.clock()
+    if patient is None:
+        return
+    policy, about = setting.policy.complaints, f"{complaint['resourceType']}/{complaint['id']}"
+    since = now - timedelta(days=policy.within_days)
+    named = [] if gone else complained_of(complaint, setting.policy.surveillance, since)
+    if named and not await _sessions(patient, record, setting, status="in-progress,onleave,finished"):
+        return
+    for name, one in setting.policy.surveillance.items():
+        if one.complaint is None:
+            continue
+        if name not in named:
+            why = f"{about} does not complain of it any more."
+            await close_task(
+                record, identifier(ID_TASK, "watch", patient, name, about), now, status="cancelled", why=why
+            )
+            continue
+        made = task(
+            ("watch", patient, name, about),
+            patient=patient,
+            code=Code(KAP, one.task, one.title),
+            description=f"{one.title}: the patient complains of it. Give no further dose until it is reviewed: put the "
+            f"course on hold. {one.advice} Source: {policy.source}.",
+            now=now,
+            priority="urgent",
+            focus=about,
+            due=now + timedelta(hours=policy.within_hours),
+        )
+        await raise_once(record, made)
+
+
+async def _sessions(patient: str, record: Record, setting: Setting, *, status: str) -> list[datetime]:
+    """Return when the first dose of each of a patient's dosing visits was given, oldest first."""
+    dosing = {"subject": f"Patient/{patient}", "status": status, "type": VISIT_DOSING.token()}
+    found = [await first_dose(str(visit["id"]), record, setting) for visit in await record.search("Encounter", dosing)]
+    return sorted(start for start in found if start is not None)
+
+
 async def watch(patient: str, now: datetime, record: Record, setting: Setting) -> None:
     """Raise the checks of long-term use that are due for a patient. A visit without a dose is no session."""
-    dosing = {"subject": f"Patient/{patient}", "status": "finished", "type": VISIT_DOSING.token()}
-    found = [await first_dose(str(visit["id"]), record, setting) for visit in await record.search("Encounter", dosing)]
-    sessions = sorted(start for start in found if start is not None)
+    sessions = await _sessions(patient, record, setting, status="finished")
     watches = setting.policy.surveillance
     checked: dict[str, datetime] = {}
     for name, one in watches.items():

@@ -12,7 +12,7 @@ import msgspec
 from services.outcomes.rules.instruments import Instrument
 from services.outcomes.rules.risk import Elsewhere
 from services.outcomes.rules.scoring import COUNTED
-from shared.fhir.cited import Cited
+from shared.fhir.cited import Cited, ValueSet
 from shared.fhir.codes import ID_TASK, KAP, Code
 from shared.fhir.dates import MAX_INSTANT, interval, zulu
 from shared.fhir.json import Resource
@@ -85,8 +85,18 @@ class LookBack(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     days: int
 
 
+class Complaints(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How old a complaint of long-term use may be that calls for its check, and within how many hours that is done."""
+
+    within_days: int
+    within_hours: int
+
+
 class Watch(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A check of long-term use: every so many sessions, so many in a time, or so many days after the last check."""
+    """A check of long-term use: every so many sessions, so many in a time, or so many days after the last check.
+
+    `complaint`: what a patient complains of that calls for it at once.
+    """
 
     title: str
     task: str
@@ -97,6 +107,7 @@ class Watch(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     more_than: int | None = None
     in_days: int | None = None
     closer_than_hours: int | None = None
+    complaint: ValueSet | None = None
 
 
 class OutcomesPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,6 +118,7 @@ class OutcomesPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sustained: Sustained
     baseline: Baseline
     look_back: LookBack
+    complaints: Complaints
     elsewhere: Elsewhere
     surveillance: dict[str, Watch] = msgspec.field(default_factory=dict)
 
@@ -245,6 +257,27 @@ def due_watches(
         if why is not None and since:
             found[name] = why
     return found
+
+
+OVER: Final = frozenset(("inactive", "remission", "resolved", "refuted", "entered-in-error"))
+"""Codes of a Condition's clinicalStatus and verificationStatus by which it is none now."""
+
+
+def complained_of(resource: Resource, watches: Mapping[str, Watch], since: datetime) -> list[str]:
+    """Return the checks that a Condition or an AdverseEvent calls for; one from before `since` is history.
+
+    One of which nobody says when it began, or was noted, is of now.
+    """
+    if resource["resourceType"] == "AdverseEvent":
+        said, when = resource.get("event"), resource.get("date")
+        is_none = resource.get("actuality") != "actual"
+    else:
+        said, when = resource.get("code"), resource.get("recordedDate") or resource.get("onsetDateTime")
+        status = (resource.get("clinicalStatus"), resource.get("verificationStatus"))
+        is_none = any(coding.get("code") in OVER for one in status if one for coding in one.get("coding", []))
+    if is_none or (when is not None and interval(when)[1] <= since):
+        return []
+    return [name for name, one in watches.items() if one.complaint is not None and one.complaint.holds(said)]
 
 
 def _why(

@@ -304,9 +304,7 @@ def _reading(situation: Situation, limit: GateLimit, policy: GatePolicy) -> Chec
     newest = max(opening, key=_time, default=None)
     since = MIN_INSTANT if newest is None else _time(newest)
     counted = [
-        one
-        for one in there
-        if (_time(one) == since if _may_open(one, situation.start) else _time(one) >= since)
+        one for one in there if (_time(one) == since if _may_open(one, situation.start) else _time(one) >= since)
     ]
     values = [(one, one.value_in(limit.units)) for one in counted]
     beyond = [(one, value) for one, value in values if value is not None and limit.is_beyond(value)]

@@ -15,6 +15,7 @@ from shared.fhir.codes import KAP, Code
 from shared.fhir.dates import interval, zulu
 from shared.fhir.extraction import compartment_key, extract
 from shared.fhir.json import dump
+from shared.fhir.validation import validate
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.record import Record
 from shared.runtime.timers import Round, run_once
@@ -571,6 +572,63 @@ async def test_sessions_that_add_up_raise_the_checks_of_long_term_use_once_until
     bench.clock.forward(days=1)
     await tick(bench, outcomes, "surveillance")
     assert len(await outcomes.search("Task", patient="ada", code=f"{KAP}|review-craving")) == 1
+
+
+def condition(code=None, text=None, **more):
+    said = {"coding": [code.coding()]} if code else {"text": text}
+    return {"resourceType": "Condition", "id": "c", "code": said, "subject": about(WHO), **more}
+
+
+ICD = codes.ICD10CM
+HELD = "http://terminology.hl7.org/CodeSystem/condition-clinical"
+
+
+@pytest.mark.parametrize(
+    ("complaint", "task"),
+    [
+        (condition(Code(ICD, "R31.9")), "review-bladder"),
+        (condition(Code(ICD, "R35.0")), "review-bladder"),
+        (condition(Code(codes.SNOMED, "49650001")), "review-bladder"),
+        (condition(Code(codes.SNOMED, "386807006")), "review-cognition"),
+        (condition(text="Memory loss, says her husband"), "review-cognition"),
+        (condition(text="Craving between the sessions"), "review-craving"),
+        (condition(Code(ICD, "R31.9"), recordedDate="2026-11-22"), "review-bladder"),
+        (condition(Code(ICD, "R31.9"), recordedDate="2026-10-23T09:00:00Z"), "review-bladder"),
+        (condition(Code(ICD, "R31.9"), recordedDate="2026-10-23T08:59:59Z"), None),
+        (condition(Code(ICD, "R31.9"), clinicalStatus=Code(HELD, "resolved").concept()), None),
+        (condition(Code(ICD, "R31.9"), verificationStatus=Code(HELD, "refuted").concept()), None),
+        (condition(Code(ICD, "F33.2")), None),
+        (condition(), None),
+    ],
+    ids=[
+        "blood in the urine", "frequency", "pain", "memory", "memory in words", "craving in words", "of today",
+        "of 30 days ago", "of more", "resolved", "refuted", "another condition", "not said what",
+    ],
+)  # fmt: skip
+async def test_a_complaint_of_long_term_use_calls_for_its_check_and_a_pause_at_once(outcomes, complaint, task):
+    await dosed_on(outcomes, "v1", -14)
+    await heard(outcomes, "intake", complaint)
+    names = ("review-bladder", "review-cognition", "review-craving")
+    found = [one for name in names for one in await outcomes.search("Task", patient="ada", code=f"{KAP}|{name}")]
+    assert [one["code"]["coding"][0]["code"] for one in found] == ([] if task is None else [task])
+    for one in found:
+        assert (one["priority"], one["focus"]["reference"]) == ("urgent", "Condition/c")
+        assert "on hold" in one["description"]
+        assert validate(one) == []
+
+
+async def test_an_adverse_event_is_a_complaint_and_one_of_who_was_never_dosed_is_the_screenings(outcomes):
+    event = {"resourceType": "AdverseEvent", "id": "e", "actuality": "actual", "subject": about(WHO)}
+    event |= {"event": {"text": "Blood in the urine"}, "date": "2026-11-22"}
+    await heard(outcomes, "sessions", event)
+    assert await outcomes.search("Task", patient="ada", code=f"{KAP}|review-bladder") == []
+    await dosed_on(outcomes, "v1", -14)
+    await heard(outcomes, "sessions", event, 2)
+    (task,) = await outcomes.search("Task", patient="ada", code=f"{KAP}|review-bladder")
+    await heard(outcomes, "sessions", event, 3)
+    assert len(await outcomes.search("Task", patient="ada", code=f"{KAP}|review-bladder")) == 1
+    await heard(outcomes, "sessions", {**event, "event": {"text": "Nausea"}}, 4)
+    assert (await outcomes.get("Task", task["id"]))["status"] == "cancelled"
 
 
 async def test_a_session_that_ended_is_looked_at_with_its_event_and_the_timer_reads_no_older_ones(
