@@ -17,7 +17,6 @@ from services.intake.rules.amounts import (
     check_total,
     doses_of,
     of_route,
-    sessions_of,
 )
 from services.intake.rules.eligibility import is_aged, screen
 from services.intake.rules.findings import Screening, counted, is_active
@@ -28,6 +27,7 @@ from services.intake.rules.trials import Entry
 from services.intake.setting import Setting
 from shared.fhir.codes import NEED_REEVALUATED, PDMP_QUERY, ROUTES, WEIGHT
 from shared.fhir.dates import interval
+from shared.fhir.doses import sessions_of
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     Drug,
@@ -173,8 +173,8 @@ async def _amounts(
             await sets_met(record, patient, setting),
             await aged(record, patient, at),
         ),
-        *check_count(sessions_of(dosages), series, where),
-        *check_total(sessions_of(dosages), before, max(looked, default=None), at, series),
+        *check_count(sessions_of(dosages) or 1, series, where),
+        *check_total(sessions_of(dosages) or 1, before, max(looked, default=None), at, series),
         *check_planned(
             doses,
             drug,
@@ -201,7 +201,7 @@ async def _ordered_before(
         if drug_of(await substances_of(record, one), setting.sets) == drug:
             dosages = one.get("dosageInstruction", [])
             written = interval(one["authoredOn"])[0] if "authoredOn" in one else moment(one["meta"]["lastUpdated"])
-            found.append(Ordered(one["id"], written, doses_of(dosages, kilograms), sessions_of(dosages)))
+            found.append(Ordered(one["id"], written, doses_of(dosages, kilograms), sessions_of(dosages) or 1))
     return found
 
 

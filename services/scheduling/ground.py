@@ -20,6 +20,7 @@ from shared.fhir.codes import (
     WEIGHT,
 )
 from shared.fhir.dates import interval, period_interval
+from shared.fhir.doses import sessions_of
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     actors,
@@ -34,9 +35,11 @@ from shared.fhir.kap import (
     id_in,
     is_course,
     is_order_in_force,
+    is_plan,
     latest_eligibility,
     moment,
     patient_of,
+    planned_doses,
     routes_consented,
     routes_of_order,
     screened_for,
@@ -94,6 +97,8 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         plans=_references(one for one in plans if has_code(one.get("category"), PLAN)),
         order=next(iter(_orders_named(appointment)), None),
         order_active=stands and order is not None and not comes_from_elsewhere(order),
+        order_sessions=None if order is None else _sessions(order, plans),
+        order_used=() if order is None else await _used(record, appointment, appointments, order, about),
         drug=None if order is None else drug_of(await substances_of(record, order), setting.sets),
         routes=() if order is None else tuple(dict.fromkeys(routes_of_order(order))),
         consented=routes_consented(consents, when),
@@ -147,6 +152,42 @@ def _orders_named(appointment: Resource) -> list[str]:
 async def _order(record: Record, appointment: Resource) -> Resource | None:
     named = _orders_named(appointment)
     return await got(record, "MedicationRequest", named[0].partition("/")[2]) if named else None
+
+
+def _sessions(order: Resource, plans: Iterable[Resource]) -> int | None:
+    """Return for how many sessions an order is: as it says, else as the plan of the course; None: neither says it."""
+    said = sessions_of(order.get("dosageInstruction", []))
+    routes = routes_of_order(order)
+    doses = [one for plan in plans if is_plan(plan) for one in planned_doses(plan) if one.route in routes]
+    return said or sum(one.sessions for one in doses) or None
+
+
+async def _used(
+    record: Record, appointment: Resource, appointments: Iterable[Resource], order: Resource, about: dict[str, str]
+) -> tuple[str, ...]:
+    """Return the other dosing sessions on an order, and the doses that were given on it outside of any of them.
+
+    Of sessions that are booked the earlier ones go first: one that is booked already is on it before those after it.
+    """
+    name = f"MedicationRequest/{order['id']}"
+    on_it = [
+        (one, span)
+        for one in appointments
+        if one["status"] in COUNTING
+        and visit_of(one) == VISIT_DOSING.code
+        and name in _orders_named(one)
+        and (span := span_of(one)) is not None
+    ]
+    own = next(((span[0], one["id"]) for one, span in on_it if one["id"] == appointment.get("id")), None)
+    others = [one for one, span in on_it if own is None or (span[0], one["id"]) < own]
+    used = [f"Appointment/{one['id']}" for one in others]
+    spans = [span for _, span in on_it]
+    for dose in await held(record, "MedicationAdministration", about):
+        start = effective_start(dose)
+        outside = start is None or not any(low <= start < high for low, high in spans)
+        if dose["status"] in GIVEN and f"MedicationRequest/{id_in(dose.get('request'), 'MedicationRequest')}" == name:
+            used.extend([f"MedicationAdministration/{dose['id']}"] if outside else [])
+    return tuple(used)
 
 
 async def _any_identified(record: Record, appointment: Resource, type_: str, system: str, when: datetime) -> bool:

@@ -26,6 +26,13 @@ _A_DAY: Final[Mapping[str, int]] = {"QD": 1, "AM": 1, "PM": 1, "BED": 1, "BID": 
 _MILLIGRAMS: Final[Mapping[str, Decimal]] = {"mg": Decimal(1), "g": Decimal(1000), "ug": Decimal("0.001")}
 
 
+def sessions_of(dosages: Iterable[Mapping[str, Any]]) -> int | None:
+    """Return for how many sessions an order's dosage instructions are (`timing.repeat`: the most); None: not said."""
+    repeats = [one.get("timing", {}).get("repeat", {}) for one in dosages]
+    counts = [int(one.get("countMax", one.get("count"))) for one in repeats if "count" in one or "countMax" in one]
+    return max(counts, default=None)
+
+
 def daily_milligrams(resource: Resource) -> Decimal | None:
     """Return the mg a day of a MedicationStatement or MedicationRequest; None where amount or frequency is not said.
 

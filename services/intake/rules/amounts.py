@@ -94,12 +94,6 @@ def amounts_of(dosage: Mapping[str, Any]) -> Iterator[tuple[Decimal, str]]:
                     yield Decimal(value), unit
 
 
-def sessions_of(dosages: Sequence[Mapping[str, Any]]) -> int:
-    """Return for how many sessions dosage instructions are: `timing.repeat.count` (the most it may be), else one."""
-    counts = [one.get("timing", {}).get("repeat", {}) for one in dosages]
-    return max((int(one.get("countMax", one.get("count", 1))) for one in counts), default=1)
-
-
 def check_titration(
     doses: Mapping[str, Decimal],
     before: Sequence[Mapping[str, Decimal]],

@@ -35,6 +35,7 @@ class Ground:
         courses, consents, plans: references of those held, in force or not.
         order: reference of the order the appointment names; None: it names none.
         order_active: whether that order is held, active, of this clinic, and this patient's.
+        order_sessions: for how many dosing sessions it is; None: not known. order_used: the visits and doses on it.
         drug: that it orders; None: neither ketamine nor esketamine, or not known.
         routes: of the order.
         consented: routes consented to at the start, by a consent signed before.
@@ -60,6 +61,8 @@ class Ground:
     plans: tuple[str, ...] = ()
     order: str | None = None
     order_active: bool = False
+    order_sessions: int | None = None
+    order_used: tuple[str, ...] = ()
     drug: str | None = None
     routes: tuple[str, ...] = ()
     consented: frozenset[str] = frozenset()
@@ -200,6 +203,14 @@ def _order(ground: Ground, _start: datetime | None, _rule: Required, _: Scheduli
     if not ground.order_active or not ground.routes:
         what = f"{ground.order} is not known here as an active order of this patient with a route"
         return False, what, "Order the drug first, or book again in a moment.", (ground.order,)
+    if ground.order_sessions is not None and len(ground.order_used) >= ground.order_sessions:
+        what = f"{ground.order} is for {ground.order_sessions} dosing sessions, and as many are on it already"
+        return (
+            False,
+            what,
+            "Order the drug for this session, too, and name that order.",
+            (ground.order, *ground.order_used),
+        )
     return True, f"{ground.order} is active", "", (ground.order,)
 
 

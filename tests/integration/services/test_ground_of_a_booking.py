@@ -19,6 +19,7 @@ from tests.integration.services.at_intake import (
     rules_of,
     the_course,
 )
+from tests.integration.services.bedside import Bedside
 from tests.integration.services.course import (
     START,
     about,
@@ -26,6 +27,7 @@ from tests.integration.services.course import (
     care_plan,
     consent,
     eligible,
+    milligrams,
     order,
     patient,
     planned,
@@ -229,3 +231,70 @@ async def test_who_died_is_not_eligible_and_what_is_booked_is_flagged_and_he_is_
     (timer,) = [one for one in scheduling.service.timers if one.name == "messages"]
     await run_once(timer, scheduling.service, scheduling.store, clock.now, lambda: None)
     assert await scheduling.search("Communication", recipient=f"Patient/{who['id']}") == told
+
+
+def for_sessions(made, count):
+    (dosage,) = made["dosageInstruction"]
+    return {**made, "dosageInstruction": [{**dosage, "timing": {"repeat": {"count": count}}}]}
+
+
+async def test_no_more_doses_are_booked_than_their_order_is_for_and_who_is_beyond_it_is_flagged(
+    bench, clock, intake, scheduling
+):
+    who, _, ordered = await planned(intake, clock)
+    ordered = await intake.update(for_sessions(ordered, 2))
+    await bench.deliver(intake, scheduling)
+    first, second = [await scheduling.create(appointment(who, ordered, NEXT + timedelta(days=day))) for day in (0, 3)]
+    assert await refused(scheduling, who, ordered, NEXT + timedelta(days=6)) == {"S-ORDER"}
+    assert await refused(scheduling, who, ordered, NEXT - timedelta(days=3)) == {"S-ORDER"}
+    later = NEXT + timedelta(days=4)
+    second = await scheduling.update({**second, "start": zulu(later), "end": zulu(later + timedelta(hours=3))})
+
+    await intake.update(for_sessions(ordered, 1))
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, first) == []
+    assert await flagged(scheduling, second) == ["active"]
+
+
+async def test_an_order_that_says_no_number_is_for_as_many_sessions_as_the_plan_has(bench, clock, intake, scheduling):
+    who, _, ordered = await planned(intake, clock)
+    (plan,) = await intake.search("CarePlan", patient=f"Patient/{who['id']}")
+    await intake.update({**plan, "status": "revoked"})
+    personal = (
+        {"name": "template", "valueCode": "ketamine-im"},
+        {"name": "sessions", "valuePositiveInt": 2},
+        {"name": "dose", "valueQuantity": milligrams(1, "mg/kg")},
+        {"name": "goal", "valueString": "To sleep"},
+        {"name": "status", "valueCode": "active"},
+        *(
+            {
+                "name": "member",
+                "part": [
+                    {"name": "role", "valueCode": role},
+                    {"name": "reference", "valueReference": {"reference": f"Practitioner/{role}"}},
+                ],
+            }
+            for role in ("prescriber", "therapist", "monitor")
+        ),
+    )
+    await intake.call("plan", who, *personal)
+    await bench.deliver(intake, scheduling)
+    for days in (0, 7):
+        await scheduling.create(appointment(who, ordered, NEXT + timedelta(days=days)))
+    assert await refused(scheduling, who, ordered, NEXT + timedelta(days=14)) == {"S-ORDER"}
+
+
+async def test_a_dose_that_was_given_outside_of_a_visit_is_one_of_its_order(bench, clock, intake, scheduling):
+    who, _, ordered = await planned(intake, clock)
+    ordered = await intake.update(for_sessions(ordered, 1))
+    await bench.deliver(intake, scheduling)
+    given = {
+        "resourceType": "MedicationAdministration",
+        "status": "completed",
+        "medicationCodeableConcept": codes.KETAMINE.concept(),
+        "subject": about(who),
+        "request": about(ordered),
+        "effectiveDateTime": zulu(START),
+    }
+    await Bedside(scheduling, clock).tell("sessions", given)
+    assert await refused(scheduling, who, ordered, NEXT) == {"S-ORDER"}
