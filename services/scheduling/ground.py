@@ -87,6 +87,7 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
     return Ground(
         patient=about["patient"],
         outcome=None if newest is None else eligibility_outcome(newest, now),
+        outcome_then=None if newest is None else eligibility_outcome(newest, max(when, now)),
         assessment=None if newest is None else f"RiskAssessment/{newest['id']}",
         assessed=None if newest is None else moment(newest.get("occurrenceDateTime")),
         screened_drug=drug,

@@ -229,7 +229,12 @@ async def tell_before(appointment: Resource, record: Record, setting: Setting) -
     if appointment["status"] != "booked" or visit is None or patient is None or start is None:
         return
     hold = hours_held(await record.search("DetectedIssue", {"patient": f"Patient/{patient}"}))
-    for name, message in due_messages(visit, start, now, setting.policy, hold):
+    due = due_messages(visit, start, now, setting.policy, hold)
+    if any(message.category == "instruction" for _, message in due) and unmet(
+        visit, await ground_of(record, appointment, setting), start, setting.policy
+    ):  # nobody fasts, or holds a medicine, for a visit that may not be; once its ground is back he is told
+        due = [(name, message) for name, message in due if message.category != "instruction"]
+    for name, message in due:
         said = when_text(start, setting.zone)
         text = f"{message.text} {message.hold}" if hold and message.hold else message.text
         letter = Letter(

@@ -17,8 +17,9 @@ from shared.fhir.cited import ValueSet
 from shared.fhir.dates import MAX_INSTANT, MIN_INSTANT, interval
 from shared.fhir.doses import daily_milligrams
 from shared.fhir.json import Resource
+from shared.fhir.kap import ORDERS
 
-NOT_TAKEN = ("entered-in-error", "not-taken", "cancelled", "draft")
+NOT_TAKEN = ("entered-in-error", "not-taken", "cancelled", "draft", "intended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,18 @@ def trials(entries: Iterable[Entry], since: datetime | None, now: datetime, poli
     """
     found: list[Trial] = []
     for entry in entries:
-        if entry.resource.get("status") in NOT_TAKEN:
+        if entry.resource.get("status") in NOT_TAKEN or not _was_meant(entry.resource):
             continue
         for name in _named(entry.concept, policy.medicines):
             found.extend(_judge(name, policy.medicines[name], entry, since, now, policy))
     return found
+
+
+def _was_meant(resource: Resource) -> bool:
+    """Tell whether a medicine was to be taken: not by a MedicationRequest that proposes it, or forbids it."""
+    if resource.get("resourceType") != "MedicationRequest":
+        return True
+    return resource.get("intent") in ORDERS and resource.get("doNotPerform") is not True
 
 
 def _named(concept: Mapping[str, Any] | None, medicines: Mapping[str, Antidepressant]) -> list[str]:

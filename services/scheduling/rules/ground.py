@@ -27,7 +27,7 @@ class Ground:
 
     Attributes:
         patient: reference of the Patient; None: the visit names none.
-        outcome: of the newest eligibility decision; None: there is none.
+        outcome: of the newest eligibility decision; None: there is none. outcome_then: at the visit's start.
         assessment: its reference.
         assessed: when it was made.
         screened_drug, screened_route: for which it was made; None: for any.
@@ -51,6 +51,7 @@ class Ground:
 
     patient: str | None = None
     outcome: str | None = None
+    outcome_then: str | None = None
     assessment: str | None = None
     assessed: datetime | None = None
     screened_drug: str | None = None
@@ -175,6 +176,9 @@ def _eligible(ground: Ground, start: datetime | None, rule: Required, _: Schedul
             "Screen the patient for the drug and route of the order (Patient/<id>/$screen), or for any: without them."
         )
         return False, f"{said}, for {other}, and not for what is ordered", advice, evidence
+    if ground.outcome_then not in (None, "eligible"):
+        what = f"{said}, and the answers it stands on are too old by the day of the visit"
+        return False, what, "Have the screening questions answered again and screen (Patient/<id>/$screen).", evidence
     if _too_old(ground.assessed, start, rule):
         what = f"{said}, and will be older than {rule.days} days on the day of the visit"
         return False, what, "Screen the patient again (Patient/<id>/$screen).", evidence

@@ -298,3 +298,36 @@ async def test_a_dose_that_was_given_outside_of_a_visit_is_one_of_its_order(benc
     }
     await Bedside(scheduling, clock).tell("sessions", given)
     assert await refused(scheduling, who, ordered, NEXT) == {"S-ORDER"}
+
+
+async def test_a_dose_is_not_booked_for_a_day_on_which_the_answers_are_too_old(bench, clock, intake, scheduling):
+    who, _, ordered = await planned(intake, clock)
+    await bench.deliver(intake, scheduling)
+    with pytest.raises(Unprocessable, match="too old by the day of the visit") as error:
+        await scheduling.create(appointment(who, ordered, START + timedelta(days=180)))
+    assert "S-ELIGIBLE" in rules_of(error)
+    assert "S-ELIGIBLE" not in await refused(scheduling, who, None, START + timedelta(days=179))
+
+
+async def test_nobody_is_told_to_fast_for_a_visit_whose_ground_is_lost_until_it_is_back(
+    bench, clock, intake, scheduling
+):
+    who, signed, ordered = await planned(intake, clock)
+    await bench.deliver(intake, scheduling)
+    await scheduling.create(appointment(who, ordered, NEXT))
+    await intake.update({**signed, "status": "inactive"})
+    await bench.deliver(intake, scheduling)
+    clock.now = NEXT - timedelta(hours=12)
+    assert "instruction" not in await told(scheduling, clock, who)
+    await intake.create(consent(who))
+    await intake.update({**await the_course(intake, who), "status": "active"})
+    await bench.deliver(intake, scheduling)
+    assert "instruction" in await told(scheduling, clock, who)
+
+
+async def told(scheduling, clock, who):
+    """Return of which category the messages to a patient are, once the timer has run."""
+    (timer,) = [one for one in scheduling.service.timers if one.name == "messages"]
+    await run_once(timer, scheduling.service, scheduling.store, clock.now, lambda: None)
+    found = await scheduling.search("Communication", recipient=f"Patient/{who['id']}")
+    return {one["category"][0]["coding"][0]["code"] for one in found}

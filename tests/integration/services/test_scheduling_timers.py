@@ -15,7 +15,7 @@ from shared.notify.sending import Sending
 from shared.runtime.timers import run_once
 from tests.integration.services.at_intake import taking
 from tests.integration.services.at_scheduling import code, found, ref, schedule, span
-from tests.integration.services.course import START, about, appointment, consent, planned
+from tests.integration.services.course import START, about, appointment, consent, milligrams, planned
 
 DAY = timedelta(days=1)
 TELECOM = [{"system": "email", "value": "ada@example.org"}]
@@ -284,7 +284,9 @@ async def attempt(scheduling, resource):
 
 async def test_who_is_to_hold_a_medicine_is_told_for_how_long_and_never_which(bench, intake, scheduling, clock):
     who, _, _ = await dosing(bench, intake, scheduling, clock, 3 * DAY)
-    await intake.create(taking(who, "6470", "Lorazepam"))
+    daily = {"repeat": {"frequency": 1, "period": 1, "periodUnit": "d"}}
+    dosage = [{"timing": daily, "doseAndRate": [{"doseQuantity": milligrams(1)}]}]  # no more than is let pass
+    await intake.create(taking(who, "6470", "Lorazepam", dosage=dosage))
     (issue,) = await intake.search("DetectedIssue", patient=who["id"])
     held = [one["valueDuration"] for one in issue["extension"] if one["url"] == codes.EXT_HOLD_BEFORE]
     assert [(one["value"], one["code"]) for one in held] == [(24, "h")]

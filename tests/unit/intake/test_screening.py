@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -232,6 +233,21 @@ def test_e24_counts_the_adequate_trials_on_record(past, said, verdict):
     assert {one.reference for one in past if one.resource["status"] != "not-taken"} <= {*found.evidence}
     expected = {"clear": "eligible", "hit": "not-eligible", "not-known": "needs-answers"}
     assert result.outcome == expected[verdict]
+
+
+@pytest.mark.parametrize(
+    ("ordered", "verdict"),
+    [
+        ({"intent": "order"}, "clear"),
+        ({"intent": "proposal"}, "hit"),
+        ({"intent": "plan"}, "hit"),
+        ({"intent": "order", "doNotPerform": True}, "hit"),
+    ],
+)
+def test_e24_counts_no_order_that_was_never_meant(ordered, verdict):
+    requested = replace(VENLAFAXINE, resource={**VENLAFAXINE.resource, "resourceType": "MedicationRequest", **ordered})
+    result = judge(conditions=(TRD,), past_medications=(SERTRALINE, requested), answers={**HEALTHY, "E24": 1})
+    assert finding(result, "E24").verdict == verdict
 
 
 def test_e24_shows_its_working():
