@@ -712,6 +712,12 @@ async def a_dose_for_somebody_who_is_not_eligible_any_more(at: At) -> Refused:
     return book(at, dose(who, ordered)), [await at.newest(who)]
 
 
+@case("S-ELIGIBLE")
+async def a_dose_on_a_day_on_which_the_answers_are_too_old(at: At) -> Refused:
+    who, _, ordered = await at.ready()
+    return book(at, dose(who, ordered, 181)), [await at.newest(who)]
+
+
 @case("S-EPISODE")
 async def a_dose_in_a_course_on_hold(at: At) -> Refused:
     who, _, ordered = await at.ready()
@@ -746,6 +752,16 @@ async def a_dose_whose_order_was_stopped(at: At) -> Refused:
     who, _, ordered = await at.ready()
     await tell(at, at.intake, {**ordered, "status": "stopped"})
     return book(at, dose(who, ordered)), [named(ordered)]
+
+
+@case("S-ORDER")
+async def a_dose_beyond_those_that_were_ordered(at: At) -> Refused:
+    who, _, ordered = await at.ready()
+    (dosage,) = ordered["dosageInstruction"]
+    once = {**dosage, "timing": {"repeat": {"count": 1}}}
+    await tell(at, at.intake, {**ordered, "dosageInstruction": [once]})
+    first = await at.scheduling.create(dose(who, ordered))
+    return book(at, dose(who, ordered, 9)), [named(ordered), named(first)]
 
 
 @case("S-REMS")
