@@ -292,9 +292,9 @@ def _reading(situation: Situation, limit: GateLimit, policy: GatePolicy) -> Chec
     """Return the check of one limit.
 
     The newest reading within the age of a baseline counts; of several of one time the worst does. After one that holds
-    the dose the next counts only as long after it as a repeat is to be. One whose time is not said, that is a moment ahead of the
-    clock, or whose status does not count, cannot open the gate; but it is never passed over for an older one: it can
-    close it.
+    the dose the next counts only as long after it as a repeat is to be. One whose time is not said, that is a moment
+    ahead of the clock, or whose status does not count, cannot open the gate; but it is never passed over for an older
+    one: it can close it.
     """
     earliest = situation.start - timedelta(minutes=policy.baseline_age.minutes)
     latest = situation.start + timedelta(minutes=policy.ahead.minutes)
