@@ -35,7 +35,9 @@ async def guard_history(change: Change, record: Record, setting: Setting) -> Non
             "another house gives is recorded here when it is over (status completed or stopped).",
             code="business-rule",
             expression=["MedicationAdministration.status"],
+            rule="M-HISTORY",
             source="KAP Exchange",
+            evidence=[f"MedicationAdministration/{change.id}"],
         )
 
 

@@ -573,6 +573,21 @@ def series(who: Resource, times: int, on: str) -> Resource:
     return made
 
 
+@case("M-HISTORY")
+async def a_dose_from_elsewhere_that_goes_on(at: At) -> Refused:
+    who = await at.intake.create(patient())
+    dose = {
+        "resourceType": "MedicationAdministration",
+        "meta": {"source": "urn:hospital"},
+        "status": "completed",
+        "medicationCodeableConcept": codes.KETAMINE.concept(),
+        "subject": about(who),
+        "effectiveDateTime": "2026-11-20",
+    }
+    made = await at.intake.create(dose)
+    return lambda: at.intake.update({**made, "status": "in-progress"}), [named(made)]
+
+
 @case("RX-SERIES")
 async def an_order_of_too_many_sessions(at: At) -> Refused:
     who = await ordering(at)
