@@ -61,7 +61,7 @@ def consented(
     """Return the conditions of `access.disclosure` alone; none where it takes nothing away. Arguments as of `visible`.
 
     What bears no patient cannot be consented to: of it the directory can be seen, and nothing else. What names another
-    patient beside the one it bears cannot be told by the one's consent alone.
+    patient beside the one it bears cannot be told by the one's consent alone. A deletion is judged as what it deleted.
     """
     told = access.disclosure
     if told is None:
@@ -111,7 +111,7 @@ class Rules:
             f"{_among('purposes', self._purposes)}{_among('labels', labels)}"
             "AND (c.low IS NULL OR c.low <= now()) AND (c.high IS NULL OR c.high > now()) "
             f"AND (c.weight <> 2 OR c.part_2 OR NOT {labels} && '{{{PART_2}}}') "
-            f"AND (c.about IS NULL OR kap_is_about(c.about, {self._row}.rid, {version}.version))"
+            f"AND (c.about IS NULL OR kap_is_about(c.about, {self._row}.rid, {_judged(self._row, version)}))"
         )
 
 
@@ -173,10 +173,22 @@ def _names_none_but(own: str, row: str, version: str | None, *, whole: bool) -> 
 
     A Patient is exempt (`whole`: some of the rows are): it names the other records of the same person.
     """
-    body = "b" if version is None else version
-    named = f"regexp_matches(convert_from({body}.body, 'UTF8'), {_NAMED}, 'g') AS n"
-    other = f"EXISTS (SELECT FROM {named} WHERE NOT ({own}))"
-    if version is None:
-        current = f"b.rid = {row}.rid AND b.version = {row}.version"
-        other = f"EXISTS (SELECT FROM history b, {named} WHERE {current} AND NOT ({own}))"
+    kept = f"b.rid = {row}.rid AND b.version = {_judged(row, row if version is None else version)}"
+    other = f"EXISTS (SELECT FROM history b, {_named('b')} WHERE {kept} AND NOT ({own}))"
+    if version is not None:
+        living = f"EXISTS (SELECT FROM {_named(version)} WHERE NOT ({own}))"
+        other = f"CASE WHEN {version}.interaction = 'delete' THEN {other} ELSE {living} END"
     return f"({of_types(f'{row}.type', ['Patient'])} OR NOT {other})" if whole else f"NOT {other}"
+
+
+def _named(version: str) -> str:
+    return f"regexp_matches(convert_from({version}.body, 'UTF8'), {_NAMED}, 'g') AS n"
+
+
+def _judged(row: str, version: str) -> str:
+    """Return which version's body tells of a version (or of the `row` itself): its own; of a deletion the one before.
+
+    A deletion says nothing of itself, and who could not know of a resource does not know that it is gone.
+    """
+    deleted = f"{row}.deleted" if version == row else f"{version}.interaction = 'delete'"
+    return f"CASE WHEN {deleted} THEN kap_living({row}.rid, {version}.version) ELSE {version}.version END"

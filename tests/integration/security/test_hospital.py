@@ -14,15 +14,17 @@ from services.gateway.service import SERVICE as GATEWAY
 from shared.events.handler import Position
 from shared.fhir.codes import ACT_CODE
 from shared.fhir.json import parse
+from shared.fhir.outcome import NotFound
 from shared.http.app import create_fhir_app
 from shared.runtime import running
 from shared.runtime.app import App
 from shared.runtime.consume import ServiceEvents
 from shared.security.bearer import bearer
 from shared.security.notice import DISPLAY, NOTICE, RELATED
-from shared.store.access import DEFAULT_TENANT
+from shared.store.access import DEFAULT_TENANT, Access, Disclosure
 from shared.store.audit import Wanted
 from shared.testing.knowledge import all_is_heard
+from shared.testing.writes import write_of
 from tests.integration.security.clinic import BASE, ISSUER, ROLES, key_of, settings
 from tests.integration.security.consents import PATTERNS, consent, provision
 from tests.integration.security.test_gate import ADA, BOB, allergy, total
@@ -195,3 +197,74 @@ async def test_who_reads_what_comes_of_a_programme_is_given_the_notice_and_the_c
             assert behind in row.authorisation.split(", "), path
     plain = parse((await clinic.send(admin, "GET", f"Condition/{made}")).content)
     assert "extension" not in plain["meta"]  # it goes with what is told, and is not kept
+
+
+async def test_who_could_not_know_of_a_resource_does_not_learn_that_it_was_deleted(clinic, ada):
+    """What names a second patient, or was written by whom a Consent excepts: as if it never was, before and after."""
+    admin = await clinic.token("clinic-admin")
+    bob = (await clinic.made(BOB, admin))["id"]
+    doctor = (await clinic.made({"resourceType": "Practitioner", "name": [{"family": "doc"}]}, admin))["id"]
+    written = provision("deny", data=[{"meaning": "authoredby", "reference": {"reference": f"Practitioner/{doctor}"}}])
+    await clinic.made(consent(ada, {**PATTERNS["P1"], "provision": [written]}), admin)
+    tokens = [await clinic.token("hospital-system", kap_user=H1), await clinic.token("patient", kap_patient=ada)]
+
+    def seen(by):
+        return {
+            "resourceType": "Observation", "status": "final", "code": {"text": "x"},
+            "subject": {"reference": f"Patient/{ada}"}, "performer": [{"reference": by}],
+        }  # fmt: skip
+
+    group, excepted, plain = [
+        await clinic.made(seen(by), admin) for by in (f"Patient/{bob}", f"Practitioner/{doctor}", "Organization/lab")
+    ]
+    for deleted in (False, True):
+        for token, hidden, shown in zip(
+            tokens, ((group, excepted), (group,)), ((plain,), (excepted, plain)), strict=True
+        ):
+            history = parse((await clinic.send(token, "GET", "Observation/_history")).content)
+            told = {one["fullUrl"].rpartition("/")[2] for one in history.get("entry", ())}
+            assert told == {one["id"] for one in shown}, history
+            for one in hidden:
+                never = (await clinic.send(token, "GET", "Observation/never")).text.replace("never", "-")
+                answer = await clinic.send(token, "GET", f"Observation/{one['id']}")
+                assert answer.status_code == 404
+                assert answer.json()["issue"][0]["diagnostics"].replace(one["id"], "-") in never
+                for path in ("_history", "_history/1", "_history/2"):
+                    assert (await clinic.send(token, "GET", f"Observation/{one['id']}/{path}")).status_code == 404
+            for one in shown:
+                answer = await clinic.send(token, "GET", f"Observation/{one['id']}")
+                assert answer.status_code == (410 if deleted else 200)
+        if not deleted:
+            for one in (group, excepted, plain):
+                assert (await clinic.send(admin, "DELETE", f"Observation/{one['id']}")).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"policyRule": {"coding": [{"system": ACT_CODE, "code": "OPTOUT"}]}},
+        {"category": [{"coding": [{"system": ACT_CODE, "code": "OPTOUTE"}]}]},
+        {"policy": [{"uri": "http://terminology.hl7.org/CodeSystem/v3-ActCode#OPTOUT"}]},
+        {"category": [{"coding": [{"system": ACT_CODE, "code": "EMRGONLY"}]}]},
+    ],
+    ids=["policyRule", "category", "policy.uri", "emergency"],
+)
+async def test_an_opt_out_counts_by_whichever_element_says_so(clinic, said):
+    """One from elsewhere, which nothing asks for a provision: whom nothing but a denial keeps out is told nothing."""
+    store = clinic.stores["intake"]
+    everything = Access.unrestricted()
+    out = {**consent("ada", {}), "id": "out", **said}
+    del out["provision"]
+    await store.write(everything, write_of({"resourceType": "Patient", "id": "ada"}))
+    told = Disclosure(frozenset(("Practitioner/gp",)), frozenset(("TREAT",)), permitted=True)
+    outside = Access.outside("default", told)
+    assert (await store.read(outside, "Patient", "ada")).version == 1
+    await store.write(everything, write_of(out))
+    with pytest.raises(NotFound):
+        await store.read(outside, "Patient", "ada")
+    emergency = Access.outside("default", replace(told, purposes=frozenset(("ETREAT",))))
+    if "EMRGONLY" in str(said):
+        assert (await store.read(emergency, "Patient", "ada")).version == 1
+    else:
+        with pytest.raises(NotFound):
+            await store.read(emergency, "Patient", "ada")

@@ -73,20 +73,20 @@ class Asking(security.Caller):
 
 def without(chance: random.Random, world: World, who: Caller, *earlier: World) -> World:
     """Return a world that lacks some of what the caller may not see, nor could in `earlier` states of it."""
-    other, states = World(dict(world.current), list(world.log)), [world, *earlier]
+    other, states = World(dict(world.latest), list(world.log)), [world, *earlier]
     fewer = list(states)
-    for place in chance.sample(sorted(world.current), len(world.current)):
+    for place in chance.sample(sorted(world.latest), len(world.latest)):
         if place[0] == "Consent" or any(who.sees(one, held) for one in states for held in versions_of(one, place)):
             continue  # what the consents say is what he may see
         if place[0] == "Patient" and any(
-            bearer(held) == place[1] and who.sees(one, held) for one in states for held in one.current.values()
+            bearer(held) == place[1] and who.sees(one, held) for one in states for held in one.latest.values()
         ):
             continue  # whose what he sees is: ids are no UUIDs here, and only the Patient says which one his stands for
         less = [_less(one, place) for one in fewer]
         if all(
             who.sees(one, held) == who.sees(state, held)
             for one, state in zip(less, states, strict=True)
-            for held in one.current.values()
+            for held in one.latest.values()
         ):
             fewer, other = less, less[0]
     return other
@@ -94,7 +94,7 @@ def without(chance: random.Random, world: World, who: Caller, *earlier: World) -
 
 def _less(world: World, place: tuple[str, str]) -> World:
     return World(
-        {key: one for key, one in world.current.items() if key != place},
+        {key: one for key, one in world.latest.items() if key != place},
         [(number, one) for number, one in world.log if (one["resourceType"], one["id"]) != place],
     )
 
@@ -243,9 +243,10 @@ async def compare(one: Store, other: Store, seed: int) -> None:
         form = chance.choice([each for each in QUESTIONS if not each.startswith("?")])
         type_, _, rest = form.partition("?")
         await pair.ask("GET", f"{type_}?{rest}&_sort=-_lastUpdated&_count=1")
-        gone = sorted(world.current.keys() - fewer.current.keys())
-        kept = chance.sample(sorted(fewer.current), 2)
-        for type_, id_ in [*chance.sample(gone, min(3, len(gone))), *kept]:
+        gone = sorted(world.latest.keys() - fewer.latest.keys())
+        kept = chance.sample(sorted(fewer.latest), 2)
+        deleted = sorted(world.latest.keys() - world.current.keys())
+        for type_, id_ in [*chance.sample(gone, min(3, len(gone))), *kept, *deleted]:
             await by_id(pair, world, type_, id_)
         for path in ("_history?_count=3", "Observation/_history?_count=2", "Condition/_history"):
             await pair.ask("GET", path)
@@ -270,7 +271,7 @@ async def compare_feeds(one: Store, other: Store, seed: int) -> None:
 
     """
     chance = random.Random(seed)
-    world = record(chance)
+    world = record(chance, deletes=False)
     token, who = bearing(chance, of_one=False)
     topics = [name for name, (about, _, _) in TOPICS.items() if token.may(about.resource, "r")]
     if not topics:
@@ -368,11 +369,12 @@ async def at_the_gateway(pair: Pair, chance: random.Random) -> None:
 
 
 async def by_id(pair: Pair, world: World, type_: str, id_: str) -> None:
-    held = world.current[type_, id_]
+    held = world.latest[type_, id_]
     await pair.ask("GET", f"{type_}/{id_}")
     await pair.ask("GET", f"{type_}/{id_}", **{"If-None-Match": 'W/"1"'})
     await pair.ask("GET", f"{type_}/{id_}/_history/1")
     await pair.ask("GET", f"{type_}/{id_}/_history/2")
+    await pair.ask("GET", f"{type_}/{id_}/_history/3")
     await pair.ask("GET", f"{type_}/{id_}/_history")
     await pair.ask("GET", f"{type_}?_id={id_}")
     await pair.ask("PUT", f"{type_}/{id_}", held, **{"If-Match": 'W/"9"'})

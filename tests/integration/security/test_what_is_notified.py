@@ -95,7 +95,7 @@ class Expecting:
         found = []
         for _, one in shown:
             self.told += 1
-            now = world.current[one["resourceType"], one["id"]]
+            now = world.latest[one["resourceType"], one["id"]]
             body = one if self.who.sees(world, one, now=one is now) else now
             found.append((self.told, f"{one['resourceType']}/{one['id']}", body if self.whole else None))
         return found
@@ -107,7 +107,7 @@ class Expecting:
     def is_told(self, world: World, version: int, one: Resource) -> bool:
         place = (one["resourceType"], one["id"])
         _, holds, changed = TOPICS[self.topic]
-        if not self.who.sees(world, world.current[place]) or not self.who.saw(world, one) or not holds(one):
+        if not self.who.sees(world, world.latest[place]) or not self.who.saw(world, one) or not holds(one):
             return False
         if self.code is not None and one["code"]["coding"][0]["code"] != self.code:
             return False
@@ -157,7 +157,7 @@ async def compare(store: Store, seed: int) -> int:
 
     """
     chance = random.Random(seed)
-    whole, tenant = record(chance), f"told{seed}"
+    whole, tenant = record(chance, deletes=False), f"told{seed}"
     several = [one for number in range(SUBSCRIBERS) if (one := drawn(chance, number)) is not None]
     cuts = sorted(chance.sample(range(1, len(whole.log)), chance.choice(PARTS) - 1))
     hook = Subscriber(store, SUBSCRIBING)
@@ -170,7 +170,7 @@ async def compare(store: Store, seed: int) -> int:
         log = whole.log[first:last]
         await write_all(store, Access.unrestricted(tenant), log)
         for version, one in log:
-            world.current[one["resourceType"], one["id"]] = one
+            world.latest[one["resourceType"], one["id"]] = one
             world.log.append((version, one))
             for each in several:
                 if one["resourceType"] == TOPICS[each.topic][0].resource:

@@ -25,24 +25,35 @@ Resource = dict[str, Any]
 Naive = Callable[["World", Resource], bool]
 
 
+class Gone(dict[str, Any]):
+    """A deletion, as what it deleted was at last: by that it is told of, or not."""
+
+
 @dataclass
 class World:
-    """A full copy, as Python sees it: the current resources, and every version in the order it was written in."""
+    """A full copy, as Python sees it: the current resources, and every version in the order it was written in.
 
-    current: dict[tuple[str, str], Resource] = field(default_factory=dict)
+    `latest` are the last versions, of what was deleted its deletion; `current` those that live.
+    """
+
+    latest: dict[tuple[str, str], Resource] = field(default_factory=dict)
     log: list[tuple[int, Resource]] = field(default_factory=list)
+
+    @property
+    def current(self) -> dict[tuple[str, str], Resource]:
+        return {place: one for place, one in self.latest.items() if not isinstance(one, Gone)}
 
     def keep(self, resource: Resource) -> None:
         place = (resource["resourceType"], resource["id"])
         version = 1 + sum((one["resourceType"], one["id"]) == place for _, one in self.log)
-        self.current[place] = resource
+        self.latest[place] = resource
         self.log.append((version, resource))
 
 
 # Records
 
 
-def record(chance: random.Random) -> World:
+def record(chance: random.Random, *, deletes: bool = True) -> World:
     world = World()
     doctors = ["doc", "dan"]
     for id_ in doctors:
@@ -92,7 +103,18 @@ def record(chance: random.Random) -> World:
             if type_ == "Appointment":
                 changed["participant"][0] = held["participant"][0]
             world.keep(changed)
+    if deletes:
+        delete_some(world, aside(chance))
     return world
+
+
+def delete_some(world: World, chance: random.Random) -> None:
+    """Delete some of what there is; and sometimes bring it back."""
+    for (type_, _), held in list(world.current.items()):
+        if type_ not in ("Patient", "Practitioner") and chance.random() < 0.2:
+            world.keep(Gone(held))
+            if chance.random() < 0.3:
+                world.keep(dict(held))
 
 
 def reference(type_: str, id_: str) -> Resource:
@@ -308,6 +330,7 @@ class Caller:
     def sees(self, world: World, resource: Resource, *, now: bool = True) -> bool:
         if not self._is_told(world, resource):
             return False
+        now = now and not isinstance(resource, Gone)
         for patients, restriction in self.naive.get(resource["resourceType"], ()):
             if self._is_of(patients, resource) and (restriction is None or (now and restriction(world, resource))):
                 return True
@@ -335,10 +358,10 @@ class Caller:
         if resource["resourceType"] != "Patient" and not patients_in(resource) <= {patient}:
             return False
         said = [one for (type_, _), one in world.current.items() if type_ == "Consent" and bearer(one) == patient]
-        now = world.current[resource["resourceType"], resource["id"]]
+        now = world.latest[resource["resourceType"], resource["id"]]
         if told.opened == patient:
             return "PSYTHPN" not in {*labels_of(resource), *labels_of(now)}
-        held = {"/".join(place): one for place, one in world.current.items()}
+        held = {"/".join(place): one for place, one in world.latest.items()}
         return permits(said, labels_of(resource), told, about=resource, held=held) and permits(
             said, labels_of(now), told, about=now, held=held
         )
