@@ -1,5 +1,7 @@
 """Bundles of searches and histories, joined from stored bytes: no resource is parsed or written anew.
 
+Of a body its labels alone are read, for those of the Bundle.
+
 Source: https://hl7.org/fhir/R4/bundle.html. Joining the bytes of 50 resources takes 0.02 ms, by way of models 54 ms.
 """
 
@@ -7,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Final
 from uuid import uuid4
 
+import msgspec
+
+from shared.fhir.codes import CONFIDENTIALITY
 from shared.fhir.ids import new_id
 from shared.fhir.json import Resource, dump, parse
 from shared.http.negotiation import etag
+from shared.security.labels import high_water
 from shared.store.types import Stored
 
 Link = tuple[str, str]
@@ -25,11 +32,41 @@ def instant(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
-def _head(kind: str, links: Iterable[Link], total: int | None) -> bytes:
+class _Coding(msgspec.Struct):
+    system: object = None
+    code: object = None
+
+
+class _Meta(msgspec.Struct):
+    security: tuple[_Coding, ...] = ()
+
+
+class _Body(msgspec.Struct):
+    meta: _Meta = msgspec.field(default_factory=_Meta)
+
+
+_LABELS: Final = msgspec.json.Decoder(_Body)
+"""Reads the labels of a body, and passes over the rest of it."""
+
+
+def _confidential(bodies: Iterable[bytes]) -> Resource:
+    """Return the `meta.security` of a Bundle: as confidential as the most confidential in it; of an empty one none.
+
+    Source: https://hl7.org/fhir/R4/security-labels.html ("high water mark")
+    """
+    levels = [
+        next((one.code for one in _LABELS.decode(body).meta.security if one.system == CONFIDENTIALITY), None)
+        for body in bodies
+    ]
+    highest = high_water([None if level is None else str(level) for level in levels])
+    return {} if highest is None else {"security": [{"system": CONFIDENTIALITY, "code": highest}]}
+
+
+def _head(kind: str, links: Iterable[Link], total: int | None, bodies: Iterable[bytes]) -> bytes:
     bundle: Resource = {
         "resourceType": "Bundle",
         "id": new_id(),
-        "meta": {"lastUpdated": instant(datetime.now(UTC))},
+        "meta": {"lastUpdated": instant(datetime.now(UTC)), **_confidential(bodies)},
         "type": kind,
     }
     if total is not None:
@@ -54,12 +91,13 @@ def searchset(
     included: Iterable[Stored] = (),
 ) -> bytes:
     """Return a searchset: `entries` as matches, `included` as such, then `outcome` (what was ignored), if any."""
-    joined = [_found(base_url, stored, b"match") for stored in entries]
-    joined.extend(_found(base_url, stored, b"include") for stored in included)
+    matches, besides = list(entries), list(included)
+    joined = [_found(base_url, stored, b"match") for stored in matches]
+    joined.extend(_found(base_url, stored, b"include") for stored in besides)
     if outcome is not None:
         url = f"urn:uuid:{uuid4()}".encode()  # it is kept nowhere, and each entry of a searchset has a fullUrl
         joined.append(b'{"fullUrl":"' + url + b'","resource":' + dump(outcome) + b',"search":{"mode":"outcome"}}')
-    return _close(_head("searchset", links, total), joined)
+    return _close(_head("searchset", links, total, [one.body for one in (*matches, *besides)]), joined)
 
 
 def _found(base_url: str, stored: Stored, mode: bytes) -> bytes:
@@ -94,21 +132,24 @@ def document(identifier: str, profile: str, moment: datetime, entries: Iterable[
         entries: what it holds.
 
     """
+    held = list(entries)
     head: Resource = {
         "resourceType": "Bundle",
         "id": new_id(),
-        "meta": {"lastUpdated": instant(moment), "profile": [profile]},
+        "meta": {"lastUpdated": instant(moment), "profile": [profile], **_confidential(body for _, body in held)},
         "identifier": {"system": "urn:ietf:rfc:3986", "value": identifier},
         "type": "document",
         "timestamp": instant(moment),
     }
-    joined = [b'{"fullUrl":' + dump(url) + b',"resource":' + body + b"}" for url, body in entries]
+    joined = [b'{"fullUrl":' + dump(url) + b',"resource":' + body + b"}" for url, body in held]
     return _close(dump(head), joined)
 
 
 def history(base_url: str, entries: Iterable[Stored], *, links: Iterable[Link], total: int | None = None) -> bytes:
     """Return a history Bundle; a deletion has no resource."""
-    return _close(_head("history", links, total), [_version(base_url, stored) for stored in entries])
+    versions = list(entries)
+    head = _head("history", links, total, [one.body for one in versions if not one.deleted])
+    return _close(head, [_version(base_url, stored) for stored in versions])
 
 
 def _version(base_url: str, stored: Stored) -> bytes:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from shared.fhir.json import parse
 from shared.fhir.outcome import Issue, operation_outcome
-from shared.http.bundle import history, instant, placed, searchset
+from shared.http.bundle import document, history, instant, placed, searchset
 from shared.store.types import Stored
 
 BASE = "http://kap.example/fhir"
@@ -70,3 +71,24 @@ def test_what_an_operation_found_is_known_by_its_url_on_the_base_that_was_asked(
     assert placed(answered, BASE) is answered
     for other in (b'{"resourceType":"Patient"}', b'{"resourceType":"Bundle","type":"document"}'):
         assert placed(other, BASE) is other
+
+
+def labelled(level):
+    coding = b'{"system":"http://terminology.hl7.org/CodeSystem/v3-Confidentiality","code":"%s"}' % level
+    body = b'{"resourceType":"Observation","id":"o","meta":{"security":[{"code":"SUD"},%s]},"valueString":"V"}' % coding
+    return replace(stored(1), body=body)
+
+
+def test_a_bundle_is_as_confidential_as_the_most_confidential_that_is_in_it():
+    def level(bundle):
+        return [one["code"] for one in parse(bundle)["meta"].get("security", ())]
+
+    links = [("self", BASE)]
+    assert level(searchset(BASE, [labelled(b"R"), stored(2)], links=links)) == ["R"]
+    assert level(searchset(BASE, [stored(2)], links=links)) == ["N"]
+    assert level(searchset(BASE, [labelled(b"R")], links=links, included=[labelled(b"V")])) == ["V"]
+    assert level(searchset(BASE, [], links=links)) == []
+    gone = replace(stored(3, "delete", deleted=True), body=labelled(b"V").body)
+    assert level(history(BASE, [gone, labelled(b"R")], links=links)) == ["R"]
+    whole = document("urn:uuid:1", "http://profile", WHEN, [("urn:a", stored(1).body), ("urn:b", labelled(b"V").body)])
+    assert level(whole) == ["V"]
