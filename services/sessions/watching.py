@@ -21,6 +21,7 @@ from services.sessions.rules.monitoring import (
     minutes_from,
     next_due,
     planned,
+    serves,
 )
 from services.sessions.rules.readings import readings_of, taken_at
 from services.sessions.rules.visits import OVER, VIRTUAL_CLASS
@@ -181,7 +182,8 @@ async def close_due(record: Record, reading: Resource, setting: Setting) -> None
         return
     if when > setting.clock() + timedelta(minutes=setting.gate.ahead.minutes):
         return  # it says that it is still to be taken: nothing is there yet
-    for one in await _open_due(record, visit, until=when + timedelta(minutes=policy.before.minutes)):
+    kinds = serves(reading, policy)
+    for one in await _open_due(record, visit, until=when + timedelta(minutes=policy.before.minutes), kinds=kinds):
         await _close_where_covered(record, one, visit, setting, reading)
 
 
@@ -202,11 +204,13 @@ async def reopen_due(record: Record, reading: Resource, setting: Setting) -> Non
             await _close_where_covered(record, opened, visit, setting, reading)
 
 
-async def _open_due(record: Record, visit: str, *, until: datetime) -> list[Resource]:
+async def _open_due(
+    record: Record, visit: str, *, until: datetime, kinds: Sequence[str] = tuple(_CODES)
+) -> list[Resource]:
     """Return the open Tasks for what is due in a visit until then: of what went by, those that were missed."""
     asked = [
         ("encounter", f"Encounter/{visit}"),
-        ("code", _TOKENS),
+        ("code", ",".join(_CODES[one].token() for one in kinds)),
         ("status", _OPEN),
         ("period", f"lt{zulu(until + _SECOND)}"),
     ]

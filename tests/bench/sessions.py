@@ -37,6 +37,8 @@ from cli.demo.course import prepare_team
 from cli.demo.patients import staff
 from cli.demo.resources import Team, instant, reference
 from cli.stack.ports import GATEWAY, Ports
+from services.sessions.rules.feeds import by_minute
+from services.sessions.setting import Setting
 from shared.fhir.codes import (
     HEART_RATE,
     OXYGEN_SATURATION,
@@ -45,6 +47,7 @@ from shared.fhir.codes import (
 )
 from shared.fhir.json import Resource
 from shared.local.postgres import APPLICATION_ROLE
+from shared.runtime.policy import load_policy
 from tests.e2e.kap import Kap, free_base
 from tests.live import Session, publish_questionnaires
 
@@ -63,6 +66,7 @@ SIGNALS = {
 }
 """By LOINC code: the unit, and between which numbers samples are that alarm nobody."""
 LOW = "85"
+EARLY = Setting.of(load_policy()).monitoring.early.share
 DELAY = timedelta(seconds=20)
 """So long ago was the last sample of a batch measured, when it is sent."""
 
@@ -95,7 +99,7 @@ class Charted:
         since: when its feed began.
         says: of each reading that a person charted, by its identifier, the values.
         samples: of the feed, by LOINC code, minute and place in it.
-        alarming: the readings that call somebody. feed_alarms: how many batches do.
+        alarming: the readings that call somebody. feed_alarms: how many batches do. alarms: the last set did.
 
     """
 
@@ -105,6 +109,7 @@ class Charted:
     samples: dict[tuple[str, datetime, int], str] = field(default_factory=dict)
     alarming: list[str] = field(default_factory=list)
     feed_alarms: int = 0
+    alarms: bool = False
 
 
 class Ward:
@@ -142,7 +147,8 @@ class Ward:
             due += seconds
 
     async def _set(self, charted: Charted, number: int, dice: random.Random) -> None:
-        alarming = dice.randrange(ALARMING_SETS) == 0
+        alarming = dice.randrange(ALARMING_SETS) == 0 and not charted.alarms  # one that lasts is one call
+        charted.alarms = alarming
         made = charted.session.reading(1000 + number, heart_rate=150 if alarming else dice.randint(60, 100))
         begun = time.monotonic()
         held = await self.gateway.transact([(f"urn:uuid:set-{n}", one, once(one)) for n, one in enumerate(made)])
@@ -210,8 +216,8 @@ def signal(code: str, start: datetime, apart: timedelta, samples: Iterable[str])
 
 def placed(code: str, when: datetime, apart: timedelta) -> tuple[str, datetime, int]:
     """Return the minute of a sample, and its place in it."""
-    minute = when.replace(second=0, microsecond=0)
-    return code, minute, (when - minute) // apart
+    ((minute, places),) = by_minute(when, apart, [LOW], EARLY).items()
+    return code, minute, next(iter(places))
 
 
 def samples_of(one: Resource) -> Iterable[tuple[tuple[str, datetime, int], str]]:

@@ -177,6 +177,14 @@ def is_needed(observation: Resource, policy: MonitoringPolicy) -> bool:
     return bool(with_code(readings_of(observation), wanted))
 
 
+def serves(observation: Resource, policy: MonitoringPolicy) -> list[str]:
+    """Return the kinds of what is due that an Observation has something of."""
+    readings = readings_of(observation)
+    return [
+        what for what, one in policy.due.items() if with_code(readings, [code for any_ in one.needs for code in any_])
+    ]
+
+
 def is_watched(observation: Resource, policy: MonitoringPolicy) -> bool:
     """Tell whether an Observation measured or rated something that is watched after a dose."""
     codes = [code for limit in policy.plausible.values() for code in limit.codes]

@@ -75,6 +75,12 @@ async def rated(bedside: Any) -> None:
     await bedside.sessions.create(score)
 
 
+async def dissociation_rated(bedside: Any) -> None:
+    score = bedside.reading(code=codes.Code(codes.KAP, "cadss-6-total").concept(), valueInteger=4)
+    del score["component"], score["category"]
+    await bedside.sessions.create(score)
+
+
 async def carry_on(bedside: Any, minutes: int) -> None:
     """Let minutes pass with a feed of each, and a set charted every five, so that nothing is missed."""
     for minute in range(minutes):
@@ -83,6 +89,7 @@ async def carry_on(bedside: Any, minutes: int) -> None:
         if minute % 5 == 0:
             await bedside.chart()
             await rated(bedside)
+            await dissociation_rated(bedside)
         bedside.clock.forward(minutes=1)
 
 
