@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from services.scheduling.rules.policy import SchedulingPolicy
 from shared.fhir.cited import ValueSet
 from shared.fhir.freshness import Freshness, KnowledgePolicy
 from shared.runtime.policy import Policy, PolicyError
+from shared.runtime.zones import clinic_zone
 
 Clock: TypeAlias = Callable[[], datetime]
 
@@ -53,10 +54,7 @@ class Setting:
 
         """
         section = policy.section("scheduling", SchedulingPolicy)
-        try:
-            zone = ZoneInfo(section.zone.name)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise PolicyError(f"scheduling.zone: there is no time zone '{section.zone.name}'.") from None
+        zone = clinic_zone(policy)
         unknown = {step.visit for course in section.courses.values() for step in course.steps.values()}
         unknown |= section.prerequisites.keys() | {kind for one in section.messages.values() for kind in one.visits}
         unknown -= section.visits.keys()

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 
 from services.sessions.calling import Finding, call, have_reviewed
 from services.sessions.drugs import drug_at_worst, gated_drug, is_unheard_of
-from services.sessions.gathering import asked_of, decisions_of, enrolment_of, holds_of, risk_flags
+from services.sessions.gathering import asked_of, decisions_of, enrolment_of, holds_of, places_of, risk_flags
 from services.sessions.leaving import judge_home
 from services.sessions.lots import batch_of
-from services.sessions.rules.amounts import Amounts, Dose, amount_checks, as_dose, quantity_of
+from services.sessions.rules.amounts import (
+    Amounts,
+    Dose,
+    Weighed,
+    amount_checks,
+    as_dose,
+    newest_weight,
+    quantity_of,
+)
 from services.sessions.rules.checks import Check, issues_of
-from services.sessions.rules.claims import COUNTED, UNSURE, begins_ahead, claim_of, corrects_the_amount, resumes
+from services.sessions.rules.claims import (
+    COUNTED,
+    UNSURE,
+    begins_ahead,
+    claim_of,
+    corrects_the_amount,
+    resumes,
+    runs_faster,
+)
 from services.sessions.rules.gate import Batch, Situation, gate, news_check
 from services.sessions.rules.infusions import gives_more
+from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of
+from services.sessions.rules.series import Before, series_checks
 from services.sessions.setting import Setting
 from services.sessions.steps import siblings_of, steps_among, whole_of
 from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, SNOMED, VISIT_DOSING, WEIGHT
@@ -42,6 +60,7 @@ from shared.fhir.kap import (
 )
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.fhir.raised import identifier
+from shared.fhir.zones import interval_in, zone_of
 from shared.runtime.medications import substances_of
 from shared.runtime.raising import find
 from shared.runtime.record import Record
@@ -50,14 +69,20 @@ from shared.runtime.service import Change
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is held about the start of a dose: the gate's situation, and the amounts."""
+    """What is held about the start of a dose: the gate's situation, what went before it, and the amounts."""
 
     situation: Situation
+    before: Before
     amounts: Amounts
+
+    def ground(self, setting: Setting) -> list[Check]:
+        """Return every check of the gate on what does not depend on the amount of the dose."""
+        series = series_checks(self.before, setting.series, self.situation.decisions)
+        return [*gate(self.situation, setting.gate), *series]
 
     def checks(self, setting: Setting) -> list[Check]:
         """Return every check of the gate."""
-        return [*gate(self.situation, setting.gate), *amount_checks(self.amounts, setting.dosing)]
+        return [*self.ground(setting), *amount_checks(self.amounts, setting.dosing)]
 
 
 async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, setting: Setting) -> Known:
@@ -72,9 +97,12 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
     route = said[0] if said else (ordered_routes[-1] if ordered_routes else None)
     fitting = [order for order in orders if route in routes_of_order(order)]
     readings = [] if visit_id is None else await _readings(record, visit_id, setting)
+    zone = zone_of(await places_of(record, visit), setting.zone)
+    courses = [one for one in await record.search("EpisodeOfCare", about) if is_course(one)]
     situation = Situation(
+        zone=zone,
         visit=visit if visit is not None and patient_of(visit) == patient else None,
-        course=course_status([one for one in await record.search("EpisodeOfCare", about) if is_course(one)], start),
+        course=course_status([one for one in courses if not comes_from_elsewhere(one)], start),
         start=start,
         drug=drug,
         route=route,
@@ -82,7 +110,7 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         ordered=bool(fitting),
         readings=[reading for one in readings if patient_of(one) in (patient, None) for reading in readings_of(one)],
         decisions=[] if visit_id is None else await decisions_of(record, visit_id, setting.clock()),
-        asked=None if visit_id is None else await asked_of(record, visit_id, start, setting),
+        asked=None if visit_id is None else await asked_of(record, visit_id, start, setting, zone),
         gender=(await record.get("Patient", str(patient)) or {}).get("gender"),
         flags=await risk_flags(record, patient, start, setting),
         enrolment=await enrolment_of(record, dose, visit, start),
@@ -90,18 +118,25 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         holds=await holds_of(record, patient),
         unheard=as_words(await record.unheard(setting.knowledge.dose, f"Patient/{patient}")),
     )
-    kilograms = await weight_of(record, patient, start, setting)
+    weights = await weights_of(record, patient, setting, zone)
+    kilograms = newest_weight(weights, start, setting.dosing.weight_age.days, zone)
+    order = fitting[-1] if fitting else None
+    others = await _other_doses(record, dose, kilograms, setting)
+    plans = [one for one in await record.search("CarePlan", about) if not comes_from_elsewhere(one)]
+    before = Before(start, drug, route, zone, others, visit_id, order, plans)
     amounts = Amounts(
         dose=quantity_of(dose),
         start=start,
         drug=drug,
         route=route,
         visit=visit_id,
-        order=fitting[-1] if fitting else None,
-        others=await _other_doses(record, dose, kilograms, setting),
+        order=order,
+        others=others,
         kilograms=kilograms,
+        kilograms_ordered=None if order is None else _weight_ordered(weights, order, setting, zone),
+        decisions=situation.decisions,
     )
-    return Known(situation, amounts)
+    return Known(situation, before, amounts)
 
 
 async def _product_of(record: Record, dose: Resource, setting: Setting) -> Batch:
@@ -126,22 +161,26 @@ async def _readings(record: Record, visit: str, setting: Setting) -> list[Resour
     return await record.search("Observation", {"encounter": f"Encounter/{visit}", "combo-code": asked})
 
 
-async def weight_of(record: Record, patient: str | None, when: datetime, setting: Setting) -> Decimal | None:
-    """Return the newest body weight, in kg, of the days before `when` that the policy allows; None: there is none."""
-    earliest = when - timedelta(days=setting.dosing.weight_age.days)
-    newest: tuple[datetime, Decimal] | None = None
+async def weights_of(record: Record, patient: str | None, setting: Setting, zone: tzinfo) -> list[Weighed]:
+    """Return the patient's body weights that count and can be read, each with the time at which it was taken."""
+    found = []
     for one in await record.search("Observation", {"patient": f"Patient/{patient}", "code": WEIGHT.token()}):
-        taken, kilograms = effective_start(one), kilograms_in(one.get("valueQuantity"))
-        if (
-            taken is not None
-            and kilograms is not None
-            and kilograms > 0
-            and one["status"] in ("final", "amended", "corrected")
-            and earliest.date() <= taken.date() <= when.date()
-            and (newest is None or newest[0] <= taken)
-        ):
-            newest = taken, kilograms
-    return None if newest is None else newest[1]
+        said = (
+            one.get("effectiveDateTime") or one.get("effectiveInstant") or one.get("effectivePeriod", {}).get("start")
+        )
+        kilograms = kilograms_in(one.get("valueQuantity"))
+        if one["status"] in ("final", "amended", "corrected") and said and kilograms is not None and kilograms > 0:
+            can_be = not implausible(one, setting.monitoring)
+            found.append(Weighed(interval_in(said, zone), kilograms if can_be else None))
+    return found
+
+
+def _weight_ordered(weights: list[Weighed], order: Resource, setting: Setting, zone: tzinfo) -> Decimal | None:
+    """Return what the patient weighed when an order was written; said of a day, at its end."""
+    if "authoredOn" not in order:
+        return None
+    written = interval_in(order["authoredOn"], zone)[1]
+    return newest_weight(weights, written, setting.dosing.weight_age.days, zone)
 
 
 async def _other_doses(record: Record, dose: Resource, kilograms: Decimal | None, setting: Setting) -> list[Dose]:
@@ -195,8 +234,8 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
     infusion = await whole_of(record, after, setting)
     if infusion is not None and not await _gives_more(change, after, infusion, record):
         return
-    resumed = claim == "start" and resumes(change.before, after)
-    start = now if resumed else effective_start(after) or now
+    goes_on = claim == "start" and (resumes(change.before, after) or runs_faster(change.before, after))
+    start = now if goes_on else effective_start(after) or now
     found = await known_of(record, after, start, drug, setting)
     step = infusion is not None
     corrected = claim == "given" and was and corrects_the_amount(change.before, after)

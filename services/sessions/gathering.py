@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from services.sessions.rules.answers import Asked, Enrolment, answers_in
 from services.sessions.rules.checks import Check, Decision
@@ -21,37 +21,39 @@ from shared.fhir.codes import (
     RULE,
     SNOMED,
 )
-from shared.fhir.dates import interval, period_interval, zulu
+from shared.fhir.dates import period_interval, zulu
 from shared.fhir.freshness import as_words
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, has_code, id_in, moment, patient_of
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import detected_issue, identifier
+from shared.fhir.zones import interval_in
 from shared.runtime.raising import find, keep
 from shared.runtime.record import Record
+from shared.runtime.service import Change
 
 WITNESS = "witness"
 ANSWERED = frozenset(("completed", "amended"))
 
 
-async def asked_of(record: Record, visit: str, start: datetime, setting: Setting) -> Asked | None:
+async def asked_of(record: Record, visit: str, start: datetime, setting: Setting, zone: tzinfo) -> Asked | None:
     """Return the newest answers to kap-pre-dose in a visit that were given before `start` and are not too old."""
     earliest = start - timedelta(minutes=setting.gate.answers_age.minutes)
     latest = start + timedelta(minutes=setting.gate.ahead.minutes)
-    return await answers_of(record, visit, PRE_DOSE_QUESTIONNAIRE, earliest, latest)
+    return await answers_of(record, visit, PRE_DOSE_QUESTIONNAIRE, earliest, latest, zone=zone)
 
 
 async def answers_of(
-    record: Record, visit: str, questionnaire: str, earliest: datetime | None, latest: datetime
+    record: Record, visit: str, questionnaire: str, earliest: datetime | None, latest: datetime, *, zone: tzinfo = UTC
 ) -> Asked | None:
-    """Return the newest answers to a questionnaire in a visit that were given in a time."""
+    """Return the newest answers to a questionnaire in a visit that were given in a time; a day is one of the zone."""
     newest: Asked | None = None
     whose = {patient_of(await record.get("Encounter", visit) or {}), None}
     criteria = {"encounter": f"Encounter/{visit}", "questionnaire": questionnaire}
     for one in await record.search("QuestionnaireResponse", criteria):
         if one.get("status") not in ANSWERED or "authored" not in one or patient_of(one) not in whose:
             continue
-        when = interval(one["authored"])[0]
+        when = interval_in(one["authored"], zone)[0]
         if (earliest is None or earliest <= when) and when <= latest and (newest is None or newest.when <= when):
             newest = Asked(f"QuestionnaireResponse/{one['id']}", when, answers_in(one))
     return newest
@@ -63,7 +65,10 @@ def decision_name(visit: str, rule: str) -> tuple[str, str, str]:
 
 
 async def decisions_of(record: Record, visit: str, now: datetime) -> list[Decision]:
-    """Return the documented decisions to proceed in a visit that stand; none can be made ahead of time."""
+    """Return the documented decisions to proceed in a visit that stand.
+
+    None can be made ahead of time: one that is dated later than it was written is as old as that.
+    """
     found: list[Decision] = []
     for issue in await record.search("DetectedIssue", {"implicated": f"Encounter/{visit}"}):
         if issue.get("status") != "final" or not has_code(issue.get("code"), DECISION_NEEDED):
@@ -71,11 +76,32 @@ async def decisions_of(record: Record, visit: str, now: datetime) -> list[Decisi
         for made in issue.get("mitigation", []):
             signed = any(id_in(made.get("author"), type_) for type_ in ("Practitioner", "PractitionerRole"))
             if has_code(made.get("action"), PROCEED) and signed and "date" in made:
-                when = min(moment(made["date"]), now)
+                written = (issue.get("meta") or {}).get("lastUpdated")
+                when = min(moment(made["date"]), moment(written), now)
                 found.extend(
                     Decision(rule, when, f"DetectedIssue/{issue['id']}") for rule in codes_of(issue["code"], RULE)
                 )
     return found
+
+
+async def made_in_its_time(change: Change, setting: Setting) -> None:
+    """Guard of DetectedIssue: a decision is dated when it is made, or it would cover what is measured after it.
+
+    Raises:
+        Unprocessable: it is dated ahead.
+
+    """
+    after = change.after or {}
+    latest = setting.clock() + timedelta(minutes=setting.gate.ahead.minutes)
+    for made in after.get("mitigation", []) if has_code(after.get("code"), DECISION_NEEDED) else []:
+        if "date" in made and moment(made["date"]) > latest:
+            raise Unprocessable(
+                f"A decision is dated when it is made: {made['date']} is still to come.",
+                code="business-rule",
+                expression=["DetectedIssue.mitigation.date"],
+                rule="G-TIME",
+                source=setting.gate.ahead.source,
+            )
 
 
 async def ask_for_decisions(
@@ -181,6 +207,21 @@ async def flags_up(
 async def enrolment_of(record: Record, dose: Resource, visit: Resource | None, when: datetime) -> Enrolment:
     """Return what is known of the REMS where a dose is given: by identifiers in force of Patient and place."""
     patient = await record.get("Patient", str(id_in(dose.get("subject"), "Patient")))
+    places = await places_of(record, visit)
+    functions = [
+        one.get("function", {})
+        for one in dose.get("performer", [])
+        if any(id_in(one.get("actor"), type_) for type_ in ("Practitioner", "PractitionerRole"))
+    ]
+    return Enrolment(
+        site=any(_identified(place, ID_REMS_SITE, when) for place in places),
+        patient=_identified(patient, ID_REMS_PATIENT, when),
+        witness=any(coding.get("code") == WITNESS for one in functions for coding in one.get("coding", [])),
+    )
+
+
+async def places_of(record: Record, visit: Resource | None) -> list[Resource | None]:
+    """Return where a visit is: each Location and whose it is, then the Organization that provides it."""
     places: list[Resource | None] = []
     for one in (visit or {}).get("location", []):
         place = await record.get("Location", str(id_in(one.get("location"), "Location")))
@@ -188,14 +229,7 @@ async def enrolment_of(record: Record, dose: Resource, visit: Resource | None, w
         places.extend((place, None if owner is None else await record.get("Organization", owner)))
     provider = id_in((visit or {}).get("serviceProvider"), "Organization")
     places.append(None if provider is None else await record.get("Organization", provider))
-    staff = ("Practitioner", "PractitionerRole")
-    signed = [one for one in dose.get("performer", []) if any(id_in(one.get("actor"), type_) for type_ in staff)]
-    functions = [one.get("function") for one in signed]
-    return Enrolment(
-        site=any(_identified(place, ID_REMS_SITE, when) for place in places),
-        patient=_identified(patient, ID_REMS_PATIENT, when),
-        witness=any(coding.get("code") == WITNESS for one in functions if one for coding in one.get("coding", [])),
-    )
+    return places
 
 
 def _identified(resource: Resource | None, system: str, when: datetime) -> bool:

@@ -8,6 +8,7 @@ from services.sessions.alarming import guard_reading, join_treatment
 from services.sessions.calling import lower_flag
 from services.sessions.dose import ask_which, guard_dose
 from services.sessions.events import guard_event
+from services.sessions.gathering import made_in_its_time
 from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking
 from services.sessions.operations.rems import fill_at_the_end
@@ -65,6 +66,9 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def task(change: Change, record: Record) -> None:
         await lower_flag(change, record, setting)
 
+    async def decision(change: Change, record: Record) -> None:
+        await made_in_its_time(change, setting)
+
     async def visit(change: Change, record: Record) -> None:
         await _visit(change, record)
         await guard_leaving(change, record, setting)
@@ -84,6 +88,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         "AdverseEvent": (*ours, event),
         "Composition": (*ours, keep_signed),
         "DocumentReference": (*ours, keep_signed),
+        "DetectedIssue": (decision,),
         "Encounter": (belongs_here, visit),
         "Task": (keep_names, setting.escalation.guard, task),
         "Flag": (keep_names,),

@@ -28,6 +28,7 @@ GROUND = (
     "Patient",
     "Consent",
     "MedicationRequest",
+    "CarePlan",
     "Medication",
     "Observation",
     "Location",

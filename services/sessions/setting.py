@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
+from zoneinfo import ZoneInfo
 
 from services.sessions.rules.alarms import AlarmPolicy
 from services.sessions.rules.amounts import DosingPolicy
@@ -14,11 +15,13 @@ from services.sessions.rules.leaving import DischargePolicy
 from services.sessions.rules.monitoring import MonitoringPolicy
 from services.sessions.rules.psychotherapy import PsychotherapyPolicy
 from services.sessions.rules.rems import RemsPolicy
+from services.sessions.rules.series import SeriesPolicy
 from services.sessions.rules.substances import SubstancesPolicy
 from shared.fhir.cited import ValueSet
 from shared.fhir.freshness import KnowledgePolicy
 from shared.runtime.escalation import Escalation
 from shared.runtime.policy import Policy
+from shared.runtime.zones import clinic_zone
 
 Clock: TypeAlias = Callable[[], datetime]
 
@@ -30,7 +33,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Sessions' policy and clock."""
+    """Sessions' policy and clock; `zone`: the clinic's, for a place that names none of its own."""
 
     version: str
     sets: Mapping[str, ValueSet]
@@ -44,6 +47,8 @@ class Setting:
     psychotherapy: PsychotherapyPolicy
     escalation: Escalation
     knowledge: KnowledgePolicy
+    series: SeriesPolicy
+    zone: ZoneInfo
     clock: Clock
 
     @classmethod
@@ -67,5 +72,7 @@ class Setting:
             dosing=policy.section("dosing", DosingPolicy),
             escalation=Escalation.of(policy),
             knowledge=policy.section("knowledge", KnowledgePolicy),
+            series=policy.section("orders", SeriesPolicy),
+            zone=clinic_zone(policy),
             clock=clock,
         )

@@ -89,7 +89,10 @@ async def _plan(record: Record, visit: Resource, doses: Sequence[Given], setting
         name = made["identifier"][0]["value"]
         names.add(name)
         was = held.get(name)
-        if is_missed(due.when, now, policy) or (was and was["executionPeriod"]["start"] == zulu(due.when)):
+        stands = was is not None and was["status"] != "cancelled"
+        if is_missed(due.when, now, policy) or visit["status"] in OVER:
+            continue
+        if stands and was is not None and was["executionPeriod"]["start"] == zulu(due.when):
             continue
         if was is None:
             await raise_once(record, made)
@@ -310,9 +313,9 @@ async def _flag(due: Resource, record: Record, now: datetime, setting: Setting) 
     if joins:
         pass
     elif calls:
-        await call(record, missed, setting, flagged=False)
+        await call(record, missed, setting, flagged=False, again=True)
     else:
-        await have_reviewed(record, missed, setting)
+        await have_reviewed(record, missed, setting, again=True)
     with own_work():
         said = (VITALS_MISSED if calls else RATING_MISSED).concept(text="missed")
         await record.update(content_of({**due, "businessStatus": said}))

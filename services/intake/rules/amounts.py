@@ -13,16 +13,10 @@ import msgspec
 from shared.fhir.cited import Cited
 from shared.fhir.kap import Drug, PlannedDose, quantity_in
 from shared.fhir.outcome import Issue
+from shared.fhir.series import ByRoute, Series
 
 Aged: TypeAlias = Callable[[int], bool | None]
 """Tells whether the patient is at least so many years old; None: the record does not tell."""
-
-
-class ByRoute(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something of a drug by a route (SNOMED CT)."""
-
-    drug: Drug
-    route: str
 
 
 class Titration(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,15 +40,6 @@ class Titration(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def reached(self, aged: Aged) -> list[int]:
         """Return the ages of `first_from` that the patient has, or may have where his is not known."""
         return [years for years in self.first_from if aged(years) is not False]
-
-
-class Series(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many: `sessions` in one order or plan, `least_days` apart; `total` in `days` before need is looked at."""
-
-    sessions: int
-    least_days: int
-    total: int
-    days: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.intake.rules.amounts import Series, Titration, amounts_of
+from services.intake.rules.amounts import Titration, amounts_of
 from services.intake.rules.findings import Finding, Screening
 from services.intake.rules.home import HomePolicy
 from services.intake.rules.prescribers import PrescriberPolicy
@@ -18,6 +18,7 @@ from shared.fhir.codes import PROCEDURE_CONSENT, SNOMED
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, codes_of, consent_routes, has_code
 from shared.fhir.outcome import Issue
+from shared.fhir.series import Series
 
 
 class ByWeight(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):

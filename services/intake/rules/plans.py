@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.intake.rules.amounts import Aged, Series, check_count, check_titration, doses_of, of_route
+from services.intake.rules.amounts import Aged, check_count, check_titration, doses_of, of_route
 from services.intake.rules.orders import OrderPolicy, Weight, check_dosage, kilograms_of
 from shared.fhir.cited import Cited
 from shared.fhir.codes import ROUTES, UCUM
 from shared.fhir.kap import Drug, PlannedDose
 from shared.fhir.outcome import Issue
+from shared.fhir.series import Series
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from shared.fhir.cited import Cited
+from shared.fhir.zones import Zone
 
 Prerequisite: TypeAlias = Literal[
     "eligible", "course", "consent", "plan", "order", "rems", "spacing", "preparation", "escort", "weight"
@@ -23,12 +24,6 @@ class Minutes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A number of minutes."""
 
     minutes: int
-
-
-class Zone(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A time zone of the IANA database."""
-
-    name: str
 
 
 class Need(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ from services.sessions.gathering import ask_for_decisions, confirm_news
 from services.sessions.operations.parameters import given_in, moment_in
 from services.sessions.rules.checks import Check, issues_of
 from services.sessions.rules.claims import begins_ahead
-from services.sessions.rules.gate import gate, news_check
+from services.sessions.rules.gate import news_check
 from services.sessions.rules.visits import VIRTUAL_CLASS
 from services.sessions.setting import Setting
 from shared.fhir.codes import UCUM, Code
@@ -64,7 +64,8 @@ def dosing_operations(setting: Setting) -> tuple[Operation, ...]:
             documentation=(
                 "Opens a dose of ketamine or esketamine in a dosing session that is in progress, when the gate before "
                 "the dose is open; else 422 with all that keeps it closed. Parameters: medicationRequest (Reference), "
-                "dose (Quantity, mg), performer (Reference), witness (Reference; esketamine needs one), lot (string), "
+                "dose (Quantity, mg), rate (Quantity, such as mg/h, of an infusion), performer (Reference), "
+                "witness (Reference; a nasal spray needs one), lot (string), "
                 "expires (date) and strength (Quantity, mg/mL, as it is given) of the product, effective "
                 "(dateTime, not in the future; default now), confirmedBy (Reference to the prescriber or nurse "
                 "who confirms that consent and order stand, where the check G-NEWS asks; kept as a DetectedIssue with "
@@ -126,7 +127,7 @@ async def _pre_dose_gate(call: OperationCall, record: Record, setting: Setting) 
     planned = await _planned(call, record, setting, ("medicationRequest",))
     known = await known_of(record, planned.dose, planned.start, planned.drug, setting)
     amount = "dose" in planned.dose["dosage"]
-    checks = known.checks(setting) if amount else gate(known.situation, setting.gate)
+    checks = known.checks(setting) if amount else known.ground(setting)
     checks.append(news_check(known.situation, setting.knowledge))
     now = setting.clock()
     patient = str(patient_of(planned.dose))
@@ -173,6 +174,7 @@ def _refused(parameter: str, what: str) -> Unprocessable:
 FORMS: Final = {
     "medicationRequest": "valueReference",
     "dose": "valueQuantity",
+    "rate": "valueQuantity",
     "performer": "valueReference",
     "witness": "valueReference",
     "lot": "valueString",
@@ -221,6 +223,7 @@ def _administration(
         "dosage": {
             **({"route": dosage["route"]} if "route" in dosage else {}),
             **({"dose": given["dose"]} if given["dose"] is not None else {}),
+            **({"rateQuantity": given["rate"]} if given["rate"] is not None else {}),
         },
     }
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from services.sessions.calling import Finding, have_reviewed
 from services.sessions.events import is_serious
-from services.sessions.gathering import answers_of, enrolment_of
+from services.sessions.gathering import answers_of, enrolment_of, places_of
 from services.sessions.lots import lot_of
 from services.sessions.operations.parameters import given_in, moment_in
 from services.sessions.rules.answers import answers_in
@@ -30,12 +30,14 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, milligrams_in, moment, patient_of, reference
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.fhir.raised import identifier, task
+from shared.fhir.zones import day_at, end_of_day, zone_of
 from shared.runtime.raising import OPEN_TASK, content_of, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Operation, OperationCall
 from shared.runtime.timers import Round, Timer
 
 MINUTE: Final = timedelta(minutes=1)
+SECOND: Final = timedelta(seconds=1)
 EVERY: Final = timedelta(minutes=1)
 
 
@@ -131,12 +133,14 @@ async def _fill_form(visit: Resource, record: Record, setting: Setting) -> Resou
             form_id = held[-1]["id"]
         else:
             form_id = (await record.create(form)).stored.id
-    due = first + timedelta(days=setting.rems.submit.days)
+    zone = zone_of(await places_of(record, visit), setting.zone)
+    day = day_at(first, zone)
+    due = end_of_day(day + timedelta(days=setting.rems.submit.days), zone) - SECOND
     made = task(
         ("rems", visit["id"]),
         patient=patient,
         code=SUBMIT_REMS,
-        description=f"Send the REMS monitoring form of {zulu(first)[:10]}. {setting.rems.submit.advice}",
+        description=f"Send the REMS monitoring form of {day}. {setting.rems.submit.advice}",
         now=now,
         priority="asap",
         focus=f"QuestionnaireResponse/{form_id}",
@@ -188,7 +192,7 @@ async def _answers(
         "enrolled": enrolment.patient,
         "setting": enrolment.site or None,
         "professional": next((one["actor"].get("reference") for one in dose.get("performer", [])), None),
-        "treatment-date": zulu(first)[:10],
+        "treatment-date": str(day_at(first, zone_of(await places_of(record, visit), setting.zone))),
         "dose-mg": None if None in amounts else sum((one for one in amounts if one is not None), Decimal(0)),
         "lot": ", ".join(dict.fromkeys(lots)) or None,
         "monitoring-minutes": minutes_watched(session, MINUTE),

@@ -17,6 +17,7 @@ from shared.fhir.dates import MIN_INSTANT, interval, zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import milligrams_in, patient_of
 from shared.fhir.outcome import BadRequest, Unprocessable
+from shared.fhir.zones import day_at
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
 from shared.store.access import Access
@@ -197,7 +198,7 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
         await investigate(record, booked.id, f"{vial}: counted {amount} micrograms, {held} by the ledger", now)
     if dose is not None:
         await settle(record, dose, setting)
-    if kind in ("open", "administer") and await _is_expired(ledger, vial, occurred):
+    if kind in ("open", "administer") and await _is_expired(ledger, vial, occurred, setting):
         await investigate(record, f"expired:{vial}", f"{vial} was used after its last day", now)
     return {"resourceType": "Parameters", "parameter": [_told(booked)]}
 
@@ -218,9 +219,9 @@ async def _require_new(ledger: Substances, vial: Vial, dose: Resource, amount: i
         )
 
 
-async def _is_expired(ledger: Substances, vial: Vial, when: datetime) -> bool:
+async def _is_expired(ledger: Substances, vial: Vial, when: datetime, setting: Setting) -> bool:
     last = await ledger.expires(vial)
-    return last is not None and last < when.date()
+    return last is not None and last < day_at(when, setting.zone)
 
 
 def _amount(kind: str, given: dict[str, Any]) -> int:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
-from services.sessions.rules.checks import Check, simple
+from services.sessions.rules.checks import Check, Decision, Verdict, simple
 from shared.fhir.cited import Cited
 from shared.fhir.codes import SNOMED, UCUM
+from shared.fhir.dates import Interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, codes_of, effective_start, id_in, milligrams_in, quantity_in
+from shared.fhir.zones import day_at
 
 
 class Share(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +59,7 @@ class DosingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     amount: Cited
     rounding: Share
     weight_age: Days
+    weight_change: Share
     maxima: dict[str, Maximum]
     apart: dict[str, Apart]
 
@@ -84,6 +87,8 @@ class Amounts:
         order: the order it is given on, None: none is held.
         others: the patient's other doses of these drugs, in this visit and before it.
         kilograms: body weight of the last days, None: not known.
+        kilograms_ordered: body weight when the order was written, None: not known.
+        decisions: of prescribers, in this visit.
 
     """
 
@@ -95,6 +100,8 @@ class Amounts:
     order: Resource | None
     others: Sequence[Dose]
     kilograms: Decimal | None
+    kilograms_ordered: Decimal | None = None
+    decisions: Sequence[Decision] = ()
 
     @property
     def milligrams(self) -> Decimal | None:
@@ -104,6 +111,26 @@ class Amounts:
     def in_this_session(self) -> list[Dose]:
         """Return the other doses of the visit."""
         return [one for one in self.others if one.visit is not None and one.visit == self.visit]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A body weight: when it was taken, from and to, and the kilograms; None: such as can hardly be."""
+
+    when: Interval
+    kilograms: Decimal | None
+
+
+def newest_weight(weights: Iterable[Weighed], until: datetime, days: int, zone: tzinfo) -> Decimal | None:
+    """Return the newest weight in kg that was taken up to a moment, within so many days of the place before it.
+
+    Of several of one time the lowest counts: it allows the least. None: there is none, or the newest can hardly be.
+    """
+    earliest = day_at(until - timedelta(days=days), zone)
+    found = [one for one in weights if one.when[0] <= until and day_at(one.when[0], zone) >= earliest]
+    newest = max((one.when[0] for one in found), default=None)
+    taken = [one.kilograms for one in found if one.when[0] == newest]
+    return None if None in taken else min((one for one in taken if one is not None), default=None)
 
 
 def quantity_of(administration: Resource) -> Mapping[str, Any] | None:
@@ -181,6 +208,7 @@ def amount_checks(amounts: Amounts, policy: DosingPolicy) -> Iterator[Check]:
         return
     if amounts.order is not None:  # without one, the check of the order says so
         yield _against_order(amounts, amounts.order, milligrams, policy)
+        yield from _since_the_order(amounts, amounts.order, policy)
     for spacing in policy.apart.values():
         if (spacing.drug, spacing.route) == (amounts.drug, amounts.route):
             yield _apart(amounts, spacing)
@@ -221,6 +249,52 @@ def _against_order(amounts: Amounts, order: Resource, milligrams: Decimal, polic
     return replace(check, value=f"{_plain(milligrams)} mg", limit=f"at most {_plain(left)} mg")
 
 
+def _since_the_order(amounts: Amounts, order: Resource, policy: DosingPolicy) -> Iterator[Check]:
+    """Yield whether the patient weighs what he did when a dose by weight was ordered; a prescriber may decide."""
+    by_weight = any(
+        one.unit == "mg/kg" for one in policy.maxima.values() if (one.drug, one.route) == (amounts.drug, amounts.route)
+    )
+    if amounts.kilograms is None or not (by_weight or _is_per_kilogram(order)):
+        return
+    title, limit = "Weight since the order", f"at most {policy.weight_change.share:.0%} from the order's"
+    then, now = amounts.kilograms_ordered, amounts.kilograms
+    verdict: Verdict = "open"
+    text = "In order."
+    if then is None:
+        verdict = "not-known"
+        text = "what the patient weighed when the order was written is not known. Have the prescriber order it again."
+    elif abs(now - then) > then * policy.weight_change.share:
+        verdict = "closed"
+        text = (
+            f"the patient weighs {_plain(now)} kg, and weighed {_plain(then)} kg when it was ordered. Weigh him again; "
+            "have the prescriber order it for this weight, or decide."
+        )
+    decided = [one.reference for one in amounts.decisions if one.rule == "G-WEIGHT"]
+    if verdict == "closed" and decided:
+        verdict = "decided"
+    yield Check(
+        "G-WEIGHT",
+        title,
+        verdict,
+        text,
+        policy.weight_change.source,
+        closes=verdict in ("closed", "not-known"),
+        value=f"{_plain(now)} kg",
+        limit=limit,
+        evidence=(f"MedicationRequest/{order['id']}", *(decided[-1:] if verdict == "decided" else ())),
+        decidable=verdict == "closed",
+    )
+
+
+def _is_per_kilogram(order: Resource) -> bool:
+    return any(
+        quantity_in(said, ("mg/kg",)) is not None
+        for dosage in order.get("dosageInstruction", [])
+        for rate in dosage.get("doseAndRate", [])
+        for said in (rate.get("doseQuantity"), rate.get("doseRange", {}).get("high"))
+    )
+
+
 def _apart(amounts: Amounts, spacing: Apart) -> Check:
     near = timedelta(minutes=spacing.minutes)
     close = [
@@ -253,7 +327,8 @@ def _against_maximum(amounts: Amounts, milligrams: Decimal, maximum: Maximum, po
             return _not_known(
                 title,
                 f"{title.lower()} is {_plain(maximum.high)} mg/kg, and no body weight of the last "
-                f"{policy.weight_age.days} days is known. Weigh the patient and record it (Observation 29463-7).",
+                f"{policy.weight_age.days} days is known, or the newest can hardly be. Weigh the patient, "
+                "and record it (Observation 29463-7).",
                 policy.weight_age.source,
                 "G-WEIGHT",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
 from services.sessions.rules.checks import closed
@@ -49,14 +50,26 @@ def claim_of(
         is_first = True
     began = effective_start(after)
     is_past = began is not None and began < now - timedelta(minutes=policy.live.minutes)
-    if after.get("status") in GIVEN | {UNSURE} or is_past:
+    if after.get("status") in GIVEN | {UNSURE}:
+        return "given"
+    if was_gated and runs_faster(before, after):
+        return "start"
+    if is_past:
         return "given"
     return "start" if is_first or changes_what(before or {}, after) else "given"
 
 
 def changes_what(before: Resource, after: Resource) -> bool:
     """Tell whether what is given, how much, how, on which order or in which visit is another than before."""
-    elements = ("dosage", "medicationCodeableConcept", "medicationReference", "request", "context", "partOf")
+    elements = (
+        "dosage",
+        "medicationCodeableConcept",
+        "medicationReference",
+        "contained",
+        "request",
+        "context",
+        "partOf",
+    )
     return any(before.get(name) != after.get(name) for name in elements)
 
 
@@ -65,7 +78,31 @@ def corrects_the_amount(before: Resource | None, after: Resource) -> bool:
     if before is None or before.get("status") not in COUNTED or effective_start(before) != effective_start(after):
         return False
     routes = [one.get("dosage", {}).get("route") for one in (before, after)]
-    return routes[0] == routes[1] and not changes_what({**before, "dosage": after.get("dosage")}, after)
+    alike = routes[0] == routes[1] and rate_of(before) == rate_of(after)
+    return alike and not changes_what({**before, "dosage": after.get("dosage")}, after)
+
+
+def rate_of(dose: Resource) -> tuple[Decimal, str] | None:
+    """Return how fast a dose goes, number and unit (``mg/h``), said as a quantity or as a ratio; None: it is not said.
+
+    Source: https://hl7.org/fhir/R4/medicationadministration-definitions.html#MedicationAdministration.dosage.rate_x_
+    """
+    said = dose.get("dosage", {})
+    quantity, ratio = said.get("rateQuantity", {}), said.get("rateRatio", {})
+    if "value" in quantity:
+        return Decimal(str(quantity["value"])), str(quantity.get("code"))
+    above, per = ratio.get("numerator", {}), ratio.get("denominator", {})
+    if "value" not in above or not per.get("value"):
+        return None
+    return Decimal(str(above["value"])) / Decimal(str(per["value"])), f"{above.get('code')}/{per.get('code')}"
+
+
+def runs_faster(before: Resource | None, after: Resource) -> bool:
+    """Tell whether a dose that goes on goes faster than before, or in a unit that cannot be compared."""
+    if before is None or before.get("status") != "in-progress" or after.get("status") != "in-progress":
+        return False
+    was, rate = rate_of(before), rate_of(after)
+    return was is not None and rate is not None and (rate[1] != was[1] or rate[0] > was[0])
 
 
 def resumes(before: Resource | None, after: Resource | None) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Final
 
@@ -35,6 +35,7 @@ from shared.fhir.dates import MIN_INSTANT, zulu
 from shared.fhir.freshness import KnowledgePolicy
 from shared.fhir.json import Resource
 from shared.fhir.kap import RUNNING_EPISODE, Drug, visit_of
+from shared.fhir.zones import day_at
 
 # -- the form of the policy -------------------------------------------------------------------------------------------
 
@@ -78,6 +79,13 @@ class Dilution(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     codes: tuple[str, ...]
 
 
+class Witnessed(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Routes (SNOMED CT) by which a patient takes a drug himself, in the clinic and under the eyes of staff."""
+
+    drug: Drug
+    routes: tuple[str, ...]
+
+
 class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The section `gate`."""
 
@@ -88,6 +96,7 @@ class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lot: Cited
     dilution: Dilution
     held: Held
+    witnessed: Witnessed
     chaperone: Cited
     baseline_age: Minutes
     repeat_after: Minutes
@@ -128,7 +137,7 @@ class Situation:
         consented: routes consented to at that time.
         ordered: whether an active order of the patient for the drug is held.
         readings: those of this Encounter.
-        course: status at that time of the patient's course, of one that runs first; None: all that are held are over.
+        course: status at that time of the patient's course, of one that runs first; None: none is held.
         decisions: of prescribers, in this visit.
         asked: the answers before the dose, None: none were recorded in this visit.
         gender: Patient.gender.
@@ -136,6 +145,7 @@ class Situation:
         enrolment: in the REMS.
         batch: lot, expiry and strength of the product, as the dose says them.
         holds: what says that a medicine is to be held before a dose: references of DetectedIssues.
+        zone: whose days count: that of the place of the visit.
         unheard: the services whose latest news may be missing, as people read it; empty: all is known.
 
     """
@@ -156,6 +166,7 @@ class Situation:
     unheard: str = ""
     batch: Batch = NO_BATCH
     holds: Sequence[str] = ()
+    zone: tzinfo = UTC
 
     @property
     def at_home(self) -> bool:
@@ -169,6 +180,7 @@ def gate(situation: Situation, policy: GatePolicy) -> list[Check]:
         _visit(situation, policy),
         _course(situation, policy),
         *_chaperone(situation, policy),
+        *_witness(situation, policy.witnessed),
         _lot(situation, policy),
         *_dilution(situation, policy.dilution),
         *_readings(situation, policy),
@@ -202,10 +214,17 @@ def _visit(situation: Situation, policy: GatePolicy) -> Check:
 
 
 def _course(situation: Situation, policy: GatePolicy) -> Check:
+    title = "Course under way"
+    if situation.course is None:
+        text = (
+            "no course of the patient that is planned or runs is known here (EpisodeOfCare of type kap-course). Open "
+            "one, or wait for the news of it."
+        )
+        return Check("G-COURSE", title, "not-known", text, policy.course.source, closes=True)
     return simple(
         "G-COURSE",
-        "Course not on hold",
-        opens=situation.course is None or situation.course in RUNNING_EPISODE,
+        title,
+        opens=situation.course in RUNNING_EPISODE,
         text=f"the patient's course is {situation.course}. See why, settle it, and have a person lift the hold.",
         source=policy.course.source,
     )
@@ -214,7 +233,7 @@ def _course(situation: Situation, policy: GatePolicy) -> Check:
 def _lot(situation: Situation, policy: GatePolicy) -> Check:
     """Check the product: past its last day it is not given; which lot it is, the ledger may still say."""
     lot, expires = situation.batch.lot, situation.batch.expires
-    if expires is not None and expires < situation.start.date():
+    if expires is not None and expires < day_at(situation.start, situation.zone):
         text = f"the product expired on {expires.isoformat()}. Take another, and put this one aside."
         return simple("G-LOT", "Lot and expiry", opens=False, text=text, source=policy.lot.source)
     said = "In order." if lot and expires else "Lot or expiry is not said. Look at the label, and book the vial."
@@ -251,6 +270,19 @@ def _chaperone(situation: Situation, policy: GatePolicy) -> Iterator[Check]:
             opens=chaperoned(situation.visit),
             text="nobody is named who is with the patient at home (participant of type chaperone). Name him.",
             source=policy.chaperone.source,
+        )
+
+
+def _witness(situation: Situation, policy: Witnessed) -> Iterator[Check]:
+    """Yield the check of what a patient takes himself; esketamine has its own, of the REMS."""
+    if situation.drug == policy.drug and situation.route in policy.routes:
+        yield simple(
+            "G-WITNESS",
+            "Self-administration observed",
+            opens=situation.enrolment.witness and not situation.at_home,
+            text="by this route the patient takes it himself, in the clinic and under the eyes of its staff: name the "
+            "witness (performer with function witness, a Practitioner or PractitionerRole).",
+            source=policy.source,
         )
 
 

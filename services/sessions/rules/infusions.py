@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Final
 
 from services.sessions.rules.amounts import quantity_of
-from services.sessions.rules.claims import COUNTED
+from services.sessions.rules.claims import COUNTED, rate_of
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import effective_start, id_in, milligrams_in, patient_of
@@ -57,17 +57,22 @@ def in_order(doses: Iterable[Resource]) -> list[Resource]:
 
 
 def gives_more(step: Resource, parent: Resource, others: Iterable[Resource]) -> bool:
-    """Tell whether a step gives the drug faster than the step before it, or again after a pause; not known: it may.
+    """Tell whether a step gives the drug faster than the step before it, at once, or again after a pause.
+
+    What is not known may be so.
 
     `others`: the other steps, and the step itself as it was before a change of it.
     """
-    if step.get("status") != "in-progress":
+    rate = rate_of(step)
+    if step.get("status") == "completed" and rate is None:
+        return "dose" in step.get("dosage", {})  # a bolus
+    if step.get("status") not in ("in-progress", "completed"):
         return False
-    if parent.get("status") != "in-progress":
+    if parent.get("status") != "in-progress" and step.get("status") == "in-progress":
         return True
     earlier = [one for one in others if _began(one) <= _began(step) and _sets_the_rate(one)]
     before = in_order(earlier)[-1] if earlier else parent
-    rate, was = _rate(step), _rate(before)
+    was = rate_of(before)
     if rate is None or before.get("status") in STILL or was is None:
         return rate is None or rate[0] > 0
     return rate[1] != was[1] or rate[0] > was[0]
@@ -80,9 +85,4 @@ def _began(dose: Resource) -> str:
 
 def _sets_the_rate(step: Resource) -> bool:
     """Tell whether a step says how fast it goes on after it; one that is over and names no rate was a bolus."""
-    return step.get("status") in COUNTED and (step.get("status") != "completed" or _rate(step) is not None)
-
-
-def _rate(dose: Resource) -> tuple[Decimal, str] | None:
-    rate = dose.get("dosage", {}).get("rateQuantity", {})
-    return (Decimal(str(rate["value"])), str(rate.get("code"))) if "value" in rate else None
+    return step.get("status") in COUNTED and (step.get("status") != "completed" or rate_of(step) is not None)

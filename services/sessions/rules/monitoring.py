@@ -162,9 +162,11 @@ def covers(
         for one in readings
         if one.timed and one.when is not None and low <= one.when <= high and (after is None or one.when > after)
     ]
+    numbers = {code for limit in policy.plausible.values() for code in limit.codes}
     found: list[str] = []
     for codes in policy.due[what].needs:
-        there = with_code(near, codes)
+        # Where a number is due, words such as "not measured" are none.
+        there = [one for one in with_code(near, codes) if one.quantity is not None or not numbers.intersection(codes)]
         if not there:
             return None
         found.append(there[-1].reference)

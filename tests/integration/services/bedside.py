@@ -22,6 +22,7 @@ from tests.integration.services.course import (
     about,
     appointment,
     consent,
+    course,
     milligrams,
     order,
     patient,
@@ -131,6 +132,7 @@ class Bedside:
     ) -> None:
         """Admit a patient and begin a dosing visit; `more` goes into the order."""
         self.who = await self.tell("intake", patient())
+        await self.tell("intake", course(self.who))
         await self.tell("intake", consent(self.who, route))
         await self.tell("intake", weight(self.who))
         self.ordered = await self.tell("intake", order(self.who, dose, route, **more))

@@ -17,6 +17,7 @@ from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.extraction import compartment_key
 from shared.fhir.json import Resource, parse
+from shared.fhir.kap import stage_extension
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.consume import ServiceEvents
 from shared.runtime.labelling import labels_of_policy
@@ -362,6 +363,19 @@ def order(of: Resource, dose: float = 70, route: codes.Code = codes.ROUTE_IM, **
         "dosageInstruction": [
             {"text": "as planned", "route": route.concept(), "doseAndRate": [{"doseQuantity": milligrams(dose)}]}
         ],
+        **more,
+    }
+
+
+def course(of: Resource, status: str = "active", **more: Any) -> Resource:
+    """Return a course of KAP in its dosing."""
+    return {
+        "resourceType": "EpisodeOfCare",
+        "extension": [stage_extension("dosing", "2026-11-20T09:00:00Z")],
+        "status": status,
+        "type": [codes.COURSE.concept()],
+        "patient": about(of),
+        "managingOrganization": {"reference": "Organization/clinic"},
         **more,
     }
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
+from services.intake.planning import activities
 from services.sessions.service import sessions as sessions_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
+from shared.fhir.kap import PlannedDose
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from tests.integration.services.bedside import Bedside, rules_of
-from tests.integration.services.course import about, milligrams
+from tests.integration.services.course import about, appointment, milligrams, weight
+from tests.unit.intake.test_orders import SETTING
 
 ESKETAMINE = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray")
 
@@ -86,18 +90,21 @@ async def test_a_hold_opens_after_two_repeats_by_a_prescriber_s_documented_decis
     assert rules_of(error) == {"G-BP-HOLD"}
 
 
-async def test_a_decision_ahead_of_its_time_does_not_cover_what_is_measured_later(bedside):
+async def test_a_decision_is_not_made_ahead_of_its_time_and_does_not_cover_what_is_measured_later(bedside):
     for _ in range(3):
         bedside.clock.forward(minutes=10)
         await bedside.chart(165)
     _, checks = await look(bedside)
-    await decide(bedside, checks["G-BP-HOLD"]["decision"], date=zulu(bedside.clock.now + timedelta(days=9)))
+    with pytest.raises(Unprocessable, match="still to come") as error:
+        await decide(bedside, checks["G-BP-HOLD"]["decision"], date=zulu(bedside.clock.now + timedelta(minutes=20)))
+    assert rules_of(error) == {"G-TIME"}
+    await decide(bedside, checks["G-BP-HOLD"]["decision"])
     assert (await look(bedside))[0] is True
     bedside.clock.forward(minutes=10)
-    await bedside.chart(190)
+    await bedside.chart(178)
     with pytest.raises(Unprocessable) as error:
         await bedside.start()
-    assert "G-BP-STOP" in rules_of(error)
+    assert rules_of(error) == {"G-BP-HOLD"}
 
 
 @pytest.mark.parametrize(
@@ -208,3 +215,128 @@ async def test_what_screening_says_is_to_be_held_is_asked_about_and_closes_the_g
     assert rules_of(refused) == {"G-HOLD"}
     await bedside.tell("intake", {**told, "status": "cancelled"})
     await bedside.start()
+
+
+async def test_a_repeat_a_minute_after_a_held_pressure_does_not_open_the_gate(bedside):
+    await bedside.chart(165)
+    bedside.clock.forward(minutes=1)
+    await bedside.chart(120)
+    with pytest.raises(Unprocessable, match="a repeat counts 10 minutes after it") as error:
+        await bedside.start()
+    assert rules_of(error) == {"G-BP-HOLD"}
+    bedside.clock.forward(minutes=9)
+    await bedside.chart(120)
+    await bedside.start()
+
+
+async def test_of_two_readings_of_one_time_the_worse_counts_until_it_is_corrected(bedside):
+    wrong = await bedside.chart(190)
+    await bedside.chart(120)
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert "G-BP-STOP" in rules_of(error)
+    await bedside.sessions.update({**wrong, "status": "entered-in-error"})
+    await bedside.start()
+
+
+async def test_without_a_course_that_runs_nothing_is_started_and_what_was_given_is_recorded(bedside):
+    await bedside.chart()
+    (held,) = await bedside.sessions.search("EpisodeOfCare", patient=bedside.who["id"])
+    await bedside.tell("intake", {**held, "status": "finished", "statusHistory": []})
+    with pytest.raises(Unprocessable, match="no course of the patient") as error:
+        await bedside.start()
+    assert rules_of(error) == {"G-COURSE"}
+    await bedside.sessions.create(bedside.dose(status="completed"))
+    assert "G-COURSE" in await bedside.rules()
+
+
+async def next_visit(bedside, *, days):
+    """Begin another dosing visit of the same patient, days later."""
+    period = {**bedside.visit["period"], "end": zulu(bedside.clock.now)}
+    await bedside.sessions.update({**bedside.visit, "status": "finished", "period": period})
+    bedside.clock.forward(days=days)
+    made = await bedside.tell("scheduling", appointment(bedside.who, bedside.ordered, bedside.clock.now))
+    (visit,) = await bedside.sessions.search("Encounter", appointment=about(made)["reference"])
+    visit = await bedside.sessions.update({**visit, "status": "arrived"})
+    start = {"start": zulu(bedside.clock.now)}
+    bedside.visit = await bedside.sessions.update({**visit, "status": "in-progress", "period": start})
+    await bedside.ask()
+    await bedside.chart()
+
+
+async def test_no_more_sessions_than_the_order_is_for_and_none_sooner_than_the_plan_has_them(bedside):
+    twice = [{**one, "timing": {"repeat": {"count": 2}}} for one in bedside.ordered["dosageInstruction"]]
+    await bedside.tell("intake", {**bedside.ordered, "dosageInstruction": twice})
+    planned = PlannedDose("ketamine", codes.ROUTE_IM.code, 1, 6, milligrams(70), Decimal(7))
+    template = SETTING.plans.templates["ketamine-im"]
+    plan = {
+        "resourceType": "CarePlan",
+        "status": "active",
+        "intent": "plan",
+        "category": [codes.PLAN.concept()],
+        "subject": about(bedside.who),
+        "created": zulu(bedside.clock.now - timedelta(days=1)),
+        "activity": [{"detail": one} for one in activities(template, [planned])],
+    }
+    await bedside.tell("intake", plan)
+    await bedside.chart()
+    await bedside.start()
+    await next_visit(bedside, days=6)
+    opens, checks = await look(bedside)
+    assert (opens, checks["G-SPACING"]["value"], checks["G-SPACING"]["limit"]) == (False, "6 d", "at least 7 d")
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert rules_of(error) == {"G-SPACING"}
+    await decide(bedside, checks["G-SPACING"]["decision"])
+    await bedside.start()
+    await next_visit(bedside, days=7)
+    with pytest.raises(Unprocessable, match="is for 2 sessions") as error:
+        await bedside.start()
+    assert rules_of(error) == {"G-SERIES"}
+
+
+async def test_who_weighs_a_fifth_less_than_when_it_was_ordered_is_asked_about(bedside):
+    thin = {**weight(bedside.who, 56), "effectiveDateTime": zulu(bedside.clock.now)}
+    await bedside.tell("intake", thin)
+    await bedside.chart()
+    _, checks = await look(bedside, dose=56)
+    assert (checks["G-WEIGHT"]["verdict"], checks["G-WEIGHT"]["value"]) == ("closed", "56 kg")
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start(56)
+    assert rules_of(error) == {"G-WEIGHT"}
+    await decide(bedside, checks["G-WEIGHT"]["decision"])
+    await bedside.start(56)
+
+
+async def test_a_weight_that_can_hardly_be_doses_nobody_until_it_is_corrected(bedside):
+    slip = await bedside.tell("intake", {**weight(bedside.who, 700), "effectiveDateTime": zulu(bedside.clock.now)})
+    await bedside.chart()
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert rules_of(error) == {"G-WEIGHT"}
+    await bedside.tell("intake", {**slip, "status": "entered-in-error"})
+    await bedside.start()
+
+
+async def test_a_nasal_spray_of_ketamine_is_taken_under_the_eyes_of_staff(bench, clock):
+    bedside = Bedside(await bench.open(sessions_service), clock)
+    await bedside.begin(codes.ROUTE_NASAL, 70)
+    await bedside.chart()
+    for witness in ({}, {"witness": about(bedside.who)["reference"]}):
+        with pytest.raises(Unprocessable) as error:
+            await bedside.start(**witness)
+        assert rules_of(error) == {"G-WITNESS"}
+    await bedside.start(witness="Practitioner/nurse")
+
+
+async def test_the_last_day_of_a_product_ends_with_the_day_of_the_place(bedside):
+    bedside.clock.forward(days=1, hours=15 - 9 + 12)
+    west = [{"url": codes.EXT_TIMEZONE, "valueCode": "America/Los_Angeles"}]
+    await bedside.tell("intake", {"resourceType": "Location", "id": "room", "extension": west})
+    await bedside.ask()
+    await bedside.chart()
+    assert bedside.clock.now.date().isoformat() == "2026-11-24"
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start(lot="L7", expires="2026-11-22")
+    assert rules_of(error) == {"G-LOT"}
+    await bedside.start(lot="L7", expires="2026-11-23")

@@ -60,7 +60,7 @@ async def test_a_higher_rate_goes_through_the_gate(infusion):
     with pytest.raises(Unprocessable) as error:
         await at.sessions.create(step(at, parent, rate=60))
     assert rules_of(error) == {"G-BP-HOLD"}
-    at.clock.forward(minutes=1)
+    at.clock.forward(minutes=10)
     await at.chart()
     await at.sessions.create(step(at, parent, rate=60))
 
@@ -142,3 +142,57 @@ async def test_devices_of_esketamine_are_five_minutes_apart(bench, clock):
 
 def certified():
     return {"system": codes.ID_REMS_SITE, "value": "S-1"}
+
+
+async def test_an_infusion_is_not_made_faster_past_a_closed_gate_however_long_it_runs(infusion):
+    at, parent = infusion
+    at.clock.forward(minutes=15)
+    await at.chart(190, 118)
+    ratio = {"numerator": milligrams(100), "denominator": milligrams(1, "h")}
+    plain = {name: value for name, value in parent["dosage"].items() if name != "rateQuantity"}
+    for rate in (
+        {"rateQuantity": milligrams(300, "mg/h")},
+        {"rateRatio": ratio},
+        {"rateQuantity": milligrams(1, "g/h")},
+    ):
+        with pytest.raises(Unprocessable) as refused:
+            await at.sessions.update({**parent, "dosage": {**plain, **rate}})
+        assert "G-BP-STOP" in rules_of(refused)
+    slower = {**parent["dosage"], "rateQuantity": milligrams(20, "mg/h")}
+    assert (await at.sessions.update({**parent, "dosage": slower}))["dosage"] == slower
+
+
+async def test_a_bolus_and_a_faster_stretch_that_were_given_past_a_closed_gate_call_a_prescriber(infusion):
+    at, parent = infusion
+    at.clock.forward(minutes=15)
+    await at.chart(190, 118)
+    bolus = at.dose(20, "completed", partOf=[about(parent)])
+    bolus["dosage"] = {"route": bolus["dosage"]["route"], "dose": milligrams(20)}
+    kept = await at.sessions.create(bolus)
+    faster = await at.sessions.create(step(at, parent, "completed", 300))
+    found = await at.sessions.search("DetectedIssue", code=codes.GATE_PASSED_CLOSED.token())
+    assert {one["implicated"][0]["reference"] for one in found} == {
+        about(kept)["reference"],
+        about(faster)["reference"],
+    }
+    assert "G-BP-STOP" in await at.rules()
+
+
+async def test_an_infusion_begun_by_the_operation_says_its_rate_and_may_be_slowed_down(bench, clock):
+    at = Bedside(await bench.open(sessions_service), clock)
+    await at.begin(codes.ROUTE_IV, 35)
+    await at.chart()
+    given = [
+        {"name": "medicationRequest", "valueReference": about(at.ordered)},
+        {"name": "dose", "valueQuantity": milligrams(35)},
+        {"name": "rate", "valueQuantity": milligrams(52.5, "mg/h")},
+        {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
+        {"name": "strength", "valueQuantity": milligrams(1, "mg/mL")},
+    ]
+    parent = await at.sessions.call("start-dose", at.visit, *given)
+    assert parent["dosage"]["rateQuantity"]["value"] == 52.5
+    clock.forward(minutes=15)
+    await at.chart(190, 118)
+    await at.sessions.create(step(at, parent, rate=20))
+    with pytest.raises(Unprocessable):
+        await at.sessions.create(step(at, parent, rate=21))

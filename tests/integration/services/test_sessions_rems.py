@@ -61,7 +61,7 @@ async def test_the_form_is_filled_from_the_session_and_what_is_missing_is_named(
     assert answers["patient-name"] == "Ada Moss"
     assert (answers["dose-mg"], answers["lot"], answers["first-treatment"]) == (56, "LOT-9", True)
     assert (answers["systolic-before"], answers["systolic-40"]) == (118, 131)
-    assert task["restriction"]["period"]["end"] == "2026-11-29T09:10:00.000Z"
+    assert task["restriction"]["period"]["end"] == "2026-11-29T23:59:59.000Z"
 
 
 async def test_what_a_person_answered_stays_and_the_form_is_completed_once(session):
@@ -126,7 +126,7 @@ async def submit(session, **given):
 async def test_at_the_end_of_the_session_the_form_is_filled_and_due_without_being_asked_for(session):
     await finish(session)
     (task,) = await tasks(session, codes.SUBMIT_REMS)
-    assert task["restriction"]["period"]["end"] == "2026-11-29T09:10:00.000Z"
+    assert task["restriction"]["period"]["end"] == "2026-11-29T23:59:59.000Z"
     form = await session.sessions.get("QuestionnaireResponse", task["focus"]["reference"].partition("/")[2])
     answers = {one["linkId"]: one["answer"][0] for one in form["item"]}
     assert answers["monitoring-minutes"] == {"valueInteger": 125}
@@ -141,7 +141,7 @@ async def test_for_inpatients_there_is_no_form_and_a_serious_event_is_reported_a
     assert "MedWatch" in report["description"]
 
 
-@pytest.mark.parametrize(("days", "late"), [(6, "in time"), (7, "late")])
+@pytest.mark.parametrize(("days", "late"), [(7, "in time"), (8, "late")])
 async def test_that_the_form_was_sent_is_recorded_with_when_how_and_the_answer(session, days, late):
     await finish(session)
     session.clock.forward(days=days)
@@ -169,7 +169,7 @@ async def test_a_form_or_a_report_that_is_not_sent_in_its_time_is_looked_at_once
     session.clock.forward(days=6)
     await run(session, "late-reports")
     assert [one for one in await tasks(session, codes.REVIEW) if "Not sent" in one["description"]] == []
-    session.clock.forward(days=1.1)
+    session.clock.forward(days=1.7)
     for _ in range(2):
         await run(session, "late-reports")
         late = [one for one in await tasks(session, codes.REVIEW) if "Not sent" in one["description"]]
@@ -206,3 +206,16 @@ async def test_without_esketamine_and_for_inpatients_there_is_no_form(bedside, s
     with pytest.raises(Unprocessable) as error:
         await session.sessions.call("rems-form", session.visit)
     assert rules_of(error) == {"G-REMS-FORM"}
+
+
+async def test_a_session_in_the_evening_is_of_its_own_day_and_its_form_due_at_the_end_of_the_seventh_after(session):
+    zone = {"url": codes.EXT_TIMEZONE, "valueCode": "America/Los_Angeles"}
+    room = {"resourceType": "Location", "id": "room", "identifier": [{"system": codes.ID_REMS_SITE, "value": "S-1"}]}
+    await session.tell("intake", {**room, "extension": [zone]})
+    (dose,) = await session.sessions.search("MedicationAdministration", patient=session.who["id"])
+    evening = {**dose, "effectivePeriod": {"start": "2026-11-23T01:10:00Z"}}  # ten past five in the afternoon there
+    session.clock.forward(days=1)
+    await session.sessions.update(evening)
+    _, answers, _, task = await fill(session)
+    assert answers["treatment-date"] == "2026-11-22"
+    assert task["restriction"]["period"]["end"] == "2026-11-30T07:59:59.000Z"

@@ -343,3 +343,43 @@ async def test_a_call_that_ends_by_what_was_charted_late_leaves_one_for_what_is_
     await dosed.chart(minutes=20)  # what was due first, and not what was due after it
     stand = {one["id"] == call["id"]: one["status"] for one in await missed(dosed)}
     assert stand == {True: "completed", False: "requested"}
+
+
+async def test_a_dose_in_error_that_is_charted_again_at_its_own_time_is_watched(bedside):
+    await bedside.chart()
+    wrong = await bedside.start(70)
+    bedside.clock.forward(minutes=2)
+    await bedside.sessions.update({**wrong, "status": "entered-in-error"})
+    assert await due_at(bedside) == []
+    await bedside.sessions.create({key: value for key, value in wrong.items() if key not in ("id", "meta")})
+    assert await due_at(bedside) == [13, 28, 43, 58, 88, 118]
+
+
+async def test_a_dose_that_is_charted_after_the_visit_ended_makes_nothing_due(bedside):
+    await bedside.chart()
+    bedside.clock.forward(minutes=20)
+    period = {**bedside.visit["period"], "end": zulu(bedside.clock.now)}
+    await bedside.sessions.update({**bedside.visit, "status": "finished", "period": period})
+    await bedside.sessions.create(bedside.dose(70, "completed", minutes=19))
+    assert await due_at(bedside) == []
+
+
+async def test_what_is_missed_again_after_its_late_reading_was_withdrawn_calls_again(dosed):
+    await pass_time(dosed, 21)
+    late = await dosed.chart(minutes=5)
+    (call,) = await tasks(dosed, codes.VITALS_MISSED)
+    assert call["status"] == "completed"
+    await dosed.sessions.update({**late, "status": "entered-in-error"})
+    await pass_time(dosed, 1)
+    (call,) = await tasks(dosed, codes.VITALS_MISSED)
+    assert call["status"] == "requested"
+
+
+async def test_words_in_the_place_of_a_value_are_no_vital_signs(dosed):
+    dosed.clock.forward(minutes=15)
+    said = dosed.vitals()
+    said["component"][0] = {"code": codes.SYSTOLIC.concept(), "valueString": "not measured"}
+    await dosed.sessions.create(said)
+    assert await due_at(dosed, "completed") == []
+    await dosed.chart()
+    assert await due_at(dosed, "completed") == [0]

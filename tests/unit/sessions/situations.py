@@ -55,6 +55,7 @@ OPEN = Situation(
     consented=frozenset({codes.ROUTE_IM.code}),
     ordered=True,
     readings=(*pressures(), *OTHERS),
+    course="active",
     asked=Asked("QuestionnaireResponse/1", NOW, IN_ORDER),
     enrolment=ENROLLED,
 )

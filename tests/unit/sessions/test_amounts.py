@@ -39,7 +39,13 @@ def dose(milligrams, minutes=10, *, order="o", visit="v"):
     return Dose(f"MedicationAdministration/{minutes}", NOW - timedelta(minutes=minutes), order, visit, amount)
 
 
-def closing(amount, *, ordered=None, others=(), kilograms=70, drug="ketamine", route=IM):
+SAME = "the same"
+
+
+def closing(
+    amount, *, ordered=None, others=(), kilograms=70, drug="ketamine", route=IM, kilograms_ordered=SAME, decisions=()
+):
+    then = kilograms if kilograms_ordered == SAME else kilograms_ordered
     amounts = Amounts(
         dose=amount if isinstance(amount, dict) or amount is None else quantity(amount),
         start=NOW,
@@ -49,6 +55,8 @@ def closing(amount, *, ordered=None, others=(), kilograms=70, drug="ketamine", r
         order=order(instruction(quantity(70), route=route)) if ordered is None else ordered,
         others=others,
         kilograms=None if kilograms is None else Decimal(kilograms),
+        kilograms_ordered=None if then is None else Decimal(then),
+        decisions=decisions,
     )
     return sorted({check.rule for check in amount_checks(amounts, POLICY) if check.closes})
 

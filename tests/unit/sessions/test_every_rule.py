@@ -9,24 +9,30 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import pytest
 
 import services.sessions.rules as package
+from services.intake.planning import activities
+from services.intake.rules.plans import Template
 from services.sessions.rules.alarms import alarms_of, is_not_understood, is_sustained, symptoms_in
-from services.sessions.rules.answers import Asked
+from services.sessions.rules.amounts import Dose
+from services.sessions.rules.answers import NOT_ENROLLED, Asked
 from services.sessions.rules.checks import Decision, issues_of
 from services.sessions.rules.claims import begins_ahead
 from services.sessions.rules.gate import Batch, gate, news_check
 from services.sessions.rules.leaving import Leaving, against_going_home
 from services.sessions.rules.monitoring import is_missed
+from services.sessions.rules.series import Before, series_checks
 from services.sessions.rules.substances import against
 from shared.fhir import codes
 from shared.fhir.dates import zulu
+from shared.fhir.kap import PlannedDose
 from tests.unit.sessions.situations import (
     ENROLLED,
     NOW,
@@ -97,6 +103,11 @@ def spray(**more: Any) -> dict[str, Any]:
     return {**NASAL_ROUTE, **more}
 
 
+def sniffed(**more: Any) -> dict[str, Any]:
+    """Return ketamine as a nasal spray that a pharmacy made."""
+    return {"route": NASAL, "consented": frozenset({NASAL}), **more}
+
+
 def product(**more: Any) -> dict[str, Any]:
     return {"batch": Batch("L7", date(2030, 1, 1), **more)}
 
@@ -146,7 +157,7 @@ GATE: dict[str, list[Case]] = {
         Case("positive", "on hold", at_gate(course="onhold"), True),
         Case("negative", "it runs", at_gate(course="active"), False),
         Case("boundary", "planned, and not begun", at_gate(course="planned"), False),
-        Case("not known", "none is held: the consent and the order stand for it", at_gate(course=None), False),
+        Case("not known", "none is held", at_gate(course=None), True),
     ],
     "G-CONSENT": [
         Case("positive", "to another route", at_gate(consented=frozenset({IV})), True),
@@ -338,12 +349,119 @@ GATE: dict[str, list[Case]] = {
         Case("boundary", "somebody, by video", at_gate(visit=HOME, **spray()), True),
         Case("not known", "not said", at_gate(enrolment=replace(ENROLLED, witness=False), **spray()), True),
     ],
+    "G-WITNESS": [
+        Case("positive", "nobody", at_gate(enrolment=replace(ENROLLED, witness=False), **sniffed()), True),
+        Case("negative", "somebody", at_gate(**sniffed()), False),
+        Case("negative", "into a muscle", at_gate(enrolment=replace(ENROLLED, witness=False)), False),
+        Case("boundary", "somebody, by video", at_gate(visit=HOME, **sniffed()), True),
+        Case(
+            "boundary", "esketamine has its own", at_gate(enrolment=replace(ENROLLED, witness=False), **spray()), False
+        ),
+        Case("not known", "no visit is held", at_gate(visit=None, enrolment=NOT_ENROLLED, **sniffed()), True),
+    ],
     "G-NEWS": [
         Case("positive", "too old", news("intake for 3 min"), True),
         Case("negative", "all is known", news(""), False),
         Case("boundary", "confirmed as long ago as counts", news("intake for 3 min", -CONFIRMED), False),
         Case("boundary", "confirmed longer ago", news("intake for 3 min", -CONFIRMED - 1), True),
         Case("not known", "never heard", news("intake, never"), True),
+    ],
+}
+
+# -- a dose as one of a series ----------------------------------------------------------------------------------------
+
+
+def other(days: float, *, order: str | None = "o", visit: str | None = "before", **more: Any) -> Dose:
+    made = Dose(f"MedicationAdministration/{days}", NOW - timedelta(days=days), order, visit, Decimal(70))
+    return replace(made, **more)
+
+
+def plan(sessions: int, *, days: int = 7, created: float = 30, **more: Any) -> dict[str, Any]:
+    """Return the plan of a course as `$plan` writes it, made so many days ago."""
+    template = Template(
+        title="Plan",
+        drug="ketamine",
+        route=IM,
+        doses=(),
+        sessions=sessions,
+        days_between=days,
+        preparation=1,
+        integration=1,
+        followup=1,
+        team=(),
+        source="",
+        verified=False,
+    )
+    dose = PlannedDose("ketamine", IM, 1, sessions, {"value": 70, "unit": "mg"}, Decimal(days))
+    made = {
+        "resourceType": "CarePlan",
+        "id": "p",
+        "status": "active",
+        "category": [codes.PLAN.concept()],
+        "created": zulu(NOW - timedelta(days=created)),
+        "activity": [{"detail": one} for one in activities(template, [dose])],
+    }
+    return {**made, **more}
+
+
+def sessions_ordered(count: int | None) -> dict[str, Any]:
+    repeat = {} if count is None else {"timing": {"repeat": {"count": count}}}
+    return {"id": "o", "authoredOn": "2026-10-01", "dosageInstruction": [{"route": {}, **repeat}]}
+
+
+def in_series(*doses: Dose, order: Any = None, plans: Any = (), minutes: float | None = None, **more: Any) -> Any:
+    """Return which rules close the gate to a dose into a muscle after others; `minutes`: since somebody decided."""
+    ordered = sessions_ordered(99) if order is None else order
+    before = replace(Before(NOW, "ketamine", IM, doses=doses, visit="v", order=ordered, plans=plans), **more)
+    made = () if minutes is None else (*decided("G-SERIES", -minutes), *decided("G-SPACING", -minutes))
+    return lambda: {one.rule for one in series_checks(before, SETTING.series, made) if one.closes}
+
+
+LATE = datetime(2026, 11, 23, 4, tzinfo=UTC)
+"""A Monday in UTC, and still the Sunday in New York."""
+NEW_YORK = ZoneInfo("America/New_York")
+SERIES: dict[str, list[Case]] = {
+    "G-SERIES": [
+        Case("positive", "a second session on an order for one", in_series(other(7), order=sessions_ordered(1)), True),
+        Case("positive", "more than the plan has", in_series(other(7), other(14, visit="b"), plans=[plan(2)]), True),
+        Case("negative", "the first", in_series(order=sessions_ordered(1), plans=[plan(2)]), False),
+        Case("negative", "on another order", in_series(other(7, order="x"), order=sessions_ordered(1)), False),
+        Case("negative", "a further dose of this session", in_series(other(0, visit="v"), plans=[plan(1)]), False),
+        Case("boundary", "the last of an order", in_series(other(7), order=sessions_ordered(2)), False),
+        Case("boundary", "the last of the plan", in_series(other(7), plans=[plan(2)]), False),
+        Case("boundary", "two doses of one session", in_series(other(7), other(7), plans=[plan(2)]), False),
+        Case("boundary", "held before the plan was made", in_series(other(40), plans=[plan(1)]), False),
+        Case("boundary", "a prescriber decided on the plan", in_series(other(8), plans=[plan(1)], minutes=1), False),
+        Case("boundary", "he orders, rather", in_series(other(8), order=sessions_ordered(1), minutes=1), True),
+        Case(
+            "not known", "an order without a number is for one", in_series(other(7), order=sessions_ordered(None)), True
+        ),
+        Case(
+            "not known", "on which order it was given", in_series(other(7, order=None), order=sessions_ordered(1)), True
+        ),
+        Case("not known", "when it was given", in_series(other(7, when=None), plans=[plan(1)]), True),
+    ],
+    "G-SPACING": [
+        Case("positive", "yesterday", in_series(other(1)), True),
+        Case("positive", "sooner than planned", in_series(other(6), plans=[plan(9)]), True),
+        Case("negative", "a week ago", in_series(other(7), plans=[plan(9)]), False),
+        Case("negative", "the first", in_series(), False),
+        Case("boundary", "two days ago, an hour less", in_series(other(2 - 1 / 24)), False),
+        Case(
+            "boundary",
+            "two days by the clinic's days, one by UTC's",
+            in_series(other(0, when=LATE - timedelta(hours=25)), start=LATE + timedelta(hours=2), zone=NEW_YORK),
+            False,
+        ),
+        Case(
+            "boundary",
+            "a day by the clinic's days, two by UTC's",
+            in_series(other(0, when=LATE - timedelta(hours=29)), start=LATE, zone=NEW_YORK),
+            True,
+        ),
+        Case("boundary", "a prescriber decided", in_series(other(1), minutes=1), False),
+        Case("not known", "when the last was", in_series(other(1, when=None)), True),
+        Case("not known", "whose session it was", in_series(other(0, visit=None)), True),
     ],
 }
 
@@ -386,6 +504,20 @@ AMOUNTS: dict[str, list[Case]] = {
         Case("not known", "how much was given before: G-DOSE says so", amount(10, others=[dose(None)]), False),
     ],
     "G-WEIGHT": [
+        Case("positive", "he weighs half of what he did", amount(35, kilograms=35, kilograms_ordered=70), True),
+        Case("negative", "he weighs the same", amount(70, kilograms=70, kilograms_ordered=70), False),
+        Case("negative", "a tablet for everybody alike", amount(70, route="37839007", kilograms_ordered=30), False),
+        Case("boundary", "a tenth less", amount(63, kilograms=63, kilograms_ordered=70), False),
+        Case("boundary", "a tenth more", amount(70, kilograms=77, kilograms_ordered=70), False),
+        Case("boundary", "a little less than that", amount(62, kilograms="62.9", kilograms_ordered=70), True),
+        Case("boundary", "a little more than that", amount(70, kilograms="77.1", kilograms_ordered=70), True),
+        Case(
+            "boundary",
+            "a prescriber decided",
+            amount(35, kilograms=35, kilograms_ordered=70, decisions=decided("G-WEIGHT", 0)),
+            False,
+        ),
+        Case("not known", "what he weighed then", amount(70, kilograms_ordered=None), True),
         Case("positive", "no weight of the last days", amount(70, kilograms=None), True),
         Case("negative", "weighed", amount(70), False),
         Case("boundary", "a lozenge needs none", amount(70, kilograms=None, route="37839007"), False),
@@ -664,7 +796,7 @@ LEDGER: dict[str, list[Case]] = {
     ],
 }
 
-TABLE = {**GATE, **AMOUNTS, **LEAVING, **WATCH, **LEDGER}
+TABLE = {**GATE, **SERIES, **AMOUNTS, **LEAVING, **WATCH, **LEDGER}
 
 
 def rules_of_the_service() -> set[str]:

@@ -94,7 +94,7 @@ def test_without_consent_for_the_route_or_an_order_the_gate_is_closed(change, ex
 
 
 def test_everything_that_keeps_it_closed_is_told_at_once_with_its_source():
-    ground = {"G-VISIT", "G-BP", "G-SPO2", "G-HR", "G-CONSENT", "G-ORDER"}
+    ground = {"G-VISIT", "G-COURSE", "G-BP", "G-SPO2", "G-HR", "G-CONSENT", "G-ORDER"}
     nothing = Situation(None, NOW, "ketamine", None, frozenset(), ordered=False, readings=())
     issues = issues_of(gate(nothing, POLICY))
     assert {issue.rule for issue in issues} == ground | {"E11", "E12", "E25", "G-SUICIDE"}
