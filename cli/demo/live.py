@@ -8,8 +8,8 @@ from decimal import Decimal
 from cli.demo import bedside, before
 from cli.demo.patients import Reading
 from cli.demo.resources import IDENTIFIER, instant, parameters, quantity, reference
-from cli.demo.visits import Visits, with_status
-from shared.fhir.codes import ID_TASK, SUSTAINED_PRESSURE, SYMPTOM_ALARM, VITAL_ALARM, VITALS_MISSED, Code
+from cli.demo.visits import Visits, parts_of, with_status
+from shared.fhir.codes import ID_TASK, PROCEED, SUSTAINED_PRESSURE, SYMPTOM_ALARM, VITAL_ALARM, VITALS_MISSED, Code
 from shared.fhir.json import Resource
 
 INDEX = 2
@@ -66,7 +66,30 @@ class Live(Visits):
         asked = bedside.pre_dose(key, subject, encounter, start - timedelta(minutes=9), team.nurse, person.escort)
         await self.create(asked)
         await self.transact(weight, *self._read(key, encounter, _BASELINE, start))
+        await self._one_more(encounter, order, start)
         return await self.start_dose(encounter, order, person.sessions[0].dose_mg, start, [])
+
+    async def _one_more(self, encounter: str, order: str, start: datetime) -> None:
+        """The plan is for two sessions: the gate asks the prescriber about a third, and he decides, with his reason."""
+        named = parameters(
+            medicationRequest_valueReference=reference(order),
+            effective_valueDateTime=instant(start),
+            **bedside.diluted(self.person),
+        )
+        told = await self.gateway.call(f"{encounter}/$pre-dose-gate", named)
+        checks = [parts_of(one) for one in told.get("parameter", []) if one["name"] == "check"]
+        decided = {
+            "action": PROCEED.concept(text="He fell back between the sessions; a third, then the plan is made anew."),
+            "date": instant(start - timedelta(minutes=2)),
+            "author": reference(self.team.prescriber),
+        }
+        for issue in [
+            one["decision"]["reference"] for one in checks if one["rule"] == "G-SERIES" and "decision" in one
+        ]:
+            await self.gateway.bring(
+                issue, lambda held: None if held.get("mitigation") else {**held, "mitigation": [decided]}
+            )
+            self.step("a third session of two planned: the prescriber decides (G-SERIES)")
 
     def _read(self, key: str, encounter: str, reading: Reading, start: datetime) -> list[Resource]:
         at = start + timedelta(minutes=reading.minute)

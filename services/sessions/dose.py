@@ -28,6 +28,7 @@ from services.sessions.rules.claims import (
     begins_ahead,
     claim_of,
     corrects_the_amount,
+    is_vague,
     resumes,
     runs_faster,
 )
@@ -109,7 +110,7 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         consented=routes_consented(await record.search("Consent", about), start),
         ordered=bool(fitting),
         readings=[reading for one in readings if patient_of(one) in (patient, None) for reading in readings_of(one)],
-        decisions=[] if visit_id is None else await decisions_of(record, visit_id, setting.clock()),
+        decisions=[] if visit_id is None else await decisions_of(record, visit_id, setting),
         asked=None if visit_id is None else await asked_of(record, visit_id, start, setting, zone),
         gender=(await record.get("Patient", str(patient)) or {}).get("gender"),
         flags=await risk_flags(record, patient, start, setting),
@@ -123,7 +124,7 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
     order = fitting[-1] if fitting else None
     others = await _other_doses(record, dose, kilograms, setting)
     plans = [one for one in await record.search("CarePlan", about) if not comes_from_elsewhere(one)]
-    before = Before(start, drug, route, zone, others, visit_id, order, plans)
+    before = Before(start, drug, route, zone, others, visit_id, order, plans, situation.at_home)
     amounts = Amounts(
         dose=quantity_of(dose),
         start=start,
@@ -234,7 +235,9 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
     infusion = await whole_of(record, after, setting)
     if infusion is not None and not await _gives_more(change, after, infusion, record):
         return
-    goes_on = claim == "start" and (resumes(change.before, after) or runs_faster(change.before, after))
+    goes_on = claim == "start" and (
+        resumes(change.before, after) or runs_faster(change.before, after) or is_vague(after)
+    )
     start = now if goes_on else effective_start(after) or now
     found = await known_of(record, after, start, drug, setting)
     step = infusion is not None

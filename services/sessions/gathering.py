@@ -64,12 +64,13 @@ def decision_name(visit: str, rule: str) -> tuple[str, str, str]:
     return ("gate", visit, rule)
 
 
-async def decisions_of(record: Record, visit: str, now: datetime) -> list[Decision]:
-    """Return the documented decisions to proceed in a visit that stand.
+async def decisions_of(record: Record, visit: str, setting: Setting) -> list[Decision]:
+    """Return the documented decisions to proceed in a visit that stand: a prescriber's; of news, a professional's.
 
     None can be made ahead of time: one that is dated later than it was written is as old as that.
     """
     found: list[Decision] = []
+    now = setting.clock()
     for issue in await record.search("DetectedIssue", {"implicated": f"Encounter/{visit}"}):
         if issue.get("status") != "final" or not has_code(issue.get("code"), DECISION_NEEDED):
             continue
@@ -78,10 +79,28 @@ async def decisions_of(record: Record, visit: str, now: datetime) -> list[Decisi
             if has_code(made.get("action"), PROCEED) and signed and "date" in made:
                 written = (issue.get("meta") or {}).get("lastUpdated")
                 when = min(moment(made["date"]), moment(written), now)
+                prescribes = await _prescribes(record, made["author"], when, setting)
                 found.extend(
-                    Decision(rule, when, f"DetectedIssue/{issue['id']}") for rule in codes_of(issue["code"], RULE)
+                    Decision(rule, when, f"DetectedIssue/{issue['id']}")
+                    for rule in codes_of(issue["code"], RULE)
+                    if prescribes or rule == NEWS
                 )
     return found
+
+
+async def _prescribes(record: Record, author: Resource, when: datetime, setting: Setting) -> bool:
+    """Tell whether somebody has a role at a time that prescribes; a Practitioner is told by his PractitionerRoles."""
+    named, person = id_in(author, "PractitionerRole"), id_in(author, "Practitioner")
+    roles = [] if named is None else [await record.get("PractitionerRole", named)]
+    if person is not None:
+        roles.extend(await record.search("PractitionerRole", {"practitioner": f"Practitioner/{person}"}))
+    return any(
+        role is not None
+        and role.get("active") is not False
+        and set(codes_of(role.get("code"), KAP)).intersection(setting.series.prescriber.roles)
+        and ((period := period_interval(role.get("period", {}))) is None or period[0] <= when < period[1])
+        for role in roles
+    )
 
 
 async def made_in_its_time(change: Change, setting: Setting) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.sessions.drugs import drug_at_worst
-from services.sessions.rules.claims import COUNTED
+from services.sessions.rules.claims import COUNTED, latest_start
 from services.sessions.rules.infusions import parent_id
 from services.sessions.setting import Setting
 from services.sessions.steps import steps_among
@@ -49,7 +49,7 @@ async def doses_of(record: Record, visit: str, setting: Setting, new: Resource |
         if drug is None:
             continue
         routes = codes_of(one.get("dosage", {}).get("route"), SNOMED)
-        start = effective_start(one)
+        start = latest_start(one, setting.clock())
         end = _end(one, start)
         if end is not None:
             own = [step for step in steps if parent_id(step) == one.get("id")]

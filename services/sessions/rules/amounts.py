@@ -212,9 +212,12 @@ def amount_checks(amounts: Amounts, policy: DosingPolicy) -> Iterator[Check]:
     for spacing in policy.apart.values():
         if (spacing.drug, spacing.route) == (amounts.drug, amounts.route):
             yield _apart(amounts, spacing)
-    for maximum in policy.maxima.values():
-        if maximum.drug == amounts.drug and maximum.route == amounts.route:
-            yield _against_maximum(amounts, milligrams, maximum, policy)
+    maxima = [one for one in policy.maxima.values() if (one.drug, one.route) == (amounts.drug, amounts.route)]
+    for maximum in maxima:
+        yield _against_maximum(amounts, milligrams, maximum, policy)
+    if not maxima:
+        text = f"the policy has no maximum for {amounts.drug} by this route. Give it by another, or have one set."
+        yield _not_known("Most in a session", text, policy.amount.source, "G-DOSE-MAX")
 
 
 def _not_known(title: str, text: str, source: str, rule: str = "G-DOSE") -> Check:

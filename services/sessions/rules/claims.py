@@ -8,13 +8,14 @@ from typing import Final, Literal, TypeAlias
 
 from services.sessions.rules.checks import closed
 from services.sessions.rules.gate import GatePolicy
-from shared.fhir.dates import zulu
+from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import effective_start
+from shared.fhir.kap import effective_start, moment
 from shared.fhir.outcome import Issue
 
 Claim: TypeAlias = Literal["nothing", "start", "given"]
 
+_MINUTE: Final = timedelta(minutes=1)
 LIVE: Final = frozenset(("in-progress", "on-hold"))
 GIVEN: Final = frozenset(("completed", "stopped"))
 UNSURE: Final = "unknown"
@@ -48,7 +49,7 @@ def claim_of(
         is_first = False
     else:
         is_first = True
-    began = effective_start(after)
+    began = latest_start(after, now)
     is_past = began is not None and began < now - timedelta(minutes=policy.live.minutes)
     if after.get("status") in GIVEN | {UNSURE}:
         return "given"
@@ -80,6 +81,22 @@ def corrects_the_amount(before: Resource | None, after: Resource) -> bool:
     routes = [one.get("dosage", {}).get("route") for one in (before, after)]
     alike = routes[0] == routes[1] and rate_of(before) == rate_of(after)
     return alike and not changes_what({**before, "dosage": after.get("dosage")}, after)
+
+
+def is_vague(dose: Resource) -> bool:
+    """Tell whether a dose says no more than the day, month or year in which it began."""
+    said = dose.get("effectiveDateTime", dose.get("effectivePeriod", {}).get("start"))
+    return said is not None and interval(said)[1] - interval(said)[0] > _MINUTE
+
+
+def latest_start(dose: Resource, now: datetime) -> datetime | None:
+    """Return when a dose began; of one that says only the day, the latest that it may have: before it was written."""
+    start = effective_start(dose)
+    if start is None or not is_vague(dose):
+        return start
+    said = dose.get("effectiveDateTime", dose.get("effectivePeriod", {}).get("start"))
+    written = (dose.get("meta") or {}).get("lastUpdated")
+    return max(start, min(interval(said)[1] - _MINUTE, moment(written), now))
 
 
 def rate_of(dose: Resource) -> tuple[Decimal, str] | None:

@@ -1,4 +1,4 @@
-"""A dose as one of a series: how many sessions its order and the plan are for, and how long after the last. Pure.
+"""A dose as one of a series: how many sessions its order and plan are for, how long after the last, and where. Pure.
 
 How many and how far apart: the order (`timing.repeat.count`, else one), the plan of the course, and `series` of
 `policies/orders.yaml`. Days are those of the place of the visit.
@@ -22,11 +22,32 @@ from shared.fhir.series import Series, sessions_of
 from shared.fhir.zones import day_at
 
 
+class Prescribing(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The roles (CodeSystem kap) whose holder prescribes."""
+
+    roles: tuple[str, ...]
+
+
+class Allowed(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is taken at home: drugs, and routes (SNOMED CT)."""
+
+    drugs: tuple[Drug, ...]
+    routes: tuple[str, ...]
+
+
+class AtHome(msgspec.Struct, frozen=True):
+    """What `orders.at_home` says of drug and route; the rest of it is intake's."""
+
+    allowed: Allowed
+
+
 class SeriesPolicy(msgspec.Struct, frozen=True):
-    """What the section `orders` says of series; the rest of it is intake's."""
+    """What the section `orders` says of series, of who prescribes, and of home; the rest of it is intake's."""
 
     series: dict[str, Series]
     planned: Cited
+    prescriber: Prescribing
+    at_home: AtHome
 
     def of(self, drug: Drug, route: str | None) -> Series:
         """Return the entry of a drug by a route; of a route that has none, the one with the longest spacing."""
@@ -46,6 +67,7 @@ class Before:
         visit: of this dose, logical id.
         order: the order it is given on, None: none is held.
         plans: CarePlans of the patient.
+        at_home: whether the visit is by video.
 
     """
 
@@ -57,6 +79,7 @@ class Before:
     visit: str | None = None
     order: Resource | None = None
     plans: Sequence[Resource] = ()
+    at_home: bool = False
 
     def elsewhere(self) -> list[Dose]:
         """Return the doses of other sessions; one that names no visit is of another."""
@@ -75,12 +98,26 @@ class Before:
 def series_checks(before: Before, policy: SeriesPolicy, decisions: Sequence[Decision]) -> Iterator[Check]:
     """Yield the checks of the number of sessions, by order and by plan, and of the time since the last."""
     plan, series = before.plan(), policy.of(before.drug, before.route)
+    if before.at_home:
+        yield _home(before, policy.at_home.allowed)
     if before.order is not None:  # without one, the check of the order says so
         yield _ordered(before, before.order, series)
     if plan is not None:
         yield _planned(before, *plan, policy.planned, decisions)
     planned = 0 if plan is None else max((int(one.days) for one in plan[1] if one.days is not None), default=0)
     yield _spaced(before, series, planned, decisions)
+
+
+def _home(before: Before, allowed: Allowed) -> Check:
+    return _check(
+        "G-HOME",
+        "Drug and route for home",
+        opens=before.drug in allowed.drugs and before.route in allowed.routes,
+        text=f"{before.drug} by this route is not given by video: have the patient come to the clinic.",
+        source=allowed.source,
+        said=(before.route, ", ".join(allowed.routes)),
+        evidence=(),
+    )
 
 
 def _sessions(doses: Sequence[Dose]) -> int:

@@ -13,8 +13,9 @@ from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.kap import PlannedDose
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from shared.runtime.ownership import owner_of
 from tests.integration.services.bedside import Bedside, rules_of
-from tests.integration.services.course import about, appointment, milligrams, weight
+from tests.integration.services.course import about, appointment, milligrams, role_of, weight
 from tests.unit.intake.test_orders import SETTING
 
 ESKETAMINE = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray")
@@ -38,6 +39,8 @@ async def look(bedside, **more):
 
 
 async def decide(bedside, reference, **more):
+    doctor = {"resourceType": "Practitioner", "id": "prescriber"}
+    await bedside.tell("intake", {**role_of(doctor), "id": "prescriber-role"})
     issue = await bedside.sessions.get("DetectedIssue", reference["reference"].partition("/")[2])
     made = {
         "action": codes.PROCEED.concept(text="Weighed with the patient."),
@@ -74,8 +77,9 @@ async def test_a_hold_opens_after_two_repeats_by_a_prescriber_s_documented_decis
     opens, checks = await look(bedside)
     assert opens is False
     issue = checks["G-BP-HOLD"]["decision"]
-    await decide(bedside, issue, author={"display": "somebody"})
-    assert (await look(bedside))[0] is False
+    for author in ({"display": "somebody"}, {"reference": "Practitioner/nurse"}):
+        await decide(bedside, issue, author=author)
+        assert (await look(bedside))[0] is False
     await decide(bedside, issue)
     opens, checks = await look(bedside)
     held = await bedside.sessions.get("DetectedIssue", issue["reference"].rpartition("/")[2])
@@ -340,3 +344,32 @@ async def test_the_last_day_of_a_product_ends_with_the_day_of_the_place(bedside)
         await bedside.start(lot="L7", expires="2026-11-22")
     assert rules_of(error) == {"G-LOT"}
     await bedside.start(lot="L7", expires="2026-11-23")
+
+
+async def test_a_dose_of_which_only_the_day_is_said_begins_now_and_is_stayed_for_from_its_latest_moment(bedside):
+    await bedside.chart(190, 118)
+    dose = {key: value for key, value in bedside.dose().items() if key != "effectivePeriod"}
+    dose["effectiveDateTime"] = zulu(bedside.clock.now)[:10]
+    with pytest.raises(Unprocessable) as error:
+        await bedside.sessions.create(dose)
+    assert "G-BP-STOP" in rules_of(error)
+    bedside.clock.forward(minutes=10)
+    await bedside.chart()
+    await bedside.sessions.create({**dose, "status": "completed"})
+    bedside.clock.forward(minutes=20)
+    home = {"coding": [{"system": codes.DISPOSITION, "code": "home"}]}
+    period = {**bedside.visit["period"], "end": zulu(bedside.clock.now)}
+    left = {"status": "finished", "period": period, "hospitalization": {"dischargeDisposition": home}}
+    with pytest.raises(Unprocessable) as error:
+        await bedside.sessions.update({**bedside.visit, **left})
+    assert "L-STAY" in rules_of(error)
+
+
+async def test_a_dose_that_goes_on_is_no_history_whatever_it_says_of_its_source(bedside):
+    elsewhere = {**bedside.dose(500), "meta": {"source": "https://hospital.example"}}
+    del elsewhere["context"]
+    assert owner_of(elsewhere, origin_of=lambda *_: None, from_outside=True) == "sessions"
+    with pytest.raises(Unprocessable) as error:
+        await bedside.sessions.create(elsewhere)
+    assert "G-VISIT" in rules_of(error)
+    assert owner_of({**elsewhere, "status": "completed"}, origin_of=lambda *_: None, from_outside=True) == "intake"

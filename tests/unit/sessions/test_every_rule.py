@@ -417,6 +417,10 @@ def in_series(*doses: Dose, order: Any = None, plans: Any = (), minutes: float |
     return lambda: {one.rule for one in series_checks(before, SETTING.series, made) if one.closes}
 
 
+def at_home(drug: str = "ketamine", route: str | None = "37839007", *, home: bool = True) -> Any:
+    return in_series(drug=drug, route=route, at_home=home)
+
+
 LATE = datetime(2026, 11, 23, 4, tzinfo=UTC)
 """A Monday in UTC, and still the Sunday in New York."""
 NEW_YORK = ZoneInfo("America/New_York")
@@ -440,6 +444,15 @@ SERIES: dict[str, list[Case]] = {
             "not known", "on which order it was given", in_series(other(7, order=None), order=sessions_ordered(1)), True
         ),
         Case("not known", "when it was given", in_series(other(7, when=None), plans=[plan(1)]), True),
+    ],
+    "G-HOME": [
+        Case("positive", "into a muscle", at_home(route=IM), True),
+        Case("positive", "esketamine", at_home("esketamine", NASAL), True),
+        Case("negative", "a lozenge", at_home(), False),
+        Case("negative", "into a muscle, in the clinic", at_home(route=IM, home=False), False),
+        Case("boundary", "a tablet", at_home(route="26643006"), False),
+        Case("boundary", "ketamine as a spray", at_home(route=NASAL), True),
+        Case("not known", "the route", at_home(route=None), True),
     ],
     "G-SPACING": [
         Case("positive", "yesterday", in_series(other(1)), True),
@@ -501,6 +514,7 @@ AMOUNTS: dict[str, list[Case]] = {
         Case("negative", "70 mg", amount(70), False),
         Case("boundary", "2 mg a kg into a muscle", amount(140), False),
         Case("boundary", "more than that and its rounding", amount(148), True),
+        Case("not known", "a route for which the policy has none", amount(1, route="34206005"), True),
         Case("not known", "how much was given before: G-DOSE says so", amount(10, others=[dose(None)]), False),
     ],
     "G-WEIGHT": [
