@@ -49,6 +49,25 @@ async def _score_only(change: Change, record: Record) -> None:
         )
 
 
+def whose(answers: Resource) -> str:
+    """Return the logical id of the patient whose answers they are.
+
+    Raises:
+        Unprocessable: they name none.
+
+    """
+    patient = id_in(answers.get("subject"), "Patient")
+    if patient is None:
+        raise Unprocessable(
+            "Answers need their patient: give QuestionnaireResponse.subject.",
+            code="required",
+            expression=["QuestionnaireResponse.subject"],
+            rule="O-SUBJECT",
+            source="US Core QuestionnaireResponse",
+        )
+    return patient
+
+
 async def _answers(change: Change, record: Record, setting: Setting) -> None:
     after = change.after
     if after is None:
@@ -62,15 +81,7 @@ async def _answers(change: Change, record: Record, setting: Setting) -> None:
             f"Answers to this questionnaire belong to {owner}; only outcome instruments are kept here.",
             expression=["QuestionnaireResponse.questionnaire"],
         )
-    patient = id_in(after.get("subject"), "Patient")
-    if patient is None:
-        raise Unprocessable(
-            "Answers need their patient: give QuestionnaireResponse.subject.",
-            code="required",
-            expression=["QuestionnaireResponse.subject"],
-            rule="O-SUBJECT",
-            source="US Core QuestionnaireResponse",
-        )
+    patient = whose(after)
     name, instrument = found
     if after["status"] == "entered-in-error":
         await withdraw(change.id, record, setting)

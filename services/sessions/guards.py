@@ -14,7 +14,7 @@ from services.sessions.ledger import guard_booking
 from services.sessions.operations.rems import fill_at_the_end
 from services.sessions.operations.summary import ask_for_amendment, keep_signed
 from services.sessions.rules.readings import measures_anew
-from services.sessions.rules.visits import OVER, may_become, with_history
+from services.sessions.rules.visits import OVER, is_of_another, may_become, with_history
 from services.sessions.setting import Setting
 from services.sessions.symptoms import guard_symptom
 from services.sessions.therapy import guard_therapy
@@ -121,7 +121,7 @@ async def of_the_visit_s_patient(change: Change, record: Record) -> None:
     for one in named if isinstance(named, list) else [named]:
         visit = id_in(one, "Encounter")
         whose = None if visit is None else patient_of(await record.get("Encounter", visit) or {})
-        if whose is not None and patient_of(after) not in (whose, None):
+        if is_of_another(after, whose):
             raise Unprocessable(
                 f"Encounter/{visit} is the visit of Patient/{whose}, and this {change.type} is about "
                 f"Patient/{patient_of(after)}. Name the visit of the patient it is about: in a group each has an own.",

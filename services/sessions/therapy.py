@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from services.sessions.calling import Finding, have_reviewed
-from services.sessions.rules.psychotherapy import check_in_times, lacking
+from services.sessions.rules.psychotherapy import check_in_times, is_unmade, lacking
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import doses_of
 from shared.fhir.codes import CHECK_IN, CHECK_IN_MISSED, COMPLETE_VISIT, VISIT_DOSING
@@ -91,11 +91,10 @@ def timer(setting: Setting) -> Timer:
 
     async def look(one: Round) -> None:
         found = await one.search("Task", {"code": CHECK_IN.token(), "status": ",".join(sorted(OPEN_TASK))})
-        late = [due for due in found if moment(due["restriction"]["period"]["end"]) < one.now]
 
         async def ask(due: Resource, record: Record) -> None:
             patient, visit = patient_of(due), id_in(due.get("encounter"), "Encounter")
-            if due["status"] not in OPEN_TASK or patient is None or "businessStatus" in due:
+            if due["status"] not in OPEN_TASK or patient is None or not is_unmade(due, one.now):
                 return
             text = f"Nobody has asked the patient since {due['executionPeriod']['start']} how it went. Reach him."
             about = (f"Task/{due['id']}",)
@@ -106,6 +105,6 @@ def timer(setting: Setting) -> Timer:
             with own_work():
                 await record.update(content_of({**due, "businessStatus": {"text": "missed"}}))
 
-        await one.each([due for due in late if "businessStatus" not in due], ask)
+        await one.each([due for due in found if is_unmade(due, one.now)], ask)
 
     return Timer("check-ins", EVERY, look)

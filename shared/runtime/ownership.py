@@ -115,9 +115,6 @@ RAISED: Final[Mapping[str, tuple[str, ...]]] = {
 WATCHED: Final = frozenset(("MedicationAdministration", "Observation"))
 """Types that have a gate or an alarm in a visit: there they are sessions', whoever sends them."""
 
-GOING_ON: Final = frozenset(("in-progress", "on-hold"))
-"""Statuses of a dose that goes on: no history, whoever says that it comes from elsewhere."""
-
 UNSTORED: Final = frozenset(("CapabilityStatement", "OperationOutcome", "Parameters"))
 """Types that are messages; nobody keeps them."""
 
@@ -237,8 +234,6 @@ def _asks_about_risk(node: Any) -> bool:
 def _is_watched(resource: Resource, type_: str, origin_of: OriginOf) -> bool:
     if type_ not in WATCHED:
         return False
-    if type_ == "MedicationAdministration" and resource.get("status") in GOING_ON:
-        return True
     named = _references(_at(resource, BY_ENCOUNTER[type_]))
     return any(target == "Encounter" and origin_of(target, id_) == SESSIONS for target, id_ in named)
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from services.sessions.operations.parameters import moment_in
-from services.sessions.rules.psychotherapy import THERAPY, Item, code_of, technique_concept
+from services.sessions.rules.psychotherapy import THERAPY, Item, code_of, has_begun, technique_concept
 from services.sessions.setting import Setting
 from services.sessions.therapy import close_check_in
 from shared.fhir.codes import ID_THERAPY
@@ -54,7 +54,7 @@ async def _record(call: OperationCall, record: Record, setting: Setting) -> Reso
         raise NotFound(f"There is no Encounter/{call.id} here.")
     kind = visit_of(visit)
     said, performer, when = _parameters(call, kind, setting)
-    if visit["status"] in ("planned", "cancelled", "entered-in-error"):
+    if not has_begun(visit):
         raise Unprocessable(
             f"The visit is {visit['status']}: there is nothing to record of it yet. Begin it first.",
             expression=["Encounter.status"],

@@ -7,7 +7,17 @@ from typing import Any, Final
 
 from services.sessions.names import name_of
 from services.sessions.operations.parameters import given_in
-from services.sessions.rules.summary import PROGRESS_NOTE, TYPES, XHTML, Section, as_text, same_content, status_of
+from services.sessions.rules.summary import (
+    PROGRESS_NOTE,
+    SIGNED,
+    TYPES,
+    XHTML,
+    Section,
+    as_text,
+    is_tampered_with,
+    same_content,
+    status_of,
+)
 from services.sessions.rules.visits import OVER
 from services.sessions.setting import Setting
 from services.sessions.summing import sections_of
@@ -24,7 +34,6 @@ from shared.runtime.service import Change, Operation, OperationCall
 CLINICAL_NOTE: Final = Code(
     "http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category", "clinical-note", "Clinical Note"
 )
-SIGNED: Final = ("final", "amended")
 SOURCE: Final = "https://hl7.org/fhir/R4/composition.html"
 FORMS: Final = {"author": "valueReference", "attester": "valueReference"}
 
@@ -205,21 +214,13 @@ async def keep_signed(change: Change, record: Record) -> None:
 
     """
     before, after = change.before, change.after
-    if is_own_work() or before is None or not _is_signed(before):
-        return
-    if after is None or after.get("status") != "entered-in-error":
+    if not is_own_work() and is_tampered_with(before, after):
         raise Unprocessable(
             f"This {change.type} is a signed summary. Amend it by Encounter/$summarize, or mark it entered-in-error.",
             expression=[change.type],
             rule="V-SIGNED",
             source=SOURCE,
         )
-
-
-def _is_signed(resource: Resource) -> bool:
-    names = resource.get("identifier", [])
-    own = any(one.get("system") == ID_SUMMARY for one in (names if isinstance(names, list) else [names]))
-    return own and (resource.get("docStatus") or resource.get("status")) in SIGNED
 
 
 async def ask_for_amendment(change: Change, record: Record, setting: Setting) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from shared.fhir.cited import Cited
 from shared.fhir.codes import KAP, OBSERVATION_CATEGORY, SNOMED, Code
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of
+from shared.fhir.kap import codes_of, moment
 
 THERAPY: Final = Code(OBSERVATION_CATEGORY, "therapy", "Therapy")
 
@@ -69,6 +69,16 @@ def technique_concept(name: str, policy: PsychotherapyPolicy) -> dict[str, Any]:
     if said.snomed is None:
         return own.concept(text=said.title)
     return Code(SNOMED, said.snomed, said.display).concept(own, text=said.title)
+
+
+def has_begun(visit: Resource) -> bool:
+    """Tell whether there is something to record of a visit: it has begun, or is over."""
+    return visit.get("status") not in (None, "planned", "cancelled", "entered-in-error")
+
+
+def is_unmade(due: Resource, now: datetime) -> bool:
+    """Tell whether the time of an open check-in (a Task) is over, and nobody was told of it yet."""
+    return now > moment(due["restriction"]["period"]["end"]) and "businessStatus" not in due
 
 
 def lacking(kind: str, recorded: Iterable[Resource], policy: PsychotherapyPolicy) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
-from shared.fhir.codes import LOINC, Code
+from shared.fhir.codes import ID_SUMMARY, LOINC, Code
 from shared.fhir.json import Resource
 
 PROCEDURE_NOTE: Final = Code(LOINC, "78472-8", "Mental health Procedure note")
@@ -22,6 +22,21 @@ TYPES: Final = {"kap-dosing": PROCEDURE_NOTE, "kap-consult": CONSULT_NOTE, "kap-
 MEDICATIONS: Final = Code(LOINC, "29549-3", "Medication administered Narrative")
 VITALS: Final = Code(LOINC, "8716-3", "Vital signs")
 XHTML: Final = "http://www.w3.org/1999/xhtml"
+
+
+SIGNED: Final = ("final", "amended")
+
+
+def is_signed(resource: Resource) -> bool:
+    """Tell whether a Composition or DocumentReference is a summary of a visit that was signed."""
+    names = resource.get("identifier", [])
+    own = any(one.get("system") == ID_SUMMARY for one in (names if isinstance(names, list) else [names]))
+    return own and (resource.get("docStatus") or resource.get("status")) in SIGNED
+
+
+def is_tampered_with(before: Resource | None, after: Resource | None) -> bool:
+    """Tell whether a change by hand is of a signed summary, and more than that it is said to be an error."""
+    return before is not None and is_signed(before) and (after or {}).get("status") != "entered-in-error"
 
 
 @dataclass(frozen=True, slots=True)

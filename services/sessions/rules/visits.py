@@ -24,7 +24,7 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import interval, period_interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, has_code, id_in, reference, visit_of
+from shared.fhir.kap import codes_of, has_code, id_in, patient_of, reference, visit_of
 from shared.fhir.profiles import own
 
 MOVES: Final[Mapping[str, frozenset[str]]] = {
@@ -140,6 +140,11 @@ def _participants(appointment: Resource, *, virtual: bool) -> Iterator[dict[str,
         said = [code for code in PARTS if code in codes_of(types, KAP)]
         added = [PARTS[code].concept() for code in said if not has_code(types, PARTS[code])]
         yield {"type": [*types, *added] or [PERFORMER.concept()], "individual": actor}
+
+
+def is_of_another(resource: Resource, whose: str | None) -> bool:
+    """Tell whether a resource that names the visit of a patient is about another; one that names nobody is not."""
+    return whose is not None and patient_of(resource) not in (whose, None)
 
 
 def link_of(appointment: Resource) -> str | None:

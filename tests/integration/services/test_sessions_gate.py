@@ -8,12 +8,12 @@ from decimal import Decimal
 import pytest
 
 from services.intake.planning import activities
+from services.sessions.rules.leaving import DISPOSITION
 from services.sessions.service import sessions as sessions_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.kap import PlannedDose
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
-from shared.runtime.ownership import owner_of
 from tests.integration.services.bedside import Bedside, rules_of
 from tests.integration.services.course import about, appointment, milligrams, role_of, weight
 from tests.unit.intake.test_orders import SETTING
@@ -357,19 +357,9 @@ async def test_a_dose_of_which_only_the_day_is_said_begins_now_and_is_stayed_for
     await bedside.chart()
     await bedside.sessions.create({**dose, "status": "completed"})
     bedside.clock.forward(minutes=20)
-    home = {"coding": [{"system": codes.DISPOSITION, "code": "home"}]}
+    home = {"coding": [{"system": DISPOSITION, "code": "home"}]}
     period = {**bedside.visit["period"], "end": zulu(bedside.clock.now)}
     left = {"status": "finished", "period": period, "hospitalization": {"dischargeDisposition": home}}
     with pytest.raises(Unprocessable) as error:
         await bedside.sessions.update({**bedside.visit, **left})
     assert "L-STAY" in rules_of(error)
-
-
-async def test_a_dose_that_goes_on_is_no_history_whatever_it_says_of_its_source(bedside):
-    elsewhere = {**bedside.dose(500), "meta": {"source": "https://hospital.example"}}
-    del elsewhere["context"]
-    assert owner_of(elsewhere, origin_of=lambda *_: None, from_outside=True) == "sessions"
-    with pytest.raises(Unprocessable) as error:
-        await bedside.sessions.create(elsewhere)
-    assert "G-VISIT" in rules_of(error)
-    assert owner_of({**elsewhere, "status": "completed"}, origin_of=lambda *_: None, from_outside=True) == "intake"

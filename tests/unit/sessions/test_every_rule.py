@@ -1,7 +1,8 @@
 """Every rule at the dose has a positive, a negative, a boundary and a "not known" case, in one table.
 
-The gate, the amount of a dose, leaving for home, alarms and what is due, the ledger. A rule of the policy, or one that
-the rules' source names, without all four fails the first test.
+The gate, a dose as one of a series and its amount, leaving for home, alarms and what is due, visits, values that can
+hardly be, the ledger. A rule of the policy, or one that the service's source names, without all four fails the first
+test.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-import services.sessions.rules as package
+import services.sessions as service
 from services.intake.planning import activities
 from services.intake.rules.plans import Template
 from services.sessions.rules.alarms import alarms_of, is_not_understood, is_sustained, symptoms_in
@@ -27,9 +28,12 @@ from services.sessions.rules.checks import Decision, issues_of
 from services.sessions.rules.claims import begins_ahead
 from services.sessions.rules.gate import Batch, gate, news_check
 from services.sessions.rules.leaving import Leaving, against_going_home
-from services.sessions.rules.monitoring import is_missed
+from services.sessions.rules.monitoring import implausible, is_missed
+from services.sessions.rules.psychotherapy import code_of, has_begun, is_unmade, lacking, technique_concept
 from services.sessions.rules.series import Before, series_checks
 from services.sessions.rules.substances import against
+from services.sessions.rules.summary import is_tampered_with
+from services.sessions.rules.visits import is_of_another
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.kap import PlannedDose
@@ -51,7 +55,8 @@ from tests.unit.sessions.test_amounts import IM, IV, NASAL, closing, dose
 from tests.unit.sessions.test_limits import vital
 
 KINDS = {"positive", "negative", "boundary", "not known"}
-CODES = ("G-", "L-", "A-", "M-", "C-", "E")
+CODES = ("G-", "L-", "A-", "M-", "C-", "V-", "E")
+MISSING: Any = object()
 
 
 class Case(NamedTuple):
@@ -810,14 +815,127 @@ LEDGER: dict[str, list[Case]] = {
     ],
 }
 
-TABLE = {**GATE, **SERIES, **AMOUNTS, **LEAVING, **WATCH, **LEDGER}
+# -- visits, and what can hardly be ------------------------------------------------------------------------------------
+
+
+def says(rule: str, speaks: bool) -> Callable[[], set[str]]:
+    return lambda: {rule} if speaks else set()
+
+
+def names(patient: str | None, *, whose: str | None = "ada") -> Callable[[], set[str]]:
+    subject = {} if patient is None else {"subject": {"reference": patient}}
+    return says("V-SUBJECT", is_of_another({"resourceType": "Procedure", **subject}, whose))
+
+
+def summary(status: str = "final", *, own: bool = True, after: Any = MISSING) -> Callable[[], set[str]]:
+    system = codes.ID_SUMMARY if own else "urn:other"
+    before = {"resourceType": "Composition", "identifier": {"system": system, "value": "v"}, "status": status}
+    changed = {**before, "title": "Another"} if after is MISSING else after
+    return says("V-SIGNED", is_tampered_with(before, changed))
+
+
+def said_in(kind: str, *names_: str, status: str = "final") -> Callable[[], set[str]]:
+    policy = SETTING.psychotherapy
+    technique = {"code": technique_concept("talk", policy), "status": "completed"}
+    said = [{"code": code_of(name, policy).concept(), "status": status} for name in names_]
+    return says("V-CONTENT", bool(lacking(kind, [technique, *said], policy)))
+
+
+def of_visit(status: str | None) -> Callable[[], set[str]]:
+    return says("V-CONTENT", not has_begun({} if status is None else {"status": status}))
+
+
+def check_in(minutes: float, **more: Any) -> Callable[[], set[str]]:
+    end = zulu(NOW - timedelta(minutes=minutes))
+    made = {"status": "requested", "restriction": {"period": {"end": end}}, **more}
+    return says("V-CHECK-IN", is_unmade(made, NOW))
+
+
+VISITS: dict[str, list[Case]] = {
+    "V-SUBJECT": [
+        Case("positive", "about another", names("Patient/eve"), True),
+        Case("negative", "about its patient", names("Patient/ada"), False),
+        Case(
+            "boundary", "about him, by a whole address and a version", names("https://x/Patient/ada/_history/1"), False
+        ),
+        Case("boundary", "of a name that is nearly the same", names("Patient/ada1"), True),
+        Case("not known", "it says of nobody: its visit does", names(None), False),
+        Case("not known", "whose visit it is", names("Patient/eve", whose=None), False),
+    ],
+    "V-SIGNED": [
+        Case("positive", "a signed one is changed", summary(), True),
+        Case("positive", "a signed one is deleted", summary(after=None), True),
+        Case("negative", "not signed yet", summary("preliminary"), False),
+        Case("negative", "a document of somebody else's", summary(own=False), False),
+        Case("boundary", "said to be an error", summary(after={"status": "entered-in-error"}), False),
+        Case("boundary", "amended before", summary("amended"), True),
+        Case("not known", "its status", summary("unknown"), False),
+    ],
+    "V-CONTENT": [
+        Case("positive", "a session without its room", said_in("kap-dosing"), True),
+        Case("negative", "with it", said_in("kap-dosing", "room"), False),
+        Case("negative", "nothing is asked of a follow-up", said_in("kap-followup"), False),
+        Case("boundary", "all of a preparation but one", said_in("kap-prep", "intention", "expectation"), True),
+        Case("boundary", "all of it", said_in("kap-prep", "intention", "expectation", "touch"), False),
+        Case("boundary", "said in error", said_in("kap-dosing", "room", status="entered-in-error"), True),
+        Case("positive", "of a visit that is planned", of_visit("planned"), True),
+        Case("negative", "of one that goes on", of_visit("in-progress"), False),
+        Case("boundary", "of one where somebody has come", of_visit("arrived"), False),
+        Case("not known", "of one that does not say", of_visit(None), True),
+    ],
+    "V-CHECK-IN": [
+        Case("positive", "a day late", check_in(1440), True),
+        Case("negative", "an hour to go", check_in(-60), False),
+        Case("boundary", "to the minute", check_in(0), False),
+        Case("boundary", "a second late", check_in(1 / 60), True),
+        Case("boundary", "somebody was told before", check_in(60, businessStatus={"text": "missed"}), False),
+        Case("not known", "when the session ended: it is counted from when that was recorded", check_in(-1), False),
+    ],
+}
+
+
+def measures(name: str, value: Any, **more: Any) -> Callable[[], set[str]]:
+    limit = SETTING.monitoring.plausible[name]
+    observation = vital(limit.codes[0], value, limit.units[0])
+    observation["code"]["coding"] += [{"system": codes.KAP, "code": limit.codes[0]}]
+    observation["valueQuantity"] |= more
+    return lambda: {one.partition(" ")[0] for one in implausible(observation, SETTING.monitoring)}
+
+
+def a_slip(name: str) -> list[Case]:
+    """Return the cases of a value that can hardly be: it is asked about, and kept."""
+    limit = SETTING.monitoring.plausible[name]
+    return [
+        Case("positive", "ten times the most", measures(name, limit.high * 10), True),
+        Case("negative", "in the middle", measures(name, (limit.low + limit.high) / 2), False),
+        Case("boundary", "the least", measures(name, limit.low), False),
+        Case("boundary", "the most", measures(name, limit.high), False),
+        Case("boundary", "a little less", measures(name, limit.low - Decimal("0.1")), True),
+        Case("boundary", "a little more", measures(name, limit.high + Decimal("0.1")), True),
+        Case(
+            "not known",
+            "in a unit nobody reads",
+            measures(name, limit.high * 10, code="furlong", unit="furlong"),
+            False,
+        ),
+    ]
+
+
+SLIPS = {name: a_slip(name) for name in SETTING.monitoring.plausible}
+
+TABLE = {**GATE, **SERIES, **VISITS, **SLIPS, **AMOUNTS, **LEAVING, **WATCH, **LEDGER}
+
+
+OF_THE_RECORD = {"A-EVENT", "C-DOSE", "G-DRUG", "G-REMS-FORM", "L-AGAINST", "L-HANDOVER", "L-UNKNOWN"}
+"""What is called or asked for after something was recorded, judged with the record: tests/integration/services."""
 
 
 def rules_of_the_service() -> set[str]:
     """Return the rules that the policy of sessions names, and those that its pure rules name themselves."""
+    folder = Path(str(service.__file__)).parent
     named = {
         node.value
-        for path in Path(package.__file__).parent.glob("*.py")
+        for path in (*folder.glob("rules/*.py"), *folder.glob("*.py"), *folder.glob("operations/*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(CODES[:-1])
     }
@@ -825,7 +943,8 @@ def rules_of_the_service() -> set[str]:
     named |= {one for limit in limits for one in (limit.rule, limit.unknown)} | {one.rule for one in answers}
     named |= {POLICY.risk.rule, POLICY.held.rule, ALARMS.sustained.rule} | {one.rule for one in ALARMS.limits.values()}
     named |= {one.rule for one in SETTING.discharge.answers.values()}
-    return {one for one in named if one.startswith(CODES) and " " not in one}
+    found = {one for one in named if one.startswith(CODES) and " " not in one} - OF_THE_RECORD
+    return found | set(SETTING.monitoring.plausible)
 
 
 def test_every_rule_at_the_dose_has_all_four_kinds_of_cases() -> None:
