@@ -129,7 +129,8 @@ def _ordered(before: Before, order: Resource, series: Series) -> Check:
     given = [
         one
         for one in before.elsewhere()
-        if one.order == order["id"] or (one.order is None and (one.when is None or one.when >= written))
+        if one.order == order["id"]
+        or (one.order is None and one.visit is not None and (one.when is None or one.when >= written))
     ]
     ordered, had = sessions_of(order.get("dosageInstruction", [])), _sessions(given)
     return _check(

@@ -245,5 +245,7 @@ async def test_a_dose_that_another_house_gave_counts_in_the_maximum_of_the_day(b
     await bedside.tell("intake", {**dose, "meta": {"source": "urn:hospital"}})
     with pytest.raises(Unprocessable) as error:
         await bedside.start(70)
-    assert rules_of(error) == {"G-DOSE-MAX"}
-    await bedside.start(40)
+    assert rules_of(error) == {"G-DOSE-MAX", "G-SPACING"}
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start(40)
+    assert rules_of(error) == {"G-SPACING"}
