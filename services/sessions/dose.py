@@ -176,6 +176,12 @@ async def weights_of(record: Record, patient: str | None, setting: Setting, zone
     return found
 
 
+async def weight_of(record: Record, patient: str | None, when: datetime, setting: Setting) -> Decimal | None:
+    """Return the newest body weight, in kg, of the days before `when` that the policy allows; None: there is none."""
+    weights = await weights_of(record, patient, setting, setting.zone)
+    return newest_weight(weights, when, setting.dosing.weight_age.days, setting.zone)
+
+
 def _weight_ordered(weights: list[Weighed], order: Resource, setting: Setting, zone: tzinfo) -> Decimal | None:
     """Return what the patient weighed when an order was written; said of a day, at its end."""
     if "authoredOn" not in order:
