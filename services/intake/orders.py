@@ -45,7 +45,6 @@ from shared.fhir.kap import (
     screened_for,
 )
 from shared.fhir.outcome import Issue, Unprocessable
-from shared.fhir.series import sessions_of
 from shared.runtime.medications import substances_of
 from shared.runtime.record import Record
 from shared.runtime.service import Change

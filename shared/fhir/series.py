@@ -1,9 +1,6 @@
-"""How many sessions an order is for, and what a policy says of their number and spacing, by drug and route."""
+"""What a policy says of the number and the spacing of sessions, by drug and route."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from shared.fhir.cited import Cited
 from shared.fhir.kap import Drug
@@ -23,9 +20,3 @@ class Series(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
     least_days: int
     total: int
     days: int
-
-
-def sessions_of(dosages: Sequence[Mapping[str, Any]]) -> int:
-    """Return for how many sessions dosage instructions are: `timing.repeat.count` (the most it may be), else one."""
-    counts = [one.get("timing", {}).get("repeat", {}) for one in dosages]
-    return max((int(one.get("countMax", one.get("count", 1))) for one in counts), default=1)

@@ -1,12 +1,12 @@
 """A dose as one of a series: how many sessions its order and plan are for, how long after the last, and where. Pure.
 
-How many and how far apart: the order (`timing.repeat.count`, else one), the plan of the course, and `series` of
+How many and how far apart: the order (`timing.repeat.count`, else as the plan), the plan of the course, and `series` of
 `policies/orders.yaml`. Days are those of the place of the visit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
@@ -16,9 +16,10 @@ from services.sessions.rules.amounts import Dose
 from services.sessions.rules.checks import Check, Decision, Verdict
 from shared.fhir.cited import Cited
 from shared.fhir.dates import MIN_INSTANT
+from shared.fhir.doses import sessions_of
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, PlannedDose, is_plan, moment, planned_doses
-from shared.fhir.series import Series, sessions_of
+from shared.fhir.series import Series
 from shared.fhir.zones import day_at
 
 
@@ -101,7 +102,7 @@ def series_checks(before: Before, policy: SeriesPolicy, decisions: Sequence[Deci
     if before.at_home:
         yield _home(before, policy.at_home.allowed)
     if before.order is not None:  # without one, the check of the order says so
-        yield _ordered(before, before.order, series)
+        yield _ordered(before, before.order, () if plan is None else plan[1], series)
     if plan is not None:
         yield _planned(before, *plan, policy.planned, decisions)
     planned = 0 if plan is None else max((int(one.days) for one in plan[1] if one.days is not None), default=0)
@@ -124,7 +125,8 @@ def _sessions(doses: Sequence[Dose]) -> int:
     return len({one.reference if one.visit is None else one.visit for one in doses})
 
 
-def _ordered(before: Before, order: Resource, series: Series) -> Check:
+def _ordered(before: Before, order: Resource, planned: Iterable[PlannedDose], series: Series) -> Check:
+    """Return the check of the sessions of the order: as many as it says, else as the plan has by the route, else one."""
     reference, written = f"MedicationRequest/{order['id']}", moment(order.get("authoredOn"))
     given = [
         one
@@ -132,12 +134,13 @@ def _ordered(before: Before, order: Resource, series: Series) -> Check:
         if one.order == order["id"]
         or (one.order is None and one.visit is not None and (one.when is None or one.when >= written))
     ]
-    ordered, had = sessions_of(order.get("dosageInstruction", [])), _sessions(given)
+    by_plan = sum(one.sessions for one in planned if one.route == before.route)
+    ordered, had = sessions_of(order.get("dosageInstruction", [])) or by_plan or 1, _sessions(given)
     return _check(
         "G-SERIES",
         "Sessions of the order",
         opens=had < ordered,
-        text=f"{reference} is for {ordered} sessions (timing.repeat.count; one where it says none), and {had} were "
+        text=f"{reference} is for {ordered} sessions (timing.repeat.count, else the plan, else one), and {had} were "
         "held on it. Have the prescriber order the next.",
         source=series.source,
         said=(f"{had} held", f"{ordered} ordered"),
