@@ -126,7 +126,7 @@ def _sessions(doses: Sequence[Dose]) -> int:
 
 
 def _ordered(before: Before, order: Resource, planned: Iterable[PlannedDose], series: Series) -> Check:
-    """Return the check of the sessions of the order: as many as it says, else as the plan has by the route, else one."""
+    """Return the check of the sessions of the order: as many as it says, else as the plan has by route, else one."""
     reference, written = f"MedicationRequest/{order['id']}", moment(order.get("authoredOn"))
     given = [
         one
