@@ -46,6 +46,8 @@ def claim_of(
             return "start"
         if effective_start(before) == effective_start(after) and not changes_what(before, after):
             return "nothing"
+        if only_slows(before, after):
+            return "nothing"
         is_first = False
     else:
         is_first = True
@@ -120,6 +122,20 @@ def runs_faster(before: Resource | None, after: Resource) -> bool:
         return False
     was, rate = rate_of(before), rate_of(after)
     return was is not None and rate is not None and (rate[1] != was[1] or rate[0] > was[0])
+
+
+def only_slows(before: Resource, after: Resource) -> bool:
+    """Tell whether of a dose nothing is changed but that it goes slower: less of the drug is never refused."""
+    was, rate = rate_of(before), rate_of(after)
+    if was is None or rate is None or rate[1] != was[1] or rate[0] > was[0]:
+        return False
+    same_start = effective_start(before) == effective_start(after)
+    return same_start and not changes_what(_without_rate(before), _without_rate(after))
+
+
+def _without_rate(dose: Resource) -> Resource:
+    kept = {name: one for name, one in dose.get("dosage", {}).items() if name not in ("rateQuantity", "rateRatio")}
+    return {**dose, "dosage": kept}
 
 
 def resumes(before: Resource | None, after: Resource | None) -> bool:

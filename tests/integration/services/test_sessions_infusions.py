@@ -53,6 +53,18 @@ async def test_less_of_the_drug_is_recorded_whatever_the_readings_say(infusion, 
     assert await at.raised() == before
 
 
+async def test_a_lower_rate_is_recorded_in_the_first_minutes_too(infusion):
+    at, parent = infusion
+    at.clock.forward(minutes=1)
+    await at.chart(190)
+    slower = {**parent, "dosage": {**parent["dosage"], "rateQuantity": milligrams(40, "mg/h")}}
+    kept = await at.sessions.update(slower)
+    for rate in (41, 60):
+        with pytest.raises(Unprocessable) as error:
+            await at.sessions.update({**kept, "dosage": {**kept["dosage"], "rateQuantity": milligrams(rate, "mg/h")}})
+        assert "G-BP-STOP" in rules_of(error)
+
+
 async def test_a_higher_rate_goes_through_the_gate(infusion):
     at, parent = infusion
     at.clock.forward(minutes=15)
