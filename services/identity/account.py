@@ -69,16 +69,16 @@ class Account:
             return pages.problem(GONE, status=403)
         account(person)
         new = said.get("new", "")
-        try:
-            await self.door.enter(request, {**said, "name": person.name}, person.tenant)
+        if new != said.get("again") or new == said.get("password"):
+            wrong = "The new password is the one you have." if new == said.get("password") else "They are not the same."
+            return await self._shown(request, person, wrong=wrong, status=400)
+        try:  # what is wrong with the new one is told before the code, which counts once, is used up
             require_password(new, person.name, code=person.totp is not None)
+            await self.door.enter(request, {**said, "name": person.name}, person.tenant)
         except NotIn as error:
             return await self._shown(request, person, wrong=str(error), status=error.status, headers=error.headers)
         except OAuthRefusal as error:
             return await self._shown(request, person, wrong=error.why, status=400)
-        if new != said.get("again") or new == said.get("password"):
-            wrong = "The new password is the one you have." if new == said.get("password") else "They are not the same."
-            return await self._shown(request, person, wrong=wrong, status=400)
         logins = self.context.logins
         await logins.set_password(person.id, await self.door.passwords.hashed(new))
         await logins.sign_out_everywhere(person.id, self.door.now(), disable=False)

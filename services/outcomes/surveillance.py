@@ -12,11 +12,11 @@ from services.outcomes.doses import first_dose
 from services.outcomes.rules.schedule import complained_of, due_watches
 from services.outcomes.setting import Setting
 from shared.fhir.codes import ID_TASK, KAP, VISIT_DOSING, Code
-from shared.fhir.dates import interval, zulu
+from shared.fhir.dates import MIN_INSTANT, interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import patient_of
 from shared.fhir.raised import identifier, task
-from shared.runtime.raising import close_task, raise_once
+from shared.runtime.raising import close_task, find, raise_once
 from shared.runtime.record import Record
 
 
@@ -37,16 +37,18 @@ async def heed(complaint: Resource, record: Record, setting: Setting, *, gone: b
     policy, about = setting.policy.complaints, f"{complaint['resourceType']}/{complaint['id']}"
     since = now - timedelta(days=policy.within_days)
     named = [] if gone else complained_of(complaint, setting.policy.surveillance, since)
+    standing = [] if gone else complained_of(complaint, setting.policy.surveillance, MIN_INSTANT)
     if named and not await _sessions(patient, record, setting, status="in-progress,onleave,finished"):
         return
     for name, one in setting.policy.surveillance.items():
         if one.complaint is None:
             continue
-        if name not in named:
+        if name not in standing:
             why = f"{about} does not complain of it any more."
             await close_task(
                 record, identifier(ID_TASK, "watch", patient, name, about), now, status="cancelled", why=why
             )
+        if name not in named:
             continue
         made = task(
             ("watch", patient, name, about),
@@ -59,7 +61,8 @@ async def heed(complaint: Resource, record: Record, setting: Setting, *, gone: b
             focus=about,
             due=now + timedelta(hours=policy.within_hours),
         )
-        await raise_once(record, made)
+        was = await find(record, "Task", made["identifier"][0])
+        await raise_once(record, made, reopen=was is not None and was["status"] == "cancelled")
 
 
 async def _sessions(patient: str, record: Record, setting: Setting, *, status: str) -> list[datetime]:

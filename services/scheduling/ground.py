@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from services.scheduling.memory import got, held, memory
 from services.scheduling.rules.booking import COUNTING, span_of
@@ -55,7 +55,7 @@ async def lock_patients(record: Record, appointment: Resource) -> None:
         await record.lock(*(f"Patient/{id_}" for id_ in actors(appointment, "Patient")))
 
 
-GIVEN = ("in-progress", "on-hold", "completed", "stopped")
+GIVEN = ("in-progress", "on-hold", "completed", "stopped", "unknown")
 
 
 async def ground_of(record: Record, appointment: Resource, setting: Setting) -> Ground:
@@ -99,7 +99,7 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         order=next(iter(_orders_named(appointment)), None),
         order_active=stands and order is not None and not comes_from_elsewhere(order),
         order_sessions=None if order is None else _sessions(order, plans),
-        order_used=() if order is None else await _used(record, appointment, appointments, order, about),
+        order_used=() if order is None else await _used(record, appointment, appointments, order, about, setting),
         drug=None if order is None else drug_of(await substances_of(record, order), setting.sets),
         routes=() if order is None else tuple(dict.fromkeys(routes_of_order(order))),
         consented=routes_consented(consents, when),
@@ -164,11 +164,17 @@ def _sessions(order: Resource, plans: Iterable[Resource]) -> int | None:
 
 
 async def _used(
-    record: Record, appointment: Resource, appointments: Iterable[Resource], order: Resource, about: dict[str, str]
+    record: Record,
+    appointment: Resource,
+    appointments: Iterable[Resource],
+    order: Resource,
+    about: dict[str, str],
+    setting: Setting,
 ) -> tuple[str, ...]:
-    """Return the other dosing sessions on an order, and the doses that were given on it outside of any of them.
+    """Return the other dosing sessions on an order, and the visits in which it was given outside of any of them.
 
     Of sessions that are booked the earlier ones go first: one that is booked already is on it before those after it.
+    Doses of one visit are one session; it is that of an Appointment where it began within `check_in` hours of it.
     """
     name = f"MedicationRequest/{order['id']}"
     on_it = [
@@ -182,12 +188,16 @@ async def _used(
     own = next(((span[0], one["id"]) for one, span in on_it if one["id"] == appointment.get("id")), None)
     others = [one for one, span in on_it if own is None or (span[0], one["id"]) < own]
     used = [f"Appointment/{one['id']}" for one in others]
-    spans = [span for _, span in on_it]
+    near = timedelta(hours=setting.policy.check_in.hours)
+    visits: dict[str, list[Resource]] = {}
     for dose in await held(record, "MedicationAdministration", about):
-        start = effective_start(dose)
-        outside = start is None or not any(low <= start < high for low, high in spans)
-        if dose["status"] in GIVEN and f"MedicationRequest/{id_in(dose.get('request'), 'MedicationRequest')}" == name:
-            used.extend([f"MedicationAdministration/{dose['id']}"] if outside else [])
+        request = f"MedicationRequest/{id_in(dose.get('request'), 'MedicationRequest')}"
+        if dose["status"] in GIVEN and request == name and "partOf" not in dose:
+            visits.setdefault(id_in(dose.get("context"), "Encounter") or dose["id"], []).append(dose)
+    for doses in visits.values():
+        starts = [start for one in doses if (start := effective_start(one)) is not None]
+        if not any(low - near <= start < high + near for start in starts for _, (low, high) in on_it):
+            used.append(f"MedicationAdministration/{doses[0]['id']}")
     return tuple(used)
 
 

@@ -29,6 +29,7 @@ from services.sessions.rules.claims import (
     claim_of,
     corrects_the_amount,
     is_vague,
+    latest_start,
     resumes,
     runs_faster,
 )
@@ -61,7 +62,7 @@ from shared.fhir.kap import (
 )
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.fhir.raised import identifier
-from shared.fhir.zones import interval_in, zone_of
+from shared.fhir.zones import day_at, end_of_day, interval_in, zone_of
 from shared.runtime.medications import substances_of
 from shared.runtime.raising import find
 from shared.runtime.record import Record
@@ -183,10 +184,11 @@ async def weight_of(record: Record, patient: str | None, when: datetime, setting
 
 
 def _weight_ordered(weights: list[Weighed], order: Resource, setting: Setting, zone: tzinfo) -> Decimal | None:
-    """Return what the patient weighed when an order was written; said of a day, at its end."""
-    if "authoredOn" not in order:
+    """Return what the patient weighed on the day on which an order was written, or before it."""
+    said = order.get("authoredOn") or order.get("meta", {}).get("lastUpdated")
+    if said is None:
         return None
-    written = interval_in(order["authoredOn"], zone)[1]
+    written = end_of_day(day_at(interval_in(said, zone)[1] - timedelta(microseconds=1), zone), zone)
     return newest_weight(weights, written, setting.dosing.weight_age.days, zone)
 
 
@@ -199,7 +201,8 @@ async def _other_doses(record: Record, dose: Resource, kilograms: Decimal | None
         if one["id"] == dose.get("id") or one["id"] in steps or one.get("status") not in COUNTED:
             continue
         if (await drug_at_worst(record, one, setting))[0] is not None:
-            counted = as_dose(one, kilograms)
+            latest = latest_start(one, setting.clock()) if is_vague(one) else None
+            counted = replace(as_dose(one, kilograms), latest=latest)
             found.append(replace(counted, milligrams=None) if one["status"] == UNSURE else counted)
     return found
 

@@ -45,13 +45,16 @@ def zone_of(places: Iterable[Resource | None], clinic: tzinfo) -> tzinfo:
 
 
 def day_at(moment: datetime, zone: tzinfo) -> date:
-    """Return the day that it is in a zone."""
-    return moment.astimezone(zone).date()
+    """Return the day that it is in a zone; at the first and last moment of time that of the moment."""
+    try:
+        return moment.astimezone(zone).date()
+    except OverflowError:
+        return moment.date()
 
 
 def end_of_day(day: date, zone: tzinfo) -> datetime:
     """Return the moment at which a day is over in a zone: the next midnight, after a day of 23 or 25 hours, too."""
-    return datetime.combine(day + _DAY, time.min, zone)
+    return datetime.combine(day + min(_DAY, date.max - day), time.min, zone)
 
 
 def interval_in(value: str, zone: tzinfo) -> Interval:

@@ -129,10 +129,10 @@ class Identities:
         return True
 
     async def take_back(self, id_: str, now: datetime) -> None:
-        """Take back the tokens that a client has."""
+        """Take back the tokens that a client has, and those it had: what was asked for by one of them ends, too."""
         with translated():
             await self._pool.execute(
-                "UPDATE oauth_token SET revoked_at = $2 WHERE client = $1 AND revoked_at IS NULL AND expires_at > $2",
+                "UPDATE oauth_token SET revoked_at = $2 WHERE client = $1 AND revoked_at IS NULL",
                 id_,
                 now,
             )

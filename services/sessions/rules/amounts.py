@@ -66,13 +66,17 @@ class DosingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Dose:
-    """A dose as recorded: where, when, on which order, in which visit, and how much (None: not known)."""
+    """A dose as recorded: where, when, on which order, in which visit, and how much (None: not known).
+
+    `latest`: when it began at the latest, where no more than the day, month or year is said.
+    """
 
     reference: str
     when: datetime | None
     order: str | None
     visit: str | None
     milligrams: Decimal | None
+    latest: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +325,9 @@ def _against_maximum(amounts: Amounts, milligrams: Decimal, maximum: Maximum, po
         since = amounts.start - timedelta(hours=maximum.hours)
         here = amounts.in_this_session()
         counted = [
-            one for one in amounts.others if one in here or one.when is None or since < one.when <= amounts.start
+            one
+            for one in amounts.others
+            if one in here or one.when is None or (since < (one.latest or one.when) and one.when <= amounts.start)
         ]
     before = _sum(counted)
     high = maximum.high

@@ -93,7 +93,7 @@ class Before:
             doses = [one for one in planned_doses(plan) if one.drug == self.drug and one.route == self.route]
             if doses and is_plan(plan) and ("created" not in plan or moment(plan["created"]) <= self.start):
                 found.append((plan, doses))
-        return max(found, key=lambda one: str(one[0].get("created", "")), default=None)
+        return max(found, key=lambda one: _created(one[0]), default=None)
 
 
 def series_checks(before: Before, policy: SeriesPolicy, decisions: Sequence[Decision]) -> Iterator[Check]:
@@ -107,6 +107,10 @@ def series_checks(before: Before, policy: SeriesPolicy, decisions: Sequence[Deci
         yield _planned(before, *plan, policy.planned, decisions)
     planned = 0 if plan is None else max((int(one.days) for one in plan[1] if one.days is not None), default=0)
     yield _spaced(before, series, planned, decisions)
+
+
+def _created(plan: Resource) -> datetime:
+    return moment(plan["created"]) if "created" in plan else MIN_INSTANT
 
 
 def _home(before: Before, allowed: Allowed) -> Check:
@@ -151,7 +155,7 @@ def _ordered(before: Before, order: Resource, planned: Iterable[PlannedDose], se
 def _planned(
     before: Before, plan: Resource, doses: Sequence[PlannedDose], cited: Cited, decisions: Sequence[Decision]
 ) -> Check:
-    made = moment(plan["created"]) if "created" in plan else MIN_INSTANT
+    made = _created(plan)
     given = [one for one in before.elsewhere() if one.when is None or one.when >= made]
     sessions, had = max(one.session + one.sessions - 1 for one in doses), _sessions(given)
     return _check(
@@ -172,7 +176,9 @@ def _spaced(before: Before, series: Series, planned: int, decisions: Sequence[De
     """Return the check of the days between sessions: as many as the policy has, or the plan where that has more."""
     others = before.elsewhere()
     apart, today = max(series.least_days, planned), day_at(before.start, before.zone)
-    days = [(abs((today - day_at(one.when, before.zone)).days), one) for one in others if one.when is not None]
+    days = [
+        (abs((today - day_at(one.latest or one.when, before.zone)).days), one) for one in others if one.when is not None
+    ]
     near = min(days, key=lambda one: one[0], default=None)
     unknown = tuple(one.reference for one in others if one.when is None)
     text = f"when {', '.join(unknown)} was given is not known. Record it, or have a prescriber decide."

@@ -62,6 +62,7 @@ async def test_nobody_gets_another_password_without_the_one_he_has_and_his_code(
         ({"code": ""}, 401),
         ({"code": codes.at(int(now))}, 401),  # it was used to sign in
         ({"code": codes.at(int(now) + 30), "new": "short", "again": "short"}, 400),
+        ({"code": codes.at(int(now) + 30), "password": "not the one"}, 401),  # a slip did not use it up
     ):
         page = await change(browser, page, **said)
         assert page.status_code == status, said
@@ -78,7 +79,7 @@ async def test_the_new_password_is_another_one_and_is_given_twice(clinic):
     for said in (
         {"again": f"{NEW}!"},
         {"new": PASSWORD, "again": PASSWORD},
-        {"new": "ada ada ada ada", "again": "ada"},
+        {"new": "ada ada ada ada", "again": "ada ada ada ada"},
     ):
         page = await change(browser, page, **said)
         assert page.status_code == 400, said

@@ -300,6 +300,29 @@ async def test_a_dose_that_was_given_outside_of_a_visit_is_one_of_its_order(benc
     assert await refused(scheduling, who, ordered, NEXT) == {"S-ORDER"}
 
 
+async def test_the_doses_of_one_visit_are_one_session_of_its_order_and_it_may_begin_before_its_time(
+    bench, clock, intake, scheduling
+):
+    who, _, ordered = await planned(intake, clock)
+    ordered = await intake.update(for_sessions(ordered, 2))
+    await bench.deliver(intake, scheduling)
+    _, second = [await scheduling.create(appointment(who, ordered, NEXT + timedelta(days=day))) for day in (0, 3)]
+    at = Bedside(scheduling, clock)
+    for minutes in (-5, 0, 5):  # three devices, the first of them before the booked time
+        given = {
+            "resourceType": "MedicationAdministration",
+            "status": "unknown" if minutes else "completed",
+            "medicationCodeableConcept": codes.KETAMINE.concept(),
+            "subject": about(who),
+            "request": about(ordered),
+            "context": {"reference": "Encounter/of-the-first"},
+            "effectiveDateTime": zulu(NEXT + timedelta(minutes=minutes)),
+        }
+        await at.tell("sessions", given)
+    assert await flagged(scheduling, second) == []
+    assert "S-ORDER" in await refused(scheduling, who, ordered, NEXT + timedelta(days=6))
+
+
 async def test_a_dose_is_not_booked_for_a_day_on_which_the_answers_are_too_old(bench, clock, intake, scheduling):
     who, _, ordered = await planned(intake, clock)
     await bench.deliver(intake, scheduling)
