@@ -16,15 +16,19 @@ from shared.store.rows import NO_ROWS, arrays_of
 
 _FIXED = 15
 _COPY = f"SELECT kap_copy({', '.join(f'${n + 1}' for n in range(_FIXED + len(NO_ROWS)))})"
+# LIMIT keeps PostgreSQL to one look for each, whatever it knows of the tables: a new database has no statistics, and
+# would walk through all that it holds.
 _HELD = """
 SELECT r.origin, g.event_id
 FROM unnest($2::smallint[], $3::text[], $4::integer[], $5::text[], $6::text[]) AS g(type, id, version, origin, event_id)
-JOIN resource r ON r.tenant = $1 AND r.type = g.type AND r.id = g.id AND r.origin = g.origin
-JOIN history h ON h.rid = r.rid AND h.version = g.version
+CROSS JOIN LATERAL (
+    SELECT r.origin, r.rid FROM resource r WHERE r.tenant = $1 AND r.type = g.type AND r.id = g.id LIMIT 1) r
+CROSS JOIN LATERAL (SELECT FROM history h WHERE h.rid = r.rid AND h.version = g.version LIMIT 1) h
+WHERE r.origin = g.origin
 """
 _KNOWN = """
 SELECT g.name, g.id FROM unnest($2::smallint[], $3::text[], $4::text[]) AS g(type, name, id)
-JOIN resource r ON r.tenant = $1 AND r.type = g.type AND r.id = g.id
+CROSS JOIN LATERAL (SELECT FROM resource r WHERE r.tenant = $1 AND r.type = g.type AND r.id = g.id LIMIT 1) r
 """
 
 
