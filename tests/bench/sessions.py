@@ -35,7 +35,7 @@ from cli.demo.acting import create
 from cli.demo.client import FhirClient
 from cli.demo.course import prepare_team
 from cli.demo.patients import staff
-from cli.demo.resources import Team, instant, reference
+from cli.demo.resources import Team, reference
 from cli.stack.ports import GATEWAY, Ports
 from services.sessions.rules.feeds import by_minute
 from services.sessions.setting import Setting
@@ -45,6 +45,7 @@ from shared.fhir.codes import (
     OXYGEN_SATURATION_ANY,
     VITAL_ALARM,
 )
+from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.local.postgres import APPLICATION_ROLE
 from shared.runtime.policy import load_policy
@@ -207,7 +208,7 @@ def signal(code: str, start: datetime, apart: timedelta, samples: Iterable[str])
     said: dict[str, Resource] = {
         "code": {"valueCodeableConcept": concept},
         "unit": {"valueCode": unit},
-        "start": {"valueInstant": instant(start)},
+        "start": {"valueInstant": zulu(start)},
         "period": {"valueDecimal": apart / timedelta(milliseconds=1)},
         "data": {"valueString": " ".join(samples)},
     }
