@@ -313,6 +313,8 @@ def spent(kap: Kap) -> Counter[str]:
     for child in (server, *server.children()):
         with suppress(psutil.NoSuchProcess):
             said = " ".join(child.cmdline()).removeprefix("postgres: ").split()
+            if not said:  # it has just ended
+                continue
             named = said[1] if said[0] == APPLICATION_ROLE else "by itself"
             used[f"PostgreSQL {named}"] += seconds_of(child)
     return used
