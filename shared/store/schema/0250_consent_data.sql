@@ -113,14 +113,12 @@ BEGIN
     RETURN true;
 END $$;
 
--- A privacy consent that is nothing but the policy of opting out (`policyRule` OPTOUT, OPTOUTE) denies all of it.
 CREATE OR REPLACE FUNCTION kap_keep_consent(p_consent bigint, p_tenant integer, p_patient uuid, p_body jsonb)
 RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     reason constant text := 'http://terminology.hl7.org/CodeSystem/v3-ActReason';
     unknown constant text[] := ARRAY['action', 'class', 'code', 'modifierExtension'];
-    rule jsonb := coalesce(p_body -> 'provision', CASE WHEN jsonb_path_exists(
-        p_body, '$.policyRule.coding[*].code ? (@ starts with "OPTOUT")') THEN '{"type": "deny"}'::jsonb END);
+    rule jsonb := p_body -> 'provision';
     permits boolean := coalesce(rule ->> 'type' = 'permit', false);
     whole boolean := NOT rule ?| unknown AND NOT p_body ? 'modifierExtension';
     part_2 boolean := coalesce(jsonb_path_exists(p_body, '$.category[*].coding[*].code ? (@ == "42CFRPart2CD")'), false);

@@ -7,8 +7,8 @@ CREATE FUNCTION kap_living(p_rid bigint, p_version integer) RETURNS integer LANG
     FROM history h WHERE h.rid = p_rid AND h.version <= p_version AND h.interaction <> 'delete'
 $$;
 
--- Whether a version of a resource is of the data that a rule speaks of; what is deleted still referred to what it did. To permit, all of its time has to be within the
--- rule's, and known; to deny, some of it, or what is not known.
+-- Whether a version of a resource is of the data that a rule speaks of; what is deleted still referred to what it did. To
+-- permit, all of its time has to be within the rule's, and known; to deny, some of it, or what is not known.
 CREATE OR REPLACE FUNCTION kap_is_about(p_about jsonb, p_rid bigint, p_version integer) RETURNS boolean
 LANGUAGE plpgsql STABLE COST 1000 AS $$
 DECLARE

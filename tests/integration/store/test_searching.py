@@ -117,7 +117,10 @@ def test_types_searched_by_patient_column_name_one_subject(type_):
 
 
 async def test_last_updated_compares_to_the_millisecond(store: Store):
-    written = [await store.write(ALL, write_of(observation(f"o{n}"))) for n in range(3)]
+    written = []
+    for n in range(3):
+        written.append(await store.write(ALL, write_of(observation(f"o{n}"))))
+        await asyncio.sleep(0.002)  # each in a millisecond of its own
     moment = written[1].stored.last_updated.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
     ids = ["o0", "o1", "o2"]
     expected = {"eq": ids[1:2], "ne": ["o0", "o2"], "gt": ids[2:], "ge": ids[1:], "lt": ids[:1], "le": ids[:2]}
