@@ -63,6 +63,10 @@ class ServiceEvents:
         self, event: Event, position: Position, read: tuple[Resource, IndexRows] | None, *, claimed: bool
     ) -> Outcome:
         consumer = self.service.name
+        if read is None and not claimed:
+            passed = await self._pass_by([event])
+            if passed is not None:
+                return passed[0]
         async with self.store.transaction(keys=(event.key,), tenant=event.tenant) as transaction:
             if claimed:
                 await transaction.release(consumer, event)
@@ -88,6 +92,10 @@ class ServiceEvents:
         positions: Sequence[Position],
         reads: Sequence[tuple[Resource, IndexRows] | None],
     ) -> list[Outcome]:
+        if not any(reads):
+            passed = await self._pass_by(events)
+            if passed is not None:
+                return passed
         consumer = self.service.name
         keys = {event.key for event in events}
         outcomes: list[Outcome] = []
@@ -121,6 +129,11 @@ class ServiceEvents:
             if copies:
                 await transaction.apply_copies(copies)
         return outcomes
+
+    async def _pass_by(self, events: Sequence[Event]) -> list[Outcome] | None:
+        """Note events that change nothing here; None where they may have to wait behind one that is parked."""
+        fresh = await self.store.pass_by(self.service.name, events)
+        return None if fresh is None else [Outcome.APPLIED if one else Outcome.DUPLICATE for one in fresh]
 
     async def apply(self, event: Event, resource: Resource, index: IndexRows, transaction: Transaction) -> None:
         """Store the copy and run the reactions, in the transaction that takes the event in.

@@ -50,11 +50,8 @@ def is_own_work() -> bool:
 
 async def find(record: Record, type_: str, identifier: dict[str, str]) -> Resource | None:
     """Return the service's own resource with a business identifier, None where there is none."""
-    for found in await record.search(type_, {"identifier": f"{identifier['system']}|{identifier['value']}"}):
-        stored = await record.stored(type_, found["id"])
-        if stored is not None and stored.origin == record.service.name:
-            return found
-    return None
+    named = {"identifier": f"{identifier['system']}|{identifier['value']}"}
+    return next(iter(await record.search_own(type_, named)), None)
 
 
 async def keep_names(change: Change, record: Record) -> None:

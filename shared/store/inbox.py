@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from shared.events.envelope import Event
 from shared.store.clinics import Clinics
@@ -40,6 +41,25 @@ WITH given AS (
 )
 SELECT source, event_id FROM fresh
 """
+_NOTE_PASSING = """
+WITH behind AS (
+    SELECT count(*) AS parked FROM parked WHERE consumer = $1 AND tenant = $2 AND key = ANY ($6)
+), given AS (
+    SELECT g.* FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bigint[])
+        AS g(source, event_id, time, key, sequence), behind
+    WHERE behind.parked = 0 ORDER BY g.source, g.event_id
+), fresh AS (
+    INSERT INTO inbox (consumer, source, event_id, time, tenant) SELECT $1, source, event_id, time, $2 FROM given
+    ON CONFLICT DO NOTHING RETURNING source, event_id
+), position AS (
+    INSERT INTO inbox_position (consumer, source, tenant, key, sequence)
+    SELECT $1, source, $2, key, max(sequence) FROM given JOIN fresh USING (source, event_id)
+    GROUP BY source, key ORDER BY source, key
+    ON CONFLICT (consumer, source, tenant, key)
+        DO UPDATE SET sequence = greatest(inbox_position.sequence, excluded.sequence)
+)
+SELECT parked, (SELECT array_agg(ARRAY[source, event_id]) FROM fresh) AS fresh FROM behind
+"""
 _APPLIED = """
 SELECT g.source, g.event_id FROM unnest($3::text[], $4::text[]) AS g(source, event_id)
 JOIN inbox i ON i.consumer = $1 AND i.tenant = $2 AND i.source = g.source AND i.event_id = g.event_id
@@ -63,17 +83,32 @@ async def take_in(connection: Connection, consumer: str, event: Event) -> bool:
 async def take_in_many(connection: Connection, consumer: str, tenant: str, events: Sequence[Event]) -> list[bool]:
     """Note events of one tenant as applied; False for one that was before, be it by an earlier one of `events`."""
     with translated():
-        rows = await connection.fetch(
-            _TAKE_IN_MANY,
-            consumer,
-            tenant,
-            [event.source for event in events],
-            [event.id for event in events],
-            [event.time for event in events],
-            [event.key for event in events],
-            [event.sequence for event in events],
-        )
-    fresh = {(row["source"], row["event_id"]) for row in rows}
+        rows = await connection.fetch(_TAKE_IN_MANY, consumer, tenant, *_columns(events))
+    return _in_turn(events, {(row["source"], row["event_id"]) for row in rows})
+
+
+async def pass_by(connection: Connection, consumer: str, tenant: str, events: Sequence[Event]) -> list[bool] | None:
+    """As `take_in_many`, of events that change nothing here, in a statement that commits by itself.
+
+    None where an event along one of their keys is parked, so that they have to wait behind it: then nothing was noted.
+    """
+    with translated():
+        row = await connection.fetchrow(_NOTE_PASSING, consumer, tenant, *_columns(events))
+    return None if row["parked"] else _in_turn(events, {(source, id_) for source, id_ in row["fresh"] or ()})
+
+
+def _columns(events: Sequence[Event]) -> tuple[list[Any], ...]:
+    return (
+        [event.source for event in events],
+        [event.id for event in events],
+        [event.time for event in events],
+        [event.key for event in events],
+        [event.sequence for event in events],
+    )
+
+
+def _in_turn(events: Sequence[Event], fresh: set[tuple[str, str]]) -> list[bool]:
+    """Return of each event whether it is fresh; one that comes twice is so once."""
     answer = []
     for event in events:
         answer.append((event.source, event.id) in fresh)

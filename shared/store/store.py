@@ -187,6 +187,20 @@ class Store:
         async with self._clinics.reading(tenant) as (connection, number):
             return await copies.known(connection, number, events)
 
+    async def pass_by(self, consumer: str, events: Sequence[Event]) -> list[bool] | None:
+        """Note events of one tenant, of which nothing is kept here, as applied; False for one that was before.
+
+        None where they have to wait behind a parked event of one of their keys: then nothing was noted. Nothing is
+        read that a change of the same record could make wrong, so none is locked out.
+
+        Raises:
+            Contended: another transaction noted some of them; try again.
+
+        """
+        tenant = events[0].tenant
+        async with self._clinics.writing(tenant) as (connection, _):
+            return await inbox.pass_by(connection, consumer, tenant, events)
+
     async def history(self, access: Access, query: HistoryQuery, *, cursor: str | None = None) -> Page:
         """Return a page of the versions of one resource, a type or everything, newest first, deletions among them.
 

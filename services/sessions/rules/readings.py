@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from shared.fhir.cited import Cited
@@ -158,21 +159,33 @@ def _quantities(part: Resource) -> list[Mapping[str, Any] | None]:
         return [part.get("valueQuantity")]
     feed = part["valueSampledData"]
     origin = feed.get("origin", {})
-    numbers: list[Decimal] = []
+    samples = _samples(str(feed.get("data", "")))
+    if samples is None:
+        return [None]
+    beyond, extremes = samples
     found: list[Mapping[str, Any] | None] = []
-    for sample in str(feed.get("data", "")).split():
-        if sample in ("U", "L"):
-            name, sign = ("upperLimit", ">") if sample == "U" else ("lowerLimit", "<")
-            found.append({**origin, "value": feed[name], "comparator": sign} if name in feed else None)
-        elif sample != "E":
-            try:
-                numbers.append(Decimal(sample))
-            except InvalidOperation:
-                return [None]
-    if numbers:
+    for mark in beyond:
+        name, sign = ("upperLimit", ">") if mark == "U" else ("lowerLimit", "<")
+        found.append({**origin, "value": feed[name], "comparator": sign} if name in feed else None)
+    if extremes:
         factor, zero = Decimal(str(feed.get("factor", 1))), Decimal(str(origin.get("value", 0)))
-        found.extend({**origin, "value": one * factor + zero} for one in sorted({min(numbers), max(numbers)}))
+        found.extend({**origin, "value": one * factor + zero} for one in extremes)
     return found
+
+
+@lru_cache(maxsize=256)
+def _samples(data: str) -> tuple[tuple[str, ...], tuple[Decimal, ...]] | None:
+    """Return the marks beyond the device's range in a feed's data and its extremes; None where it cannot be read.
+
+    Each rule looks at the same minute: it is read once.
+    """
+    said = [sample for sample in data.split() if sample != "E"]
+    beyond = tuple(sample for sample in said if sample in ("U", "L"))
+    try:
+        numbers = [Decimal(sample) for sample in said if sample not in ("U", "L")]
+    except InvalidOperation:
+        return None
+    return beyond, tuple(sorted({min(numbers), max(numbers)})) if numbers else ()
 
 
 def taken_at(observation: Resource) -> tuple[datetime | None, bool]:

@@ -122,14 +122,44 @@ async def test_a_repeat_does_nothing(store, sessions, events):
     assert len(await tasks(sessions)) == 1
 
 
-async def test_a_type_that_is_not_held_passes_by_and_its_position_is_known(store, sessions, events):
+async def organizations(store, *names):
+    """Commit Organizations, which sessions does not hold, and return their events."""
+    for name in names:
+        async with open_record(INTAKE, store, ALL, keys=()) as record:
+            await record.create({"resourceType": "Organization", "name": name})
+    return await committed(store)
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+async def test_a_type_that_is_not_held_passes_by_once_and_its_position_is_known(store, sessions, events, together):
+    made = await organizations(store, "St Elsewhere", "Seattle Grace")
+
+    async def take_in(some):
+        if together:
+            return await events.handle_many(some, [AT] * len(some))
+        return [await events.handle(event, AT) for event in some]
+
+    assert await take_in([made[0], *made]) == [Outcome.APPLIED, Outcome.DUPLICATE, Outcome.APPLIED]
+    for event in made:
+        with pytest.raises(NotFound):
+            await sessions.read(ALL, "Organization", event.resource_id)
+        assert await sessions.inbox.position("sessions", "intake", event.tenant, event.key) == event.sequence
+    assert await take_in(made) == [Outcome.DUPLICATE] * 2
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+async def test_what_passes_by_waits_behind_a_parked_event_of_its_key_all_the_same(store, sessions, events, together):
+    made = await organizations(store, "St Elsewhere", "Seattle Grace")
+    await events.park(made[0], AT, "Broken: this organization")
     async with open_record(INTAKE, store, ALL, keys=()) as record:
-        await record.create({"resourceType": "Organization", "name": "St Elsewhere"})
-    (event,) = await committed(store)
-    assert await events.handle(event, AT) is Outcome.APPLIED
-    with pytest.raises(NotFound):
-        await sessions.read(ALL, "Organization", event.resource_id)
-    assert await sessions.inbox.position("sessions", "intake", event.tenant, event.key) == event.sequence
+        await record.update({"resourceType": "Organization", "id": made[0].resource_id, "name": "St Eligius"})
+    later = (await committed(store))[1:]
+    if together:
+        outcomes = await events.handle_many(later, [AT] * 2)
+    else:
+        outcomes = [await events.handle(event, AT) for event in later]
+    assert outcomes == [Outcome.APPLIED, Outcome.WAITING]
+    assert await sessions.inbox.position("sessions", "intake", made[0].tenant, made[0].key) == 0
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
