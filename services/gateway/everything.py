@@ -111,7 +111,7 @@ def asked_by(pairs: Sequence[tuple[str, str]]) -> Asked:
     count = DEFAULT_COUNT
     for name, value in pairs:
         if name == "_count":
-            if not value.isdecimal() or not 1 <= int(value[:9]) <= MOST:
+            if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= MOST:
                 raise BadRequest(f"_count is a number from 1 to {MOST}.", code="value", expression=["http._count"])
             count = int(value)
     given = tuple(pair for pair in pairs if pair[0] != PAGE_PARAMETER)

@@ -30,9 +30,9 @@ from services.gateway.notifications import Kind, Shown, notification, status
 from services.gateway.subscribing import TYPE, Subscribing
 from services.gateway.telling import concerns
 from shared.fhir.freshness import Freshness, as_words
-from shared.fhir.json import Resource, dump, parse
+from shared.fhir.json import dump, parse
 from shared.fhir.outcome import Unavailable
-from shared.http.outbound import NotOutside, Outbound
+from shared.http.outbound import OUTSIDE, NotOutside, Outbound, Outside
 from shared.runtime.logging import fault
 from shared.runtime.pauses import pause
 from shared.runtime.raising import content_of, own_work
@@ -62,8 +62,15 @@ DELAY: Final = Histogram(
 POLL: Final = 0.2
 """Seconds between looks at an empty queue."""
 
-AT_ONCE: Final = 16
+AT_ONCE: Final = 128
 """Subscriptions that have their turn at the same time."""
+
+OF_A_CLINIC: Final = 16
+OF_A_CLIENT: Final = 4
+"""Of one clinic, and of one client of it, so many of them: whoever answers slowly holds up himself."""
+
+LOOKED_FOR: Final = 1000
+"""Subscriptions that are due, of each client one in turn, among which those are found that have room."""
 
 CHANGES: Final = 200
 """Changes that are decided on in one transaction."""
@@ -94,6 +101,8 @@ class _Attempt:
     shown: tuple[Shown, ...]
     fresh: tuple[int, ...]
     """Numbers that were given for this attempt."""
+    outside: Outside
+    """Where it may go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,8 @@ class Notifying:
     news: Freshness
     transport: Callable[[], httpx.AsyncBaseTransport] | None = None
     _running: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
+    _whose: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    """The clients of those that run."""
     _tidied: float = 0.0
     _asked: float = float("-inf")
     _heard: float = float("-inf")
@@ -133,7 +144,7 @@ class Notifying:
             await asyncio.sleep(OTHER_HOLDER)
 
     async def _hold(self, parts: Parts, held: Lease, beat: Beat) -> None:
-        transport = Outbound(self.subscribing.outside) if self.transport is None else self.transport()
+        transport = Outbound(Outside()) if self.transport is None else self.transport()
         async with httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False) as client:
             try:
                 while held.held:
@@ -146,6 +157,11 @@ class Notifying:
                     task.cancel()
                 await asyncio.gather(*self._running.values(), return_exceptions=True)
                 self._running.clear()
+
+    def _has_room(self, tenant: str, client: str | None) -> bool:
+        """Tell whether another subscription of a clinic's client may have its turn now."""
+        clients = [self._whose.get(place) for place in self._running if place[0] == tenant]
+        return len(self._running) < AT_ONCE and len(clients) < OF_A_CLINIC and clients.count(client) < OF_A_CLIENT
 
     async def once(self, parts: Parts, client: httpx.AsyncClient) -> int:
         """Decide on what has changed and begin the turns that are due; return how much there was of both."""
@@ -164,10 +180,12 @@ class Notifying:
                         raise error
                     _log.error("turn_failed", subscription=place[1], **fault(error))
         if len(self._running) < AT_ONCE:
-            for place in await parts.store.subscriptions.due(AT_ONCE):
-                if place not in self._running:
-                    self._running[place] = asyncio.create_task(self.turn(parts, client, *place))
+            for tenant, id_, whose in await parts.store.subscriptions.due(LOOKED_FOR):
+                if (tenant, id_) not in self._running and self._has_room(tenant, whose):
+                    self._whose[tenant, id_] = whose
+                    self._running[tenant, id_] = asyncio.create_task(self.turn(parts, client, tenant, id_))
                     begun += 1
+            self._whose = {place: whose for place, whose in self._whose.items() if place in self._running}
         if monotonic() - self._tidied > HOUSEKEEPING:
             self._tidied = monotonic()
             await parts.store.subscriptions.forget(self.subscribing.policy.kept)
@@ -181,11 +199,13 @@ class Notifying:
     async def end_what_ended(self, parts: Parts) -> None:
         """Turn off the subscriptions whose client, permission or token has ended, and stop what is on its way to them.
 
+        So are those whose client, role or person may not see what they are about any more as they did.
+
         An issuer that does not answer changes nothing; after `REVOKED_STALE` seconds nothing is told to anybody whom it
         would have to be asked about.
         """
         held = await parts.store.subscriptions.held()
-        callers = [self.subscribing.caller(one, tenant) for tenant, one in held]
+        callers = [self.subscribing.asking(one, tenant) for tenant, one in held]
         try:
             ended = await self._ended(parts, callers)
         except Unavailable as error:
@@ -222,7 +242,7 @@ class Notifying:
             listeners = [one for one in await store.every(transaction) if one.status != "off"]
             for change in found:
                 after = None if change.interaction == "delete" else parse(change.body)
-                before = _living(None if change.before is None else parse(change.before))
+                before = None if change.before is None else parse(change.before)
                 for one in listeners:
                     if change.type in one.types and concerns(self.subscribing.policy, one, after, before):
                         await store.add(transaction, one.id, change)
@@ -271,6 +291,7 @@ class Notifying:
     async def _attempt(self, parts: Parts, transaction: Transaction, one: Subscribed, told: Told) -> _Attempt | None:
         base_url = parts.settings.base_url
         telling = self.subscribing.telling(transaction, one, base_url)
+        content = self.subscribing.content(one, transaction.tenant)
         kind: Kind = "handshake"
         shown: list[Shown] = []
         fresh: tuple[int, ...] = ()
@@ -284,17 +305,18 @@ class Notifying:
                 if beat is None or quiet is None or quiet < beat:
                     return None  # what there was is not for him
                 kind = "heartbeat"
-            if one.content == "full-resource":
+            if content == "full-resource":
                 shown = await telling.whole(shown)
         for each in shown:
             await transaction.note(telling.row(each, "notify"))
         now = await store.find(transaction, one.id) or one
         state: Status = "active" if kind != "handshake" else "requested"
-        said = status(one.id, one.topic, state, kind, now.last_number, base_url, shown, content=one.content)
-        body = dump(notification(said, one.id, shown, one.content, base_url, datetime.now(UTC)))
+        said = status(one.id, one.topic, state, kind, now.last_number, base_url, shown, content=content)
+        body = dump(notification(said, one.id, shown, content, base_url, datetime.now(UTC)))
         number = await told.begin(one.timeout + _CONNECT + _AFTER)
         headers = self.subscribing.headers(one, transaction.tenant)
-        return _Attempt(one, number, kind, body, headers, tuple(shown), fresh)
+        outside = self.subscribing.outside(transaction.tenant)
+        return _Attempt(one, number, kind, body, headers, tuple(shown), fresh, outside)
 
     async def _send(self, client: httpx.AsyncClient, attempt: _Attempt) -> _End:
         one = attempt.one
@@ -308,6 +330,7 @@ class Notifying:
                     content=attempt.body,
                     headers=headers,
                     timeout=httpx.Timeout(one.timeout, connect=_CONNECT),
+                    extensions={OUTSIDE: attempt.outside},
                 ) as answer,
             ):
                 asked = answer.headers.get("retry-after", "")
@@ -371,8 +394,3 @@ def in_order(found: Iterable[Changed]) -> Iterator[Changed]:
         for key in (*earlier, (one.type, one.id, one.version)):
             if key in left:
                 yield left.pop(key)
-
-
-def _living(resource: Resource | None) -> Resource | None:
-    """Return a version that was no deletion: a tombstone holds nothing but its meta."""
-    return None if resource is None or resource.keys() <= {"resourceType", "id", "meta"} else resource

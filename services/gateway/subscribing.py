@@ -7,7 +7,7 @@ for the subscription: the clinic's roles and the patients' consents may have cha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from secrets import token_bytes
@@ -26,10 +26,11 @@ from shared.runtime.policy import load_policy
 from shared.runtime.raising import is_own_work, own_work
 from shared.runtime.record import Record, open_record, prepare, valid
 from shared.runtime.service import Change, OperationCall, Service
+from shared.runtime.settings import SettingsError
 from shared.security.caller import Caller, disclosure_of
 from shared.security.envelope import opened, seal
 from shared.security.roles import AccessPolicy, Roles
-from shared.security.scopes import parse_scopes
+from shared.security.scopes import Scope, parse_scopes
 from shared.store import subscriptions as store
 from shared.store.connection import retry_conflicts
 from shared.store.subscriptions import Content, Subscribed
@@ -68,14 +69,16 @@ class Subscribing:
     Attributes:
         policy: the topics.
         roles: of the clinic.
-        outside: where notifications may go.
+        inside: by clinic, the hosts inside of the network to which its notifications may go.
+        most: Subscriptions that a client may have at one time.
         key: under which headers are kept.
 
     """
 
     policy: SubscriptionPolicy
     roles: Roles
-    outside: Outside = field(default_factory=Outside)
+    inside: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    most: int = 20
     key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
 
     @classmethod
@@ -85,9 +88,24 @@ class Subscribing:
         topics, roles = policy.section("subscriptions", SubscriptionPolicy), policy.section("access", AccessPolicy)
         if settings is None:
             return cls(topics, roles)
-        return cls(topics, roles, Outside.of(settings.outbound_hosts), settings.header_key)
+        inside = hosts_of(settings.subscriber_hosts)
+        return cls(topics, roles, inside, settings.subscriptions_per_client, settings.header_key)
 
     # Who asks
+
+    def outside(self, tenant: str) -> Outside:
+        """Return where notifications of a clinic may go."""
+        return Outside(self.inside.get(tenant, frozenset()), "KAP_SUBSCRIBER_HOSTS")
+
+    def content(self, one: Subscribed, tenant: str) -> Content:
+        """Return what notifications hold: whole resources leave the clinic only for somebody whom consents bind.
+
+        Who is of the clinic reads all that he may; what his Subscription sends to a server outside no Consent stands
+        behind (outbound, what no Consent permits is denied: interop.md section 3).
+        """
+        if one.content != "full-resource" or self.outside(tenant).names(one.endpoint):
+            return one.content
+        return one.content if self.caller(one, tenant).disclosure is not None else "id-only"
 
     def caller(self, one: Subscribed, tenant: str) -> Caller:
         """Return the subscriber as he is now."""
@@ -104,6 +122,11 @@ class Subscribing:
             grant=one.grant_id,
             token=one.token,
         )
+
+    def asking(self, one: Subscribed, tenant: str) -> Caller:
+        """Return the subscriber with those of his scopes by which he sees what his subscription is about."""
+        caller = self.caller(one, tenant)
+        return replace(caller, scopes=tuple(narrowed for each in caller.scopes for narrowed in _about(each, one.types)))
 
     def telling(
         self, transaction: Transaction, one: Subscribed, base_url: str, *, also: Caller | None = None
@@ -132,8 +155,19 @@ class Subscribing:
         """
         id_ = str(resource.get("id") or new_id())
         resource = valid(resource, id_)
-        asked = asked_by(resource, self.policy, self.outside)
         caller = context.caller
+        outside = self.outside(caller.tenant)
+        asked = asked_by(resource, self.policy, outside)
+        if asked.content == "full-resource" and caller.disclosure is None and not outside.names(asked.endpoint):
+            raise Unprocessable(
+                "Whole resources are sent outside only to somebody of whom the patients' consents tell (a hospital, a "
+                "partner), and this token is of the clinic. Ask for id-only and read them, or have whoever runs the "
+                "installation list the host in KAP_SUBSCRIBER_HOSTS.",
+                code="security",
+                expression=["Subscription.channel.payload.extension"],
+                rule="G-SUBSCRIPTION",
+                source="interop.md section 3: outbound, what no Consent permits is denied",
+            )
         for letter in ("r", "s"):
             if not caller.may(asked.topic.resource, letter):
                 raise Forbidden(
@@ -169,6 +203,13 @@ class Subscribing:
                 raise Unprocessable(
                     f"The value of {', '.join(lacking)} is not kept here: send it.", expression=["Subscription.channel"]
                 )
+            if asked.status != "off" and await store.others_of(record.transaction, caller.client, id_) >= self.most:
+                raise Unprocessable(
+                    f"This client has {self.most} Subscriptions already, as many as it may. End one by DELETE.",
+                    code="too-costly",
+                    expression=[TYPE],
+                    rule="G-SUBSCRIPTION",
+                )
             owner = caller.owner
             if before is not None:  # an operator who changes it does not make it his
                 owner = self.caller(before, caller.tenant).owner
@@ -185,7 +226,8 @@ class Subscribing:
                     row,
                     **{name: getattr(before, name) for name in _OF_CALLER},
                 )
-            await store.put(record.transaction, row)
+            anew = before is not None and (before.topic, before.filters) != (row.topic, row.filters)
+            await store.put(record.transaction, row, anew=anew)
         return WriteResult(written.stored, written.created, positions_of(record.written, caller.tenant))
 
     async def delete(
@@ -272,6 +314,30 @@ class Subscribing:
         answer = notification(said, one.id, shown, content, context.base_url, datetime.now(UTC))
         behind = dict.fromkeys(consent.consent for each in shown for consent in each.behind)
         return OperationResult(dump(answer), behind=tuple(behind))
+
+
+def hosts_of(said: str | None) -> dict[str, frozenset[str]]:
+    """Return by clinic the hosts of `KAP_SUBSCRIBER_HOSTS`: ``clinic@host:port``, with commas.
+
+    Raises:
+        SettingsError: a host is of no clinic.
+
+    """
+    found: dict[str, frozenset[str]] = {}
+    for one in filter(None, (part.strip() for part in (said or "").split(","))):
+        clinic, of, host = one.partition("@")
+        if not (clinic and of and host):
+            raise SettingsError(f"KAP_SUBSCRIBER_HOSTS: '{one}' is not clinic@host or clinic@host:port.")
+        found[clinic] = found.get(clinic, frozenset()) | Outside.of(host).listed
+    return found
+
+
+def _about(scope: Scope, types: Sequence[str]) -> Iterator[Scope]:
+    """Yield what of a scope lets these types be read and searched."""
+    letters = scope.letters & {"r", "s"}
+    for type_ in types if letters else ():
+        if scope.names(type_):
+            yield replace(scope, type=type_, letters=letters)
 
 
 _OF_CALLER: Final = ("client", "fhir_user", "role", "patient", "scopes", "outside", "everything", "grant_id", "token")

@@ -50,8 +50,7 @@ def concerns(policy: SubscriptionPolicy, one: Subscribed, after: Resource | None
     )
 
 
-def living(stored: Stored | None) -> Resource | None:
-    """Return a version that was no deletion: a tombstone holds nothing but its meta."""
+def _living(stored: Stored | None) -> Resource | None:
     return None if stored is None or stored.deleted else parse(stored.body)
 
 
@@ -117,7 +116,7 @@ class Telling:
         events = await self.told.numbered(since, until, most)
         known = await self._seen(events)
         if self.also is not None:
-            others = await store.known(self.transaction, _accesses(self.also, self.one), events)
+            others = await store.known(self.transaction, _accesses(self.also, events), events)
             known = {place: one for place, one in known.items() if place in others}
         return [
             self._shown(event, event.number, known[event.place])
@@ -151,7 +150,7 @@ class Telling:
 
     async def _seen(self, events: Sequence[Event]) -> dict[int, _Seen]:
         """Return by place what the subscriber may know of; of a programme's, only what some Consent is behind."""
-        known = await store.known(self.transaction, _accesses(self.caller, self.one), events)
+        known = await store.known(self.transaction, _accesses(self.caller, events), events)
         told = self.caller.disclosure
         if told is None or not known:
             return {place: _Seen(one) for place, one in known.items()}
@@ -162,7 +161,7 @@ class Telling:
 
     def _is_event(self, known: Known) -> bool:
         topic = self.policy.topic(self.one.topic)
-        after, before = living(known.version), living(known.before)
+        after, before = _living(known.version), _living(known.before)
         return topic is not None and topic.is_event(after, before) and concerns(self.policy, self.one, after, before)
 
     def _shown(self, event: Event, number: int, seen: _Seen) -> Shown:
@@ -192,7 +191,9 @@ class Telling:
         return replace(each, resource=resource)
 
 
-def _accesses(caller: Caller, one: Subscribed) -> tuple[Access, ...]:
-    """Return what somebody may see both by searching and by reading: once, where it is the same."""
+def _accesses(caller: Caller, events: Sequence[Event]) -> tuple[Access, ...]:
+    """Return what somebody may see of events both by searching and by reading: once, where it is the same."""
     searched, read = caller.access("s"), caller.access("r")
-    return (searched,) if all(searched.granted(of) == read.granted(of) for of in one.types) else (searched, read)
+    return (
+        (searched,) if all(searched.granted(one.type) == read.granted(one.type) for one in events) else (searched, read)
+    )

@@ -34,7 +34,7 @@ from services.identity.rules.refusal import OAuthRefusal
 from services.identity.signing import OF_ID_TOKENS, Signing
 from services.identity.tokens import Tokens
 from shared.http.outbound import Outside
-from shared.security.bearer import AUDIT, ENDED, REVOKED
+from shared.security.bearer import ASKED_AT_ONCE, AUDIT, ENDED, REVOKED
 from shared.security.roles import Roles
 from shared.security.scopes import MANAGE_CLIENTS, MANAGE_USERS, OPERATE, OTHERS
 from shared.security.tokens import ALGORITHMS
@@ -105,7 +105,7 @@ class Endpoints:
         """Return the routes."""
         context = self.context
         passwords = Passwords(context)
-        tokens = Tokens(context, Authentication(context, self.client, self.operator))
+        tokens = self._tokens
         door, office = Door(context, passwords), Administration(context, passwords, self.outside)
         people, own = Authorize(context, door), Account(context, door)
         table: list[tuple[str, str, Answers]] = [
@@ -189,15 +189,37 @@ class Endpoints:
     async def ended(self, request: Request) -> Response:
         """Tell which of the clients, permissions (`kap_grant`) and tokens (`jti`) that are named have ended.
 
-        For what outlives the token it was asked for with. Who does not know an id learns nothing here.
+        `held`: what was asked for with tokens, as objects of `_HELD`; `narrowed` names by their places those that would
+        not be given now. For what outlives the token it was asked for with. Who knows no id learns nothing here.
         """
         said = await json_object(request, "invalid_request")
         asked = [said.get(name, []) for name in ("clients", "grants", "tokens")]
         for ids in asked:
             if not isinstance(ids, list) or not all(isinstance(one, str) and "\0" not in one for one in ids):
                 raise OAuthRefusal("invalid_request", "clients, grants and tokens are lists of ids.")
+        held = said.get("held", [])
+        if not isinstance(held, list) or not all(map(_is_held, held)) or len(held) > ASKED_AT_ONCE:
+            names = ", ".join(_HELD)
+            raise OAuthRefusal("invalid_request", f"held is a list of {ASKED_AT_ONCE} objects at most: {names}, texts.")
         clients, grants, tokens = asked
-        return JSONResponse(await self.held.ended(clients, grants, tokens, self.clock()), headers=NO_STORE)
+        told = await self.held.ended(clients, grants, tokens, self.clock())
+        gives = self._tokens.still_gives
+        narrowed = [place for place, one in enumerate(held) if not await gives(one["scope"], one)]
+        return JSONResponse({**told, "narrowed": narrowed}, headers=NO_STORE)
+
+    @property
+    def _tokens(self) -> Tokens:
+        return Tokens(self.context, Authentication(self.context, self.client, self.operator))
+
+
+_HELD: Final = ("scope", "client", "grant", "role", "user", "patient")
+"""What was asked for with a token: its scopes, to whom it was given, and as whom."""
+
+
+def _is_held(one: Any) -> bool:
+    if not isinstance(one, dict) or one.keys() - set(_HELD) or not isinstance(one.get("scope"), str):
+        return False
+    return all(text is None or (isinstance(text, str) and "\0" not in text) for text in one.values())
 
 
 def operator(jwks: Mapping[str, Any], tenant: str, now: datetime, *, acts_for_others: bool) -> Client:

@@ -41,7 +41,7 @@ from shared.fhir.outcome import BadRequest
 from shared.security.audit import say
 from shared.security.bearer import GRANT, OF_CLINIC
 from shared.security.roles import scopes_of
-from shared.security.scopes import MANAGE_CLIENTS
+from shared.security.scopes import MANAGE_CLIENTS, ScopeRefused, wider_than
 from shared.security.tokens import TokenRefused
 from shared.store.identity import Client
 from shared.store.logins import Grant, Person
@@ -175,6 +175,33 @@ class Tokens:
         if not found:
             raise OAuthRefusal("invalid_grant", "Who gave this permission may do nothing of it any more.")
         return " ".join(found)
+
+    async def still_gives(self, scope: str, held: Mapping[str, str | None]) -> bool:
+        """Tell whether a token of these scopes would be given now to whom it was.
+
+        A registration, a policy's role or a person's may allow less by now. `held`: `client`, `grant`, and as which
+        `role`, `user` and `patient`.
+        """
+        client = await self.context.held.client(held.get("client") or "")
+        if client is None:
+            return False
+        of_whom = (held.get("role"), held.get("user"), held.get("patient"))
+        try:
+            given = await self.context.logins.grant(held.get("grant") or "")
+            if given is not None:
+                person = await self.context.logins.person(given.person)
+                if person is None or (person.role, person.user, given.patient) != of_whom:
+                    return False
+                allowed = self._allowed_now(client, person, scope)
+                return not wider_than(scope, [allowed]) and not wider_than(scope, [client.scope])
+            registered = Registered(
+                client.scope, client.role, client.user, client.patient, client.acts_for_others, client.id == OPERATOR
+            )
+            asked = Asked(scope, *of_whom) if client.acts_for_others else Asked(scope)
+            granted = grant(registered, asked, self.context.roles)
+        except (OAuthRefusal, ScopeRefused):
+            return False
+        return (granted.role, granted.user, granted.patient) == of_whom
 
     async def _signed(
         self, client: Client, subject: str, scope: str, more: Mapping[str, Any], *, given: str | None = None

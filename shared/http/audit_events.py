@@ -394,7 +394,7 @@ def patient_in(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal() or int(text[:9]) > _MOST:
+    if not text.isdecimal() or len(text) > 9 or int(text) > _MOST:
         raise BadRequest(f"_count is a number from 0 to {_MOST}.", code="value", expression=["http._count"])
     return int(text)
 

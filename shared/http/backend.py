@@ -66,11 +66,16 @@ def parse_positions(header: str) -> tuple[Position, ...]:
     found = []
     for part in header.split(","):
         match part.split():
-            case [service, tenant, key, sequence] if sequence.isdecimal():
+            case [service, tenant, key, sequence] if _is_sequence(sequence):
                 found.append(Position(service, tenant, key, int(sequence)))
             case _:
                 raise BadRequest("A position is '<service> <tenant> <key> <sequence>'.", code="value")
     return tuple(found)
+
+
+def _is_sequence(text: str) -> bool:
+    """Tell whether it is a number that a sequence of PostgreSQL's may have come to."""
+    return text.isdecimal() and len(text) <= 18
 
 
 def parse_awaits(header: str, tenant: str) -> tuple[Position, ...]:
@@ -78,7 +83,7 @@ def parse_awaits(header: str, tenant: str) -> tuple[Position, ...]:
     found = []
     for part in header.split(","):
         match part.split():
-            case [service, key, sequence] if sequence.isdecimal():
+            case [service, key, sequence] if _is_sequence(sequence):
                 found.append(Position(service, tenant, key, int(sequence)))
             case _:
                 raise BadRequest("X-Kap-Await is '<service> <key> <sequence>[, ...]'.", code="value")

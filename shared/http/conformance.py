@@ -230,6 +230,6 @@ def _test(name: str, kind: str, values: list[str]) -> Callable[[Resource], bool]
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal() or int(text[:9]) > _MOST:
+    if not text.isdecimal() or len(text) > 9 or int(text) > _MOST:
         raise BadRequest(f"_count is a number from 0 to {_MOST}.", code="value", expression=["http._count"])
     return int(text)

@@ -34,6 +34,9 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 MOST_SERVERS: Final = 1000
 """Servers to which connections are kept; of more, those that were asked longest ago are closed."""
 
+OUTSIDE: Final = "outside"
+"""Extension of a request: the `Outside` that it is for."""
+
 _PORTS: Final = {"http": 80, "https": 443}
 _NAT64: Final = ip_network("64:ff9b::/96")
 _NETWORKS_INSIDE: Final = (ip_network("fec0::/10"), ip_network("64:ff9b:1::/48"))
@@ -65,10 +68,11 @@ def is_public(address: Address) -> bool:
 class Outside:
     """Where requests may go: anywhere outside by https, and to the hosts that are listed.
 
-    `listed`: ``host`` or ``host:port``, in small letters.
+    `listed`: ``host`` or ``host:port``, in small letters. `setting`: in which whoever runs the installation lists them.
     """
 
     listed: frozenset[str] = frozenset()
+    setting: str = "KAP_OUTBOUND_HOSTS"
 
     @classmethod
     def of(cls, *settings: str | None) -> Self:
@@ -83,6 +87,14 @@ class Outside:
                 if text:
                     found.add(text)
         return cls(frozenset(found))
+
+    def names(self, url: str) -> bool:
+        """Tell whether the host of a URL is one that is listed."""
+        try:
+            parts = urlsplit(url)
+            return self.lists(parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0))
+        except ValueError:
+            return False
 
     def lists(self, host: str, port: int) -> bool:
         """Tell whether a host may be inside, at this port."""
@@ -109,7 +121,7 @@ class Outside:
             return "It has a fragment (#), which no server is sent."
         if self.lists(host, port):
             return None
-        return _unlisted(parts, host)
+        return self._unlisted(parts, host)
 
     async def addresses(self, url: httpx.URL, resolve: Resolve) -> list[str]:
         """Return the addresses at which a host may be asked now.
@@ -130,29 +142,29 @@ class Outside:
         if not found:
             raise httpx.ConnectError("The host's name is not known.")
         if not self.lists(url.host, port) and not all(is_public(ip_address(one.partition("%")[0])) for one in found):
-            raise NotOutside(_INSIDE)
+            raise NotOutside(self._inside)
         return found
 
+    @property
+    def _inside(self) -> str:
+        return (
+            "It leads inside of the network. If it is meant, whoever runs the installation lists the host in "
+            f"{self.setting}."
+        )
 
-_INSIDE: Final = (
-    "It leads inside of the network. If it is meant, whoever runs the installation lists the host in "
-    "KAP_OUTBOUND_HOSTS."
-)
-
-
-def _unlisted(parts: SplitResult, host: str) -> str | None:
-    if parts.scheme != "https":
-        return "It must be https, unless whoever runs the installation lists the host in KAP_OUTBOUND_HOSTS."
-    name = _bare(host).rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return _INSIDE
-    try:
-        address: Address = ip_address(name.partition("%")[0])
-    except ValueError:
-        # 127.1, 0x7f.1 and 2130706433 are addresses to resolvers; what a name ends in is never a number (RFC 3696).
-        last = name.rsplit(".", 1)[-1]
-        return _INSIDE if last.isdecimal() or last.startswith("0x") else None
-    return None if is_public(address) else _INSIDE
+    def _unlisted(self, parts: SplitResult, host: str) -> str | None:
+        if parts.scheme != "https":
+            return f"It must be https, unless whoever runs the installation lists the host in {self.setting}."
+        name = _bare(host).rstrip(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return self._inside
+        try:
+            address: Address = ip_address(name.partition("%")[0])
+        except ValueError:
+            # 127.1, 0x7f.1 and 2130706433 are addresses to resolvers; what a name ends in is never a number (RFC 3696).
+            last = name.rsplit(".", 1)[-1]
+            return self._inside if last.isdecimal() or last.startswith("0x") else None
+        return None if is_public(address) else self._inside
 
 
 def _bare(host: str | None) -> str:
@@ -170,6 +182,7 @@ class Outbound(httpx.AsyncBaseTransport):
     """The transport of an `httpx.AsyncClient` for addresses that somebody else named.
 
     Each server has connections of its own: two names of one address must not share what was checked for the other.
+    A request may bring an `Outside` of its own (``extensions={OUTSIDE: ...}``), where not everybody may ask the same.
     """
 
     outside: Outside
@@ -188,7 +201,8 @@ class Outbound(httpx.AsyncBaseTransport):
             httpx.HTTPError: as of any transport.
 
         """
-        addresses = await self.outside.addresses(request.url, self.resolve)
+        outside: Outside = request.extensions.pop(OUTSIDE, self.outside)
+        addresses = await outside.addresses(request.url, self.resolve)
         request.headers["Accept-Encoding"] = "identity"
         lost: httpx.ConnectError | httpx.ConnectTimeout | None = None
         for address in addresses:

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         search_cost: how much work one search may be, in the units of PostgreSQL's planner (a page read in a row is 1);
             more is refused with what to narrow (`shared.store.costs`). None: only the time of a statement is bounded.
         exports_per_client, exports_waiting: how many exports ($export) a client may have at one time, those that are
-            kept for it included, and how many of all clients may wait; one more is 429.
+            kept for it included, and how many of a clinic's clients may wait; one more is 429.
         export_hours: for so long a finished export can be downloaded.
         no_auth: everybody may do everything; for trying things out.
         notes_database_url, notes_keys: where sessions keeps process notes, and the file of keys (a line each: 32 bytes
@@ -94,9 +94,12 @@ class Settings(BaseSettings):
         stop_seconds: how long requests in flight may take to finish when the process is told to stop.
         intake_url ... delivery_url: FHIR base URLs of the owners, for the gateway.
         hospital_url: FHIR base URL of the destination, for delivery.
-        outbound_hosts: hosts (``host``, ``host:port``, separated by commas) at which a destination or a subscriber may
-            be although they are inside of the network or speak no TLS (`shared.http.outbound`). None: the hospital's
-            alone.
+        outbound_hosts: hosts (``host``, ``host:port``, separated by commas) at which a destination or a client's keys
+            may be although they are inside of the network or speak no TLS (`shared.http.outbound`). None: the
+            hospital's alone.
+        subscriber_hosts: the same for subscribers, of one clinic each: ``clinic@host``, ``clinic@host:port``. None: no
+            notification goes inside.
+        subscriptions_per_client: how many Subscriptions a client may have that are not off; one more is refused.
         hospital_profile: which EHR the stand-in hospital resembles.
         smtp_url, smtp_sender: the mail server (`shared.notify.smtp`) and the address that mail comes from.
         message_url, message_secret: the gateway for text messages and pagers (`shared.notify.webhook`), and what is
@@ -156,6 +159,8 @@ class Settings(BaseSettings):
     delivery_url: str | None = None
     hospital_url: str | None = None
     outbound_hosts: str | None = None
+    subscriber_hosts: str | None = None
+    subscriptions_per_client: int = Field(default=20, ge=1)
     hospital_profile: str = "open"
     smtp_url: SecretStr | None = None
     smtp_sender: str | None = None

@@ -131,6 +131,8 @@ class Issuer:
     async def ended(self, asked: Iterable[Caller]) -> Ended | None:
         """Return what of these callers' clients, permissions and tokens has ended; None: this issuer does not tell.
 
+        And whom of them it would not give his scopes any more: the callers are of those scopes that matter.
+
         Raises:
             Unavailable: it does not answer.
 
@@ -146,24 +148,40 @@ class Issuer:
                 "clients": sorted({one.client for one in some if one.client is not None}),
                 "grants": sorted({one.grant for one in some if one.grant is not None}),
                 "tokens": sorted({one.token for one in some if one.token is not None}),
+                "held": [_held(one) for one in some],
             }
             try:
                 answer = await self._client.post(self._reached(url), json=body)
                 said = answer.raise_for_status().json()
                 told = [frozenset(str(one) for one in said[name]) for name in ("clients", "grants", "tokens")]
-            except (httpx.HTTPError, ValueError, TypeError, KeyError) as error:
+                narrowed = frozenset(_name(some[int(place)]) for place in said["narrowed"])
+            except (httpx.HTTPError, ValueError, TypeError, LookupError) as error:
                 raise Unavailable(f"The issuer does not tell what has ended ({type(error).__name__}).") from None
-            found = Ended(found.clients | told[0], found.grants | told[1], found.tokens | told[2])
+            found = Ended(
+                found.clients | told[0], found.grants | told[1], found.tokens | told[2], found.narrowed | narrowed
+            )
         return found
+
+
+def _held(one: Caller) -> dict[str, str | None]:
+    """Return to whom his scopes were given, and as whom."""
+    scope = " ".join(str(each) for each in one.scopes)
+    whom = {"client": one.client, "grant": one.grant, "role": one.role, "user": one.user, "patient": one.patient}
+    return {"scope": scope, **whom}
+
+
+def _name(one: Caller) -> tuple[str | None, ...]:
+    return tuple(_held(one).values())
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Ids of clients, permissions and tokens that give nothing any more."""
+    """Ids of clients, permissions and tokens that give nothing any more; and who would be given less than he was."""
 
     clients: frozenset[str] = frozenset()
     grants: frozenset[str] = frozenset()
     tokens: frozenset[str] = frozenset()
+    narrowed: frozenset[tuple[str | None, ...]] = frozenset()
 
     def why(self, one: Caller) -> str | None:
         """Return why what a caller asked for with his token does not stand any more; None: it does."""
@@ -171,7 +189,13 @@ class Ended:
             return "The client was turned off."
         if one.grant in self.grants:
             return "What a person let the client do has ended."
-        return "The token that it was asked for with was taken back." if one.token in self.tokens else None
+        if one.token in self.tokens:
+            return "The token that it was asked for with was taken back."
+        return (
+            "Its client may do less now than by the token it was asked for with."
+            if _name(one) in self.narrowed
+            else None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,18 +102,6 @@ async def compartment(
     seen = "".join(f" AND {one}" for one in visible(access, bind, "(SELECT id FROM tenant WHERE name = $1)", None))
     with translated():
         rows = await transaction.connection.fetch(_PAGE.replace("{visible}", seen), *bind.arguments)
-    entries = [
-        Stored(
-            type=row["type"],
-            id=row["id"],
-            version=row["version"],
-            last_updated=row["last_updated"],
-            deleted=False,
-            body=row["body"],
-            origin=row["origin"],
-            interaction=row["interaction"],
-        )
-        for row in rows[:count]
-    ]
+    entries = [Stored.of(row["type"], row) for row in rows[:count]]
     more = len(rows) > count
     return Page(entries, next=encode(Cursor(backward=False, values=(), row=rows[count - 1]["rid"])) if more else None)

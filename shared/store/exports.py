@@ -50,10 +50,15 @@ SELECT $1, $2, $3, $4::jsonb, clock_timestamp() + $5::interval
 WHERE (SELECT count(*) FROM export_job WHERE tenant = $2 AND client = $3 AND expires_at > clock_timestamp()) < $6
 RETURNING {_JOB}
 """
-_IN_LINE: Final = "SELECT count(*) FROM export_job WHERE state = 'waiting' AND number < $1"
-_NEXT: Final = (
-    f"SELECT {_JOB} FROM export_job WHERE state = 'waiting' AND expires_at > clock_timestamp() ORDER BY number"
-)
+_IN_LINE: Final = """
+SELECT count(*) FROM export_job WHERE state = 'waiting' AND tenant = $1 AND expires_at > clock_timestamp()
+    AND ($2::text IS NULL OR client = $2) AND ($3::bigint IS NULL OR number < $3)
+"""
+_NEXT: Final = f"""
+SELECT {_JOB} FROM export_job WHERE state = 'waiting' AND expires_at > clock_timestamp()
+ORDER BY row_number() OVER (PARTITION BY tenant, client ORDER BY number),
+    row_number() OVER (PARTITION BY tenant ORDER BY number), number
+"""
 _END: Final = "UPDATE export_job SET state = $2, said = $3, finished_at = clock_timestamp() WHERE number = $1"
 _FIND: Final = f"SELECT {_JOB} FROM export_job WHERE id = $1 AND tenant = $2 AND expires_at > clock_timestamp()"
 _NEWS: Final = """
@@ -146,10 +151,12 @@ class Exports:
                 row = await connection.fetchrow(_ASK, id_, tenant, client, asked, kept, most)
         return None if row is None else Job(**row)
 
-    async def in_line(self, number: int | None = None) -> int:
-        """Return how many exports wait, of all clinics: before that of this number, or (None) at all."""
-        with translated():
-            return int(await self._clinics.fetchval(_IN_LINE, 2**63 - 1 if number is None else number))
+    async def in_line(self, tenant: str, *, before: Job | None = None) -> int:
+        """Return how many exports of a clinic wait; `before`: those of the same client that wait before it."""
+        client, number = (None, None) if before is None else (before.client, before.number)
+        async with self._clinics.reading(tenant) as (connection, _):
+            with translated():
+                return int(await connection.fetchval(_IN_LINE, tenant, client, number))
 
     async def find(self, id_: str, tenant: str) -> Job | None:
         """Return an export of a clinic that has not expired."""
@@ -159,7 +166,7 @@ class Exports:
         return None if row is None else Job(**row)
 
     async def waiting(self) -> list[Job]:
-        """Return those that wait, of all clinics, the first in line first."""
+        """Return those that wait: of each clinic's each client one in turn, the first in line first."""
         with translated():
             return [Job(**row) for row in await self._clinics.fetch(_NEXT)]
 

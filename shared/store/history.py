@@ -52,7 +52,7 @@ async def history(
         rows = await connection.fetch(sql, *arguments)
     if of_one and not rows and not await _known(connection, access, tenant, query):
         raise NotFound(f"There is no {query.type}/{query.id} here.")
-    entries = [_stored(row) for row in rows[: query.count]]
+    entries = [Stored.of(_TYPE_NAMES[row["type"]], row) for row in rows[: query.count]]
     held = unambiguous(entries)
     following = _after(rows[held - 1], of_one=of_one) if len(rows) > held else None
     return Page(entries[:held], next=following)
@@ -146,19 +146,6 @@ async def _known(connection: Connection, access: Access, tenant: int, query: His
     statement.require("r.tenant = $1 AND r.type = h.type AND r.id = {}", query.id)
     with translated():
         return bool(await connection.fetch(statement.sql("h.version DESC", 1), *statement.arguments))
-
-
-def _stored(row: Record) -> Stored:
-    return Stored(
-        type=_TYPE_NAMES[row["type"]],
-        id=row["id"],
-        version=row["version"],
-        last_updated=row["last_updated"],
-        deleted=row["interaction"] == "delete",
-        body=row["body"],
-        origin=row["origin"],
-        interaction=row["interaction"],
-    )
 
 
 def _after(row: Record, *, of_one: bool) -> str:

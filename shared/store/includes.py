@@ -34,16 +34,7 @@ TYPE_NAMES: Final[Mapping[int, str]] = {number: name for name, number in TYPE_ID
 
 def current(row: Record) -> Stored:
     """Return the current version in a row of a search."""
-    return Stored(
-        type=TYPE_NAMES[row["type"]],
-        id=row["id"],
-        version=row["version"],
-        last_updated=row["last_updated"],
-        deleted=False,
-        body=row["body"],
-        origin=row["origin"],
-        interaction=row["interaction"],
-    )
+    return Stored.of(TYPE_NAMES[row["type"]], row)
 
 
 async def included(

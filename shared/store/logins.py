@@ -378,6 +378,12 @@ class Logins:
         """Use a code up; False where it was used or has ended."""
         return await self._use("oauth_code", code, now)
 
+    async def grant(self, id_: str) -> Grant | None:
+        """Return what a person let an app do, ended or not; None: nobody ever did."""
+        with translated():
+            row = await self._pool.fetchrow("SELECT * FROM oauth_grant WHERE id = $1", id_)
+        return None if row is None else _grant(row)
+
     async def add_refresh(self, token: str, grant: str, expires_at: datetime) -> None:
         """Keep a refresh token that is given."""
         with translated():

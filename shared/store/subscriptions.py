@@ -93,7 +93,10 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A version of which it is not decided yet for whom it is an event; `before` is None for a first version."""
+    """A version of which it is not decided yet for whom it is an event.
+
+    `before`: the body of the version before it; None where there was none, or it was a deletion.
+    """
 
     number: int
     type: str
@@ -127,10 +130,15 @@ INSERT INTO subscription (tenant, {", ".join(_ASKED)})
 VALUES ($1, {", ".join(f"${number + 2}" for number in range(len(_ASKED)))})
 ON CONFLICT (tenant, id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _ASKED if name != "id")},
     failures = 0, failing_since = NULL, next_attempt_at = clock_timestamp(), told_at = NULL, error = NULL,
-    asked_at = clock_timestamp()
+    asked_at = clock_timestamp(), attempt = subscription.attempt + 1, attempt_until = NULL
+"""
+_ANOTHER: Final = """
+UPDATE subscription_event SET taken_at = clock_timestamp()
+WHERE tenant = $1 AND subscription = $2 AND taken_at IS NULL AND number IS NOT NULL
 """
 _CHANGES: Final = """
-SELECT c.number, c.type, c.id, c.version, c.interaction, c.at, v.body, p.body AS before
+SELECT c.number, c.type, c.id, c.version, c.interaction, c.at, v.body,
+    CASE WHEN p.interaction <> 'delete' THEN p.body END AS before
 FROM subscription_change c
 JOIN resource r ON r.tenant = c.tenant AND r.type = c.type AND r.id = c.id
 JOIN history v ON v.rid = r.rid AND v.version = c.version
@@ -145,13 +153,14 @@ SELECT $1, s.id, $3, $4, $5, $6, $7 FROM subscription s WHERE s.tenant = $1 AND 
 ON CONFLICT DO NOTHING
 """
 _DUE: Final = """
-SELECT t.name AS tenant, s.id FROM subscription s JOIN tenant t ON t.id = s.tenant
+SELECT t.name AS tenant, s.id, s.client FROM subscription s JOIN tenant t ON t.id = s.tenant
 WHERE s.status IN ('requested', 'active') AND s.next_attempt_at <= clock_timestamp()
   AND (s.attempt_until IS NULL OR s.attempt_until < clock_timestamp())
   AND (s.status = 'requested' OR s.ends_at < clock_timestamp() OR EXISTS (
         SELECT FROM subscription_event e WHERE e.tenant = s.tenant AND e.subscription = s.id AND e.taken_at IS NULL)
        OR s.told_at < clock_timestamp() - s.heartbeat * interval '1 second')
-ORDER BY s.next_attempt_at LIMIT $1
+ORDER BY row_number() OVER (PARTITION BY s.tenant, s.client ORDER BY s.next_attempt_at),
+    row_number() OVER (PARTITION BY s.tenant ORDER BY s.next_attempt_at), s.next_attempt_at LIMIT $1
 """
 
 
@@ -170,10 +179,11 @@ class SubscriptionQueue:
             )
         return [row["name"] for row in rows]
 
-    async def due(self, limit: int) -> list[tuple[str, str]]:
-        """Return (clinic, id) of subscriptions that something is to be done for."""
+    async def due(self, limit: int) -> list[tuple[str, str, str | None]]:
+        """Return (clinic, id, client) of subscriptions that something is to be done for: of each client one in turn."""
         with translated():
-            return [(row["tenant"], row["id"]) for row in await self._clinics.fetch(_DUE, limit)]
+            rows = await self._clinics.fetch(_DUE, limit)
+        return [(row["tenant"], row["id"], row["client"]) for row in rows]
 
     async def held(self) -> list[tuple[str, Subscribed]]:
         """Return (clinic, subscription) of all that a token was shown for and that are not off."""
@@ -204,8 +214,37 @@ class SubscriptionQueue:
 # Asking
 
 
-async def put(transaction: Transaction, asked: Subscribed) -> None:
-    """Keep a subscription; one that was there is asked anew, and goes on with its numbers."""
+async def others_of(transaction: Transaction, client: str | None, but: str) -> int:
+    """Return how many subscriptions a client has that are not off; until the commit nobody else adds one."""
+    with translated():
+        await transaction.connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended($1, 270))", f"{transaction.number} {client}"
+        )
+        return int(
+            await transaction.connection.fetchval(
+                "SELECT count(*) FROM subscription WHERE tenant = $1 AND client IS NOT DISTINCT FROM $2 "
+                "AND status <> 'off' AND id <> $3",
+                transaction.number,
+                client,
+                but,
+            )
+        )
+
+
+async def put(transaction: Transaction, asked: Subscribed, *, anew: bool = False) -> None:
+    """Keep a subscription; one that was there is asked anew, and goes on with its numbers.
+
+    A request that is under way counts for nothing any more. `anew`: it is about something else now, and what waited is
+    not told any more.
+    """
+    if anew:
+        with translated():
+            await transaction.connection.execute(_ANOTHER, transaction.number, asked.id)
+            await transaction.connection.execute(
+                "DELETE FROM subscription_event WHERE tenant = $1 AND subscription = $2 AND number IS NULL",
+                transaction.number,
+                asked.id,
+            )
     values: list[Any] = [getattr(asked, name) for name in _ASKED]
     values[_ASKED.index("types")] = [type_id(one) for one in asked.types]
     values[_ASKED.index("filters")] = list(asked.filters)
@@ -288,14 +327,21 @@ class Known:
 
 
 async def known(transaction: Transaction, accesses: Sequence[Access], events: Sequence[Event]) -> Mapping[int, Known]:
-    """Return by place what may be known of events, which are all of one type; of what is not there, nothing may be.
+    """Return by place what may be known of events; of what is not there, nothing may be.
 
     The resource has to be visible as it is now, and the version as it was: its labels and whom it names. What a scope
     searches by is asked of the present alone, as index rows are of nothing else.
     """
-    if not events:
-        return {}
-    bind, types = Binder(), (events[0].type,)
+    found: dict[int, Known] = {}
+    for type_ in dict.fromkeys(one.type for one in events):
+        found |= await _known(transaction, accesses, type_, [one for one in events if one.type == type_])
+    return found
+
+
+async def _known(
+    transaction: Transaction, accesses: Sequence[Access], type_: str, events: Sequence[Event]
+) -> Mapping[int, Known]:
+    bind, types = Binder(), (type_,)
     clinic = bind(transaction.number, "integer")
     ids, versions = bind([one.id for one in events], "text[]"), bind([one.version for one in events], "integer[]")
     places = bind([one.place for one in events], "bigint[]")
@@ -308,7 +354,7 @@ async def known(transaction: Transaction, accesses: Sequence[Access], events: Se
             f"""
             SELECT g.place, r.id, v.*, v.labelled OR r.labels && '{{{PART_2}}}' AS programme
             FROM unnest({ids}, {versions}, {places}) AS g(id, version, place)
-            JOIN resource r ON r.tenant = {clinic} AND r.type = {bind(type_id(types[0]), "smallint")} AND r.id = g.id
+            JOIN resource r ON r.tenant = {clinic} AND r.type = {bind(type_id(type_), "smallint")} AND r.id = g.id
             CROSS JOIN LATERAL (
                 SELECT h.version, h.last_updated, h.interaction, h.body, h.origin,
                     h.labels && '{{{PART_2}}}' AS labelled
@@ -322,7 +368,7 @@ async def known(transaction: Transaction, accesses: Sequence[Access], events: Se
     versions_of = {one.place: one.version for one in events}
     found: dict[int, Known] = {}
     for row in rows:
-        place, stored = row["place"], _stored(types[0], row)
+        place, stored = row["place"], Stored.of(type_, row)
         if stored.version == versions_of[place]:
             found[place] = Known(stored, None, row["programme"])
         elif place in found:
@@ -336,19 +382,6 @@ def _unsearched(access: Access) -> Access:
         return access
     return replace(access, grants={type_: tuple(Grant(one.patients) for one in some)
                                    for type_, some in access.grants.items()})  # fmt: skip
-
-
-def _stored(type_: str, row: Any) -> Stored:
-    return Stored(
-        type=type_,
-        id=row["id"],
-        version=row["version"],
-        last_updated=row["last_updated"],
-        deleted=row["interaction"] == "delete",
-        body=row["body"],
-        origin=row["origin"],
-        interaction=row["interaction"],
-    )
 
 
 # Telling

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Self
 from uuid import UUID
+
+from asyncpg import Record
 
 from shared.events.envelope import Interaction
 from shared.fhir.index import IndexRows
@@ -30,6 +33,20 @@ class Stored:
     origin: str
     interaction: Interaction
     behind: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, type_: str, row: Record) -> Self:
+        """Return it by a row that has its other columns."""
+        return cls(
+            type=type_,
+            id=row["id"],
+            version=row["version"],
+            last_updated=row["last_updated"],
+            deleted=row["interaction"] == "delete",
+            body=row["body"],
+            origin=row["origin"],
+            interaction=row["interaction"],
+        )
 
 
 @dataclass(frozen=True, slots=True)

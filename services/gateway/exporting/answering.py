@@ -124,9 +124,9 @@ class Exports:
         if level == "group":
             await members(self.store, as_kept, group)
         exports = self.store.exports
-        most, waiting = self.settings.exports_per_client, await exports.in_line()
-        if waiting >= self.settings.exports_waiting:
-            raise TooManyRequests(f"{waiting} exports wait. Ask again in a while.", retry_after=60)
+        most = self.settings.exports_per_client
+        if await exports.in_line(caller.tenant) >= self.settings.exports_waiting:
+            raise TooManyRequests("As many exports wait as may. Ask again in a while.", retry_after=60)
         kept = msgspec.json.encode(Kept(asked, who)).decode()
         keep = timedelta(hours=self.settings.export_hours)
         job = await exports.ask(secrets.token_urlsafe(24), caller.tenant, who.client, kept, kept=keep, most=most)
@@ -154,8 +154,8 @@ class Exports:
         """
         job, asked, _ = await self._mine(request, caller)
         if job.state == "waiting":
-            before = await self.store.exports.in_line(job.number)
-            said = f"waiting, {before} before it" if before else "gathering"
+            before = await self.store.exports.in_line(caller.tenant, before=job)
+            said = f"waiting, {before} of this client before it" if before else "in line or gathering"
             age = (datetime.now(UTC) - job.asked_at).total_seconds()
             return Response(status_code=202, headers={"X-Progress": said, "Retry-After": "1" if age < 10 else "5"})
         self._require_complete(job)
@@ -176,6 +176,9 @@ class Exports:
         require_same(job, None if kept is None else kept[1], caller)
         assert job is not None  # noqa: S101 - require_same let it pass
         assert kept is not None  # noqa: S101 - as above
+        if kept[1].told != caller.disclosure and not caller.everything:  # his role is another kind of role now
+            await self._withdraw(job)
+            raise Gone(_GONE)
         return job, *kept
 
     def _require_complete(self, job: Job) -> None:

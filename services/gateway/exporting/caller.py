@@ -49,18 +49,22 @@ class Who(msgspec.Struct, frozen=True, omit_defaults=True):
     permitted: bool = False
     everything: bool = False
 
+    @property
+    def told(self) -> Disclosure | None:
+        """To whom it is disclosed, and what for; None: he is of the clinic."""
+        if self.recipients is None:
+            return None
+        return Disclosure(frozenset(self.recipients), frozenset(self.purposes), self.permitted)
+
     def caller(self, tenant: str) -> Caller:
         """Return him as he was when he asked."""
-        told = None
-        if self.recipients is not None:
-            told = Disclosure(frozenset(self.recipients), frozenset(self.purposes), self.permitted)
         return Caller(
             tenant,
             client=self.client,
             user=self.user,
             role=self.role,
             scopes=parse_scopes(" ".join(self.scopes)),
-            disclosure=told,
+            disclosure=self.told,
             everything=self.everything,
         )
 

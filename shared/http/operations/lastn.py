@@ -125,7 +125,7 @@ class Newest:
 def _most(given: list[str]) -> int:
     if not given:
         return 1
-    if len(given) > 1 or not given[0].isdecimal() or not 1 <= int(given[0][:9]) <= MOST:
+    if len(given) > 1 or not given[0].isdecimal() or len(given[0]) > 9 or not 1 <= int(given[0]) <= MOST:
         raise BadRequest(f"max is a number from 1 to {MOST}.", code="value", expression=["http.max"])
     return int(given[0])
 

@@ -8,16 +8,17 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from services.gateway.service import SERVICE
 from shared.events.handler import Position
-from shared.fhir.codes import ACT_CODE
+from shared.fhir.codes import ACT_CODE, OBSERVATION_CATEGORY
 from shared.fhir.json import parse
 from shared.http.outbound import Outbound, Outside
 from shared.runtime.consume import ServiceEvents
 from shared.security.notice import NOTICE
 from shared.testing.knowledge import all_is_heard
-from tests.integration.security.clinic import BASE, ISSUER, clinic, key_of
+from tests.integration.security.clinic import BASE, ISSUER, ROLES, clinic, key_of
 from tests.integration.security.consents import PATTERNS, consent
 from tests.integration.security.people import app, person
 from tests.integration.security.test_gate import ADA, BOB, total
@@ -30,6 +31,15 @@ H1 = "Organization/h1"
 
 def episode(of, status="planned"):
     return {"resourceType": "EpisodeOfCare", "status": status, "patient": {"reference": f"Patient/{of}"}}
+
+
+def survey(of):
+    category = {"coding": [{"system": OBSERVATION_CATEGORY, "code": "survey"}]}
+    subject = {"reference": f"Patient/{of}"}
+    return {
+        "resourceType": "Observation", "status": "final", "code": {"text": "x"}, "category": [category],
+        "subject": subject, "valueInteger": 3,
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -246,6 +256,134 @@ async def test_what_is_of_a_programme_under_part_2_goes_with_the_notice_and_its_
     assert row.authorisation == f"Consent/{given['id']}/_history/1"
 
 
+# Whole records, other endpoints, other topics
+
+
+async def test_whole_resources_of_the_clinics_own_go_only_where_who_runs_the_installation_lets_them(clinic, hook, ada):
+    admin = await clinic.token("clinic-admin")
+    refused = await clinic.send(admin, "POST", "Subscription", subscription(content="full-resource"))
+    assert refused.status_code == 422
+    said = parse(refused.content)["issue"][0]
+    assert said["diagnostics"].startswith("Whole resources are sent outside only")
+    assert said["expression"] == ["Subscription.channel.payload.extension"]
+    clinic.subscribing.inside["default"] = frozenset(("ehr.example",))
+    await asked(clinic, admin, content="full-resource")
+    await hook.work()
+    held = await clinic.made(episode(ada))
+    [told] = await hook.work()
+    assert told.bundle["entry"][1]["resource"]["id"] == held["id"]
+    clinic.subscribing.inside.clear()  # listed no more: it is told of by its id
+    another = await clinic.made(episode(ada))
+    [told] = await hook.work()
+    assert told.events == [(2, f"{BASE}/EpisodeOfCare/{another['id']}")]
+    assert "resource" not in told.bundle["entry"][1]
+
+
+async def test_an_endpoint_that_is_put_while_the_old_one_is_greeted_is_greeted_itself(clinic, hook, ada):
+    admin = await clinic.token("clinic-admin")
+    made = await asked(clinic, admin, endpoint="https://old.example/hook")
+    arrived, let_go, greeted = asyncio.Event(), asyncio.Event(), []
+
+    async def slow(request):
+        greeted.append(request.url.host)
+        if request.url.host == "old.example":
+            arrived.set()
+            await let_go.wait()
+        return httpx.Response(200)
+
+    await hook.client.aclose()
+    hook.client = httpx.AsyncClient(transport=httpx.MockTransport(slow))
+    await hook.notifying.once(hook.parts, hook.client)
+    await arrived.wait()
+    body = {**subscription(endpoint="https://new.example/hook"), "id": made["id"]}
+    assert (await clinic.send(admin, "PUT", f"Subscription/{made['id']}", body)).status_code == 200
+    let_go.set()
+    await asyncio.gather(*hook.notifying._running.values())
+    assert (await read(clinic, admin, made))["status"] == "requested"
+    await hook.run()
+    assert greeted == ["old.example", "new.example"]
+    assert (await read(clinic, admin, made))["status"] == "active"
+
+
+async def test_another_topic_begins_with_nothing_of_the_old_one_and_what_was_told_can_still_be_asked_for(
+    clinic, hook, ada
+):
+    admin = await clinic.token("clinic-admin")
+    made = await asked(clinic, admin)
+    await hook.work()
+    first = await clinic.made(episode(ada))
+    await hook.work()
+    hook.answers = [500]
+    await clinic.made(episode(ada))
+    await hook.work()  # numbered, and not taken
+    await clinic.made(episode(ada))
+    await hook.notifying.once(hook.parts, hook.client)  # noted
+    topic = "https://kap-exchange.org/fhir/SubscriptionTopic/outcome-score-recorded"
+    body = {**subscription(topic=topic), "id": made["id"]}
+    assert (await clinic.send(admin, "PUT", f"Subscription/{made['id']}", body)).status_code == 200
+    await hook.now()
+    assert [one.kind for one in await hook.work()] == ["handshake"]
+    score = await clinic.made(survey(ada))
+    [told] = await hook.work()
+    assert told.events == [(3, f"{BASE}/Observation/{score['id']}")]
+    where = f"Subscription/{made['id']}/$events"
+    events = Told(parse((await clinic.send(admin, "GET", where)).content)).events
+    assert [events[0], events[-1]] == [(1, f"{BASE}/EpisodeOfCare/{first['id']}"), *told.events]
+    assert len(events) == 3
+
+
+# How many, and whose turn it is
+
+
+async def test_a_client_has_so_many_subscriptions_and_ends_one_to_have_another(clinic, hook):
+    admin = await clinic.token("clinic-admin")
+    made = [await asked(clinic, admin) for _ in range(20)]
+    both = [clinic.send(admin, "POST", "Subscription", subscription()) for _ in range(2)]
+    answer, _ = await asyncio.gather(*both)
+    assert answer.status_code == 422
+    assert "This client has 20 Subscriptions already" in answer.text
+    again = {**subscription(), "id": made[0]["id"]}
+    assert (await clinic.send(admin, "PUT", f"Subscription/{made[0]['id']}", again)).status_code == 200
+    assert (await clinic.send(admin, "DELETE", f"Subscription/{made[1]['id']}")).status_code == 204
+    one, other = await asyncio.gather(*(clinic.send(admin, "POST", "Subscription", subscription()) for _ in range(2)))
+    assert sorted((one.status_code, other.status_code)) == [201, 422]
+    await asked(clinic, await clinic.token("clinic-admin", kap_tenant="north"))
+
+
+async def test_endpoints_that_answer_slowly_hold_up_their_own_client_and_nobody_else(clinic, hook):
+    key = key_of("ES384")
+    slow, quick = [
+        (await clinic.asked("token", (await clinic.register(key=key, **who)).json()["client_id"], key)).json()
+        for who in ({"kap_role": "clinic-admin", "kap_user": "Practitioner/p"}, {"kap_role": "hospital-system"})
+    ]
+    for _ in range(6):
+        await asked(clinic, slow["access_token"], endpoint="https://slow.example/hook")
+    north = await clinic.token("clinic-admin", kap_tenant="north")
+    others = [(token, await asked(clinic, token)) for token in (quick["access_token"], north)]
+    let_go, held_up, begun = asyncio.Event(), asyncio.Event(), []
+
+    async def answer(request):
+        begun.append(request.url.host)
+        if request.url.host == "slow.example":
+            if begun.count("slow.example") == 4:
+                held_up.set()
+            await let_go.wait()
+        return httpx.Response(200)
+
+    await hook.client.aclose()
+    hook.client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    async with asyncio.timeout(20):
+        for token, one in others:
+            while (await read(clinic, token, one))["status"] != "active":
+                await hook.notifying.once(hook.parts, hook.client)
+                await asyncio.sleep(0.05)
+        await held_up.wait()
+    assert await hook.notifying.once(hook.parts, hook.client) == 0  # two more of the slow client's wait for their turn
+    let_go.set()
+    await hook.run()
+    assert begun.count("slow.example") == 6
+
+
 # Who may be told no more
 
 
@@ -321,6 +459,48 @@ async def test_a_token_that_is_taken_back_ends_what_was_asked_for_with_it_and_an
     assert await status_of(clinic, another, made) == ("active", None)
 
 
+NARROWED = "Its client may do less now than by the token it was asked for with."
+
+
+async def test_a_client_that_is_registered_for_less_is_told_no_more(clinic, hook, ada):
+    operator, key = await clinic.token(scope="kap/operate system/Subscription.rs"), key_of("ES384")
+    held = clinic.stores["identity"].identities
+    scopes = "system/Subscription.cruds system/Observation.rs system/EpisodeOfCare.rs"
+    made = []
+    for less in (
+        "system/Subscription.cruds system/EpisodeOfCare.rs",
+        "system/Subscription.cruds system/Observation.rs",
+    ):
+        client = (await clinic.register(key=key, scope=scopes, kap_user=H1)).json()["client_id"]
+        made.append(await asked(clinic, (await clinic.asked("token", client, key)).json()["access_token"]))
+        await hook.work()
+        await held.put_client(replace(await held.client(client), scope=less))
+    await let_be_asked(hook)
+    await hook.work()
+    states = [await status_of(clinic, operator, one) for one in made]
+    assert states == [("active", None), ("off", NARROWED)]  # what the first is about it may still see
+
+
+async def test_a_role_that_may_less_by_a_new_policy_is_told_no_more_and_nor_are_the_apps_of_who_has_it(
+    clinic, hook, ada, monkeypatch
+):
+    operator = await clinic.token(scope="kap/operate system/Subscription.rs")
+    heart = await app(clinic, scope="openid fhirUser offline_access user/Subscription.cruds user/EpisodeOfCare.rs")
+    await person(clinic, "eve", "Practitioner/eve", "clinic-admin")
+    of_app = await asked(clinic, (await heart.launched("eve"))["access_token"])
+    of_role = await asked(clinic, await clinic.token("clinic-admin"))
+    of_nurse = await asked(clinic, await clinic.token("partner-physician", kap_user="Practitioner/gp"))
+    await let_be_asked(hook)
+    await hook.work()
+    fewer = replace_struct(ROLES["clinic-admin"], scopes=("user/Subscription.cruds", "user/EpisodeOfCare.r"))
+    monkeypatch.setitem(ROLES, "clinic-admin", fewer)
+    await let_be_asked(hook)
+    await clinic.made(episode(ada), await clinic.token(scope="user/EpisodeOfCare.c", kap_role="prescriber"))
+    assert await hook.work() == []
+    states = [await status_of(clinic, operator, one) for one in (of_app, of_role, of_nurse)]
+    assert states == [("off", NARROWED), ("off", NARROWED), ("active", None)]
+
+
 async def test_what_is_on_its_way_to_a_client_is_stopped_when_it_is_turned_off(clinic, hook, ada):
     """Its server holds the request open; the turn that waits for it is ended, not only the next one refused."""
     key = key_of("ES384")
@@ -394,6 +574,33 @@ async def test_an_endpoint_whose_name_leads_inside_is_not_asked_and_the_subscrib
     answer = parse((await clinic.send(admin, "GET", f"Subscription/{made['id']}/$status")).content)
     said = {one["name"]: one for one in answer["entry"][0]["resource"]["parameter"]}
     assert "inside of the network" in said["error"]["valueCodeableConcept"]["text"]
+
+
+async def test_a_host_inside_is_open_to_the_subscribers_of_the_clinic_it_is_listed_for_and_to_no_others(clinic, hook):
+    asked_at = []
+
+    async def inside(host, _port):
+        asked_at.append(host)
+        return ["127.0.0.1"]
+
+    clinic.subscribing.inside["default"] = frozenset(("10.0.0.5:8443",))
+    ours, north = await clinic.token("clinic-admin"), await clinic.token("clinic-admin", kap_tenant="north")
+    inner = subscription(endpoint="https://10.0.0.5:8443/hook", header=["Authorization: Bearer a"])
+    for body, token, status in (
+        (inner, ours, 201),
+        (inner, north, 422),
+        (subscription(endpoint="https://10.0.0.5/hook"), ours, 422),
+    ):
+        assert (await clinic.send(token, "POST", "Subscription", body)).status_code == status
+    # Which clinic's it is decides where it is sent, too: were it another's by its row, nothing would leave.
+    await hook.client.aclose()
+    hook.client = httpx.AsyncClient(transport=Outbound(Outside(), inside))
+    await hook.run()
+    assert asked_at == ["10.0.0.5"]
+    clinic.subscribing.inside.clear()
+    await hook.now()
+    await hook.run()
+    assert asked_at == ["10.0.0.5"]
 
 
 async def test_a_subscription_comes_by_itself_alone(clinic):

@@ -24,7 +24,7 @@ from shared.store.access import DEFAULT_TENANT, Access
 from shared.store.audit import Wanted
 from shared.store.store import Store
 from shared.testing.writes import write_of
-from tests.integration.security.clinic import BASE, key_of
+from tests.integration.security.clinic import BASE, ROLES, key_of
 from tests.integration.security.consents import PATTERNS, consent, provision
 from tests.integration.security.exports import exported, heard, kicked, place, searched, worked
 from tests.integration.security.test_gate import ADA, BOB, allergy
@@ -366,20 +366,54 @@ async def test_a_list_is_of_one_moment_whatever_is_written_meanwhile(clinic, peo
     assert made["id"] not in str(await store.exports.files(job))
 
 
-async def test_a_client_has_so_many_exports_and_the_line_is_so_long(clinic, monkeypatch):
+async def test_a_client_has_so_many_exports_and_each_clinics_line_is_so_long(clinic, monkeypatch):
     admin = await clinic.token("clinic-admin")
     places = [(await kicked(clinic, admin)).headers["content-location"] for _ in range(5)]
     full = await kicked(clinic, admin)
     assert (full.status_code, full.headers["retry-after"]) == (429, "60")
     assert (await clinic.send(admin, "DELETE", place(places[0]))).status_code == 202
     assert (await kicked(clinic, admin)).status_code == 202
+    await heard(clinic.stores["gateway"])
+    async with clinic.stores["gateway"]._clinics.acquire() as connection:
+        await connection.execute(
+            "INSERT INTO export_job (id, tenant, client, asked, expires_at) SELECT n::text, 'default', 'another' || n, "
+            "'{}', now() + interval '1 hour' FROM generate_series(1, 45) n"
+        )
+    hospital = await clinic.token("hospital-system", kap_user=H1)
+    waits = await kicked(clinic, hospital)
+    assert (waits.status_code, waits.headers["retry-after"]) == (429, "60")
+    assert "50" not in waits.text
+    assert (await kicked(clinic, await clinic.token("clinic-admin", kap_tenant="north"))).status_code == 202
+
+
+async def test_the_line_takes_of_each_client_one_in_turn_and_tells_him_of_his_own_alone(clinic):
     store = clinic.stores["gateway"]
+    asked = msgspec.json.encode(Kept(Asked("system", "x"), Who("anybody", everything=True))).decode()
+    for number, (tenant, client) in enumerate(
+        [("south", "a"), ("south", "a"), ("south", "a"), ("south", "b"), ("north", "c"), ("north", "c")]
+    ):
+        await store.exports.ask(f"{client}{number}", tenant, client, asked, kept=timedelta(hours=1), most=9)
+    assert [job.id for job in await store.exports.waiting()] == ["a0", "c4", "b3", "a1", "c5", "a2"]
+    admin = await clinic.token("clinic-admin")
+    said = []
+    for _ in range(2):
+        begun = await kicked(clinic, admin)
+        answer = await clinic.send(admin, "GET", place(begun.headers["content-location"]))
+        said.append(answer.headers["x-progress"])
+    assert said == ["in line or gathering", "waiting, 1 of this client before it"]
 
-    async def many(_number=None):
-        return 50
 
-    monkeypatch.setattr(store.exports, "in_line", many)
-    assert (await kicked(clinic, await clinic.token("hospital-system", kap_user=H1))).status_code in (429, 503)
+async def test_an_export_of_a_role_that_is_another_kind_of_role_now_is_over(clinic, people, monkeypatch):
+    """The policy makes a role of the clinic one of somebody outside: what he exported before is not his any more."""
+    admin, _, bob, _ = people
+    found = await exported(clinic, admin)
+    assert f"Patient/{bob}" in found.names
+    monkeypatch.setitem(ROLES, "clinic-admin", msgspec.structs.replace(ROLES["clinic-admin"], disclosure="by-consent"))
+    again = await clinic.token("clinic-admin")
+    for path in (place(found.manifest["output"][0]["url"]), found.status):
+        answer = await clinic.send(again, "GET", path)
+        assert (answer.status_code, "Ask for another" in answer.text) == (410, True)
+    assert f"Patient/{bob}" not in (await exported(clinic, again)).names
 
 
 async def test_an_export_whose_time_is_over_is_gone_with_all_of_its_lines(clinic, people):

@@ -160,8 +160,16 @@ async def test_no_client_but_the_operators_acts_for_others(clinic, form):
     ],
 )
 async def test_what_cannot_be_registered_is_refused_and_named(clinic, said):
-    answer = await clinic.register(key=key_of("ES384"), **{"scope": SCOPE, **said})
+    key, asked = key_of("ES384"), len(clinic.wire.requests)
+    answer = await clinic.register(key=key, **{"scope": SCOPE, **said})
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_client_metadata")
+    if {"jwks", "jwks_uri"} & said.keys():  # nor are these another client's keys from now on
+        client = await registered(clinic, key)
+        manager = {"Authorization": f"Bearer {await clinic.token(scope='kap/clients')}"}
+        rotated = await clinic.http.post(f"{ISSUER}/auth/clients/{client}/rotate", json=said, headers=manager)
+        assert (rotated.status_code, rotated.json()["error"]) == (400, "invalid_client_metadata")
+        assert (await clinic.asked("token", client, key)).status_code == 200
+        assert {one.url.host for one in clinic.wire.requests[asked:]} == {"identity"}, "the address was asked"
 
 
 async def test_only_a_token_for_that_registers_clients_and_turns_keys(clinic):
@@ -190,11 +198,24 @@ async def test_a_disabled_client_loses_the_tokens_it_has(clinic, monkeypatch):
     key = key_of("ES384")
     client = await registered(clinic, key)
     token = (await clinic.asked("token", client, key)).json()["access_token"]
+    for host in ("gateway", "intake"):
+        assert (await clinic.send(token, "GET", "Patient", host=host)).status_code == 200
     manager = {"Authorization": f"Bearer {await clinic.token(scope='kap/clients')}"}
-    await clinic.http.delete(f"{ISSUER}/auth/clients/{client}", headers=manager)
+    assert (await clinic.http.delete(f"{ISSUER}/auth/clients/{client}", headers=manager)).status_code == 204
+    assert (await clinic.asked("token", client, key)).status_code == 401
+    looks, looking = key_of("ES384"), key_of("ES384")
+    other = await registered(clinic, looking)
+    assert (await clinic.asked("introspect", other, looking, token=token)).json() == {"active": False}
     passed = time.monotonic() + 6
     monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
-    assert (await clinic.send(token, "GET", "Patient")).status_code == 401
+    for host in ("gateway", "intake"):
+        assert (await clinic.send(token, "GET", "Patient", host=host)).status_code == 401
+    again = await clinic.http.post(
+        f"{ISSUER}/auth/clients/{client}/rotate",
+        json={"jwks": {"keys": [looks.as_dict(private=False)]}},
+        headers=manager,
+    )
+    assert again.status_code == 404, "other keys let it in again"
 
 
 async def test_nobody_learns_of_anothers_token_by_introspection_or_takes_it_back(clinic):
