@@ -135,6 +135,7 @@ FORWARDED: dict[str, tuple[Operation, ...]] = {
         _forwarded("pre-dose-gate", "Encounter", "Tells every check before a dose, with value, limit and verdict."),
         _forwarded("feed", "Encounter", "Takes in samples of a device: an Observation of each signal and minute."),
         _forwarded("discharge", "Encounter", "Ends a visit and records how the patient left."),
+        _forwarded("resume", "Encounter", "Goes on with a visit that was finished by mistake."),
         _forwarded("rems-form", "Encounter", "Fills the monitoring form of the REMS from the session."),
         _forwarded("rems-submitted", "Encounter", "Records that the monitoring form of the REMS was sent."),
         _forwarded(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from services.sessions.calling import Finding, call, have_reviewed
+from services.sessions.calling import WITHDRAWN, Finding, call, have_reviewed
 from services.sessions.charted import charted_between
 from services.sessions.rules.alarms import (
     alarm_texts,
@@ -25,6 +25,7 @@ from services.sessions.rules.alarms import (
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of, taken_at
 from services.sessions.setting import Setting
+from services.sessions.stamping import review_late
 from services.sessions.standing import (
     CHARTED,
     FEED,
@@ -116,7 +117,8 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
     feed = any(one.sampled for one in readings_of(after))
     visit = id_in(after.get("encounter"), "Encounter")
     reading = Reading(after, change.id, patient, visit, late, feed, news)
-    told = {} if change.before is None else alarm_texts(change.before, setting.alarms)
+    here = change.before is not None and id_in(change.before.get("encounter"), "Encounter") == visit
+    told = alarm_texts(change.before, setting.alarms) if change.before is not None and here else {}
     for rule, text in texts.items():
         worse = change.before is not None and is_worse(change.before, after, rule, setting.alarms)
         await _raise(record, reading, setting, rule, text, again=told.get(rule) != text, worse=worse)
@@ -135,6 +137,8 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
         )
     if not is_own_work():
         await _ask_about(change, record, reading, setting)
+        if not texts:  # of one beyond a limit its own alarm says so
+            await review_late(change, record, patient, setting)
         await _undo_outcome(change, record, reading, setting)
         await _record_outcome(record, reading, setting, begins=change.before is None)
 
@@ -220,10 +224,10 @@ async def _ask_about(change: Change, record: Record, reading: Reading, setting: 
 
 
 async def alarms_in(record: Record, patient: str, visit: str) -> list[Resource]:
-    """Return the DetectedIssues of the alarms of a visit, oldest first; late ones, too."""
+    """Return the DetectedIssues of the alarms of a visit, oldest first; late ones, too, and none that was withdrawn."""
     found = []
     for issue in await record.search("DetectedIssue", {"patient": f"Patient/{patient}", "code": _ALARMS}):
-        reading = await _reading_of(record, issue)
+        reading = None if issue["status"] == WITHDRAWN else await _reading_of(record, issue)
         if reading is not None and id_in(reading.get("encounter"), "Encounter") == visit:
             found.append(issue)
     return found
@@ -311,7 +315,7 @@ async def _record_outcome(record: Record, reading: Reading, setting: Setting, *,
         issue = await find(record, "DetectedIssue", {"system": ID_FINDING, "value": name})
         alarmed = [taken_at(one)[0] for one in await calls_of_it(record, issue)]
         last = max((one for one in alarmed if one is not None), default=None)
-        if issue is None or last is None or last >= when:
+        if issue is None or issue["status"] == WITHDRAWN or last is None or last >= when:
             continue
         if await _output(record, issue, BACK_WITHIN, reading.about[0], setting):
             await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())

@@ -6,14 +6,18 @@ Both are written in the transaction of what they are about, and found again by t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from services.sessions.setting import Setting
-from shared.fhir.codes import ID_FLAG, ID_TASK, REVIEW, Code
+from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, REVIEW, Code
 from shared.fhir.json import Resource
-from shared.fhir.raised import Priority, detected_issue, flag, task
-from shared.runtime.raising import close_flag, find, is_own_work, keep, raise_once
+from shared.fhir.raised import Priority, detected_issue, flag, identifier, task
+from shared.runtime.raising import close_flag, close_task, content_of, find, is_own_work, keep, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
+
+WITHDRAWN: Final = "entered-in-error"
+"""Status of a DetectedIssue that says what was never so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ async def call(
     shows it as a Flag, too.
     """
     now = setting.clock()
+    again = again or await _was_withdrawn(record, finding)
     await _write(record, _issue(finding, setting, stat=True), again=again)
     if flagged:
         await _write(record, _flag(finding, setting), again=again)
@@ -65,10 +70,27 @@ async def have_reviewed(
     flagged: bool = False,
 ) -> None:
     """Have a person look at it: DetectedIssue and a Task to review it."""
+    again = again or await _was_withdrawn(record, finding)
     await _write(record, _issue(finding, setting, stat=priority == "stat"), again=again)
     if flagged:
         await _write(record, _flag(finding, setting), again=again)
     await _write(record, _task(finding, setting, REVIEW, priority), again=again)
+
+
+async def withdraw(record: Record, name: str, why: str, setting: Setting) -> None:
+    """Take back what was raised under a name, because it was never so: what people did about it stays with it."""
+    now = setting.clock()
+    issue = await find(record, "DetectedIssue", {"system": ID_FINDING, "value": name})
+    if issue is not None and issue["status"] != WITHDRAWN:
+        with own_work():
+            await record.update(content_of({**issue, "status": WITHDRAWN}))
+    await close_flag(record, {"system": ID_FLAG, "value": name}, now)
+    await close_task(record, {"system": ID_TASK, "value": name}, now, why=why)
+
+
+async def _was_withdrawn(record: Record, finding: Finding) -> bool:
+    issue = await find(record, "DetectedIssue", identifier(ID_FINDING, *finding.name))
+    return issue is not None and issue["status"] == WITHDRAWN
 
 
 async def _write(record: Record, resource: Resource, *, again: bool) -> None:

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 from services.sessions.calling import Finding, call
 from services.sessions.setting import Setting
-from shared.fhir.codes import EXT_EVENT_PERIOD, REPORT_EVENT, REVIEW, SERIOUS_EVENT
+from shared.fhir.codes import EXT_EVENT_PERIOD, ID_TASK, REPORT_EVENT, REVIEW, SERIOUS_EVENT
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, patient_of
-from shared.fhir.raised import task
-from shared.runtime.raising import raise_once
+from shared.fhir.raised import identifier, task
+from shared.runtime.raising import close_task, keep, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -49,13 +49,16 @@ async def guard_event(change: Change, record: Record, setting: Setting) -> None:
     """Raise what follows from an adverse event: a serious one calls; one that says too little is asked about."""
     after = change.after
     patient = None if after is None else patient_of(after)
+    name = ("event", change.id, "complete")
+    lacking = [] if after is None or after.get("actuality") != "actual" else lacks(after)
+    if not lacking:
+        await close_task(record, identifier(ID_TASK, *name), setting.clock(), why="It says all now.")
     if after is None or patient is None or after.get("actuality") != "actual":
         return
     about, visit = f"AdverseEvent/{change.id}", id_in(after.get("encounter"), "Encounter")
-    lacking = lacks(after)
     if lacking:
         asked = task(
-            ("event", change.id, "complete"),
+            name,
             patient=patient,
             code=REVIEW,
             description=f"The adverse event does not say yet: {', '.join(lacking)}. Complete it.",
@@ -63,11 +66,14 @@ async def guard_event(change: Change, record: Record, setting: Setting) -> None:
             focus=about,
             encounter=visit,
         )
-        await raise_once(record, asked)
+        if change.before is None:
+            await raise_once(record, asked)
+        elif lacking != lacks(change.before):
+            await keep(record, asked)
     if is_serious(after) and not is_serious(change.before):
         text = "A serious adverse event. Treat, and report: MedWatch; under the REMS also on its form and by telephone."
-        name = ("event", change.id, "serious")
-        await call(record, Finding(name, patient, SERIOUS_EVENT, text, (about,), ("A-EVENT",), visit), setting)
+        serious = ("event", change.id, "serious")
+        await call(record, Finding(serious, patient, SERIOUS_EVENT, text, (about,), ("A-EVENT",), visit), setting)
         report = setting.rems.report
         now = setting.clock()
         to_report = task(

@@ -36,21 +36,39 @@ WITNESS = "witness"
 ANSWERED = frozenset(("completed", "amended"))
 
 
-async def asked_of(record: Record, visit: str, start: datetime, setting: Setting, zone: tzinfo) -> Asked | None:
+async def asked_of(
+    record: Record, visit: str, start: datetime, setting: Setting, zone: tzinfo, *, instead: Change | None = None
+) -> Asked | None:
     """Return the newest answers to kap-pre-dose in a visit that were given before `start` and are not too old."""
     earliest = start - timedelta(minutes=setting.gate.answers_age.minutes)
     latest = start + timedelta(minutes=setting.gate.ahead.minutes)
-    return await answers_of(record, visit, PRE_DOSE_QUESTIONNAIRE, earliest, latest, zone=zone)
+    return await answers_of(record, visit, PRE_DOSE_QUESTIONNAIRE, earliest, latest, zone=zone, instead=instead)
 
 
 async def answers_of(
-    record: Record, visit: str, questionnaire: str, earliest: datetime | None, latest: datetime, *, zone: tzinfo = UTC
+    record: Record,
+    visit: str,
+    questionnaire: str,
+    earliest: datetime | None,
+    latest: datetime,
+    *,
+    zone: tzinfo = UTC,
+    instead: Change | None = None,
 ) -> Asked | None:
-    """Return the newest answers to a questionnaire in a visit that were given in a time; a day is one of the zone."""
+    """Return the newest answers to a questionnaire in a visit that were given in a time; a day is one of the zone.
+
+    `instead`: answers as they are about to be written, in the place of those with their id.
+    """
     newest: Asked | None = None
     whose = {patient_of(await record.get("Encounter", visit) or {}), None}
     criteria = {"encounter": f"Encounter/{visit}", "questionnaire": questionnaire}
-    for one in await record.search("QuestionnaireResponse", criteria):
+    held = await record.search("QuestionnaireResponse", criteria)
+    if instead is not None:
+        new = instead.after or {}
+        asks = str(new.get("questionnaire", "")).partition("|")[0]
+        there = id_in(new.get("encounter"), "Encounter") == visit and asks == questionnaire
+        held = [*(one for one in held if one["id"] != instead.id), *([{**new, "id": instead.id}] if there else [])]
+    for one in held:
         if one.get("status") not in ANSWERED or "authored" not in one or patient_of(one) not in whose:
             continue
         when = interval_in(one["authored"], zone)[0]

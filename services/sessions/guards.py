@@ -9,16 +9,19 @@ from services.sessions.calling import lower_flag
 from services.sessions.dose import ask_which, guard_dose
 from services.sessions.events import guard_event
 from services.sessions.gathering import made_in_its_time
+from services.sessions.ground import judge_again
 from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking
 from services.sessions.operations.rems import fill_at_the_end
 from services.sessions.operations.summary import ask_for_amendment, keep_signed
 from services.sessions.rules.readings import measures_anew
-from services.sessions.rules.visits import OVER, is_of_another, may_become, with_history
+from services.sessions.rules.visits import OVER, TAKEN_BACK, is_of_another, may_become, with_history
 from services.sessions.setting import Setting
+from services.sessions.stamping import with_stamps
 from services.sessions.symptoms import guard_symptom
+from services.sessions.taken_back import take_back
 from services.sessions.therapy import guard_therapy
-from services.sessions.watching import close_due, end_watch, keep_watch, reopen_due, with_minutes
+from services.sessions.watching import close_due, end_watch, keep_watch, reopen_due
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, patient_of
 from shared.fhir.outcome import Unprocessable
@@ -46,15 +49,23 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await guard_booking(change, record, setting)
 
     async def reading(change: Change, record: Record) -> None:
+        await take_back(change, record, setting)
         await guard_symptom(change, record, setting)
         await guard_reading(change, record, setting)
-        if change.after is not None and not is_own_work() and measures_anew(change.before, change.after):
-            await close_due(record, change.after, setting)
-        if change.before is not None and change.after is not None and measures_anew(change.after, change.before):
-            await reopen_due(record, change.after, setting)
+        before, after = change.before, change.after
+        moved = before is not None and after is not None and _visit_named(before) != _visit_named(after)
+        if after is not None and not is_own_work() and (moved or measures_anew(before, after)):
+            await close_due(record, after, setting)
+        if before is not None and (after is None or moved or measures_anew(after, before)):
+            await reopen_due(record, before, after, setting)
+        await judge_again(change, record, setting)
         await ask_for_amendment(change, record, setting)
 
+    async def answers(change: Change, record: Record) -> None:
+        await judge_again(change, record, setting)
+
     async def event(change: Change, record: Record) -> None:
+        await take_back(change, record, setting)
         await guard_symptom(change, record, setting)
         await guard_event(change, record, setting)
         await ask_for_amendment(change, record, setting)
@@ -76,13 +87,14 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await fill_at_the_end(change, record, setting)
         before, after = change.before or {}, change.after or {}
         if after.get("status") in OVER and before.get("status") not in OVER:
-            await end_watch(record, change.id, setting, f"The visit is {after['status']}.")
+            await end_watch(record, change.id, str(after["status"]), setting)
 
     ours = (belongs_here, of_the_visit_s_patient)
     return {
         **dict.fromkeys((*BY_ENCOUNTER, "QuestionnaireResponse"), ours),
         "MedicationAdministration": (belongs_here, dose),
         "Observation": (*ours, reading),
+        "QuestionnaireResponse": (*ours, answers),
         "MedicationDispense": (*ours, dispense),
         "Procedure": (*ours, procedure),
         "AdverseEvent": (*ours, event),
@@ -97,15 +109,19 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
 
 def completions(setting: Setting) -> Mapping[str, Completion]:
-    """Return what sessions adds by itself: a visit's past statuses, the minutes from the dose on a reading."""
+    """Return what sessions adds by itself: a visit's past statuses; minutes and lateness of a reading."""
 
     async def visit(change: Change, record: Record) -> Resource | None:
         return None if change.after is None else with_history(change.before, change.after, setting.clock())
 
     async def reading(change: Change, record: Record) -> Resource | None:
-        return await with_minutes(change, record, setting)
+        return await with_stamps(change, record, setting)
 
     return {"Encounter": visit, "Observation": reading}
+
+
+def _visit_named(reading: Resource) -> str | None:
+    return id_in(reading.get("encounter"), "Encounter")
 
 
 async def of_the_visit_s_patient(change: Change, record: Record) -> None:
@@ -137,10 +153,11 @@ async def _visit(change: Change, record: Record) -> None:
     if after is None:
         return
     if before is not None:
-        revived = before["status"] == "cancelled" and after["status"] == "planned" and is_own_work()
-        if not may_become(before["status"], after["status"]) and not revived:
+        back = (before["status"], after["status"]) in TAKEN_BACK and is_own_work()
+        if not may_become(before["status"], after["status"]) and not back:
+            how = " If it was finished by mistake, let it go on ($resume)." if before["status"] == "finished" else ""
             raise Unprocessable(
-                f"A visit that is {before['status']} cannot become {after['status']}.",
+                f"A visit that is {before['status']} cannot become {after['status']}.{how}",
                 expression=["Encounter.status"],
                 rule="N-STATE",
                 source="https://hl7.org/fhir/R4/valueset-encounter-status.html",

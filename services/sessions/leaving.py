@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.sessions.calling import Finding, call, have_reviewed
+from services.sessions.calling import Finding, call, have_reviewed, withdraw
 from services.sessions.gathering import answers_of, flags_up
+from services.sessions.rules.claims import LIVE
 from services.sessions.rules.leaving import (
     AGAINST_ADVICE,
     Leaving,
@@ -22,10 +24,12 @@ from services.sessions.rules.monitoring import cadence_of, stays_until
 from services.sessions.rules.readings import readings_of
 from services.sessions.rules.visits import COMING, OVER, VIRTUAL_CLASS
 from services.sessions.setting import Setting
-from services.sessions.what_was_given import doses_of
+from services.sessions.what_was_given import Given, doses_of
 from shared.fhir.codes import (
     BACK_WITHIN,
     BOOK_INTEGRATION,
+    CHECK_IN,
+    COMPLETE_VISIT,
     DISCHARGE_QUESTIONNAIRE,
     HANDED_OVER_EARLY,
     LEFT_AGAINST_ADVICE,
@@ -39,13 +43,14 @@ from shared.fhir.codes import (
     Code,
 )
 from shared.fhir.dates import interval
-from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, moment, patient_of, visit_of
-from shared.fhir.outcome import Unprocessable
+from shared.fhir.json import Resource, parse
+from shared.fhir.kap import effective_start, id_in, moment, patient_of, visit_of
+from shared.fhir.outcome import Gone, NotFound, Unprocessable
 from shared.fhir.raised import task
 from shared.runtime.raising import OPEN_TASK, close_task, is_own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
+from shared.store.access import Access
 
 ALARMS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, SYMPTOM_ALARM))
 CALLED: Final = (LEFT_AGAINST_ADVICE, LEFT_TOO_EARLY)
@@ -80,6 +85,16 @@ async def guard_leaving(change: Change, record: Record, setting: Setting) -> Non
         await _raise(record, after, setting, LEFT_AGAINST_ADVICE, "L-AGAINST", _against(after))
     elif says is None and after["status"] == "finished" and (before or {}).get("status") not in OVER:
         await _ask_how(after, record, setting)
+
+
+async def stays_after_all(record: Record, visit: Resource, why: str, setting: Setting) -> None:
+    """Take back what was raised because a patient left, who has not; the next end of the visit raises it anew."""
+    id_, now = str(visit["id"]), setting.clock()
+    for rule in ("L-STAY", "L-AGAINST", "L-HANDOVER", "L-UNKNOWN"):
+        await withdraw(record, f"left:{id_}:{rule}", why, setting)
+    codes = ",".join(one.token() for one in (BOOK_INTEGRATION, CHECK_IN, COMPLETE_VISIT))
+    for one in await record.search("Task", {"encounter": f"Encounter/{id_}", "code": codes}):
+        await close_task(record, one["identifier"][0], now, status="cancelled", why=why)
 
 
 async def judge_home(record: Record, dose: Resource, setting: Setting) -> None:
@@ -176,7 +191,7 @@ async def _look_for_integration(visit: Resource, record: Record, setting: Settin
         encounter=id_,
         due=leaving.when + timedelta(hours=limits.earliest),
     )
-    await raise_once(record, asked)
+    await raise_once(record, asked, reopen=True)
 
 
 async def integration_is_booked(appointment: Resource, record: Record, setting: Setting) -> None:
@@ -205,12 +220,13 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
     given = await doses_of(record, visit["id"], setting, new)
     if not given:
         return None
-    first = min(one.start or when for one in given)
+    starts = [await _believed(record, one, setting) or when for one in given]
+    first = min(starts)
     until: datetime | None = first
     home = visit.get("class", {}).get("code") == VIRTUAL_CLASS.code
-    for one in given:
+    for one, start in zip(given, starts, strict=True):
         cadence = cadence_of(one.drug, one.route, setting.monitoring, home=home)
-        over = stays_until(first, [one.end], cadence, one.start)
+        over = stays_until(first, [one.end], cadence, start)
         until = None if over is None or until is None else max(until, over)
     found = await record.search("Observation", {"encounter": f"Encounter/{visit['id']}"})
     before = await answers_of(record, visit["id"], PRE_DOSE_QUESTIONNAIRE, None, first)
@@ -226,6 +242,20 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
         baseline=baseline_of(before, setting.discharge.aldrete),
         flags=await flags_up(record, patient_of(visit), when, setting),
     )
+
+
+async def _believed(record: Record, dose: Given, setting: Setting) -> datetime | None:
+    """Return when a dose began, as the least stay counts it: one that was started here is not moved before that.
+
+    It was judged as about to be given; said afterwards to have been given long before, it does not shorten the stay.
+    """
+    with suppress(NotFound, Gone):
+        whole, id_ = Access.unrestricted(record.access.tenant), str(dose.resource.get("id"))
+        first = parse((await record.transaction.read_version(whole, "MedicationAdministration", id_, 1)).body)
+        said = effective_start(first)
+        if first["status"] in LIVE and said is not None and dose.start is not None:
+            return max(dose.start, said - timedelta(minutes=setting.gate.live.minutes))
+    return dose.start
 
 
 async def _open_alarms(record: Record, visit: Resource) -> list[str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from services.sessions.calling import WITHDRAWN
 from services.sessions.dose import judge_given
 from services.sessions.drugs import drug_at_worst
 from services.sessions.events import guard_event
+from services.sessions.ground import RULES as GROUND
+from services.sessions.ground import judge_ground
 from services.sessions.leaving import integration_is_booked
 from services.sessions.ledger import book_nothing
 from services.sessions.rules.visits import COMING, OFF, is_kap_visit, planned_visit
@@ -59,7 +62,15 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         if "date" not in resource or interval(resource["date"])[1] > since:
             await guard_event(Change("update", event.type, event.resource_id, None, resource), record, setting)
 
+    async def stood_on(event: Event, resource: Resource, record: Record) -> None:
+        """Judge the doses of a session that goes on again with the news of what they stand on."""
+        kind, _, patient = event.key.partition("/")
+        if kind == "Patient":
+            status = WITHDRAWN if event.interaction == "delete" else str(resource.get("status"))
+            await judge_ground(event.type, status, patient, record, setting)
+
     return {
+        **dict.fromkeys(GROUND, (stood_on,)),
         "AdverseEvent": (happened,),
         "Appointment": (_booked, integrating),
         "EpisodeOfCare": (_course_known,),

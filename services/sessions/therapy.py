@@ -42,7 +42,7 @@ async def guard_therapy(change: Change, record: Record, setting: Setting) -> Non
             focus=f"Encounter/{change.id}",
             encounter=change.id,
         )
-        await raise_once(record, asked)
+        await raise_once(record, asked, reopen=True)
     if kind == VISIT_DOSING.code and await doses_of(record, change.id, setting):
         await _set_check_ins(after, change.id, patient, record, setting)
 
@@ -62,7 +62,7 @@ async def _set_check_ins(visit: Resource, id_: str, patient: str, record: Record
             encounter=id_,
             due=when + timedelta(hours=policy.within),
         )
-        await raise_once(record, {**made, "executionPeriod": {"start": zulu(when)}})
+        await raise_once(record, {**made, "executionPeriod": {"start": zulu(when)}}, reopen=True)
 
 
 async def close_check_in(record: Record, visit: str, said: str, performer: Resource | None, setting: Setting) -> None:

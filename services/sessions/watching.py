@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -17,7 +17,6 @@ from services.sessions.rules.monitoring import (
     covers,
     is_missed,
     is_needed,
-    is_watched,
     minutes_from,
     next_due,
     planned,
@@ -26,15 +25,16 @@ from services.sessions.rules.monitoring import (
 from services.sessions.rules.readings import readings_of, taken_at
 from services.sessions.rules.visits import OVER, VIRTUAL_CLASS
 from services.sessions.setting import Setting
+from services.sessions.stamping import restamp
 from services.sessions.standing import issue_of
 from services.sessions.what_was_given import Given, doses_of
-from shared.fhir.codes import DUE_AT_BEDSIDE, EXT_MINUTES, ID_TASK, KAP, PRESSURE_AGAIN, RATING_MISSED, VITALS_MISSED
+from shared.fhir.codes import DUE_AT_BEDSIDE, ID_TASK, KAP, PRESSURE_AGAIN, RATING_MISSED, VITALS_MISSED
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, effective_start, id_in, moment, patient_of
 from shared.fhir.raised import identifier, task
 from shared.runtime.escalation import is_acknowledged
-from shared.runtime.raising import OPEN_TASK, close_task, content_of, is_own_work, own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, close_task, content_of, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 from shared.runtime.timers import Round, Timer
@@ -83,18 +83,25 @@ async def _plan(record: Record, visit: Resource, doses: Sequence[Given], setting
     held = {one["identifier"][0]["value"]: one for one in found if codes_of(one["code"], KAP) != [PRESSURE_AGAIN.code]}
     timed = [(one.start or now, _cadence(one, visit, setting)) for one in doses]
     plan = planned(timed, policy)
-    names = set()
+    names: set[str] = set()
+    passed: dict[str, Resource] = {}
+    ended: list[Resource] = []
     for due in plan:
         made = _due_task(id_, str(patient_of(visit)), due, setting)
         name = made["identifier"][0]["value"]
         names.add(name)
         was = held.get(name)
         stands = was is not None and was["status"] != "cancelled"
-        if is_missed(due.when, now, policy) or visit["status"] in OVER:
+        passed.pop(due.what, None)
+        if visit["status"] in OVER or (
+            stands and was is not None and was["executionPeriod"]["start"] == zulu(due.when)
+        ):
             continue
-        if stands and was is not None and was["executionPeriod"]["start"] == zulu(due.when):
-            continue
-        if was is None:
+        if is_missed(due.when, now, policy):
+            ended.extend([was] if was is not None and was["status"] in OPEN_TASK else [])
+            if was is None or was["status"] != "completed":
+                passed[due.what] = made
+        elif was is None:
             await raise_once(record, made)
         else:
             with own_work():
@@ -103,13 +110,16 @@ async def _plan(record: Record, visit: Resource, doses: Sequence[Given], setting
     for name, one in held.items():
         end = last.get(codes_of(one["code"], KAP)[0])
         if name not in names and (end is None or moment(one["executionPeriod"]["start"]) <= end):
-            why = "The time of a dose was corrected." if plan else "No dose stands in this visit."
-            await close_task(record, one["identifier"][0], now, status="cancelled", why=why)
+            ended.append(one)
+    await _cancel(record, ended, now, "The time of a dose was corrected." if plan else "No dose stands in this visit.")
     # A dose that is recorded a while after it began may have its first readings already.
     for one in await _open_due(record, id_, until=now + timedelta(minutes=policy.before.minutes)):
         await _close_where_covered(record, one, id_, setting, doses=doses)
-    if timed:
-        await restamp(record, id_, min(start for start, _ in timed), setting)
+    for made in passed.values():
+        await _go_on(record, made, setting, doses)
+    for one in ended:
+        await _call_for_the_rest(record, one, setting)
+    await restamp(record, id_, min((start for start, _ in timed), default=None), setting)
 
 
 def _cadence(dose: Given, visit: Resource, setting: Setting) -> Cadence:
@@ -190,8 +200,11 @@ async def close_due(record: Record, reading: Resource, setting: Setting) -> None
         await _close_where_covered(record, one, visit, setting, reading)
 
 
-async def reopen_due(record: Record, reading: Resource, setting: Setting) -> None:
-    """Open the Tasks again that a reading completed which says no more that it was taken then: withdrawn, or moved."""
+async def reopen_due(record: Record, reading: Resource, after: Resource | None, setting: Setting) -> None:
+    """Open the Tasks again that a reading completed which says no more that it was taken then and there.
+
+    `after`: what it is to be; None: it is deleted.
+    """
     visit = id_in(reading.get("encounter"), "Encounter")
     held = None if visit is None else await record.get("Encounter", visit)
     if visit is None or held is None or held["status"] in OVER:
@@ -200,11 +213,10 @@ async def reopen_due(record: Record, reading: Resource, setting: Setting) -> Non
     asked = {"encounter": f"Encounter/{visit}", "code": _TOKENS, "status": "completed"}
     for one in await record.search("Task", asked):
         if any(out.get("valueReference", {}).get("reference") == named for out in one.get("output", [])):
-            opened = {key: value for key, value in one.items() if key not in ("output", "businessStatus")}
-            opened |= {"status": "requested", "lastModified": zulu(setting.clock())}
+            opened = _opened(one, setting)
             with own_work():
-                await record.update(content_of(opened))
-            await _close_where_covered(record, opened, visit, setting, reading)
+                await record.update(opened)
+            await _close_where_covered(record, opened, visit, setting, after or {"id": reading["id"]})
 
 
 async def _open_due(
@@ -229,7 +241,10 @@ async def _close_where_covered(
     *,
     doses: Sequence[Given] | None = None,
 ) -> None:
-    """Complete a Task for what is due where it is there; `new`: a reading that is about to be written, or was."""
+    """Complete a Task for what is due where it is there; `new`: a reading about to be written, or that was.
+
+    One that names another visit, or none, is not there any more.
+    """
     now, policy = setting.clock(), setting.monitoring
     due, what = moment(one["executionPeriod"]["start"]), codes_of(one["code"], KAP)[0]
     earliest = one.get("restriction", {}).get("period", {}).get("start")
@@ -238,7 +253,8 @@ async def _close_where_covered(
     until = latest if is_missed(due, now, policy) else high
     needed = [code for codes in policy.due[what].needs for code in codes]
     held = await charted_between(record, visit, needed, low, max(high, until))
-    near = [*(other for other in held if new is None or other["id"] != new["id"]), *([] if new is None else [new])]
+    near = [other for other in held if new is None or other["id"] != new["id"]]
+    near += [new] if new is not None and id_in(new.get("encounter"), "Encounter") == visit else []
     whose = (patient_of(one), None)
     near = [other for other in near if patient_of(other) in whose]
     readings = [
@@ -268,10 +284,34 @@ async def _close_where_covered(
     await _go_on(record, one, setting, doses)
 
 
-async def end_watch(record: Record, visit: str, setting: Setting, why: str) -> None:
+async def end_watch(record: Record, visit: str, status: str, setting: Setting) -> None:
     """Cancel the Tasks for what is due in a visit that is over."""
-    now = setting.clock()
-    for one in await record.search("Task", {"encounter": f"Encounter/{visit}", "code": _TOKENS}):
+    found = await record.search("Task", {"encounter": f"Encounter/{visit}", "code": _TOKENS})
+    await _cancel(record, found, setting.clock(), _over(status))
+
+
+async def take_up_watch(record: Record, visit: Resource, setting: Setting) -> None:
+    """Watch again in a visit that goes on: open what its end cancelled; what went by meanwhile is missed."""
+    asked = {"encounter": f"Encounter/{visit['id']}", "code": _TOKENS, "status": "cancelled"}
+    for one in await record.search("Task", asked):
+        if one.get("statusReason", {}).get("text") == _over("finished"):
+            with own_work():
+                await record.update(_opened(one, setting))
+    await _plan(record, visit, await doses_of(record, visit["id"], setting), setting)
+
+
+def _over(status: str) -> str:
+    return f"The visit is {status}."
+
+
+def _opened(done: Resource, setting: Setting) -> Resource:
+    kept = {key: one for key, one in done.items() if key not in ("output", "businessStatus", "statusReason")}
+    return content_of({**kept, "status": "requested", "lastModified": zulu(setting.clock())})
+
+
+async def _cancel(record: Record, found: Iterable[Resource], now: datetime, why: str) -> None:
+    """Cancel Tasks for what is due, and the calls for those of them that were missed."""
+    for one in found:
         await close_task(record, one["identifier"][0], now, status="cancelled", why=why)
         if one["status"] in OPEN_TASK:
             await close_task(record, identifier(ID_TASK, "missed", one["id"]), now, status="cancelled", why=why)
@@ -367,58 +407,3 @@ async def _call_for_the_rest(record: Record, done: Resource, setting: Setting) -
         last = max(rest, key=lambda one: str(one["executionPeriod"]["start"]))
         when = moment(last["executionPeriod"]["start"])
         await call(record, _missed(last, patient, when, calls=True), setting, flagged=False)
-
-
-# -- minutes from the dose --------------------------------------------------------------------------------------------
-
-
-async def with_minutes(change: Change, record: Record, setting: Setting) -> Resource | None:
-    """Return a reading of a visit with its minutes from the first dose, None where there is no dose or no time."""
-    after = change.after
-    visit = None if after is None else id_in(after.get("encounter"), "Encounter")
-    if after is None or visit is None or is_own_work() or not is_watched(after, setting.monitoring):
-        return None
-    before = change.before
-    if before is not None and _is_as_before(before, after):  # whoever moves the first dose brings it to all readings
-        return _with_stamp(after, _stamps(before))
-    return _stamped(after, await _first_dose(record, visit, setting))
-
-
-async def restamp(record: Record, visit: str, first: datetime, setting: Setting) -> None:
-    """Bring the readings of a visit to the time of its first dose, which is about to be written."""
-    for one in await record.search("Observation", {"encounter": f"Encounter/{visit}"}):
-        stored = await record.stored("Observation", one["id"])
-        stamped = _stamped(one, first) if is_watched(one, setting.monitoring) else None
-        if stamped is not None and stored is not None and stored.origin == record.service.name:
-            with own_work():
-                await record.update(content_of(stamped))
-
-
-def _stamped(reading: Resource, first: datetime | None) -> Resource | None:
-    when, timed = taken_at(reading)
-    if first is None or when is None or not timed:
-        return None
-    return _with_stamp(reading, [{"url": EXT_MINUTES, "valueInteger": minutes_from(first, when)}])
-
-
-def _with_stamp(reading: Resource, stamps: list[Resource]) -> Resource | None:
-    if stamps == _stamps(reading):
-        return None
-    others = [one for one in reading.get("extension", []) if one.get("url") != EXT_MINUTES]
-    return {**reading, "extension": [*others, *stamps]}
-
-
-def _stamps(reading: Resource) -> list[Resource]:
-    return [one for one in reading.get("extension", []) if one.get("url") == EXT_MINUTES]
-
-
-def _is_as_before(before: Resource, after: Resource) -> bool:
-    """Tell whether a minute of a device's feed that was stamped has only grown."""
-    same = ("encounter", "effectiveDateTime", "effectivePeriod")
-    sampled = "valueSampledData" in before and "valueSampledData" in after
-    return sampled and bool(_stamps(before)) and all(before.get(name) == after.get(name) for name in same)
-
-
-async def _first_dose(record: Record, visit: str, setting: Setting) -> datetime | None:
-    starts = (one.start for one in await doses_of(record, visit, setting))
-    return min((one for one in starts if one is not None), default=None)

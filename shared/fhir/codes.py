@@ -88,6 +88,7 @@ EXT_ACKNOWLEDGED: Final = f"{BASE}/StructureDefinition/policy-acknowledged"
 POLICY_URI: Final = f"{BASE}/policy/"
 """Of a policy, before its digest: as `Provenance.policy`."""
 EXT_MINUTES: Final = f"{BASE}/StructureDefinition/minutes-from-dose"
+EXT_CHARTED_LATE: Final = f"{BASE}/StructureDefinition/charted-late"
 EXT_EVENT_PERIOD: Final = f"{BASE}/StructureDefinition/event-period"
 EXT_TELEHEALTH: Final = f"{BASE}/StructureDefinition/telehealth-link"
 EXT_ESCALATION: Final = f"{BASE}/StructureDefinition/escalation"
@@ -247,6 +248,7 @@ LEFT_TOO_EARLY: Final = Code(KAP, "left-before-least-stay", "The patient went ho
 HANDED_OVER_EARLY: Final = Code(
     KAP, "handed-over-before-least-stay", "The patient was handed over before the least stay was over"
 )
+RESUMED: Final = Code(KAP, "visit-resumed", "A visit that was finished by mistake goes on")
 NOT_DISCHARGED: Final = Code(KAP, "leaving-not-recorded", "How the patient left is not recorded")
 INVESTIGATE_SUBSTANCE: Final = Code(KAP, "investigate-controlled-substance", "A controlled substance does not balance")
 BOOK_SUBSTANCE: Final = Code(KAP, "book-controlled-substance", "Book a controlled substance out of its vial")
@@ -260,9 +262,10 @@ SERIOUS_EVENT: Final = Code(KAP, "serious-adverse-event", "A serious adverse eve
 VITALS_DUE: Final = Code(KAP, "take-vital-signs", "Take vital signs")
 SEDATION_DUE: Final = Code(KAP, "rate-sedation", "Rate the sedation")
 DISSOCIATION_DUE: Final = Code(KAP, "rate-dissociation", "Rate the dissociation (CADSS-6)")
+PAIN_DUE: Final = Code(KAP, "rate-pain", "Ask for the pain (0 to 10)")
 CHAPERONE_DUE: Final = Code(KAP, "check-by-chaperone", "Look at the patient at home, by the chaperone")
 PRESSURE_AGAIN: Final = Code(KAP, "repeat-blood-pressure", "Measure the blood pressure again")
-DUE_AT_BEDSIDE: Final = (VITALS_DUE, SEDATION_DUE, DISSOCIATION_DUE, CHAPERONE_DUE, PRESSURE_AGAIN)
+DUE_AT_BEDSIDE: Final = (VITALS_DUE, SEDATION_DUE, DISSOCIATION_DUE, PAIN_DUE, CHAPERONE_DUE, PRESSURE_AGAIN)
 """Codes of the Tasks that say what is to be measured next at a bedside."""
 VITALS_MISSED: Final = Code(KAP, "missed-vital-signs", "Vital signs were due and are not recorded")
 RATING_MISSED: Final = Code(KAP, "missed-rating", "A rating was due and is not recorded")
@@ -275,6 +278,7 @@ CHECK_IN_MISSED: Final = Code(KAP, "check-in-missed", "Nobody has asked how the 
 TREATED: Final = Code(KAP, "treatment", "Treatment given for it")
 BACK_WITHIN: Final = Code(KAP, "back-within-limits", "Back within its limits")
 READING_IMPLAUSIBLE: Final = Code(KAP, "reading-implausible", "A vital sign that can hardly be")
+LATE_READING: Final = Code(KAP, "late-reading", "A reading was charted late")
 CHARTED_LATE: Final = Code(KAP, "vital-sign-charted-late", "A vital sign beyond its alarm limit was charted late")
 READING_NOT_UNDERSTOOD: Final = Code(KAP, "reading-not-understood", "A vital sign's value or unit is not understood")
 PRE_DOSE_QUESTIONNAIRE: Final = f"{BASE}/Questionnaire/kap-pre-dose"

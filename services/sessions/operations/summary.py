@@ -231,8 +231,12 @@ async def ask_for_amendment(change: Change, record: Record, setting: Setting) ->
         return
     visit = await record.get("Encounter", visit_id)
     patient = None if visit is None else patient_of(visit)
-    if visit is None or patient is None or visit["status"] not in OVER:
-        return
+    if visit is not None and patient is not None and visit["status"] in OVER:
+        await have_amended(record, visit_id, patient, setting)
+
+
+async def have_amended(record: Record, visit_id: str, patient: str, setting: Setting) -> None:
+    """Ask for the amendment of a visit's summary where it is signed."""
     held = await find(record, "Composition", identifier(ID_SUMMARY, visit_id))
     if held is None or held["status"] not in SIGNED:
         return

@@ -90,13 +90,24 @@ class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def cadence_of(drug: Drug, route: str | None, policy: MonitoringPolicy, *, home: bool = False) -> Cadence:
-    """Return how a drug by a route is watched; of a route that is not known, as the one that is watched closest."""
+    """Return how a drug by a route is watched; of a route that is not known, as the one that is watched closest.
+
+    At home, by a route that is not meant for it, as in the clinic, and by the chaperone, too: nobody else is there.
+    """
     fitting = [one for one in policy.cadences.values() if one.route == route and one.drug in (None, drug)]
-    clinic = [one for one in fitting if not one.home]
-    there = [one for one in fitting if one.home] if home else clinic
-    others = [one for one in policy.cadences.values() if not one.home]
-    closest = max(others, key=lambda one: (one.stay, sum(len(minutes) for minutes in one.at.values())))
-    return next(iter([*there, *clinic]), closest)
+    here = next((one for one in fitting if not one.home), None) or _closest(policy, home=False)
+    if not home:
+        return here
+    there = next((one for one in fitting if one.home), None)
+    if there is not None:
+        return there
+    like = _closest(policy, home=True)
+    return msgspec.structs.replace(here, home=True, at={**like.at, **here.at}, then={**like.then, **here.then})
+
+
+def _closest(policy: MonitoringPolicy, *, home: bool) -> Cadence:
+    rows = (one for one in policy.cadences.values() if one.home == home)
+    return max(rows, key=lambda one: (one.stay, sum(len(minutes) for minutes in one.at.values())))
 
 
 @dataclass(frozen=True, slots=True)

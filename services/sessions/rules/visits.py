@@ -41,6 +41,9 @@ MOVES: Final[Mapping[str, frozenset[str]]] = {
 """Legal moves of Encounter.status; to entered-in-error from every one. Who came may always leave."""
 
 
+TAKEN_BACK: Final = frozenset((("cancelled", "planned"), ("finished", "in-progress")))
+"""Moves that take a mistake back: of a booking that stands again, and by `$resume`."""
+
 OVER: Final = frozenset(("finished", "cancelled", "entered-in-error"))
 """Statuses of an Encounter in which nobody is watched any more."""
 

@@ -273,3 +273,91 @@ async def test_a_low_pressure_closes_the_gate_calls_and_keeps_the_patient(bedsid
     bedside.clock.forward(minutes=1)
     await bedside.chart()
     assert {one["status"] for one in await bedside.sessions.search("Flag", patient=bedside.who["id"])} == {"inactive"}
+
+
+# -- a slip: corrected or withdrawn, it calls nobody any more ---------------------------------------------------------
+
+
+async def stand(bedside):
+    """Return how DetectedIssues, Flags and calls stand."""
+    who = bedside.who["id"]
+    found = [await bedside.sessions.search(type_, patient=who) for type_ in ("DetectedIssue", "Flag")]
+    return [{one["status"] for one in each} for each in (*found, await called(bedside))]
+
+
+OVER = [{"entered-in-error"}, {"inactive"}, {"completed"}]
+STANDS = [{"final"}, {"active"}, {"requested"}]
+
+
+async def withdrawn(bedside, wrong):
+    await bedside.sessions.update({**wrong, "status": "entered-in-error"})
+
+
+async def corrected(bedside, wrong):
+    await bedside.sessions.update({**wrong, "status": "corrected", "component": bedside.vitals()["component"]})
+
+
+async def deleted(bedside, wrong):
+    await bedside.sessions.delete(wrong)
+
+
+@pytest.mark.parametrize("mend", [withdrawn, corrected, deleted])
+async def test_a_slip_that_is_mended_takes_its_alarm_back(bedside, mend):
+    wrong = await bedside.chart(210)
+    assert await stand(bedside) == STANDS
+    await mend(bedside, wrong)
+    assert await stand(bedside) == OVER
+    (call,) = await called(bedside)
+    assert call["statusReason"]["text"].startswith("The reading was ")
+    assert [one["status"] for one in await tasks(bedside, codes.PRESSURE_AGAIN)] == ["cancelled"]
+    await bedside.chart(200)
+    assert len(await called(bedside, status="requested")) == 1
+
+
+async def test_a_reading_that_was_withdrawn_by_mistake_alarms_again(bedside):
+    low = await bedside.sessions.create(bedside.reading(vital(codes.OXYGEN_SATURATION, 80, "%")))
+    await withdrawn(bedside, low)
+    assert await stand(bedside) == OVER
+    await bedside.sessions.update({**low, "status": "corrected"})
+    assert await stand(bedside) == STANDS
+
+
+async def test_another_reading_that_still_alarms_keeps_the_alarm_up_and_the_second_no_more_sustains_it(bedside):
+    wrong = await bedside.chart(210)
+    bedside.clock.forward(minutes=5)
+    await bedside.chart(185)
+    assert len(await called(bedside, status="requested")) == 2
+    await withdrawn(bedside, wrong)
+    (call,) = await called(bedside, status="requested")
+    (issue,) = [one for one in await issue_of(bedside, "A-BP") if one["status"] == "final"]
+    assert ("185" in call["description"], "185" in issue["detail"], len(issue["implicated"])) == (True, True, 1)
+    (sustained,) = await tasks(bedside, codes.SUSTAINED_PRESSURE)
+    assert sustained["status"] == "completed"
+
+
+async def test_a_minute_of_a_feed_that_is_withdrawn_leaves_the_alarm_to_the_other_that_is_low(bedside):
+    first = await bedside.sessions.create(feed(bedside, "97 80"))
+    bedside.clock.forward(minutes=1)
+    second = await bedside.sessions.create(feed(bedside, "85 85"))
+    await withdrawn(bedside, first)
+    assert await stand(bedside) == STANDS
+    await withdrawn(bedside, second)
+    assert await stand(bedside) == OVER
+
+
+async def test_a_question_whether_it_is_a_slip_ends_with_its_correction(bedside):
+    wrong = await bedside.chart(1200, 80)
+    await corrected(bedside, wrong)
+    assert [one["status"] for one in await tasks(bedside, codes.REVIEW)] == ["completed"]
+
+
+async def test_what_was_done_about_a_reading_that_is_withdrawn_stays_with_it(bedside):
+    wrong = await bedside.chart(185, 100)
+    await bedside.sessions.create(rescue(bedside, wrong))
+    await withdrawn(bedside, wrong)
+    (issue,) = await issue_of(bedside, "A-BP")
+    assert (issue["status"], len(issue["mitigation"])) == ("entered-in-error", 1)
+    bedside.clock.forward(minutes=1)
+    await bedside.chart()
+    (call,) = await called(bedside)
+    assert "businessStatus" not in call

@@ -59,6 +59,17 @@ async def test_an_event_that_says_too_little_is_kept_and_asked_about(bedside, le
     assert named.get(left_out, left_out) in task["description"]
 
 
+async def test_who_completes_an_event_ends_what_asked_for_it(bedside):
+    said = event(bedside, "non-serious")
+    kept = await bedside.sessions.create({key: one for key, one in said.items() if key not in ("severity", "outcome")})
+    half = await bedside.sessions.update({**kept, "severity": said["severity"]})
+    (task,) = await bedside.sessions.search("Task", patient=bedside.who["id"])
+    assert (task["status"], "severity" in task["description"]) == ("requested", False)
+    await bedside.sessions.update({**half, "outcome": said["outcome"]})
+    (task,) = await bedside.sessions.search("Task", patient=bedside.who["id"])
+    assert task["status"] == "completed"
+
+
 async def test_an_event_that_goes_on_has_no_end(bedside):
     ongoing = event(bedside, "non-serious", outcome=codes.Code(OUTCOME, "ongoing").concept())
     del ongoing["extension"]

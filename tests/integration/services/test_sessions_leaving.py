@@ -9,6 +9,7 @@ import pytest
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from shared.runtime.timers import run_once
 from tests.integration.services.bedside import pre_dose, rules_of, vital
 from tests.integration.services.course import about, appointment, milligrams
 
@@ -390,3 +391,97 @@ async def test_an_integration_session_that_is_booked_after_leaving_closes_what_w
     assert [one["status"] for one in await dosed.sessions.search("Task", **task)] == ["requested"]
     await integration(dosed, 48)
     assert [one["status"] for one in await dosed.sessions.search("Task", **task)] == ["completed"]
+
+
+async def test_a_start_that_is_said_afterwards_to_have_been_earlier_shortens_no_stay(bedside):
+    await bedside.chart()
+    given = await bedside.start(70)
+    bedside.clock.forward(minutes=20)
+    await bedside.chart()
+    await ready(bedside)
+    now = bedside.clock.now
+    moved = {"start": zulu(now - timedelta(minutes=125)), "end": zulu(now)}
+    await bedside.sessions.update({**given, "status": "completed", "effectivePeriod": moved})
+    with pytest.raises(Unprocessable) as error:
+        await leave(bedside)
+    assert rules_of(error) == {"L-STAY"}
+
+
+async def test_a_dose_that_was_charted_afterwards_is_believed_to_have_begun_when_it_says(bedside):
+    bedside.clock.forward(minutes=125)
+    await bedside.sessions.create(bedside.dose(70, "completed", minutes=125))
+    await bedside.chart()
+    await ready(bedside)
+    await leave(bedside)
+
+
+# -- finished by mistake ----------------------------------------------------------------------------------------------
+
+
+async def resume(bedside, reason="The wrong patient's visit was closed", performer="Practitioner/nurse"):
+    said = [
+        {"name": "reason", "valueString": reason},
+        {"name": "performer", "valueReference": {"reference": performer}},
+    ]
+    return await bedside.sessions.call("resume", bedside.visit, *said)
+
+
+async def due(bedside, status="requested"):
+    kinds = ",".join(one.token() for one in codes.DUE_AT_BEDSIDE)
+    return await bedside.sessions.search("Task", patient=bedside.who["id"], code=kinds, status=status)
+
+
+async def test_a_visit_finished_by_mistake_goes_on_with_reason_and_is_watched_from_its_due_times(dosed):
+    waiting = {one["id"] for one in await due(dosed)}
+    dosed.clock.forward(minutes=14)
+    await dosed.sessions.update({**dosed.visit, "status": "finished"})
+    assert await due(dosed) == []
+    dosed.clock.forward(minutes=3)
+    back = await resume(dosed)
+    assert (back["status"], [one["status"] for one in back["statusHistory"]][-1]) == ("in-progress", "finished")
+    assert {one["id"] for one in await due(dosed)} == waiting
+    (why,) = await dosed.sessions.search("Provenance", target=f"Encounter/{dosed.visit['id']}")
+    assert why["reason"][0]["text"] == "The wrong patient's visit was closed"
+    assert why["agent"][0]["who"] == {"reference": "Practitioner/nurse"}
+    dosed.clock.forward(minutes=4)
+    service = dosed.sessions.service
+    (timer,) = [one for one in service.timers if one.name == "missed-vital-signs"]
+    await run_once(timer, service, dosed.sessions.store, dosed.clock.now, lambda: None)
+    assert len(await dosed.sessions.search("Task", code=codes.VITALS_MISSED.token(), status="requested")) == 1
+
+
+async def test_what_was_raised_because_the_patient_had_left_is_taken_back_and_raised_anew_by_the_next_end(dosed):
+    dosed.clock.forward(minutes=20)
+    await leave(dosed, disposition="aadvice")
+    left = f"{codes.LEFT_AGAINST_ADVICE.token()},{codes.BOOK_INTEGRATION.token()},{codes.CHECK_IN.token()}"
+    raised = await dosed.sessions.search("Task", code=left, status="requested")
+    assert len(raised) == 4
+    back = await resume(dosed)
+    assert ("end" in back["period"], "hospitalization" in back) == (False, False)
+    assert await dosed.sessions.search("Task", code=left, status="requested") == []
+    assert {one["status"] for one in await dosed.sessions.search("Flag", patient=dosed.who["id"])} == {"inactive"}
+    await leave(dosed, disposition="aadvice")
+    again = await dosed.sessions.search("Task", code=left, status="requested")
+    assert {one["id"] for one in again} == {one["id"] for one in raised}
+    assert {one["status"] for one in await dosed.sessions.search("Flag", patient=dosed.who["id"])} == {"active"}
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [({"reason": " "}, BadRequest), ({"performer": "Patient/1"}, BadRequest), ({}, Unprocessable)],
+    ids=["no reason", "nobody who may say so", "it is not finished"],
+)
+async def test_who_lets_a_visit_go_on_says_why_and_only_one_that_is_finished_does(dosed, given, error):
+    if error is BadRequest:
+        await dosed.sessions.update({**dosed.visit, "status": "finished"})
+    with pytest.raises(error):
+        await resume(dosed, **given)
+
+
+async def test_a_visit_that_ended_days_ago_is_not_gone_on_with(dosed):
+    period = {**dosed.visit["period"], "end": zulu(dosed.clock.now)}
+    await dosed.sessions.update({**dosed.visit, "status": "finished", "period": period})
+    dosed.clock.forward(hours=25)
+    with pytest.raises(Unprocessable) as error:
+        await resume(dosed)
+    assert rules_of(error) == {"N-STATE"}

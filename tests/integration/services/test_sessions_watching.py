@@ -13,6 +13,7 @@ from shared.fhir.kap import moment
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.timers import run_once
 from tests.integration.services.bedside import Bedside, rules_of, vital
+from tests.integration.services.course import about, appointment
 
 
 async def tasks(bedside, code, status=None):
@@ -145,7 +146,9 @@ async def test_what_is_over_is_not_watched(dosed):
 
 async def test_a_dose_charted_hours_later_calls_nobody_for_readings_that_were_due(bedside):
     await bedside.sessions.create(bedside.dose(70, "completed", minutes=600))
-    assert await tasks(bedside, codes.VITALS_DUE) == []
+    assert [one >= 0 for one in await due_at(bedside)] == [True]
+    await pass_time(bedside)
+    assert await tasks(bedside, codes.VITALS_MISSED) == []
 
 
 async def test_a_slip_is_kept_and_asked_about(bedside):
@@ -214,6 +217,22 @@ async def test_a_score_of_outcomes_closes_the_dissociation_that_was_due_and_a_mi
     await pass_time(dosed, 95.5)
     asked = [one for one in await tasks(dosed, codes.REVIEW) if "Dissociation" in one["description"]]
     assert [one["priority"] for one in asked] == ["urgent"]
+
+
+async def test_pain_is_due_understood_and_says_its_minutes_from_the_dose(dosed):
+    dosed.clock.forward(minutes=30)
+    quantity = {"value": 3, "unit": "{score}", "system": codes.UCUM, "code": "{score}"}
+    pain = codes.Code(codes.LOINC, "72514-3")
+    kept = await seen(dosed, pain, {"valueQuantity": quantity})
+    assert len(await tasks(dosed, codes.PAIN_DUE, "completed")) == 1
+    assert (await minutes_of(dosed, kept), await dosed.raised()) == ([30], [0, 0, 0])
+    await seen(dosed, pain, {"valueQuantity": {**quantity, "value": 30}})
+    assert "pain 30" in (await tasks(dosed, codes.REVIEW))[0]["description"]
+    await dosed.chart()
+    await seen(dosed, codes.MOAA_S, {"valueInteger": 5})
+    await pass_time(dosed, 95.5)
+    (missed,) = [one for one in await tasks(dosed, codes.REVIEW) if "Pain" in one["description"]]
+    assert missed["priority"] == "urgent"
 
 
 async def test_who_does_not_answer_to_voice_alarms_at_once(dosed):
@@ -383,3 +402,90 @@ async def test_words_in_the_place_of_a_value_are_no_vital_signs(dosed):
     assert await due_at(dosed, "completed") == []
     await dosed.chart()
     assert await due_at(dosed, "completed") == [0]
+
+
+async def test_a_dose_charted_hours_later_is_watched_from_then_on_while_the_patient_is_there(bedside):
+    bedside.clock.forward(minutes=130)
+    await bedside.sessions.create(bedside.dose(70, "completed", minutes=127))
+    assert await due_at(bedside) == [8]
+    await pass_time(bedside, 14)
+    assert len(await missed(bedside, "requested")) == 1
+
+
+async def test_a_start_that_is_corrected_to_earlier_leaves_no_stale_point_beside_the_right_one(dosed):
+    (given,) = await dosed.sessions.search("MedicationAdministration", patient=dosed.who["id"])
+    dosed.clock.forward(minutes=2)
+    begun = {"start": zulu(dosed.clock.now - timedelta(minutes=32))}
+    await dosed.sessions.update({**given, "effectivePeriod": begun})
+    assert await due_at(dosed) == [13, 28, 58, 88]
+
+
+async def other_visit(bedside):
+    booked = await bedside.tell("scheduling", appointment(bedside.who, None, bedside.clock.now, visit=codes.VISIT_PREP))
+    (visit,) = await bedside.sessions.search("Encounter", appointment=f"Appointment/{booked['id']}")
+    return visit
+
+
+async def test_a_set_that_is_moved_to_the_other_visit_opens_what_it_completed_and_completes_it_where_it_belongs(dosed):
+    second = await other_visit(dosed)
+    dosed.clock.forward(minutes=15)
+    astray = await dosed.sessions.create(dosed.vitals(encounter=about(second)))
+    assert await due_at(dosed, "completed") == []
+    there = await dosed.sessions.update({**astray, "encounter": about(dosed.visit), "status": "corrected"})
+    assert (await due_at(dosed, "completed"), await minutes_of(dosed, there)) == ([0], [15])
+    back = await dosed.sessions.update({**there, "encounter": about(second)})
+    assert (await due_at(dosed, "completed"), await minutes_of(dosed, back)) == ([], [])
+
+
+async def test_a_reading_that_alarms_and_is_moved_calls_in_the_visit_it_belongs_to(dosed):
+    second = await other_visit(dosed)
+    astray = await dosed.sessions.create(dosed.vitals(190, encounter=about(second)))
+    await dosed.sessions.update({**astray, "encounter": about(dosed.visit)})
+    (call,) = await tasks(dosed, codes.VITAL_ALARM)
+    assert (call["status"], call["encounter"]) == ("requested", about(dosed.visit))
+
+
+async def test_when_no_dose_stands_any_more_readings_say_no_minutes(dosed):
+    after = await dosed.chart()
+    (given,) = await dosed.sessions.search("MedicationAdministration", patient=dosed.who["id"])
+    await dosed.sessions.update({**given, "status": "entered-in-error"})
+    assert await minutes_of(dosed, after) == []
+
+
+# -- charted late ------------------------------------------------------------------------------------------------------
+
+
+async def late_by(bedside, reading):
+    held = await bedside.sessions.get("Observation", reading["id"])
+    return [one["valueInteger"] for one in held.get("extension", []) if one["url"] == codes.EXT_CHARTED_LATE]
+
+
+async def test_a_reading_charted_late_closes_what_was_due_is_marked_late_and_is_reviewed(dosed):
+    dosed.clock.forward(minutes=40)
+    late = await dosed.chart(minutes=25)
+    assert (await due_at(dosed, "completed"), await late_by(dosed, late)) == ([-25], [25])
+    await dosed.chart(minutes=16)
+    on_time = await dosed.chart(minutes=15)
+    (asked,) = await tasks(dosed, codes.REVIEW)
+    (issue,) = await dosed.sessions.search("DetectedIssue", code=codes.LATE_READING.token())
+    assert (asked["focus"], len(issue["implicated"])) == (about(late), 2)
+    assert (await late_by(dosed, on_time), await tasks(dosed, codes.VITAL_ALARM)) == ([], [])
+
+
+async def test_who_has_looked_at_what_was_charted_late_is_asked_again_about_the_next(dosed):
+    dosed.clock.forward(minutes=40)
+    await dosed.chart(minutes=25)
+    (asked,) = await tasks(dosed, codes.REVIEW)
+    await dosed.sessions.update({**asked, "status": "completed"})
+    second = await dosed.chart(minutes=20)
+    (asked,) = await tasks(dosed, codes.REVIEW)
+    assert (asked["status"], asked["focus"]) == ("requested", about(second))
+
+
+async def test_a_correction_is_not_charted_late_by_it_and_what_says_when_it_was_issued_counts_from_then(dosed):
+    taken = await dosed.chart()
+    dosed.clock.forward(minutes=60)
+    await dosed.sessions.update({**taken, "status": "corrected"})
+    said = await dosed.chart(minutes=50, issued=zulu(dosed.clock.now - timedelta(minutes=45)))
+    late = await dosed.chart(minutes=50, issued=zulu(dosed.clock.now - timedelta(minutes=20)))
+    assert [await late_by(dosed, one) for one in (taken, said, late)] == [[], [], [30]]

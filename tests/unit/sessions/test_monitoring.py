@@ -61,18 +61,34 @@ def test_vital_signs_are_due_by_the_route_s_cadence(drug, route, first, last):
         ("ketamine", codes.ROUTE_IM, codes.SEDATION_DUE, (30, 120)),
         ("ketamine", codes.ROUTE_SUBLINGUAL, codes.DISSOCIATION_DUE, (40, 120)),
         ("ketamine", codes.ROUTE_SUBLINGUAL, codes.CHAPERONE_DUE, None),
+        ("ketamine", codes.ROUTE_IV, codes.PAIN_DUE, (40, 100)),
+        ("esketamine", codes.ROUTE_NASAL, codes.PAIN_DUE, (40, 120)),
     ],
 )
-def test_sedation_and_dissociation_are_due_by_the_route(drug, route, what, due):
+def test_sedation_dissociation_and_pain_are_due_by_the_route(drug, route, what, due):
     assert cadence_of(drug, route.code, POLICY).at.get(what.code) == due
 
 
-def test_at_home_the_chaperone_looks_every_quarter_of_an_hour_and_other_routes_are_watched_as_in_the_clinic():
-    home = cadence_of("ketamine", codes.ROUTE_SUBLINGUAL.code, POLICY, home=True)
-    assert home.at[codes.CHAPERONE_DUE.code] == tuple(range(15, 121, 15))
+QUARTERS = tuple(range(15, 121, 15))
+
+
+@pytest.mark.parametrize("route", [codes.ROUTE_SUBLINGUAL, codes.ROUTE_ORAL])
+def test_at_home_the_chaperone_looks_every_quarter_of_an_hour_and_until_the_patient_is_fit(route):
+    home = cadence_of("ketamine", route.code, POLICY, home=True)
+    assert home.at[codes.CHAPERONE_DUE.code] == QUARTERS
     assert home.at[VITALS] == (120,)
-    clinic = cadence_of("ketamine", codes.ROUTE_IM.code, POLICY)
-    assert cadence_of("ketamine", codes.ROUTE_IM.code, POLICY, home=True) == clinic
+    assert home.then == {codes.CHAPERONE_DUE.code: 15}
+
+
+@pytest.mark.parametrize(
+    ("drug", "route"),
+    [("ketamine", codes.ROUTE_IM.code), ("ketamine", codes.ROUTE_NASAL.code), ("esketamine", codes.ROUTE_NASAL.code)],
+)
+def test_what_is_given_at_home_by_another_route_is_watched_as_in_the_clinic_and_by_the_chaperone_too(drug, route):
+    home, clinic = cadence_of(drug, route, POLICY, home=True), cadence_of(drug, route, POLICY)
+    assert home.at[codes.CHAPERONE_DUE.code] == QUARTERS
+    assert {what: home.at[what] for what in clinic.at} == clinic.at
+    assert (home.stay, home.stay_after_last) == (clinic.stay, clinic.stay_after_last)
 
 
 @pytest.mark.parametrize(("seconds", "minute"), [(0, 0), (59, 0), (60, 1), (2400, 40), (-1, -1), (-600, -10)])

@@ -1,0 +1,109 @@
+"""What a dose stood on is withdrawn while it runs: it is judged again and raised, and nothing is undone."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.fhir import codes
+from tests.integration.services.bedside import vital
+from tests.integration.services.course import consent
+from tests.integration.services.test_sessions_watching import tasks
+
+
+async def calls(bedside, status="requested"):
+    return await tasks(bedside, codes.GATE_PASSED_CLOSED, status)
+
+
+async def withdraw_baseline(bedside, base):
+    await bedside.sessions.update({**base, "status": "entered-in-error"})
+
+
+async def move_baseline(bedside, base):
+    await bedside.sessions.update({**base, "effectiveDateTime": "2026-11-02T06:00:00Z"})
+
+
+async def delete_baseline(bedside, base):
+    await bedside.sessions.delete(base)
+
+
+async def amend_answers(bedside, base):
+    (asked,) = await bedside.sessions.search("QuestionnaireResponse", patient=bedside.who["id"])
+    item = [one for one in asked["item"] if one["linkId"] != "suicidality"]
+    said = {"linkId": "suicidality", "answer": [{"valueBoolean": True}]}
+    await bedside.sessions.update({**asked, "status": "amended", "item": [*item, said]})
+
+
+async def withdraw_consent(bedside, base, status="entered-in-error"):
+    (signed,) = await bedside.sessions.search("Consent", patient=bedside.who["id"])
+    await bedside.tell("intake", {**signed, "status": status})
+
+
+async def chart_late(bedside, base):
+    await bedside.sessions.create(bedside.vitals(165, 90, minutes=1))
+
+
+WITHDRAWALS = {
+    withdraw_baseline: "G-BP",
+    move_baseline: "G-BP",
+    delete_baseline: "G-BP",
+    amend_answers: "G-SUICIDE",
+    withdraw_consent: "G-CONSENT",
+    chart_late: "G-BP-HOLD",
+}
+
+
+@pytest.mark.parametrize("withdraw", WITHDRAWALS)
+async def test_a_dose_whose_ground_is_withdrawn_while_it_runs_calls_and_stays_as_it_is(bedside, withdraw):
+    base = await bedside.chart(minutes=3)
+    dose = await bedside.start(70)
+    bedside.clock.forward(minutes=4 if withdraw is not chart_late else 0)
+    assert await calls(bedside) == []
+    await withdraw(bedside, base)
+    (call,) = await calls(bedside)
+    assert WITHDRAWALS[withdraw] in call["description"]
+    assert WITHDRAWALS[withdraw] in await bedside.rules()
+    held = await bedside.sessions.get("MedicationAdministration", dose["id"])
+    assert (held["status"], held["meta"]["versionId"]) == ("in-progress", "1")
+
+
+async def test_what_was_raised_is_taken_back_where_the_ground_is_there_again(bedside):
+    base = await bedside.chart(minutes=3)
+    await bedside.start(70)
+    bedside.clock.forward(minutes=4)
+    await withdraw_baseline(bedside, base)
+    again = {key: one for key, one in base.items() if key not in ("id", "meta", "extension")}
+    await bedside.sessions.create(again)
+    (call,) = await calls(bedside, "completed")
+    assert call["statusReason"]["text"] == "What the dose stood on is there again."
+    (issue,) = await bedside.sessions.search("DetectedIssue", patient=bedside.who["id"])
+    assert issue["status"] == "entered-in-error"
+
+
+async def test_a_consent_that_ends_speaks_of_the_dose_that_runs_and_not_of_the_one_that_is_over(bedside):
+    await bedside.chart(minutes=3)
+    dose = await bedside.start(70)
+    bedside.clock.forward(minutes=20)
+    await bedside.sessions.update({**dose, "status": "completed"})
+    await withdraw_consent(bedside, None, "inactive")
+    assert await bedside.raised() == [0, 0, 0]
+    await withdraw_consent(bedside, None)
+    assert await calls(bedside) == []
+    (asked,) = await tasks(bedside, codes.REVIEW)
+    assert (asked["priority"], "G-CONSENT" in asked["description"]) == ("stat", True)
+
+
+async def test_readings_after_the_dose_and_a_new_consent_beside_the_old_raise_nothing(bedside):
+    await bedside.chart(minutes=3)
+    await bedside.start(70)
+    bedside.clock.forward(minutes=15)
+    later = await bedside.chart()
+    await bedside.sessions.update({**later, "status": "entered-in-error"})
+    await bedside.sessions.create(bedside.reading(vital(codes.SYSTOLIC, 165, "mm[Hg]")))
+    await bedside.tell("intake", consent(bedside.who))
+    await withdraw_consent_of(bedside, oldest=True)
+    assert await calls(bedside) == []
+
+
+async def withdraw_consent_of(bedside, *, oldest):
+    signed = await bedside.sessions.search("Consent", patient=bedside.who["id"])
+    await bedside.tell("intake", {**signed[0 if oldest else -1], "status": "inactive"})
