@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from services.sessions.calling import WITHDRAWN, Finding, call, have_reviewed
+from services.sessions.calling import WITHDRAWN, Finding, call, have_reviewed, withdraw
 from services.sessions.charted import charted_between
 from services.sessions.rules.alarms import (
     alarm_texts,
@@ -29,6 +29,7 @@ from services.sessions.stamping import review_late
 from services.sessions.standing import (
     CHARTED,
     FEED,
+    LATE,
     calls_of_it,
     is_deeper,
     is_taken_in,
@@ -57,8 +58,9 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import effective_start, has_code, id_in, patient_of
+from shared.fhir.kap import effective_start, has_code, id_in, moment, patient_of
 from shared.fhir.outcome import Unprocessable
+from shared.fhir.raised import identifier
 from shared.runtime.escalation import is_acknowledged
 from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, is_own_work, own_work
 from shared.runtime.record import Record
@@ -93,7 +95,7 @@ class Reading:
     def name(self, rule: str) -> tuple[str, ...]:
         """Return what names an alarm of it: one of a feed lasts, and is not raised once a minute."""
         kind, about = FEED if self.of_a_feed else CHARTED, (self.visit or self.patient) if self.of_a_feed else self.id
-        return (kind, about, rule)
+        return (LATE[kind] if self.late else kind, about, rule)
 
 
 async def guard_reading(change: Change, record: Record, setting: Setting) -> None:
@@ -119,9 +121,13 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
     reading = Reading(after, change.id, patient, visit, late, feed, news)
     here = change.before is not None and id_in(change.before.get("encounter"), "Encounter") == visit
     told = alarm_texts(change.before, setting.alarms) if change.before is not None and here else {}
+    was_late = change.before is not None and is_late(change.before, setting.clock(), setting.alarms)
     for rule, text in texts.items():
         worse = change.before is not None and is_worse(change.before, after, rule, setting.alarms)
-        await _raise(record, reading, setting, rule, text, again=told.get(rule) != text, worse=worse)
+        again = told.get(rule) != text or (was_late and not late)
+        await _raise(record, reading, setting, rule, text, again=again, worse=worse)
+        if was_late and not late and not feed:  # it was reviewed, and calls now
+            await withdraw(record, ":".join(replace(reading, late=True).name(rule)), "Its time was corrected.", setting)
     if texts and not late:
         await join_symptoms(record, {**after, "id": change.id}, patient, set(texts), setting)
     if setting.alarms.sustained.of in texts and not feed:
@@ -160,8 +166,11 @@ async def _raise(
 
     A reading that is charted late calls nobody to a bedside: it is marked so, and reviewed.
     """
+    if reading.late:
+        await _have_reviewed_late(record, reading, setting, rule, text, again=again)
+        return
     number, held = await last_call(record, reading.name(rule))
-    if held is None and reading.visit is not None and not reading.late and not reading.of_a_feed:
+    if held is None and reading.visit is not None and not reading.of_a_feed:
         seen = {**reading.observation, "id": reading.id}
         if await is_taken_in(record, seen, reading.patient, reading.visit, rule, setting, news=again):
             return
@@ -176,15 +185,30 @@ async def _raise(
                 with own_work():  # it was over, and begins again while the call still stands
                     await record.update(content_of({key: held[key] for key in held if key != "businessStatus"}))
         again = True
-    anew = taken and not reading.late and (worse or reading.of_a_feed)
-    name = numbered(reading.name(rule), number + anew)
+    anew = taken and (worse or reading.of_a_feed)
+    await call(
+        record,
+        _finding(reading, numbered(reading.name(rule), number + anew), rule, text, setting),
+        setting,
+        again=again,
+    )
+
+
+def _finding(reading: Reading, name: tuple[str, ...], rule: str, text: str, setting: Setting) -> Finding:
     code = SUSTAINED_PRESSURE if rule == setting.alarms.sustained.rule else VITAL_ALARM
-    finding = Finding(name, reading.patient, code, text, reading.about, (rule,), reading.visit)
-    if reading.late:
-        told = replace(finding, code=CHARTED_LATE, text=f"Charted late, after the fact. {text}")
-        await have_reviewed(record, told, setting, again=again)
-    else:
-        await call(record, finding, setting, again=again)
+    return Finding(name, reading.patient, code, text, reading.about, (rule,), reading.visit)
+
+
+async def _have_reviewed_late(
+    record: Record, reading: Reading, setting: Setting, rule: str, text: str, *, again: bool
+) -> None:
+    """Have a reading reviewed that is charted late; of a device's feed, once until somebody has looked."""
+    name = reading.name(rule)
+    held = await find(record, "Task", identifier(ID_TASK, *name)) if reading.of_a_feed else None
+    if held is None or held["status"] not in OPEN_TASK:
+        finding = _finding(reading, name, rule, f"Charted late, after the fact. {text}", setting)
+        late = again or reading.of_a_feed
+        await have_reviewed(record, replace(finding, code=CHARTED_LATE), setting, again=late)
 
 
 async def _judge_repeat(record: Record, reading: Reading, setting: Setting) -> None:
@@ -305,7 +329,8 @@ async def _record_outcome(record: Record, reading: Reading, setting: Setting, *,
         return
     fine = _settles(reading.observation, setting)
     when, timed = taken_at(reading.observation)
-    if not fine or not timed or when is None:
+    ahead = setting.clock() + timedelta(minutes=setting.gate.ahead.minutes)
+    if not fine or not timed or when is None or when > ahead:  # what is dated ahead says nothing of now
         return
     for name in await _unsettled(record, reading, fine):
         if reading.of_a_feed and await still_beyond(
@@ -313,9 +338,11 @@ async def _record_outcome(record: Record, reading: Reading, setting: Setting, *,
         ):
             continue
         issue = await find(record, "DetectedIssue", {"system": ID_FINDING, "value": name})
-        alarmed = [taken_at(one)[0] for one in await calls_of_it(record, issue)]
-        last = max((one for one in alarmed if one is not None), default=None)
-        if issue is None or issue["status"] == WITHDRAWN or last is None or last >= when:
+        times = [taken_at(one)[0] for one in await calls_of_it(record, issue)]
+        if issue is None or issue["status"] == WITHDRAWN or not any(times):
+            continue
+        told = moment(issue.get("identifiedDateTime"))  # one that is dated ahead was taken by when it called
+        if max(told if one > ahead else one for one in times if one is not None) >= when:
             continue
         if await _output(record, issue, BACK_WITHIN, reading.about[0], setting):
             await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())
@@ -325,7 +352,7 @@ async def _unsettled(record: Record, reading: Reading, rules: frozenset[str]) ->
     """Return the names of the alarms of some rules in a reading's visit whose Tasks do not say yet how they ended."""
     visit = {"encounter": f"Encounter/{reading.visit}", "patient": f"Patient/{reading.patient}"}
     found = await record.search("Task", {**visit, "code": _CALLS, "business-status:not": BACK_WITHIN.token()})
-    kinds = (FEED,) if reading.of_a_feed else (CHARTED, FEED)
+    kinds = (FEED, LATE[FEED]) if reading.of_a_feed else (CHARTED, FEED, *LATE.values())
     names = [one["value"] for task in found for one in task.get("identifier", []) if one.get("system") == ID_TASK]
     return [name for name in names if name.partition(":")[0] in kinds and name.rpartition(":")[2] in rules]
 

@@ -21,7 +21,7 @@ from services.sessions.stamping import with_stamps
 from services.sessions.symptoms import guard_symptom
 from services.sessions.taken_back import take_back
 from services.sessions.therapy import guard_therapy
-from services.sessions.watching import close_due, end_watch, keep_watch, reopen_due
+from services.sessions.watching import close_due, end_watch, keep_due, keep_watch, reopen_due
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, patient_of
 from shared.fhir.outcome import Unprocessable
@@ -75,6 +75,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await ask_for_amendment(change, record, setting)
 
     async def task(change: Change, record: Record) -> None:
+        await keep_due(change)
         await lower_flag(change, record, setting)
 
     async def decision(change: Change, record: Record) -> None:

@@ -73,10 +73,11 @@ async def guard_leaving(change: Change, record: Record, setting: Setting) -> Non
     says, said = disposition_of(after), disposition_of(before)
     ended = after.get("period", {}).get("end") != (before or {}).get("period", {}).get("end")
     home = goes_home(says, setting.discharge)
-    over = after["status"] in OVER and (ended or (before or {}).get("status") not in OVER)
+    ends = after["status"] in OVER and (before or {}).get("status") not in OVER
+    over = after["status"] in OVER and (ended or ends)
     if over and not home and says != AGAINST_ADVICE:
         await _call_after_early(after, record, setting, "The visit ended before the least stay after a dose.")
-    if home and (said != says or ended):
+    if home and (said != says or ended or ends):
         leaving = await leaving_of(after, record, setting)
         issues = [] if leaving is None else against_going_home(leaving, setting.discharge, setting.alarms)
         if issues:

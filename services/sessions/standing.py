@@ -28,6 +28,8 @@ from shared.runtime.service import Change
 CHARTED: Final = "alarm"
 FEED: Final = "feed"
 """What the names of alarms begin with: of a reading that was charted, of a device's feed. They end with the rule."""
+LATE: Final = {CHARTED: "late-alarm", FEED: "late-feed"}
+"""As these, of a reading that is charted late: its review stands in no call's place."""
 _CALLS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE))
 _OPEN: Final = ",".join(sorted(OPEN_TASK))
 

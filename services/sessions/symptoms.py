@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.sessions.calling import Finding, call, have_reviewed
+from services.sessions.calling import Finding, call, have_reviewed, withdraw
 from services.sessions.charted import charted_between
 from services.sessions.rules.alarms import Symptom, alarms_of, is_symptom_not_understood, symptoms_in
 from services.sessions.rules.readings import taken_at
@@ -20,6 +20,9 @@ from shared.runtime.record import Record
 from shared.runtime.service import Change
 
 RULE: Final = "A-SYMPTOM"
+SYMPTOM: Final = "symptom"
+LATE_SYMPTOM: Final = "late-symptom"
+"""What the names of what is raised about symptoms begin with: of one that calls, of one that was charted late."""
 
 
 async def guard_symptom(change: Change, record: Record, setting: Setting) -> None:
@@ -32,7 +35,8 @@ async def guard_symptom(change: Change, record: Record, setting: Setting) -> Non
     after = change.after
     if after is None:
         return
-    before = symptoms_in(change.before, setting.alarms)
+    late, was_late = _is_late(after, setting), change.before is not None and _is_late(change.before, setting)
+    before = {} if was_late and not late else symptoms_in(change.before, setting.alarms)
     told = {name: one for name, one in symptoms_in(after, setting.alarms).items() if name not in before}
     unclear = change.type == "Observation" and is_symptom_not_understood(after, setting.alarms)
     if not told and not unclear:
@@ -53,8 +57,9 @@ async def guard_symptom(change: Change, record: Record, setting: Setting) -> Non
         beside = await _reading_beyond(record, after, one, visit, setting)
         if one.beside is None or beside is not None:
             evidence = (about,) if beside is None else (about, f"Observation/{beside['id']}")
-            late = (_when(after) or setting.clock()) < setting.clock() - timedelta(minutes=setting.alarms.late.minutes)
             await _raise(record, _finding(after, name, one, patient, evidence), setting, late=late)
+            if was_late and not late:  # it was reviewed, and calls now
+                await withdraw(record, f"{LATE_SYMPTOM}:{change.id}:{name}", "Its time was corrected.", setting)
 
 
 async def join_symptoms(record: Record, reading: Resource, patient: str, rules: set[str], setting: Setting) -> None:
@@ -64,10 +69,18 @@ async def join_symptoms(record: Record, reading: Resource, patient: str, rules: 
         if one.beside not in rules or visit is None or when is None:
             continue
         near = timedelta(minutes=one.within)
-        for told in await charted_between(record, visit, _codes(one), when - near, when + near, untimed=True):
+        charted = await charted_between(record, visit, _codes(one), when - near, when + near, untimed=True)
+        for told in [*charted, *await _events(record, visit, patient, when, near)]:
             if told["id"] != reading["id"] and name in symptoms_in(told, setting.alarms):
-                about = (f"Observation/{told['id']}", f"Observation/{reading['id']}")
+                about = (f"{told['resourceType']}/{told['id']}", f"Observation/{reading['id']}")
                 await _raise(record, _finding(told, name, one, patient, about), setting, late=False)
+
+
+async def _events(record: Record, visit: str, patient: str, when: datetime, near: timedelta) -> list[Resource]:
+    """Return the AdverseEvents of a visit that happened near a time, or do not say when."""
+    held = await record.search("AdverseEvent", {"subject": f"Patient/{patient}"})
+    there = (one for one in held if id_in(one.get("encounter"), "Encounter") == visit)
+    return [one for one in there if "date" not in one or abs(interval(one["date"])[0] - when) <= near]
 
 
 async def _reading_beyond(
@@ -86,15 +99,20 @@ async def _reading_beyond(
 
 def _finding(told: Resource, name: str, one: Symptom, patient: str, about: tuple[str, ...]) -> Finding:
     text, visit = f"{one.title}. {one.advice} Source: {one.source}.", id_in(told.get("encounter"), "Encounter")
-    return Finding(("symptom", str(told["id"]), name), patient, SYMPTOM_ALARM, text, about, (RULE,), visit)
+    return Finding((SYMPTOM, str(told["id"]), name), patient, SYMPTOM_ALARM, text, about, (RULE,), visit)
 
 
 async def _raise(record: Record, finding: Finding, setting: Setting, *, late: bool) -> None:
     if late:
-        text = f"Charted late, after the fact. {finding.text}"
-        await have_reviewed(record, replace(finding, code=CHARTED_LATE, text=text), setting, again=True)
+        text, name = f"Charted late, after the fact. {finding.text}", (LATE_SYMPTOM, *finding.name[1:])
+        await have_reviewed(record, replace(finding, name=name, code=CHARTED_LATE, text=text), setting, again=True)
     else:
         await call(record, finding, setting, again=True)
+
+
+def _is_late(told: Resource, setting: Setting) -> bool:
+    now = setting.clock()
+    return (_when(told) or now) < now - timedelta(minutes=setting.alarms.late.minutes)
 
 
 def _when(told: Resource) -> datetime | None:

@@ -17,7 +17,8 @@ from services.sessions.rules.alarms import alarm_texts, is_not_understood, is_su
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import taken_at
 from services.sessions.setting import Setting
-from services.sessions.standing import FEED, calls_of_it, issue_of
+from services.sessions.standing import FEED, LATE, calls_of_it, issue_of
+from services.sessions.symptoms import LATE_SYMPTOM, SYMPTOM
 from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, PRESSURE_AGAIN, RULE, SUSTAINED_PRESSURE
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, id_in
@@ -64,7 +65,8 @@ async def take_back(change: Change, record: Record, setting: Setting) -> None:
     if policy.sustained.rule in lost:
         await _alone(changed, record, setting)
     for name in set(symptoms_in(before, policy)) - set(symptoms_in(after, policy)):
-        await withdraw(record, f"symptom:{change.id}:{name}", changed.why, setting)
+        for kind in (SYMPTOM, LATE_SYMPTOM):
+            await withdraw(record, f"{kind}:{change.id}:{name}", changed.why, setting)
     asked = {
         "plausible": bool(implausible(before, setting.monitoring)) and not implausible(after, setting.monitoring),
         "reading": is_not_understood(before, policy) and not is_not_understood(after, policy),
@@ -88,7 +90,7 @@ async def _without(changed: _Changed, issue: Resource, rule: str, record: Record
     if issue["status"] == WITHDRAWN or name.rpartition(":")[2] != rule:
         return
     others = [one for one in await calls_of_it(record, issue) if one["id"] != changed.id]
-    if name.partition(":")[0] == FEED:
+    if name.partition(":")[0] in (FEED, LATE[FEED]):
         others.extend(await _fed(changed, rule, record, setting))
     rest = [one for one in others if await _speaks(one, rule, changed, record, setting)]
     if not rest:

@@ -32,9 +32,10 @@ from shared.fhir.codes import DUE_AT_BEDSIDE, ID_TASK, KAP, PRESSURE_AGAIN, RATI
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, effective_start, id_in, moment, patient_of
+from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import identifier, task
 from shared.runtime.escalation import is_acknowledged
-from shared.runtime.raising import OPEN_TASK, close_task, content_of, own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, close_task, content_of, is_own_work, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 from shared.runtime.timers import Round, Timer
@@ -47,6 +48,17 @@ _TOKENS: Final = ",".join(one.token() for one in DUE_AT_BEDSIDE)
 _OPEN: Final = ",".join(sorted(OPEN_TASK))
 NAMED: Final = ("CodeableConcept", "Reference")
 _SECOND: Final = timedelta(seconds=1)
+_OURS: Final = (
+    "code",
+    "encounter",
+    "executionPeriod",
+    "restriction",
+    "businessStatus",
+    "identifier",
+    "output",
+    "focus",
+)
+"""Elements of a Task for what is due that only the service sets."""
 
 
 async def keep_watch(change: Change, record: Record, setting: Setting) -> None:
@@ -315,6 +327,30 @@ async def _cancel(record: Record, found: Iterable[Resource], now: datetime, why:
         await close_task(record, one["identifier"][0], now, status="cancelled", why=why)
         if one["status"] in OPEN_TASK:
             await close_task(record, identifier(ID_TASK, "missed", one["id"]), now, status="cancelled", why=why)
+
+
+async def keep_due(change: Change) -> None:
+    """Guard of Task: what is due at a bedside is ended by what is charted; a person takes it, and may say something.
+
+    Raises:
+        Unprocessable: it would be ended, moved or removed by hand, and nobody would be called where it is missed.
+
+    """
+    before, after = change.before, change.after
+    if is_own_work() or before is None or not set(codes_of(before.get("code"), KAP)).intersection(_CODES):
+        return
+    if before["status"] not in OPEN_TASK:
+        return
+    same = after is not None and all(before.get(name) == after.get(name) for name in _OURS)
+    if after is None or not same or after["status"] not in OPEN_TASK:
+        raise Unprocessable(
+            "What is due at a bedside is ended by what is charted, and neither moved nor removed by hand. Chart it; "
+            "of what cannot be measured tell whoever is called when it is missed. You may take it, and add a note.",
+            code="business-rule",
+            expression=["Task.status"],
+            rule="T-KEEP",
+            source="KAP Exchange",
+        )
 
 
 def timer(setting: Setting) -> Timer:

@@ -361,3 +361,50 @@ async def test_what_was_done_about_a_reading_that_is_withdrawn_stays_with_it(bed
     await bedside.chart()
     (call,) = await called(bedside)
     assert "businessStatus" not in call
+
+
+# -- charted late, and alarms beside it -------------------------------------------------------------------------------
+
+
+async def reviews(bedside):
+    return [one["status"] for one in await tasks(bedside, codes.REVIEW)]
+
+
+async def test_what_a_feed_kept_back_is_reviewed_and_mutes_no_alarm_of_now(bedside):
+    await bedside.sessions.create({**feed(bedside, "84 84"), "effectiveDateTime": "2026-11-22T08:40:00Z"})
+    assert (await reviews(bedside), await calls(bedside)) == (["requested"], [])
+    await bedside.sessions.create(feed(bedside, "97 60"))
+    (call,) = await calls(bedside)
+    assert "60" in call
+    await bedside.sessions.create({**feed(bedside, "83 84"), "effectiveDateTime": "2026-11-22T08:41:00Z"})
+    assert (len(await reviews(bedside)), len(await calls(bedside))) == (1, 1)
+
+
+@pytest.mark.parametrize("systolic", [190, 200])
+async def test_a_reading_whose_time_was_a_slip_calls_when_it_is_corrected_to_now(bedside, systolic):
+    late = await bedside.chart(190, 100, minutes=60)
+    assert (await reviews(bedside), await calls(bedside)) == (["requested"], [])
+    at = zulu(bedside.clock.now)
+    now = {"effectiveDateTime": at, "component": bedside.vitals(systolic, 100)["component"]}
+    await bedside.sessions.update({**late, **now, "status": "corrected"})
+    (call,) = await calls(bedside)
+    assert (str(systolic) in call, await reviews(bedside)) == (True, ["completed"])
+
+
+async def test_a_correction_to_worse_that_comes_late_leaves_the_call_climbing(bedside):
+    reading = await bedside.chart(185, 100)
+    bedside.clock.forward(minutes=20)
+    worse = bedside.vitals(220, 100)["component"]
+    await bedside.sessions.update({**reading, "status": "corrected", "component": worse})
+    assert (len(await calls(bedside)), await reviews(bedside)) == (1, ["requested"])
+
+
+async def test_a_normal_reading_dated_ahead_ends_no_alarm_and_an_alarming_one_dated_ahead_is_ended_by_the_next(bedside):
+    await bedside.chart(190)
+    await bedside.chart(minutes=-50)
+    (flag,) = await bedside.sessions.search("Flag", patient=bedside.who["id"])
+    assert flag["status"] == "active"
+    await bedside.sessions.create(bedside.reading(vital(codes.OXYGEN_SATURATION, 80, "%"), minutes=-50))
+    bedside.clock.forward(minutes=2)
+    await bedside.chart()
+    assert {one["status"] for one in await bedside.sessions.search("Flag", patient=bedside.who["id"])} == {"inactive"}

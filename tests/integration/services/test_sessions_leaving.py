@@ -485,3 +485,16 @@ async def test_a_visit_that_ended_days_ago_is_not_gone_on_with(dosed):
     with pytest.raises(Unprocessable) as error:
         await resume(dosed)
     assert rules_of(error) == {"N-STATE"}
+
+
+async def test_home_that_was_said_before_the_visit_ended_is_judged_again_at_its_end(dosed):
+    dosed.clock.forward(minutes=121)
+    await dosed.chart()
+    await ready(dosed)
+    said = {"dischargeDisposition": {"coding": [{"system": DISPOSITION, "code": "home"}]}}
+    visit = await dosed.sessions.update({**dosed.visit, "hospitalization": said})
+    dosed.clock.forward(minutes=2)
+    await dosed.chart(200, 120)
+    with pytest.raises(Unprocessable) as error:
+        await dosed.sessions.update({**visit, "status": "finished"})
+    assert "L-ALARM" in rules_of(error)

@@ -117,3 +117,22 @@ async def test_who_completes_a_call_takes_its_flag_down_and_what_comes_after_it_
     assert "end" in flag["period"]
     await complain(bedside, "chest-pain")
     assert sorted(await flags(bedside)) == ["active", "inactive"]
+
+
+async def test_a_headache_that_was_an_adverse_event_before_the_pressure_calls_with_it(bedside):
+    await bedside.sessions.create(event(bedside, "non-serious", event=kap("headache")))
+    assert await calls(bedside) == []
+    bedside.clock.forward(minutes=2)
+    await bedside.chart(190, 112)
+    assert len(await calls(bedside)) == 1
+
+
+async def test_a_symptom_whose_time_was_a_slip_calls_when_it_is_corrected_to_now(bedside):
+    late = await complain(bedside, "chest-pain", minutes=60)
+    assert await calls(bedside) == []
+    at = bedside.reading()["effectiveDateTime"]
+    now = await bedside.sessions.update({**late, "effectiveDateTime": at, "status": "corrected"})
+    assert len(await calls(bedside)) == 1
+    assert [one["status"] for one in await calls(bedside, codes.REVIEW)] == ["completed"]
+    await bedside.sessions.update({**now, "status": "entered-in-error"})
+    assert ([one["status"] for one in await calls(bedside)], await flags(bedside)) == (["completed"], ["inactive"])

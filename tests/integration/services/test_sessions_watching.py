@@ -489,3 +489,30 @@ async def test_a_correction_is_not_charted_late_by_it_and_what_says_when_it_was_
     said = await dosed.chart(minutes=50, issued=zulu(dosed.clock.now - timedelta(minutes=45)))
     late = await dosed.chart(minutes=50, issued=zulu(dosed.clock.now - timedelta(minutes=20)))
     assert [await late_by(dosed, one) for one in (taken, said, late)] == [[], [], [30]]
+
+
+# -- what is due is the service's own ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "silenced",
+    [
+        {"status": "completed"},
+        {"status": "cancelled"},
+        {"executionPeriod": {"start": "2031-01-01T00:00:00Z"}},
+        {"businessStatus": {"text": "seen"}},
+        None,
+    ],
+    ids=["ticked off", "cancelled", "moved", "said to be missed", "deleted"],
+)
+async def test_what_is_due_is_ended_by_no_hand(dosed, silenced):
+    first, *_ = await tasks(dosed, codes.VITALS_DUE, "requested")
+    with pytest.raises(Unprocessable) as refused:
+        await (dosed.sessions.delete(first) if silenced is None else dosed.sessions.update({**first, **silenced}))
+    assert rules_of(refused) == {"T-KEEP"}
+    nurse = {"reference": "Practitioner/nurse"}
+    taken = await dosed.sessions.update({**first, "status": "accepted", "owner": nurse, "note": [{"text": "mine"}]})
+    dosed.clock.forward(minutes=15)
+    await dosed.chart()
+    (done,) = await tasks(dosed, codes.VITALS_DUE, "completed")
+    assert (done["id"], done["owner"]) == (taken["id"], nurse)
