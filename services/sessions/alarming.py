@@ -20,7 +20,7 @@ from services.sessions.rules.alarms import (
     is_sustained,
     is_unread,
     is_worse,
-    within_limits,
+    rules_within,
 )
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of, taken_at
@@ -316,8 +316,8 @@ async def _undo_outcome(change: Change, record: Record, reading: Reading, settin
 def _settles(observation: Resource, setting: Setting) -> frozenset[str]:
     """Return the rules whose alarms a reading ends: all that they look at is within the limits."""
     policy = setting.alarms
-    fine = {one.rule for one in policy.limits.values() if within_limits(observation, one.rule, policy)}
-    return frozenset((*fine, policy.sustained.rule) if policy.sustained.of in fine else fine)
+    fine = rules_within(observation, policy)
+    return fine | {policy.sustained.rule} if policy.sustained.of in fine else fine
 
 
 async def _record_outcome(record: Record, reading: Reading, setting: Setting, *, begins: bool) -> None:

@@ -201,7 +201,7 @@ def _quantities(code: str, value: Any, type_: str) -> Iterable[Row]:
 
 def _sampled(value: dict[str, Any]) -> tuple[Decimal, Decimal]:
     """Return the limits of sampled data: each point is origin + factor * number; E, L and U are no numbers."""
-    points = [Decimal(word) for word in value.get("data", "").split() if word not in {"E", "L", "U"}]
+    points = [Decimal(word) for word in set(value.get("data", "").split()) - {"E", "L", "U"}]
     if not points or not all(is_storable(point) for point in points):
         message = "no data points"
         raise ValueError(message)

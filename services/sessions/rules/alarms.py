@@ -205,17 +205,19 @@ def _point(observation: Resource, policy: AlarmPolicy) -> tuple[datetime, bool] 
     return None if when is None or not (beyond or within) else (when, beyond)
 
 
-def within_limits(observation: Resource, rule: str, policy: AlarmPolicy) -> bool:
-    """Tell whether an Observation measured all that a rule's alarm looks at, and all of it is within the limits.
+def rules_within(observation: Resource, policy: AlarmPolicy) -> frozenset[str]:
+    """Return the rules of which an Observation measured all that they look at, and all of it is within the limits.
 
     Of limits that read the same thing (pulse oximetry by two codes) one reading is enough.
     """
     readings = [one for one in readings_of(observation) if one.trusted]
-    for limit in (one for one in policy.limits.values() if one.rule == rule):
+
+    def is_within(limit: Alarm) -> bool:
         values = [one.value_in(limit.units) for one in with_code(readings, limit.codes)]
-        if not values or any(value is None or limit.may_be_beyond(value) for value in values):
-            return False
-    return True
+        return bool(values) and not any(value is None or limit.may_be_beyond(value) for value in values)
+
+    beyond = {limit.rule for limit in policy.limits.values() if not is_within(limit)}
+    return frozenset(limit.rule for limit in policy.limits.values()) - beyond
 
 
 def symptoms_in(resource: Resource | None, policy: AlarmPolicy) -> dict[str, Symptom]:
