@@ -11,6 +11,7 @@ from services.outcomes.rules.risk import is_settled
 from services.outcomes.rules.scoring import COUNTED, Scored, instrument_of, score
 from services.outcomes.scores import keep_risk, keep_score, withdraw
 from services.outcomes.setting import Setting
+from services.outcomes.surveillance import lift_pause
 from services.outcomes.taken_back import stand_again
 from shared.fhir.codes import COMPLETE_QUESTIONNAIRE, ID_TASK
 from shared.fhir.json import Resource
@@ -30,10 +31,13 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def answers(change: Change, record: Record) -> None:
         await _answers(change, record, setting)
 
+    async def reviewed(change: Change, record: Record) -> None:
+        await lift_pause(change, record, setting)
+
     return {
         "QuestionnaireResponse": (answers,),
         "Observation": (_score_only,),
-        "Task": (keep_names, setting.escalation.guard),
+        "Task": (keep_names, setting.escalation.guard, reviewed),
         "Flag": (keep_names,),
         "Communication": (keep_names, withdraw_when_stopped),
     }

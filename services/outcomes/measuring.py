@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from services.outcomes.doses import courses_of, drug_given
+from services.outcomes.doses import courses_of, drug_given, first_dose
 from services.outcomes.rules.change import REMISSION, RESPONSE, SUSTAINED, Series, point_of
 from services.outcomes.rules.measures import Case, Measured
 from services.outcomes.rules.schedule import MISSED, OVERDUE, is_marked
-from services.outcomes.rules.scoring import COUNTED
 from services.outcomes.setting import Setting
-from shared.fhir.codes import EXPECT_QUESTIONNAIRE, KAP, REMS_QUESTIONNAIRE, ROUTES, SNOMED, VISIT_DOSING, VISITS
+from shared.fhir.codes import (
+    EXPECT_QUESTIONNAIRE,
+    EXT_REMS,
+    KAP,
+    REMS_QUESTIONNAIRE,
+    ROUTES,
+    SNOMED,
+    VISIT_DOSING,
+    VISITS,
+)
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, id_in, moment, patient_of
@@ -41,7 +50,7 @@ async def cases_of(measure: Measured, asked: Asked, record: Record, setting: Set
         return [await _with_events(one, record) for one in visits]
     if measure.kind == "rems":
         forms = await record.search("QuestionnaireResponse", {"questionnaire": REMS_QUESTIONNAIRE})
-        found = [await _with_form(one, forms, measure, record, setting) for one in visits]
+        found = [await _with_form(one, forms, timedelta(days=measure.days), record, setting) for one in visits]
         return [one for one in found if one is not None]
     patients = sorted({patient for one in visits if (patient := patient_of(one)) is not None})
     judged = [await _judged(patient, measure, asked, record, setting) for patient in patients]
@@ -143,23 +152,31 @@ async def _with_events(visit: Resource, record: Record) -> Case:
 
 
 async def _with_form(
-    visit: Resource, forms: Iterable[Resource], measure: Measured, record: Record, setting: Setting
+    visit: Resource, forms: Iterable[Resource], days: timedelta, record: Record, setting: Setting
 ) -> Case | None:
-    """Return a visit of esketamine with whether its form was completed in time; None of another drug."""
+    """Return an outpatient's visit of esketamine with whether its form was sent in time.
+
+    None of another drug, of an inpatient (who has no form), and while one that was not sent yet may still be in time.
+    """
+    if visit.get("class", {}).get("code") in setting.inpatient:
+        return None
     given = await record.search("MedicationAdministration", {"context": f"Encounter/{visit['id']}"})
     if "esketamine" not in [await drug_given(one, record, setting) for one in given]:
         return None
-    end = visit.get("period", {}).get("end")
-    due = (_start(visit) if end is None else interval(end)[0]) + timedelta(days=measure.days)
-    sent = [
-        one
-        for one in forms
-        if id_in(one.get("encounter"), "Encounter") == visit["id"]
-        and one["status"] in COUNTED
-        and moment(one.get("authored")) <= due
-    ]
-    evidence = (f"Encounter/{visit['id']}", *(f"QuestionnaireResponse/{one['id']}" for one in sent))
-    return Case(str(patient_of(visit)), bool(sent), evidence)
+    ours = [one for one in forms if id_in(one.get("encounter"), "Encounter") == visit["id"]]
+    said = [part for one in ours if one["status"] != "entered-in-error" for part in _submission(one)]
+    sent = min((moment(one["valueDateTime"]) for one in said if one["url"] == "sent"), default=None)
+    first = await first_dose(str(visit["id"]), record, setting) or _start(visit)
+    due = max((moment(one["valueInstant"]) for one in said if one["url"] == "due"), default=first + days)
+    if sent is None and setting.clock() <= due:
+        return None
+    evidence = (f"Encounter/{visit['id']}", *(f"QuestionnaireResponse/{one['id']}" for one in ours))
+    return Case(str(patient_of(visit)), sent is not None and sent <= due, evidence)
+
+
+def _submission(form: Resource) -> list[dict[str, Any]]:
+    """Return what a form of the REMS says of its submission: until when it is due, and when it was sent."""
+    return [part for one in form.get("extension", []) if one.get("url") == EXT_REMS for part in one["extension"]]
 
 
 async def _expectations(asked: Asked, record: Record, setting: Setting) -> list[Case]:

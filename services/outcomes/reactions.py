@@ -17,6 +17,7 @@ from shared.fhir.dates import MIN_INSTANT, interval
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import id_in, is_course, patient_of, stage_of, visit_of
 from shared.fhir.outcome import Gone, NotFound
+from shared.runtime.ownership import SESSIONS
 from shared.runtime.record import Record
 from shared.runtime.service import Reaction
 from shared.store.access import Access
@@ -126,7 +127,8 @@ async def _answered(event: Event, response: Resource, record: Record, setting: S
         with suppress(NotFound, Gone):
             held = await record.transaction.read_version(whole, event.type, event.resource_id, event.version - 1)
             before = parse(held.body)
-    await raise_what_was_answered_elsewhere(response, before, patient, record, setting)
+    here = event.source != SESSIONS
+    await raise_what_was_answered_elsewhere(response, before, patient, record, setting, here=here)
 
 
 async def _watched(visit: Resource, record: Record, setting: Setting) -> None:

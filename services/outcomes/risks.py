@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from services.outcomes.rules.instruments import Instrument, Level
-from services.outcomes.rules.risk import AtRisk, is_graver, risk_in_form, risk_of
-from services.outcomes.rules.scoring import COUNTED, answers_of, score
+from services.outcomes.rules.risk import AtRisk, is_graver, risk_of
+from services.outcomes.rules.scoring import COUNTED, answers_of, instrument_of, score
 from services.outcomes.setting import Setting
+from shared.fhir.at_risk import ANSWERS, TOOK_DOWN, Run, Said, since
 from shared.fhir.codes import (
     CRISIS_PLAN,
     ID_FLAG,
@@ -26,13 +27,10 @@ from shared.fhir.kap import codes_of, id_in, moment
 from shared.fhir.raised import flag, task
 from shared.runtime.escalation import is_acknowledged
 from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, own_work, raise_once
+from shared.runtime.raising_risk import raise_done, raise_said
 from shared.runtime.record import Record
 
 _CLINICIANS = ("Practitioner", "PractitionerRole")
-ANSWERS: Final = "answers"
-"""What an output of a Task is that names the answers by which it was done."""
-TOOK_DOWN: Final = "Flag taken down"
-"""What an output of a Task is that names the answers by which its Flag was taken down."""
 
 
 def risk_in(response: Resource | None, instrument: Instrument, *, own: bool = True) -> AtRisk | None:
@@ -46,7 +44,13 @@ def risk_in(response: Resource | None, instrument: Instrument, *, own: bool = Tr
 
 
 async def raise_risk_elsewhere(
-    response: Resource, before: Resource | None, patient: str, name: str, record: Record, setting: Setting
+    response: Resource,
+    before: Resource | None,
+    patient: str,
+    name: str,
+    record: Record,
+    setting: Setting,
+    runs: Sequence[Run] = (),
 ) -> None:
     """Raise what the answers say about items of other instruments than the one that the response names.
 
@@ -54,7 +58,7 @@ async def raise_risk_elsewhere(
     """
     for other, instrument in setting.instruments.items():
         if other != name:
-            await raise_risk(response, before, patient, instrument, record, setting, own=False)
+            await raise_risk(response, before, patient, instrument, record, setting, own=False, runs=runs)
 
 
 async def raise_risk(
@@ -66,10 +70,12 @@ async def raise_risk(
     setting: Setting,
     *,
     own: bool = True,
+    runs: Sequence[Run] = (),
 ) -> AtRisk | None:
     """Raise the risk that the answers say: Flag, Task with its ladder, safety plan. Return it.
 
     What was raised for the version before, and closed, opens again where this one says another thing, no less grave.
+    `runs`: screeners by clinicians that end what asks for one; of answers that come late as news.
     """
     found = risk_in(response, instrument, own=own)
     if found is None or instrument.risk is None:
@@ -77,27 +83,39 @@ async def raise_risk(
     again = is_graver(found, risk_in(before, instrument, own=own), instrument.risk)
     several = len(instrument.risk.levels) > 1
     name = ("risk", response["id"], found.level.name) if several else ("risk", response["id"])
-    await _call(response, found, name, patient, record, setting, instrument.title, instrument.risk.source, again=again)
+    asks = found.level.task == setting.forms.task
+    done = since(runs, response.get("authored")) if asks else []
+    await _call(response, found, name, patient, record, setting, instrument, done, again=again)
     return found
 
 
 async def raise_what_was_answered_elsewhere(
-    response: Resource, before: Resource | None, patient: str, record: Record, setting: Setting
+    response: Resource, before: Resource | None, patient: str, record: Record, setting: Setting, *, here: bool
 ) -> None:
     """Raise the risk that answers say which another service keeps: to its forms, or from another system.
 
-    They are raised with the news of them. What is older than the policy says is history.
+    They are raised with the news of them; what a clinician's screener has settled since is on record, and calls nobody.
+    What is older than the policy says is history. `here`: the forms are raised here; sessions raises its own with them.
     """
-    policy = setting.policy.elsewhere
-    since = setting.clock() - timedelta(days=policy.within_days)
-    if response["status"] == "entered-in-error" or ("authored" in response and moment(response["authored"]) < since):
+    now = setting.clock()
+    oldest = now - timedelta(days=setting.forms.within_days)
+    if response["status"] == "entered-in-error" or ("authored" in response and moment(response["authored"]) < oldest):
         return
-    await raise_risk_elsewhere(response, before, patient, "", record, setting)
-    found = risk_in_form(response, policy)
-    if found is not None:
-        again = found != (None if before is None else risk_in_form(before, policy))
-        name, title = ("risk", response["id"], policy.level.name), "An answer to a form of the clinic"
-        await _call(response, found, name, patient, record, setting, title, policy.source, again=again)
+    runs = await _runs_of(patient, record, setting)
+    await raise_risk_elsewhere(response, before, patient, "", record, setting, runs)
+    if here:
+        await raise_said(response, before, patient, runs, setting.forms, setting.escalation, record, now)
+
+
+async def _runs_of(patient: str, record: Record, setting: Setting) -> list[Run]:
+    """Return the screeners that clinicians ran to their end, oldest first."""
+    found = []
+    for one in await record.search("QuestionnaireResponse", {"subject": f"Patient/{patient}"}):
+        named = instrument_of(one, setting.instruments)
+        if named is not None and "authored" in one and has_run(one, named[1]):
+            calm = risk_in(one, named[1]) is None
+            found.append(Run(f"QuestionnaireResponse/{one['id']}", one["author"], moment(one["authored"]), calm))
+    return sorted(found, key=lambda run: run.when)
 
 
 async def _call(
@@ -107,17 +125,17 @@ async def _call(
     patient: str,
     record: Record,
     setting: Setting,
-    title: str,
-    source: str,
+    instrument: Instrument,
+    done: Sequence[Run],
     *,
     again: bool,
 ) -> None:
     now, level = setting.clock(), found.level
-    text = f"{title}: {_what(found)}. {level.advice}"
+    text = f"{instrument.title}: {Said(found.signs, found.not_understood)}. {level.advice}"
+    source = "" if instrument.risk is None else instrument.risk.source
     flagged = flag(name, patient=patient, code=SUICIDE_RISK, text=text, now=now)
     if level.answer is not None:
         flagged["code"]["coding"].append(Code(KAP, f"suicide-risk-{level.name}").coding())
-    await raise_once(record, flagged, reopen=again)
     made = task(
         name,
         patient=patient,
@@ -130,6 +148,10 @@ async def _call(
     )
     if level.priority == "stat":
         made["reasonCode"] = SUICIDE_PRECAUTIONS.concept()
+    if done:
+        await raise_done(flagged, made, done, record, now, again=again)
+        return
+    await raise_once(record, flagged, reopen=again)
     if setting.escalation.ladder_of(made) is None:
         await raise_once(record, made, reopen=again)
     else:
@@ -154,12 +176,6 @@ async def _ask_for_safety_plan(
     )
     made["code"]["coding"].append(CRISIS_PLAN.coding())
     await raise_once(record, made)
-
-
-def _what(risk: AtRisk) -> str:
-    said = f"positive ({', '.join(risk.signs)})" if risk.signs else ""
-    unread = f"not understood ({', '.join(risk.not_understood)})" if risk.not_understood else ""
-    return f"the answer about suicidal thoughts or behaviour is {' and '.join(one for one in (said, unread) if one)}"
 
 
 def has_run(response: Resource, instrument: Instrument, task: Resource | None = None) -> bool:

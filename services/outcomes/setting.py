@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from services.outcomes.rules.change import Judging
 from services.outcomes.rules.instruments import Instrument
-from services.outcomes.rules.measures import MeasuresPolicy
+from services.outcomes.rules.measures import MeasuresPolicy, OfTheGate
 from services.outcomes.rules.schedule import OutcomesPolicy
+from shared.fhir.at_risk import Forms
 from shared.fhir.cited import ValueSet
 from shared.runtime.escalation import Escalation
 from shared.runtime.policy import Policy, PolicyError
@@ -27,14 +28,16 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Outcomes' policy and clock."""
+    """Outcomes' policy and clock; `inpatient`: classes of an Encounter of which the REMS has no form."""
 
     version: str
     policy: OutcomesPolicy
     instruments: Mapping[str, Instrument]
     escalation: Escalation
+    forms: Forms
     drugs: Mapping[str, ValueSet]
     measures: MeasuresPolicy
+    inpatient: frozenset[str]
     clock: Clock
 
     @property
@@ -63,6 +66,14 @@ class Setting:
             for level in () if one.risk is None else one.risk.levels:
                 if level.priority == "stat" and level.task not in escalation.policy.tasks:
                     raise PolicyError(f"instruments/{name}: the Task '{level.task}' cannot wait and has no ladder.")
+        forms = policy.section("suicidality", Forms)
+        for name, one in instruments.items():
+            risk = one.risk
+            if risk is not None and risk.ends_task == forms.task:
+                coded = [None if code is None else code.of() for code in (risk.code, risk.none)]
+                told = [(term.system, term.code) for term in (forms.screeners.level, forms.screeners.none)]
+                if [None if code is None else (code.system, code.code) for code in coded] != told:
+                    raise PolicyError(f"instruments/{name}: its level of risk is not that of suicidality.screeners.")
         outcomes = policy.section("outcomes", OutcomesPolicy)
         for name, expected in outcomes.schedule.items():
             for wanted in (expected.instrument, *expected.or_else):
@@ -73,4 +84,5 @@ class Setting:
         for name, measure in measures.measures.items():
             if measure.kind in INSTRUMENTAL and measure.instrument not in instruments:
                 raise PolicyError(f"measures.{name} looks at '{measure.instrument}', which is no instrument.")
-        return cls(policy.version, outcomes, instruments, escalation, drugs, measures, clock)
+        inpatient = frozenset(policy.section("gate", OfTheGate).rems.inpatient)
+        return cls(policy.version, outcomes, instruments, escalation, forms, drugs, measures, inpatient, clock)

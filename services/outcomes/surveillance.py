@@ -11,13 +11,14 @@ from datetime import datetime, timedelta
 from services.outcomes.doses import first_dose
 from services.outcomes.rules.schedule import complained_of, due_watches
 from services.outcomes.setting import Setting
-from shared.fhir.codes import ID_TASK, KAP, VISIT_DOSING, Code
+from shared.fhir.codes import ID_FLAG, ID_TASK, KAP, PAUSE_FOR_REVIEW, VISIT_DOSING, Code
 from shared.fhir.dates import MIN_INSTANT, interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import patient_of
-from shared.fhir.raised import identifier, task
-from shared.runtime.raising import close_task, find, raise_once
+from shared.fhir.raised import flag, identifier, task
+from shared.runtime.raising import close_flag, close_task, find, is_own_work, raise_once
 from shared.runtime.record import Record
+from shared.runtime.service import Change
 
 
 def looked_back_to(now: datetime, setting: Setting) -> datetime:
@@ -29,7 +30,8 @@ def looked_back_to(now: datetime, setting: Setting) -> datetime:
 async def heed(complaint: Resource, record: Record, setting: Setting, *, gone: bool) -> None:
     """Raise the checks that a Condition or an AdverseEvent of a patient who was dosed calls for; drop them if `gone`.
 
-    The Task asks a prescriber to pause the treatment; it is he who puts the course on hold.
+    With the Task goes a Flag, up until a person completes it: while it is, screening finds the patient not eligible
+    (R-LT), so that the course is on hold, and no dose is booked or started.
     """
     patient, now = patient_of(complaint), setting.clock()
     if patient is None:
@@ -43,26 +45,42 @@ async def heed(complaint: Resource, record: Record, setting: Setting, *, gone: b
     for name, one in setting.policy.surveillance.items():
         if one.complaint is None:
             continue
+        raised = ("watch", patient, name, about)
         if name not in standing:
             why = f"{about} does not complain of it any more."
-            await close_task(
-                record, identifier(ID_TASK, "watch", patient, name, about), now, status="cancelled", why=why
-            )
+            await close_task(record, identifier(ID_TASK, *raised), now, status="cancelled", why=why)
+            await close_flag(record, identifier(ID_FLAG, *raised), now)
         if name not in named:
             continue
+        text = f"{one.title}: the patient complains of it. No further dose until it is reviewed."
         made = task(
-            ("watch", patient, name, about),
+            raised,
             patient=patient,
             code=Code(KAP, one.task, one.title),
-            description=f"{one.title}: the patient complains of it. Give no further dose until it is reviewed: put the "
-            f"course on hold. {one.advice} Source: {policy.source}.",
+            description=f"{text} The course is on hold: complete this Task, then let it go on. {one.advice} "
+            f"Source: {policy.source}.",
             now=now,
             priority="urgent",
             focus=about,
             due=now + timedelta(hours=policy.within_hours),
         )
         was = await find(record, "Task", made["identifier"][0])
-        await raise_once(record, made, reopen=was is not None and was["status"] == "cancelled")
+        again = was is not None and was["status"] == "cancelled"
+        await raise_once(record, made, reopen=again)
+        if was is None or again:
+            await raise_once(
+                record, flag(raised, patient=patient, code=PAUSE_FOR_REVIEW, text=text, now=now), reopen=again
+            )
+
+
+async def lift_pause(change: Change, record: Record, setting: Setting) -> None:
+    """Guard of Task: a person who has completed the check that a complaint called for takes its Flag down."""
+    after = change.after
+    if is_own_work() or after is None or after["status"] != "completed":
+        return
+    for name in after.get("identifier", []):
+        if name.get("system") == ID_TASK and str(name["value"]).startswith("watch:"):
+            await close_flag(record, {"system": ID_FLAG, "value": name["value"]}, setting.clock())
 
 
 async def _sessions(patient: str, record: Record, setting: Setting, *, status: str) -> list[datetime]:

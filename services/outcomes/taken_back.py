@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from services.outcomes.risks import ANSWERS, TOOK_DOWN, has_run, is_since, overtakes, risk_in
+from services.outcomes.risks import has_run, is_since, overtakes, risk_in
 from services.outcomes.rules.schedule import MISSED, standing_of
 from services.outcomes.rules.scoring import COUNTED, instrument_of
 from services.outcomes.setting import Setting
+from shared.fhir.at_risk import ANSWERS, TOOK_DOWN
 from shared.fhir.codes import EXPECT_QUESTIONNAIRE, ID_FLAG, ID_TASK
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource

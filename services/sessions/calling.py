@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.sessions.setting import Setting
+from services.sessions.suicidality import is_of_risk
 from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, REVIEW, Code
 from shared.fhir.json import Resource
 from shared.fhir.raised import Priority, detected_issue, flag, identifier, task
@@ -103,12 +104,15 @@ async def _write(record: Record, resource: Resource, *, again: bool) -> None:
 
 
 async def lower_flag(change: Change, record: Record, setting: Setting) -> None:
-    """Guard of Task: who completes what was raised takes its Flag down; what comes after it raises another."""
+    """Guard of Task: who completes what was raised takes its Flag down; what comes after it raises another.
+
+    A Flag of suicidality comes down by a screener alone, as those of outcomes do.
+    """
     after = change.after
     if is_own_work() or after is None or after["status"] != "completed":
         return
     for name in after.get("identifier", []):
-        if name.get("system") == ID_TASK:
+        if name.get("system") == ID_TASK and not is_of_risk(name["value"]):
             await close_flag(record, {"system": ID_FLAG, "value": name["value"]}, setting.clock())
 
 

@@ -12,12 +12,13 @@ from services.sessions.gathering import made_in_its_time
 from services.sessions.ground import judge_again
 from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking
-from services.sessions.operations.rems import fill_at_the_end
+from services.sessions.operations.rems import fill_at_the_end, note_submission
 from services.sessions.operations.summary import ask_for_amendment, keep_signed
 from services.sessions.rules.readings import measures_anew
 from services.sessions.rules.visits import OVER, TAKEN_BACK, is_of_another, may_become, with_history
 from services.sessions.setting import Setting
 from services.sessions.stamping import with_stamps
+from services.sessions.suicidality import guard_answers
 from services.sessions.symptoms import guard_symptom
 from services.sessions.taken_back import take_back
 from services.sessions.therapy import guard_therapy
@@ -63,6 +64,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
     async def answers(change: Change, record: Record) -> None:
         await judge_again(change, record, setting)
+        await guard_answers(change, record, setting)
 
     async def event(change: Change, record: Record) -> None:
         await take_back(change, record, setting)
@@ -77,6 +79,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     async def task(change: Change, record: Record) -> None:
         await keep_due(change)
         await lower_flag(change, record, setting)
+        await note_submission(change, record, setting)
 
     async def decision(change: Change, record: Record) -> None:
         await made_in_its_time(change, setting)
@@ -92,7 +95,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
     ours = (belongs_here, of_the_visit_s_patient)
     return {
-        **dict.fromkeys((*BY_ENCOUNTER, "QuestionnaireResponse"), ours),
+        **dict.fromkeys(BY_ENCOUNTER, ours),
         "MedicationAdministration": (belongs_here, dose),
         "Observation": (*ours, reading),
         "QuestionnaireResponse": (*ours, answers),

@@ -11,6 +11,7 @@ from services.sessions.gathering import answers_of, flags_up
 from services.sessions.rules.claims import LIVE
 from services.sessions.rules.leaving import (
     AGAINST_ADVICE,
+    DIED,
     Leaving,
     against_going_home,
     baseline_of,
@@ -38,21 +39,24 @@ from shared.fhir.codes import (
     PRE_DOSE_QUESTIONNAIRE,
     SUSTAINED_PRESSURE,
     SYMPTOM_ALARM,
+    VISIT_DOSING,
     VISIT_INTEGRATION,
     VITAL_ALARM,
     Code,
 )
-from shared.fhir.dates import interval
+from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource, parse
-from shared.fhir.kap import effective_start, id_in, moment, patient_of, visit_of
+from shared.fhir.kap import effective_start, has_died, id_in, moment, patient_of, visit_of
 from shared.fhir.outcome import Gone, NotFound, Unprocessable
 from shared.fhir.raised import task
-from shared.runtime.raising import OPEN_TASK, close_task, is_own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, close_task, find, is_own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 from shared.store.access import Access
 
 ALARMS: Final = ",".join(one.token() for one in (VITAL_ALARM, SUSTAINED_PRESSURE, SYMPTOM_ALARM))
+BOOKED: Final = "It is booked now."
+"""Why the Task to book an integration session was ended by its booking."""
 CALLED: Final = (LEFT_AGAINST_ADVICE, LEFT_TOO_EARLY)
 """Ways of leaving that call a person at once."""
 
@@ -69,7 +73,7 @@ async def guard_leaving(change: Change, record: Record, setting: Setting) -> Non
     if after is None:
         return
     if after["status"] == "finished" and (before or {}).get("status") not in OVER:
-        await _look_for_integration({**after, "id": change.id}, record, setting)
+        await _look_for_integration({**after, "id": change.id}, record, setting, again=True)
     says, said = disposition_of(after), disposition_of(before)
     ended = after.get("period", {}).get("end") != (before or {}).get("period", {}).get("end")
     home = goes_home(says, setting.discharge)
@@ -165,16 +169,22 @@ def _against(visit: Resource) -> str:
     return f"The patient left against advice. Reach the patient and the escort now.{said}{seen}"
 
 
-async def _look_for_integration(visit: Resource, record: Record, setting: Setting) -> None:
-    """Have the integration session booked where after a dose none is, in the time in which it is to be."""
+async def _look_for_integration(visit: Resource, record: Record, setting: Setting, *, again: bool) -> None:
+    """Have the integration session booked where after a dose none is, in the time in which it is to be.
+
+    What was asked, and ended with a booking that is off now, is asked again; what a person ended is, where the visit
+    has ended `again`.
+    """
     leaving = await leaving_of(visit, record, setting)
     patient = patient_of(visit)
-    if leaving is None or patient is None:
+    if leaving is None or patient is None or disposition_of(visit) == DIED:
+        return
+    if has_died(await record.get("Patient", patient) or {}):
         return
     booked = [
         one
         for one in await record.search("Appointment", {"patient": f"Patient/{patient}"})
-        if one["status"] in COMING and visit_of(one) == VISIT_INTEGRATION.code and "start" in one
+        if one["status"] in (*COMING, "fulfilled") and visit_of(one) == VISIT_INTEGRATION.code and "start" in one
     ]
     if integration_booked(leaving.when, [moment(one["start"]) for one in booked], setting.discharge.integration):
         return
@@ -192,7 +202,22 @@ async def _look_for_integration(visit: Resource, record: Record, setting: Settin
         encounter=id_,
         due=leaving.when + timedelta(hours=limits.earliest),
     )
-    await raise_once(record, asked, reopen=True)
+    held = await find(record, "Task", asked["identifier"][0])
+    was_booked = (held or {}).get("statusReason", {}).get("text") == BOOKED
+    await raise_once(record, asked, reopen=again or was_booked)
+
+
+async def integration_is_off(appointment: Resource, record: Record, setting: Setting) -> None:
+    """Look again at the visits after which a patient is to have integration: a session for it may have fallen away."""
+    patient, now = patient_of(appointment), setting.clock()
+    if patient is None or visit_of(appointment) != VISIT_INTEGRATION.code:
+        return
+    since = now - timedelta(hours=setting.discharge.integration.latest)
+    about = {"patient": f"Patient/{patient}", "status": "finished", "type": VISIT_DOSING.token()}
+    for visit in await record.search("Encounter", {**about, "date": f"ge{zulu(since)}"}):
+        end = visit.get("period", {}).get("end")
+        if end is not None and moment(end) >= since:
+            await _look_for_integration(visit, record, setting, again=False)
 
 
 async def integration_is_booked(appointment: Resource, record: Record, setting: Setting) -> None:
@@ -205,7 +230,7 @@ async def integration_is_booked(appointment: Resource, record: Record, setting: 
     for task_ in await record.search("Task", named):
         left = moment(task_["restriction"]["period"]["end"]) - timedelta(hours=limits.earliest)
         if integration_booked(left, [moment(appointment.get("start"))], limits):
-            await close_task(record, task_["identifier"][0], setting.clock(), why="It is booked now.")
+            await close_task(record, task_["identifier"][0], setting.clock(), why=BOOKED)
 
 
 async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Resource | None = None) -> Leaving | None:

@@ -11,10 +11,11 @@ from services.sessions.drugs import drug_at_worst
 from services.sessions.events import guard_event
 from services.sessions.ground import RULES as GROUND
 from services.sessions.ground import judge_ground
-from services.sessions.leaving import integration_is_booked
+from services.sessions.leaving import integration_is_booked, integration_is_off
 from services.sessions.ledger import book_nothing
 from services.sessions.rules.visits import COMING, OFF, is_kap_visit, planned_visit
 from services.sessions.setting import Setting
+from services.sessions.suicidality import settle
 from services.sessions.watching import close_due, keep_watch
 from shared.events.envelope import Event
 from shared.fhir.codes import ID_ENCOUNTER
@@ -48,11 +49,13 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         """Close what was due at a bedside with a score that outcomes made of a questionnaire there."""
         if event.interaction != "delete" and event.source == OUTCOMES:
             await close_due(record, resource, setting)
+            await settle(resource, record, setting)
 
     async def integrating(event: Event, resource: Resource, record: Record) -> None:
-        """Close the Task to book an integration session with its booking."""
+        """Close the Task to book an integration session with its booking; ask again where that is off, or moved."""
         if event.interaction != "delete":
             await integration_is_booked(resource, record, setting)
+        await integration_is_off(resource, record, setting)
 
     async def happened(event: Event, resource: Resource, record: Record) -> None:
         """Call and have reported what happened outside of a visit: at home, elsewhere. What is long past is history."""

@@ -17,6 +17,7 @@ from services.sessions.rules.psychotherapy import PsychotherapyPolicy
 from services.sessions.rules.rems import RemsPolicy
 from services.sessions.rules.series import SeriesPolicy
 from services.sessions.rules.substances import SubstancesPolicy
+from shared.fhir.at_risk import Forms
 from shared.fhir.cited import ValueSet
 from shared.fhir.freshness import KnowledgePolicy
 from shared.runtime.escalation import Escalation
@@ -46,6 +47,7 @@ class Setting:
     substances: SubstancesPolicy
     psychotherapy: PsychotherapyPolicy
     escalation: Escalation
+    forms: Forms
     knowledge: KnowledgePolicy
     series: SeriesPolicy
     zone: ZoneInfo
@@ -71,6 +73,7 @@ class Setting:
             psychotherapy=policy.section("psychotherapy", PsychotherapyPolicy),
             dosing=policy.section("dosing", DosingPolicy),
             escalation=Escalation.of(policy),
+            forms=policy.section("suicidality", Forms),
             knowledge=policy.section("knowledge", KnowledgePolicy),
             series=policy.section("orders", SeriesPolicy),
             zone=clinic_zone(policy),

@@ -90,6 +90,7 @@ POLICY_URI: Final = f"{BASE}/policy/"
 EXT_MINUTES: Final = f"{BASE}/StructureDefinition/minutes-from-dose"
 EXT_CHARTED_LATE: Final = f"{BASE}/StructureDefinition/charted-late"
 EXT_EVENT_PERIOD: Final = f"{BASE}/StructureDefinition/event-period"
+EXT_REMS: Final = f"{BASE}/StructureDefinition/rems-submission"
 EXT_TELEHEALTH: Final = f"{BASE}/StructureDefinition/telehealth-link"
 EXT_ESCALATION: Final = f"{BASE}/StructureDefinition/escalation"
 
@@ -286,6 +287,7 @@ REMS_QUESTIONNAIRE: Final = f"{BASE}/Questionnaire/kap-rems-pmf"
 DECISION_NEEDED: Final = Code(KAP, "gate-needs-decision", "A check before the dose needs a prescriber's decision")
 SUICIDE_RISK: Final = Code(KAP, "suicidality-item-positive", "An answer about suicidal thoughts is positive")
 ASK_CSSRS: Final = Code(KAP, "run-c-ssrs", "Run the C-SSRS in this contact")
+PAUSE_FOR_REVIEW: Final = Code(KAP, "pause-for-review", "A complaint of long-term use: no dose until it is reviewed")
 EXPECT_QUESTIONNAIRE: Final = Code(KAP, "answer-questionnaire", "Answer a questionnaire")
 COMPLETE_QUESTIONNAIRE: Final = Code(KAP, "complete-questionnaire", "Complete the missing answers")
 REVIEW: Final = Code(KAP, "review", "Review")

@@ -110,7 +110,8 @@ def _by_rule(name: str, rule: ScreeningRule, chart: Chart, rules: Rules) -> Find
     return _by_signs(name, rule, severity, chart, rules.sets)
 
 
-def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, sets: Sets) -> Finding:
+def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, sets: Sets) -> Finding | None:
+    """Judge by what is on record and what was answered; None for a rule that looks at Flags alone, where none is up."""
     signs = list(_signs(rule, chart, sets))
     met = {reference for reference, set_ in signs if set_ is not None}
     for _, set_ in signs:
@@ -133,6 +134,8 @@ def _by_signs(name: str, rule: ScreeningRule, severity: Severity, chart: Chart, 
             "It is not known when it began or was found, or the record says it in a way that nothing here reads.",
             chart,
         )
+    if rule.question is None and rule.flags:
+        return None
     if not isinstance(answer, bool):
         asked = "" if rule.question is None else f"Question {rule.question.link} is not answered."
         return finding_of(name, rule, "not-known", severity, _suggested(rule, chart, sets), asked, chart)

@@ -33,7 +33,10 @@ _COUNTED: Final[dict[Kind, tuple[str, str]]] = {
     "remission": (_COURSES, "Those whose last score of the period is a remission."),
     "durability": ("Those who responded at the end of the series and have a later score.", "Those who still respond."),
     "adverse-events": ("Finished dosing visits of the period.", "Those with an adverse event."),
-    "rems": ("Finished visits of the period with esketamine.", "Those whose form was completed in time."),
+    "rems": (
+        "Finished outpatient visits of the period with esketamine, whose form was sent or is due.",
+        "Those whose form was sent in time.",
+    ),
     "completion": ("Questionnaires that were due in the period and were answered or late.", "Those answered."),
 }
 _PLACES: Final = Decimal("0.001")
@@ -75,6 +78,18 @@ class MeasuresPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measures: dict[str, Measured]
     conditions: dict[str, ValueSet]
     superbill: dict[str, tuple[BillingCode, ...]] = msgspec.field(default_factory=dict)
+
+
+class Classes(msgspec.Struct, frozen=True):
+    """Of the section `gate`, what its part on the REMS says: classes of an Encounter in which there is no form."""
+
+    inpatient: tuple[str, ...]
+
+
+class OfTheGate(msgspec.Struct, frozen=True):
+    """The section `gate`, as far as measures look at it."""
+
+    rems: Classes
 
 
 @dataclass(frozen=True, slots=True)

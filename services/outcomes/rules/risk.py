@@ -8,35 +8,8 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-import msgspec
-
 from services.outcomes.rules.instruments import Instrument, Level, Risk
-from services.outcomes.rules.scoring import Answers, items_of
-from shared.fhir.cited import Cited
-from shared.fhir.json import Resource
-
-
-class FormAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"says": "is"}):
-    """An answer of yes or no, to a form that is no instrument, which says that a patient may be at risk."""
-
-    questionnaire: str
-    link: str
-    says: bool
-
-
-class Elsewhere(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What answers say that are kept by other services: `answers` to forms, and to items of the instruments.
-
-    Attributes:
-        within_days: older ones are history, and call for nobody.
-        answers: that are a sign.
-        level: what such an answer calls for.
-
-    """
-
-    within_days: int
-    answers: tuple[FormAnswer, ...]
-    level: Level
+from services.outcomes.rules.scoring import Answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +71,3 @@ def is_graver(now: AtRisk, before: AtRisk | None, risk: Risk) -> bool:
         return True
     order = [level.name for level in risk.levels]
     return order.index(now.level.name) <= order.index(before.level.name) and now != before
-
-
-def risk_in_form(response: Resource, elsewhere: Elsewhere) -> AtRisk | None:
-    """Return what a response to a form says; an answer to such an item that is neither yes nor no is a sign, too."""
-    form = str(response.get("questionnaire", "")).partition("|")[0]
-    asked = {one.link: one.says for one in elsewhere.answers if one.questionnaire == form}
-    signs, odd = set(), set()
-    for link, answers in items_of(response) if response["status"] != "entered-in-error" else ():
-        for answer in answers if link in asked else ():
-            said = answer.get("valueBoolean")
-            if not isinstance(said, bool):
-                odd.add(link)
-            elif said is asked[link]:
-                signs.add(link)
-    return AtRisk(elsewhere.level, tuple(sorted(signs)), tuple(sorted(odd))) if signs or odd else None

@@ -10,7 +10,6 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from services.outcomes.rules.instruments import Instrument
-from services.outcomes.rules.risk import Elsewhere
 from services.outcomes.rules.scoring import COUNTED
 from shared.fhir.cited import Cited, ValueSet
 from shared.fhir.codes import ID_TASK, KAP, Code
@@ -119,7 +118,6 @@ class OutcomesPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     baseline: Baseline
     look_back: LookBack
     complaints: Complaints
-    elsewhere: Elsewhere
     surveillance: dict[str, Watch] = msgspec.field(default_factory=dict)
 
 

@@ -5,12 +5,13 @@ Answers are read in whatever order and depth the items stand, as a coding, a who
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final
 
 from services.outcomes.rules.instruments import Band, Cut, Instrument, Score
+from shared.fhir.at_risk import items_of
 from shared.fhir.codes import KAP, LOINC
 from shared.fhir.json import Resource
 
@@ -85,7 +86,7 @@ def instrument_of(response: Resource, instruments: Mapping[str, Instrument]) -> 
     for name, one in instruments.items():
         if canonical in one.canonicals:
             return name, one
-    links = {link for link, _ in _items(response.get("item", []))}
+    links = {link for link, _ in items_of(response)}
     for name, one in instruments.items():
         if one.risk is not None and links & one.risk.items:
             return name, one
@@ -96,7 +97,7 @@ def answers_of(response: Resource, instrument: Instrument) -> Answers:
     """Read the answers to an instrument's items."""
     given: dict[str, tuple[int | None, ...]] = {}
     unknown = False
-    for link, answers in _items(response.get("item", [])):
+    for link, answers in items_of(response):
         if not answers:
             continue
         if link in instrument.items:
@@ -122,21 +123,6 @@ def score(response: Resource, instrument: Instrument) -> Scored:
     )
     numbers = {name: _number(one, scores, set(missing), instrument) for name, one in instrument.scores()}
     return Scored(scores, missing, numbers)
-
-
-def items_of(response: Resource) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
-    """Yield linkId and answers of a QuestionnaireResponse's items, at every depth."""
-    yield from _items(response.get("item", []))
-
-
-def _items(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
-    """Yield linkId and answers at every depth; of a linkId that is a path (``/group/44260-8``) the last part."""
-    for item in items:
-        answers = item.get("answer", [])
-        yield str(item.get("linkId", "")).rstrip("/").rpartition("/")[-1], answers
-        yield from _items(item.get("item", []))
-        for answer in answers:
-            yield from _items(answer.get("item", []))
 
 
 def _value(answer: Mapping[str, Any], item: str, instrument: Instrument) -> int | None:

@@ -18,6 +18,7 @@ from services.sessions.rules.visits import OVER
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import Given, doses_of
 from shared.fhir.codes import (
+    EXT_REMS,
     ID_REMS_FORM,
     PRE_DOSE_QUESTIONNAIRE,
     REMS_QUESTIONNAIRE,
@@ -27,11 +28,11 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, milligrams_in, moment, patient_of, reference
+from shared.fhir.kap import has_code, id_in, milligrams_in, moment, patient_of, reference
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.fhir.raised import identifier, task
 from shared.fhir.zones import day_at, end_of_day, zone_of
-from shared.runtime.raising import OPEN_TASK, content_of, own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, content_of, is_own_work, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Operation, OperationCall
 from shared.runtime.timers import Round, Timer
@@ -89,14 +90,15 @@ async def fill_at_the_end(change: Change, record: Record, setting: Setting) -> N
         await _fill_form({**after, "id": change.id}, record, setting)
 
 
-async def _fill(call: OperationCall, record: Record, setting: Setting) -> Resource:
+async def _fill(call: OperationCall, record: Record, setting: Setting, *, sent: datetime | None = None) -> Resource:
     visit = await record.get("Encounter", str(call.id))
     if visit is None:
         raise NotFound(f"There is no Encounter/{call.id} here.")
-    return await _fill_form(visit, record, setting)
+    return await _fill_form(visit, record, setting, sent=sent)
 
 
-async def _fill_form(visit: Resource, record: Record, setting: Setting) -> Resource:
+async def _fill_form(visit: Resource, record: Record, setting: Setting, *, sent: datetime | None = None) -> Resource:
+    """Fill the form of a visit, and set its Task; `sent`: when it was sent, where that is said now."""
     doses = [one for one in await doses_of(record, visit["id"], setting) if one.drug == "esketamine"]
     if not doses or doses[0].start is None:
         raise Unprocessable(
@@ -117,8 +119,12 @@ async def _fill_form(visit: Resource, record: Record, setting: Setting) -> Resou
     kept = answers_in(held[-1]) if held else {}
     answers = {**kept, **await _answers(record, visit, doses, first, setting)}
     lacking = missing(answers)
+    zone = zone_of(await places_of(record, visit), setting.zone)
+    day = day_at(first, zone)
+    due = end_of_day(day + timedelta(days=setting.rems.submit.days), zone) - SECOND
     form: dict[str, Any] = {
         "resourceType": "QuestionnaireResponse",
+        "extension": [_submission(zulu(due), _sent_in(held[-1] if held else {}) if sent is None else zulu(sent))],
         "identifier": name,
         "questionnaire": REMS_QUESTIONNAIRE,
         "status": "in-progress" if lacking else "completed",
@@ -133,9 +139,6 @@ async def _fill_form(visit: Resource, record: Record, setting: Setting) -> Resou
             form_id = held[-1]["id"]
         else:
             form_id = (await record.create(form)).stored.id
-    zone = zone_of(await places_of(record, visit), setting.zone)
-    day = day_at(first, zone)
-    due = end_of_day(day + timedelta(days=setting.rems.submit.days), zone) - SECOND
     made = task(
         ("rems", visit["id"]),
         patient=patient,
@@ -148,15 +151,40 @@ async def _fill_form(visit: Resource, record: Record, setting: Setting) -> Resou
         due=due,
     )
     await raise_once(record, made)
-    (sent,) = await record.search("Task", {"encounter": f"Encounter/{visit['id']}", "code": SUBMIT_REMS.token()})
+    (asked,) = await record.search("Task", {"encounter": f"Encounter/{visit['id']}", "code": SUBMIT_REMS.token()})
     return {
         "resourceType": "Parameters",
         "parameter": [
             {"name": "form", "valueReference": reference("QuestionnaireResponse", form_id)},
-            {"name": "task", "valueReference": reference("Task", sent["id"])},
+            {"name": "task", "valueReference": reference("Task", asked["id"])},
             *({"name": "missing", "valueCode": link} for link in lacking),
         ],
     }
+
+
+def _submission(due: str, sent: str | None) -> dict[str, Any]:
+    """Return the extension of a form that says until when it is to be sent, and when it was."""
+    said = [{"url": "due", "valueInstant": due}]
+    return {"url": EXT_REMS, "extension": said if sent is None else [*said, {"url": "sent", "valueDateTime": sent}]}
+
+
+def _sent_in(form: Resource) -> str | None:
+    """Return when a form says that it was sent."""
+    said = (part for one in form.get("extension", []) if one.get("url") == EXT_REMS for part in one["extension"])
+    return next((part["valueDateTime"] for part in said if part["url"] == "sent"), None)
+
+
+async def note_submission(change: Change, record: Record, setting: Setting) -> None:
+    """Guard of Task: who completes by hand the one to send the form says that it was sent now."""
+    after = change.after
+    if is_own_work() or after is None or after["status"] != "completed" or not has_code(after.get("code"), SUBMIT_REMS):
+        return
+    form = await record.get("QuestionnaireResponse", str(id_in(after.get("focus"), "QuestionnaireResponse")))
+    if form is None or _sent_in(form) is not None:
+        return
+    due, sent = after.get("restriction", {}).get("period", {}).get("end"), zulu(setting.clock())
+    with own_work():
+        await record.update(content_of({**form, "extension": [_submission(due or sent, sent)]}))
 
 
 async def _answers(
@@ -238,7 +266,7 @@ def _parameters(call: OperationCall, now: datetime) -> tuple[dict[str, Any], dat
 async def _submitted(call: OperationCall, record: Record, setting: Setting) -> Resource:
     now = setting.clock()
     given, sent = _parameters(call, now)
-    filled = await _fill(call, record, setting)
+    filled = await _fill(call, record, setting, sent=sent)
     named = {one["name"]: one["valueReference"]["reference"] for one in filled["parameter"] if "valueReference" in one}
     lacking = [one["valueCode"] for one in filled["parameter"] if one["name"] == "missing"]
     held = await record.get("Task", id_in({"reference": named["task"]}, "Task") or "")

@@ -183,7 +183,12 @@ async def test_durability_is_of_those_who_responded_at_the_end_of_the_series(out
     assert counts(made) == {"denominator": 2, "numerator": 1}
 
 
-async def test_adverse_events_are_of_the_visits_and_the_rems_form_of_those_of_esketamine_in_seven_days(outcomes):
+def submitted(due, sent):
+    said = [{"url": "due", "valueInstant": due}, *([{"url": "sent", "valueDateTime": sent}] if sent else [])]
+    return {"url": codes.EXT_REMS, "extension": said}
+
+
+async def test_adverse_events_are_of_the_visits_and_the_rems_form_of_those_of_esketamine_in_seven_days(bench, outcomes):
     for patient in ("ada", "ben", "cy"):
         await treated(outcomes, patient, 20, 9, codes.ROUTE_NASAL, codes.Code(codes.RXNORM, "2119365"))
     await treated(outcomes, "di", 20, 9)
@@ -197,7 +202,8 @@ async def test_adverse_events_are_of_the_visits_and_the_rems_form_of_those_of_es
     await heard(outcomes, "sessions", event)
     other = {"id": "e2", "actuality": "potential", "subject": {"reference": "Patient/di"}}
     await heard(outcomes, "sessions", {**event, **other, "encounter": {"reference": "Encounter/v-di"}})
-    for patient, day in (("ada", 7), ("ben", 8)):
+    due = zulu(START + timedelta(days=8))
+    for patient, sent in (("ada", 7), ("ben", 9)):
         form = {
             "resourceType": "QuestionnaireResponse",
             "id": f"f-{patient}",
@@ -205,9 +211,11 @@ async def test_adverse_events_are_of_the_visits_and_the_rems_form_of_those_of_es
             "status": "completed",
             "encounter": {"reference": f"Encounter/v-{patient}"},
             "subject": {"reference": f"Patient/{patient}"},
-            "authored": zulu(START + timedelta(days=day)),
+            "authored": zulu(START + timedelta(days=1)),
+            "extension": [submitted(due, zulu(START + timedelta(days=sent)))],
         }
         await heard(outcomes, "sessions", form)
+    bench.clock.forward(days=30)
     base = "https://kap-exchange.org/fhir/Measure/"
     events = await call(outcomes, "evaluate-measure", measure=f"{base}adverse-events", reportType="subject-list")
     assert counts(events) == {"denominator": 4, "numerator": 1}
@@ -216,7 +224,7 @@ async def test_adverse_events_are_of_the_visits_and_the_rems_form_of_those_of_es
     assert counts(rems) == {"denominator": 3, "numerator": 1}
 
 
-async def test_a_rems_form_is_looked_for_whichever_way_the_dose_names_its_drug(outcomes):
+async def test_a_rems_form_is_looked_for_whichever_way_the_dose_names_its_drug(bench, outcomes):
     spray = codes.Code(codes.RXNORM, "2119365")
     await heard(outcomes, "sessions", visit("v1", "in-progress"))
     await heard(outcomes, "sessions", with_lot(dose("m1", "v1", 5), spray))
@@ -225,8 +233,32 @@ async def test_a_rems_form_is_looked_for_whichever_way_the_dose_names_its_drug(o
     await heard(outcomes, "sessions", with_lot(dose("m2", "v2", 5), codes.KETAMINE))
     await heard(outcomes, "sessions", visit("v2", "finished"), 2)
     measure = "https://kap-exchange.org/fhir/Measure/rems-timeliness"
+    bench.clock.forward(days=30)
     rems = await call(outcomes, "evaluate-measure", measure=measure, reportType="subject-list")
     assert counts(rems) == {"denominator": 1, "numerator": 0}
+
+
+async def test_a_rems_form_counts_by_its_submission_and_not_before_it_is_due_and_of_outpatients_only(bench, outcomes):
+    spray = codes.Code(codes.RXNORM, "2119365")
+
+    async def counted():
+        measure = "https://kap-exchange.org/fhir/Measure/rems-timeliness"
+        return counts(await call(outcomes, "evaluate-measure", measure=measure, reportType="subject-list"))
+
+    for name, kind in (("v1", "AMB"), ("v2", "IMP")):
+        one = visit(name, "finished")
+        await heard(outcomes, "sessions", {**one, "class": {**one["class"], "code": kind}})
+        await heard(outcomes, "sessions", with_lot(dose(f"m-{name}", name, 5), spray))
+    form = {"resourceType": "QuestionnaireResponse", "id": "f", "questionnaire": codes.REMS_QUESTIONNAIRE}
+    form |= {"status": "completed", "encounter": {"reference": "Encounter/v1"}, "subject": {"reference": "Patient/ada"}}
+    due = zulu(START + timedelta(days=7))
+    await heard(outcomes, "sessions", {**form, "authored": zulu(START), "extension": [submitted(due, None)]})
+    assert await counted() == {"denominator": 0, "numerator": 0}, "it may still be sent in time"
+    bench.clock.forward(days=8)
+    assert await counted() == {"denominator": 1, "numerator": 0}, "complete, and not sent"
+    sent = {**form, "authored": zulu(START + timedelta(days=20)), "extension": [submitted(due, zulu(START))]}
+    await heard(outcomes, "sessions", sent, 2)
+    assert await counted() == {"denominator": 1, "numerator": 1}, "filled again later, and sent in time"
 
 
 async def test_visits_of_one_patient_are_few_however_many_they_are(outcomes):

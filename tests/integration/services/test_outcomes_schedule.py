@@ -614,7 +614,14 @@ async def test_a_complaint_of_long_term_use_calls_for_its_check_and_a_pause_at_o
     for one in found:
         assert (one["priority"], one["focus"]["reference"]) == ("urgent", "Condition/c")
         assert "on hold" in one["description"]
-        assert validate(one) == []
+        (up,) = await outcomes.search("Flag", patient="ada")
+        assert (up["status"], up["code"]["coding"][0]["code"]) == ("active", "pause-for-review")
+        assert validate(one) == validate(up) == []
+        await outcomes.update({**one, "status": "in-progress"})
+        assert [flag["status"] for flag in await outcomes.search("Flag", patient="ada")] == ["active"]
+        await outcomes.update({**one, "status": "completed"})
+        await heard(outcomes, "intake", complaint, 2)
+        assert [flag["status"] for flag in await outcomes.search("Flag", patient="ada")] == ["inactive"]
 
 
 async def test_an_adverse_event_is_a_complaint_and_one_of_who_was_never_dosed_is_the_screenings(outcomes):
@@ -629,6 +636,9 @@ async def test_an_adverse_event_is_a_complaint_and_one_of_who_was_never_dosed_is
     assert len(await outcomes.search("Task", patient="ada", code=f"{KAP}|review-bladder")) == 1
     await heard(outcomes, "sessions", {**event, "event": {"text": "Nausea"}}, 4)
     assert (await outcomes.get("Task", task["id"]))["status"] == "cancelled"
+    assert [one["status"] for one in await outcomes.search("Flag", patient="ada")] == ["inactive"]
+    await heard(outcomes, "sessions", event, 5)
+    assert [one["status"] for one in await outcomes.search("Flag", patient="ada")] == ["active"]
 
 
 async def test_a_session_that_ended_is_looked_at_with_its_event_and_the_timer_reads_no_older_ones(

@@ -308,14 +308,14 @@ async def heard(outcomes, answered, version=1, source="sessions"):
 @pytest.mark.parametrize(
     ("answered", "source"),
     [
-        (form("pre-dose", "suicidality", {"valueBoolean": True}), "sessions"),
-        (form("pre-dose", "suicidality", {"valueString": "sometimes"}), "sessions"),
-        (form("discharge", "safe", {"valueBoolean": False}), "sessions"),
+        (form("pre-dose", "suicidality", {"valueBoolean": True}, meta={"source": "urn:hospital"}), "intake"),
         (form("screening", "E22", {"valueBoolean": True}, status="in-progress"), "intake"),
+        (form("screening", "E22", {"valueString": "sometimes"}), "intake"),
+        (form("pre-dose", PHQ9[8], {"valueInteger": 1}), "sessions"),
         (phq9({"valueInteger": 3}, meta={"source": "urn:hospital"}), "intake"),
         (cssrs(4, meta={"source": "urn:hospital"}), "intake"),
     ],
-    ids=["before a dose", "in words", "before leaving", "at screening", "item 9 elsewhere", "a screener elsewhere"],
+    ids=["another's form", "at screening", "in words", "item 9 in a form", "item 9 elsewhere", "a screener elsewhere"],
 )
 async def test_a_yes_about_suicide_calls_somebody_wherever_it_was_answered(outcomes, answered, source):
     await heard(outcomes, answered, source=source)
@@ -330,6 +330,8 @@ async def test_a_yes_about_suicide_calls_somebody_wherever_it_was_answered(outco
 @pytest.mark.parametrize(
     "answered",
     [
+        form("pre-dose", "suicidality", {"valueBoolean": True}),
+        form("discharge", "safe", {"valueBoolean": False}),
         form("pre-dose", "suicidality", {"valueBoolean": False}),
         form("discharge", "safe", {"valueBoolean": True}),
         form("screening", "E22", {"valueBoolean": True}, status="entered-in-error"),
@@ -338,7 +340,17 @@ async def test_a_yes_about_suicide_calls_somebody_wherever_it_was_answered(outco
         phq9({"valueInteger": 0}, meta={"source": "urn:hospital"}),
         phq9({"valueInteger": 3}, meta={"source": "urn:hospital"}, authored="2025-11-22T09:00:00Z"),
     ],
-    ids=["no", "safe", "in error", "long ago", "another form", "no from elsewhere", "history from elsewhere"],
+    ids=[
+        "raised before a dose",
+        "raised before leaving",
+        "no",
+        "safe",
+        "in error",
+        "long ago",
+        "another form",
+        "no from elsewhere",
+        "history from elsewhere",
+    ],
 )
 async def test_a_no_history_and_another_form_call_nobody(outcomes, answered):
     await heard(outcomes, answered)
@@ -346,16 +358,43 @@ async def test_a_no_history_and_another_form_call_nobody(outcomes, answered):
 
 
 async def test_what_was_closed_opens_again_by_an_amended_answer_and_not_by_a_repeat(outcomes):
-    yes, no = (form("pre-dose", "suicidality", {"valueBoolean": one}) for one in (True, False))
-    await heard(outcomes, yes)
+    yes, no = (form("screening", "E22", {"valueBoolean": one}) for one in (True, False))
+    await heard(outcomes, yes, source="intake")
     (task,) = await raised(outcomes, "run-c-ssrs")
     await outcomes.update({**task, "status": "completed", "owner": ANNA})
-    await heard(outcomes, {**yes, "status": "amended"}, 2)
+    await heard(outcomes, {**yes, "status": "amended"}, 2, "intake")
     assert [one["status"] for one in await raised(outcomes, "run-c-ssrs")] == ["completed"], "it says the same"
-    await heard(outcomes, {**no, "status": "amended"}, 3)
-    await heard(outcomes, {**yes, "status": "amended"}, 4)
+    await heard(outcomes, {**no, "status": "amended"}, 3, "intake")
+    await heard(outcomes, {**yes, "status": "amended"}, 4, "intake")
     (again,) = await raised(outcomes, "run-c-ssrs")
     assert (again["id"], again["status"]) == (task["id"], "requested")
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [form("screening", "E22", {"valueBoolean": True}), phq9({"valueInteger": 3}, meta={"source": "urn:hospital"})],
+    ids=["at screening", "item 9 elsewhere"],
+)
+async def test_late_news_of_what_a_clinicians_screener_has_settled_calls_nobody_until_that_is_taken_back(
+    outcomes, answered
+):
+    run = await outcomes.create(cssrs(author=ANNA, authored="2026-11-22T10:00:00Z"))
+    await heard(outcomes, answered, source="intake")
+    assert await standing(outcomes) == ("completed", "inactive")
+    assert await outcomes.search("Communication", subject="Patient/ada") == []
+    await in_error(outcomes, run)
+    assert await standing(outcomes) == ("requested", "active")
+    assert len(await outcomes.search("Communication", subject="Patient/ada")) == 1
+
+
+async def test_late_news_of_a_yes_is_a_call_where_the_screener_was_run_before_it_or_found_risk(outcomes):
+    await outcomes.create(cssrs(author=ANNA, authored="2026-11-22T08:00:00Z"))
+    await outcomes.create(cssrs(author=about(WHO), authored="2026-11-22T10:00:00Z"))
+    await heard(outcomes, form("screening", "E22", {"valueBoolean": True}), source="intake")
+    assert await standing(outcomes) == ("requested", "active")
+    await outcomes.create(cssrs(3, author=ANNA, authored="2026-11-22T11:00:00Z"))
+    flags = await outcomes.search("Flag", patient="ada")
+    assert [one["status"] for one in flags] == ["active", "active"]
 
 
 async def _copied(record, resource, id_):

@@ -498,3 +498,34 @@ async def test_home_that_was_said_before_the_visit_ended_is_judged_again_at_its_
     with pytest.raises(Unprocessable) as error:
         await dosed.sessions.update({**visit, "status": "finished"})
     assert "L-ALARM" in rules_of(error)
+
+
+# -- integration that falls away ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["booked before leaving", "booked after leaving"])
+async def test_an_integration_session_that_falls_away_after_leaving_is_asked_for_again(dosed, before):
+    async def asked():
+        about = {"patient": dosed.who["id"], "code": codes.BOOK_INTEGRATION.token()}
+        return [one["status"] for one in await dosed.sessions.search("Task", **about)]
+
+    dosed.clock.forward(minutes=120)
+    made = await integration(dosed, 30) if before else None
+    await leave(dosed, disposition="aadvice", attempt="Asked to stay")
+    made = made or await integration(dosed, 30)
+    assert await asked() == ([] if before else ["completed"])
+    await dosed.tell("scheduling", {**made, "status": "fulfilled"})
+    assert await asked() == ([] if before else ["completed"])
+    await dosed.tell("scheduling", {**made, "status": "cancelled"})
+    assert await asked() == ["requested"]
+    again = await integration(dosed, 40)
+    assert await asked() == ["completed"]
+    await dosed.tell("scheduling", {**again, "start": zulu(dosed.clock.now + timedelta(hours=90))})
+    assert await asked() == ["requested"]
+    (task,) = await dosed.sessions.search("Task", patient=dosed.who["id"], code=codes.BOOK_INTEGRATION.token())
+    await dosed.sessions.update({**task, "status": "cancelled", "statusReason": {"text": "The patient wants none."}})
+    await dosed.tell("scheduling", {**again, "status": "cancelled"})
+    assert await asked() == ["cancelled"]
+    dosed.clock.forward(hours=80)
+    await dosed.tell("scheduling", {**made, "id": "late", "status": "noshow"})
+    assert await asked() == ["cancelled"]

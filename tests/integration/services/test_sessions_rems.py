@@ -9,6 +9,7 @@ from services.sessions.service import sessions as sessions_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from shared.fhir.validation import validate
 from shared.runtime.timers import run_once
 from tests.integration.services.bedside import Bedside, rules_of
 from tests.integration.services.course import about
@@ -219,3 +220,31 @@ async def test_a_session_in_the_evening_is_of_its_own_day_and_its_form_due_at_th
     _, answers, _, task = await fill(session)
     assert answers["treatment-date"] == "2026-11-22"
     assert task["restriction"]["period"]["end"] == "2026-11-30T07:59:59.000Z"
+
+
+def submission(form):
+    """Return what a form says of its submission: due, and when it was sent."""
+    return {
+        part["url"]: part.get("valueInstant") or part["valueDateTime"] for part in form["extension"][0]["extension"]
+    }
+
+
+async def test_a_form_keeps_when_it_was_sent_however_often_it_is_filled_again(session):
+    await finish(session)
+    form, _, _, _ = await fill(session)
+    assert submission(form) == {"due": "2026-11-29T23:59:59.000Z"}
+    sent = zulu(session.clock.now)
+    await submit(session)
+    session.clock.forward(days=10)
+    form, _, _, _ = await fill(session)
+    assert submission(form) == {"due": "2026-11-29T23:59:59.000Z", "sent": sent}
+    assert validate(form) == []
+
+
+async def test_who_completes_the_task_to_send_the_form_by_hand_says_that_it_was_sent(session):
+    await finish(session)
+    (task,) = await tasks(session, codes.SUBMIT_REMS)
+    session.clock.forward(days=1)
+    await session.sessions.update({**task, "status": "completed"})
+    form, _, _, _ = await fill(session)
+    assert submission(form)["sent"] == zulu(session.clock.now)

@@ -368,6 +368,13 @@ CASES: dict[str, list[Case]] = {
             "hit",
         ),
     ],
+    "R-LT": [
+        Case("positive", "a complaint that nobody has reviewed", raised("pause-for-review"), "hit"),
+        Case("negative", "no complaint", {}, None),
+        Case("negative", "another Flag", raised("eligibility-lost"), None),
+        Case("boundary", "one that was reviewed", raised("pause-for-review", status="inactive"), None),
+        Case("not known", "a Flag in error says nothing", raised("pause-for-review", status="entered-in-error"), None),
+    ],
     "M-DECEASED": [
         Case(
             "positive", "said so", {"patient": {"id": "ada", "birthDate": "1980-01-01", "deceasedBoolean": True}}, "hit"

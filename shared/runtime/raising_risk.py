@@ -1,0 +1,75 @@
+"""Raising what answers to the clinic's own forms say about the risk of suicide, by whoever keeps them.
+
+    await raise_said(response, before, patient, runs, forms, escalation, record, now)
+
+They are raised in the transaction that stores them, or takes in the news of them, and by one service: sessions those of
+a visit, outcomes those that intake keeps. `runs` are the screeners that clinicians ran: one since the answers has done
+what they call for, so that nobody is called late for what is settled; it is on record all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from shared.fhir.at_risk import ANSWERS, FORM, TOOK_DOWN, Forms, Run, said_in, since
+from shared.fhir.codes import KAP, SUICIDE_PRECAUTIONS, SUICIDE_RISK, Code
+from shared.fhir.dates import zulu
+from shared.fhir.json import Resource
+from shared.fhir.kap import moment
+from shared.fhir.raised import flag, task
+from shared.runtime.escalation import Escalation
+from shared.runtime.raising import raise_once
+from shared.runtime.record import Record
+
+
+async def raise_said(
+    response: Resource,
+    before: Resource | None,
+    patient: str,
+    runs: Iterable[Run],
+    forms: Forms,
+    escalation: Escalation,
+    record: Record,
+    now: datetime,
+) -> None:
+    """Raise what the answers to a form say: Flag, and Task with its ladder; ended where a screener was run since.
+
+    What was raised for the version before, and closed, opens again where this one says another thing.
+    """
+    said, given = said_in(response, forms), response.get("authored")
+    if said is None or (given is not None and moment(given) < now - timedelta(days=forms.within_days)):
+        return
+    name = ("risk", str(response["id"]), FORM)
+    text = f"An answer to a form of the clinic: {said}. {forms.advice}"
+    raised = flag(name, patient=patient, code=SUICIDE_RISK, text=text, now=now)
+    made = task(
+        name,
+        patient=patient,
+        code=Code(KAP, forms.task, forms.title),
+        description=f"{text} Source: {forms.source}.",
+        now=now,
+        priority="stat",
+        focus=f"QuestionnaireResponse/{response['id']}",
+        due=now + timedelta(hours=forms.within_hours),
+    )
+    made["reasonCode"] = SUICIDE_PRECAUTIONS.concept()
+    again = said != said_in(before, forms)
+    ended = since(runs, given)
+    if ended:
+        await raise_done(raised, made, ended, record, now, again=again)
+        return
+    await raise_once(record, raised, reopen=again)
+    await escalation.raise_task(record, made, now, reopen=again)
+
+
+async def raise_done(
+    raised: Resource, made: Resource, runs: Sequence[Run], record: Record, now: datetime, *, again: bool
+) -> None:
+    """Keep a Flag and a Task as done by the screeners that were run since what called for them was answered."""
+    calm = next((one for one in runs if one.calm), None)
+    by = calm or runs[0]
+    over = {} if calm is None else {"status": "inactive", "period": {**raised["period"], "end": zulu(now)}}
+    outputs = [by.output(ANSWERS), *([] if calm is None else [calm.output(TOOK_DOWN)])]
+    await raise_once(record, {**raised, **over}, reopen=again)
+    await raise_once(record, {**made, "status": "completed", "owner": by.by, "output": outputs}, reopen=again)
