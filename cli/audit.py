@@ -21,6 +21,7 @@ from cli.stack.ports import GATEWAY, IDENTITY, OWNERS
 from cli.stack.problem import StackProblem
 from cli.stack.stack import Stack
 from cli.terminal import out, problem
+from shared.fhir.codes import INTERMEDIARY
 from shared.runtime.anchoring import anchors_in
 from shared.runtime.policy import load_policy
 from shared.runtime.retention import AuditPolicy
@@ -104,35 +105,41 @@ def accounting(
 def recipients(
     patient: Annotated[str, typer.Argument(metavar="Patient/ID", help="Whose record it is about.")],
     *,
+    clinic: ClinicOption = None,
     data: DataOption = DATA,
 ) -> None:
     """Tell to whom outside of the clinic this patient's record went within three years: one line a recipient.
 
-    What an intermediary has to give a patient who asks (42 CFR 2.24, 2.31(a)(4)): the name, the dates, and what it was.
-    It lists every disclosure, not those of substance use alone.
+    What a patient is given who asks to whom an intermediary passed it on (42 CFR 2.24, 2.31(a)(4)(ii)): the name, the
+    dates, what it was, and through which intermediary. It lists every disclosure, not those of substance use alone.
     """
     stack = running(data)
-    found = asyncio.run(disclosures(stack, patient.removeprefix("Patient/")))
+    found = asyncio.run(disclosures(stack, patient.removeprefix("Patient/"), clinic or DEFAULT_TENANT))
     told = recipients_of(found, since=datetime.now(UTC) - INTERMEDIARIES)
     if not told:
         out.print("Within three years nothing of this patient was told to anybody outside of the clinic.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("to whom", "first", "last", "times", "what", "by"):
+    for heading in ("to whom", "through", "first", "last", "times", "what", "by"):
         table.add_column(heading, overflow="fold")
     for one in told:
         what = ", ".join(f"{count} {type_}" for type_, count in sorted(one.what.items()))
         allowed = ", ".join(sorted(one.allowed))
-        table.add_row(escape(one.whom), one.first[:10], one.last[:10], str(one.times), escape(what), escape(allowed))
+        when = (one.first[:10], one.last[:10])
+        table.add_row(escape(one.whom), escape(one.through), *when, str(one.times), escape(what), escape(allowed))
     out.print(table)
     out.print(f"{len(told)} recipients.")
 
 
 @dataclass(slots=True)
 class Recipient:
-    """Somebody outside to whom a record went: when first and last, how often, what by type, what allowed it."""
+    """Somebody outside to whom a record went: when first and last, how often, what by type, what allowed it.
+
+    `through`: the intermediary that a Consent names for it; empty: none.
+    """
 
     whom: str
+    through: str
     first: str
     last: str
     times: int = 0
@@ -141,17 +148,24 @@ class Recipient:
 
 
 def recipients_of(events: Sequence[dict[str, Any]], *, since: datetime) -> list[Recipient]:
-    """Return to whom disclosures (AuditEvents) went since then, by name."""
-    found: dict[str, Recipient] = {}
+    """Return to whom disclosures (AuditEvents) went since then, by name and intermediary."""
+    found: dict[tuple[str, str], Recipient] = {}
     for event in sorted(events, key=lambda one: str(one["recorded"])):
         if datetime.fromisoformat(event["recorded"]) < since:
             continue
         when, whom, _, _, allowed, _ = line_of(event)
-        one = found.setdefault(whom, Recipient(whom, when, when))
+        through = intermediary_of(event)
+        one = found.setdefault((whom, through), Recipient(whom, through, when, when))
         one.last, one.times = when, one.times + 1
         one.what.update(what.partition("?")[0].partition("/")[0] for what in _things(event, "4", "24"))
         one.allowed.update(part for part in (allowed,) if part)
-    return sorted(found.values(), key=lambda one: one.whom)
+    return [found[place] for place in sorted(found)]
+
+
+def intermediary_of(event: dict[str, Any]) -> str:
+    """Return the intermediary to or by whom a disclosure went; empty: none."""
+    named = [one["who"] for one in event["agent"] if one["type"]["coding"][0]["code"] == INTERMEDIARY.code]
+    return ", ".join(str(one.get("reference") or one.get("display", "")) for one in named)
 
 
 def of_stack(stack: Stack) -> tuple[str, ...]:

@@ -230,7 +230,7 @@ class Destination:
         by_type: number of lines by type and state.
         pending: of these, those that still move by themselves.
         deliveries: the lines; empty where they were not asked for.
-        recipient, purpose: whom, and what for, it is to the patients' consents.
+        recipient, purpose, through: whom, what for, and by which intermediary it is to the patients' consents.
         tenant: of which clinic.
 
     """
@@ -247,6 +247,7 @@ class Destination:
     recipient: str | None = None
     purpose: str = "TREAT"
     tenant: str = DEFAULT_TENANT
+    through: str | None = None
 
     @property
     def total(self) -> int:
@@ -310,6 +311,8 @@ class Ops:
         query = {"type": type_, "purpose": destination.purpose, "clinic": destination.tenant}
         if destination.recipient is not None:
             query["recipient"] = destination.recipient
+        if destination.through is not None:
+            query["through"] = destination.through
         found = msgspec.json.decode(await self._get(service, "disclosable", **query), type=_Disclosable)
         return {f"{type_}/{one.id}": Permission(one.permitted, one.changed) for one in found.resources}
 

@@ -45,7 +45,7 @@ from shared.security.notice import with_notice
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
 from shared.store.disclosures import Decision, Disclosures, Request
-from shared.store.knowledge import ages
+from shared.store.knowledge import ages_of_consents
 from shared.store.ledger import Ledger
 from shared.store.ledger_types import PENDING, Destination, Entry, Settled
 
@@ -309,7 +309,9 @@ class Courier:
         if resource is None:
             return _Attempt(None, next_step(entry, self.accepted, None))
         async with self.store.transaction(keys=(), tenant=entry.tenant) as transaction:
-            heard = await ages(transaction.connection, self.service.name, self.news.of, entry.tenant, [entry.key])
+            heard = await ages_of_consents(
+                transaction.connection, self.service.name, self.news.of, entry.tenant, entry.key
+            )
             if unheard := self.news.too_old(heard):
                 self.late = f"Waits: what is known of consent may be too old ({as_words(unheard)})."
                 return None

@@ -8,6 +8,7 @@ payloadType coding of http://hl7.org/fhir/resource-types
 extension .../destination-creates-patients          whether a patient it does not know may be created there
 managingOrganization                                who it is for patients' consents (provision.actor)
 extension .../destination-purpose                   what it is told things for, a code of v3-ActReason; none: TREAT
+extension .../destination-intermediary              the Organization by which it is told, an intermediary (42 CFR 2.11)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ FHIR_REST: Final = "hl7-fhir-rest"
 RESOURCE_TYPES: Final = "http://hl7.org/fhir/resource-types"
 EXT_CREATES_PATIENTS: Final = f"{BASE}/StructureDefinition/destination-creates-patients"
 EXT_PURPOSE: Final = f"{BASE}/StructureDefinition/destination-purpose"
+EXT_INTERMEDIARY: Final = f"{BASE}/StructureDefinition/destination-intermediary"
 PURPOSES: Final = ("TREAT", "COC", "CAREMGT", "HPAYMT", "HOPERAT", "HRESCH", "CLINTRCH", "PUBHLTH", "PATRQT")
 """What a destination may be told things for. Not legal proceedings (HLEGAL); not an emergency (BTG, ETREAT)."""
 ID_DESTINATION: Final = f"{BASE}/identifier/destination"
@@ -88,6 +90,13 @@ def destination_of(resource: Resource, *, id_: str, tenant: str) -> Destination:
             expression=["Endpoint.extension"],
         )
     named_as = str(resource.get("managingOrganization", {}).get("reference", ""))
+    through = _intermediary(resource)
+    if through is not None and not named_as.startswith("Organization/"):
+        raise Unprocessable(
+            "What is told through an intermediary is told to somebody: name the participant that it is for as "
+            "managingOrganization, Organization/[id].",
+            expression=["Endpoint.managingOrganization"],
+        )
     creates = any(
         extension.get("valueBoolean") is True
         for extension in resource.get("extension", ())
@@ -103,4 +112,23 @@ def destination_of(resource: Resource, *, id_: str, tenant: str) -> Destination:
         creates_patients=creates,
         recipient=named_as if named_as.startswith("Organization/") else None,
         purpose=purpose,
+        through=None if through == named_as else through,
     )
+
+
+def _intermediary(resource: Resource) -> str | None:
+    """Return by whom the destination is told.
+
+    Raises:
+        Unprocessable: the extension names no Organization.
+
+    """
+    for one in resource.get("extension", ()):
+        if one.get("url") == EXT_INTERMEDIARY:
+            named = str(one.get("valueReference", {}).get("reference", ""))
+            if not named.startswith("Organization/"):
+                raise Unprocessable(
+                    "An intermediary is named as valueReference, Organization/[id].", expression=["Endpoint.extension"]
+                )
+            return named
+    return None

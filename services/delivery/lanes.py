@@ -25,7 +25,7 @@ from shared.fhir.outcome import Unavailable
 from shared.runtime.app import Beat, Parts
 from shared.runtime.logging import fault
 from shared.runtime.pauses import pause
-from shared.store.knowledge import ages
+from shared.store.knowledge import ages_of_consents
 from shared.store.lease import Lease, lease
 from shared.store.ledger import Ledger
 from shared.store.ledger_types import Destination
@@ -156,7 +156,7 @@ class Lane:
         service, sources = self.parts.service.name, self.news.of
         sent, late = [], ""
         for key in keys:
-            told = await ages(transaction.connection, service, sources, transaction.tenant, [key])
+            told = await ages_of_consents(transaction.connection, service, sources, transaction.tenant, key)
             unheard = self.news.too_old(told)
             if unheard:
                 late = as_words(unheard)

@@ -6,7 +6,7 @@
         "counts": {state: entries}, "pending": entries that still move by themselves,
         "by_type": {type: {state: entries}},
         "latency_ms": {"count", "p50", "p95", "max"} from the owner's commit to the destination's acceptance,
-        "recipient", "purpose": whom, and what for, it is to the patients' consents,
+        "recipient", "purpose", "through": whom, what for, and by which intermediary it is to the patients' consents,
         "deliveries": [{"type", "id", "key", "state", "wanted_version", "delivered_version", "server_id",
                         "content_hash", "attempts",
                         "uncertain", "queued_at", "next_attempt_at", "committed_at", "accepted_at",
@@ -18,8 +18,9 @@
 named) in the last three years, the latest first: to whom, what for, which versions, by which consents; what bears
 42CFRPart2 is marked (42 CFR 2.24: list of disclosures).
 
-    {"disclosures": [{"asked_at", "recipient", "purpose", "type", "resource", "version", "labels", "request", "part_2",
-                      "redacted", "consents", "ended": "accepted", "refused", or null: nobody knows}]}
+    {"disclosures": [{"asked_at", "recipient", "through": the intermediary, "purpose", "type", "resource", "version",
+                      "labels", "request", "part_2", "redacted", "consents",
+                      "ended": "accepted", "refused", or null: nobody knows}]}
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def describe(destination: Destination, state: LaneState, entries: Sequence[Entry
         "active": destination.active,
         "recipient": destination.recipient,
         "purpose": destination.purpose,
+        "through": destination.through,
         "connected": state.connected,
         "problem": state.problem or state.late,
         "software": state.software,

@@ -41,11 +41,13 @@ from shared.security.bearer import REVOKED_FRESH, REVOKED_STALE
 from shared.store import subscriptions as store
 from shared.store.access import Access
 from shared.store.connection import retry_conflicts
-from shared.store.knowledge import ages
+from shared.store.knowledge import consents_known
 from shared.store.lease import Lease, lease
 from shared.store.subscriptions import Changed, Status, Subscribed, Told
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from shared.runtime.app import Beat, Parts
     from shared.security.bearer import Ended
     from shared.security.caller import Caller
@@ -269,28 +271,34 @@ class Notifying:
             told = Told(transaction, id_)
             over = one.ends_at is not None and one.ends_at <= datetime.now(UTC)
             if not over:
-                late = await self._late(parts, transaction, one)
+                late, doubted = await self._late(parts, transaction, one)
                 if late is not None:
                     _log.warning("subscription_waits", subscription=id_, lacks=late)
                     await told.rest(NEWS)
                     return None
-                return await self._attempt(parts, transaction, one, told)
+                attempt = await self._attempt(parts, transaction, one, told, doubted)
+                if attempt is None and doubted:
+                    await told.rest(NEWS)  # an event may wait until a Consent of its patient's is known
+                return attempt
         await self._become(parts, tenant, one, "off", None)
         return None
 
-    async def _late(self, parts: Parts, transaction: Transaction, one: Subscribed) -> str | None:
-        """Return whose news is too old to tell this subscriber anything; None: nobody's."""
+    async def _late(
+        self, parts: Parts, transaction: Transaction, one: Subscribed
+    ) -> tuple[str | None, frozenset[UUID]]:
+        """Return whose news is too old to tell this subscriber anything (None: nobody's), and whose consents are."""
         if not one.everything and monotonic() - self._heard > REVOKED_STALE:
-            return "the issuer's word that its client may still be told"
+            return "the issuer's word that its client may still be told", frozenset()
         if self.subscribing.caller(one, transaction.tenant).disclosure is None:
-            return None
-        told = await ages(transaction.connection, parts.service.name, self.news.of, transaction.tenant, ())
-        unheard = self.news.too_old(told)
-        return as_words(unheard) if unheard else None
+            return None, frozenset()
+        known = await consents_known(transaction.connection, parts.service.name, self.news, transaction.tenant)
+        return as_words(known.unheard) if known.unheard else None, known.doubted
 
-    async def _attempt(self, parts: Parts, transaction: Transaction, one: Subscribed, told: Told) -> _Attempt | None:
+    async def _attempt(
+        self, parts: Parts, transaction: Transaction, one: Subscribed, told: Told, doubted: frozenset[UUID]
+    ) -> _Attempt | None:
         base_url = parts.settings.base_url
-        telling = self.subscribing.telling(transaction, one, base_url)
+        telling = self.subscribing.telling(transaction, one, base_url, doubted=doubted)
         content = self.subscribing.content(one, transaction.tenant)
         kind: Kind = "handshake"
         shown: list[Shown] = []

@@ -32,10 +32,13 @@ from shared.security.envelope import opened, seal
 from shared.security.roles import AccessPolicy, Roles
 from shared.security.scopes import Scope, parse_scopes
 from shared.store import subscriptions as store
+from shared.store.behind import through
 from shared.store.connection import retry_conflicts
 from shared.store.subscriptions import Content, Subscribed
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from shared.http.backend import RequestContext
     from shared.runtime.settings import Settings
     from shared.store.store import Store, Transaction
@@ -129,11 +132,17 @@ class Subscribing:
         return replace(caller, scopes=tuple(narrowed for each in caller.scopes for narrowed in _about(each, one.types)))
 
     def telling(
-        self, transaction: Transaction, one: Subscribed, base_url: str, *, also: Caller | None = None
+        self,
+        transaction: Transaction,
+        one: Subscribed,
+        base_url: str,
+        *,
+        also: Caller | None = None,
+        doubted: frozenset[UUID] = frozenset(),
     ) -> Telling:
         """Return what tells the subscriber, as he is now, in a transaction that holds the subscription's row."""
         caller = self.caller(one, transaction.tenant)
-        return Telling(transaction, self.policy, one, caller, base_url, also)
+        return Telling(transaction, self.policy, one, caller, base_url, also, doubted)
 
     def headers(self, one: Subscribed, tenant: str) -> dict[str, str]:
         """Return the headers of a subscription in the clear."""
@@ -261,7 +270,9 @@ class Subscribing:
                 if await transaction.find(context.access, TYPE, one.id) is None:
                     continue
                 locked = await store.find(transaction, one.id, lock=True) or one
-                telling = self.telling(transaction, locked, context.base_url)
+                told = context.caller.disclosure
+                doubted: frozenset[UUID] = frozenset() if told is None else told.doubted
+                telling = self.telling(transaction, locked, context.base_url, doubted=doubted)
                 if telling.caller.owner == context.caller.owner:  # an operator only looks
                     await telling.next(MOST_EVENTS)
                 now = await store.find(transaction, one.id) or one
@@ -312,8 +323,9 @@ class Subscribing:
             for each in shown:
                 await transaction.note(telling.row(each, "events"))
         answer = notification(said, one.id, shown, content, context.base_url, datetime.now(UTC))
-        behind = dict.fromkeys(consent.consent for each in shown for consent in each.behind)
-        return OperationResult(dump(answer), behind=tuple(behind))
+        behind = [consent for each in shown for consent in each.behind]
+        consents = tuple(dict.fromkeys(one.consent for one in behind))
+        return OperationResult(dump(answer), behind=consents, through=through(behind))
 
 
 def hosts_of(said: str | None) -> dict[str, frozenset[str]]:

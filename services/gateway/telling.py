@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Final
 from services.gateway.notifications import Shown
 from services.gateway.whose import key_of
 from shared.fhir.extraction import labels_of
+from shared.fhir.ids import subject_uuid
 from shared.fhir.json import Resource, parse
 from shared.fhir.matching import criteria_of, satisfies
 from shared.fhir.outcome import Gone, NotFound
 from shared.security.audit import row_of
 from shared.security.notice import with_notice
 from shared.store import subscriptions as store
-from shared.store.behind import behind
+from shared.store.behind import behind, through
 from shared.store.subscriptions import Told
 from shared.store.visibility import PART_2
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from services.gateway.topics import SubscriptionPolicy
     from shared.security.caller import Caller
     from shared.store.access import Access
@@ -73,6 +76,8 @@ class Telling:
         caller: its subscriber as he is now.
         base_url: of what a notice refers to.
         also: somebody else who asks what there is, and has to see it himself.
+        doubted: the patients, as rows know them, of whom nothing is told to somebody outside now: what they consent to
+            is not known.
 
     """
 
@@ -82,6 +87,7 @@ class Telling:
     caller: Caller
     base_url: str
     also: Caller | None = None
+    doubted: frozenset[UUID] = frozenset()
 
     @property
     def told(self) -> Told:
@@ -91,16 +97,19 @@ class Telling:
     async def next(self, most: int) -> list[Shown]:
         """Return the next events of which the subscriber may know, each with its number.
 
-        What comes before them and he may not know of is gone for good where he was never told of it.
+        What comes before them and he may not know of is gone for good where he was never told of it. What is of a
+        patient whose consents are not known now waits, and what is behind it: it is told in order, or not at all.
         """
         shown: list[Shown] = []
-        after = 0
-        while len(shown) < most and (events := await self.told.waiting(LOOKED_AT, after=after)):
+        after, waits = 0, False
+        while not waits and len(shown) < most and (events := await self.told.waiting(LOOKED_AT, after=after)):
             known = await self._seen(events)
             hidden = []
             for event in events:
                 after = event.place
                 seen = known.get(event.place)
+                if waits := seen is not None and self._is_in_doubt(seen.known):
+                    break
                 if seen is None or (event.number is None and not self._is_event(seen.known)):
                     hidden.append(event.place)
                     continue
@@ -142,6 +151,7 @@ class Telling:
             client=one.client,
             role=one.role,
             recipient=(one.client if told is None else next(iter(sorted(told.recipients)), one.client)) or "anybody",
+            through=through(shown.behind),
             authorisation=consents or (None if told is None else "by-consent"),
             purpose=() if told is None else tuple(sorted(told.purposes)),
             patients=() if shown.patient is None else (shown.patient,),
@@ -158,6 +168,10 @@ class Telling:
         by = await behind(self.transaction.connection, told, self.transaction.tenant, places)
         seen = {place: _Seen(one, by.get((one.version.type, one.version.id), ())) for place, one in known.items()}
         return {place: one for place, one in seen.items() if one.behind or not one.known.programme}
+
+    def _is_in_doubt(self, known: Known) -> bool:
+        key = key_of(known.version)
+        return key.startswith("Patient/") and subject_uuid(key.removeprefix("Patient/")) in self.doubted
 
     def _is_event(self, known: Known) -> bool:
         topic = self.policy.topic(self.one.topic)

@@ -41,6 +41,8 @@ OPTIONAL_HEADERS = ("ce_labels", "traceparent", "x-request-id", REPLAY)
 
 SOURCE_PREFIX = "/kap/"
 _TOPICS = "kap."
+NOBODYS = "unreadable"
+"""The clinic of a record that does not say its own: it may be any clinic's."""
 _TYPE = re.compile(r"org\.kap-exchange\.fhir\.(\w+)\.v([12])")
 """The second version has a claim for a value: a program that knows the first only must not take that for a resource."""
 _CLAIMED = "2"
@@ -196,7 +198,7 @@ def unreadable(
         resource_id=where,
         version=0,
         time=datetime.fromtimestamp(0, UTC),
-        tenant=tenant or "unreadable",
+        tenant=tenant or NOBODYS,
         key=(key or b"").decode(errors="replace") or f"Basic/{where}",
         shard=partition,
         sequence=0,

@@ -135,6 +135,9 @@ PRESCRIBER: Final = Code(KAP, "prescriber", "Prescriber")
 ROOM: Final = Code(KAP, "room", "Treatment room")
 EQUIPMENT: Final = Code(KAP, "equipment", "Equipment")
 CHAPERONE: Final = Code(KAP, "chaperone", "Adult chaperone at home")
+INTERMEDIARY: Final = Code(
+    KAP, "intermediary", "Intermediary: is told, to pass it on to its participants (42 CFR 2.11)"
+)
 ATTENDER: Final = Code(PARTICIPATION, "ATND", "attender")
 SECOND_PERFORMER: Final = Code(PARTICIPATION, "SPRF", "secondary performer")
 WITNESS: Final = Code(PARTICIPATION, "WIT", "witness")

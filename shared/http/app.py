@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 ASKED_BY_BROWSERS: Final = (
     "Authorization", "Content-Type", "If-Match", "If-None-Match", "If-None-Exist", "If-Modified-Since", "Prefer",
-    "X-Request-Id", "X-Provenance", "X-Kap-Break-Glass",
+    "X-Request-Id", "X-Provenance", "X-Kap-Break-Glass", "X-Kap-On-Behalf-Of",
 )  # fmt: skip
 TOLD_TO_BROWSERS: Final = (
     "ETag", "Location", "Content-Location", "Last-Modified", "Retry-After", "WWW-Authenticate", "X-Request-Id",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.fhir.codes import ACT_REASON, BASE, PARTICIPATION
+from shared.fhir.codes import ACT_REASON, BASE, INTERMEDIARY, PARTICIPATION
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource, dump
 from shared.fhir.outcome import BadRequest, NotFound
@@ -329,7 +329,8 @@ def _agents(row: Row, base_url: str) -> Iterable[Resource]:
     yield {"type": source if reads else destination, "who": _server(row), "requestor": False, **network}
     if row.user is not None:
         role = {} if row.role is None else {"role": [_coded(f"{BASE}/CodeSystem/role", row.role)]}
-        recipient = _coded(PARTICIPATION, "IRCP", "information recipient")
+        passes = bool(row.through) and row.recipient not in (None, row.user)
+        recipient = _INTERMEDIARY if passes else _RECIPIENT
         use = [{"coding": [{"system": ACT_REASON, "code": one}]} for one in row.purpose]
         yield {
             "type": recipient,
@@ -338,6 +339,11 @@ def _agents(row: Row, base_url: str) -> Iterable[Resource]:
             "requestor": True,
             **({"purposeOfUse": use} if use else {}),
         }
+        if passes and row.recipient is not None:
+            yield {"type": _RECIPIENT, "who": _who(row.recipient), "requestor": False}
+    for one in row.through:
+        if row.user != one or row.recipient in (None, one):
+            yield {"type": _INTERMEDIARY, "who": _who(one), "requestor": False}
 
 
 def _who(name: str) -> Resource:
@@ -348,6 +354,11 @@ def _who(name: str) -> Resource:
 
 def _coded(system: str, code: str, display: str | None = None) -> Resource:
     return {"coding": [{"system": system, "code": code, **({} if display is None else {"display": display})}]}
+
+
+_RECIPIENT: Final = _coded(PARTICIPATION, "IRCP", "information recipient")
+_INTERMEDIARY: Final = {"coding": [INTERMEDIARY.coding()]}
+"""Who passes on what it is told: 42 CFR 2.11. HL7 has no code for it."""
 
 
 def _entities(row: Row, patients: Iterable[str], *, whole: bool) -> Iterable[Resource]:

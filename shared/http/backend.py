@@ -108,6 +108,7 @@ class RequestContext:
         awaits: `X-Kap-Await`: positions of other services that must have been taken in before the request is judged.
         provenance: `X-Provenance`: who made what the request writes; None: the caller does not say.
         glass: `X-Kap-Break-Glass`: by which Task the glass is broken for its reads (`shared.security.glass`).
+        behalf: `X-Kap-On-Behalf-Of`: whom an intermediary reads for (`shared.security.intermediaries`).
 
     """
 
@@ -123,6 +124,7 @@ class RequestContext:
     body_bytes: int = 0
     provenance: Resource | None = None
     glass: str | None = None
+    behalf: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class WriteResult:
 class OperationResult:
     """The answer of an operation: a resource as JSON bytes, the status, and what was committed where.
 
-    `behind` as of `Stored`, of all that it tells.
+    `behind` and `through` as of `Stored`, of all that it tells.
     """
 
     body: bytes
@@ -152,6 +154,7 @@ class OperationResult:
     headers: dict[str, str] = field(default_factory=dict)
     provenance: str | None = None
     behind: tuple[str, ...] = ()
+    through: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from shared.http.conformance import Conformance
 from shared.http.negotiation import GENERAL, preferences, require_json, take_presentation, version_of_etag
 from shared.http.paging import PageLinks
 from shared.http.provenance import HEADER, provenance_in
-from shared.security import glass
+from shared.security import glass, intermediaries
 from shared.store.access import Access
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ class Call:
             awaits=() if awaits is None else parse_awaits(awaits, caller.tenant),
             provenance=self._provenance(served),
             glass=self.headers.get(glass.HEADER),
+            behalf=self.headers.get(intermediaries.HEADER),
         )
 
     def _provenance(self, served: Served) -> Resource | None:

@@ -2,7 +2,7 @@
 
 GET  /ops/digest[?since=&until=]           per type and owner: versions, current, order-free content hash
 GET  /ops/versions?type=[&since=&until=]   every version of a type with the SHA-256 of its body, to find a difference
-GET  /ops/disclosable?type=[&recipient=&purpose=&clinic=]
+GET  /ops/disclosable?type=[&recipient=&through=&purpose=&clinic=]
                                            of every resource of a type in a clinic (of 'default', where none is named)
                                            whether its patient's consents let it be told to
                                            somebody (Organization/1, v3-ActReason), and when these last changed
@@ -153,7 +153,8 @@ def _disclosable(name: str, store: Store) -> Callable[[Request], Awaitable[Respo
         if type_ not in TYPE_IDS:
             raise BadRequest("type must be an R4 resource type.", code="value", expression=["http.type"])
         recipient, purpose = request.query_params.get("recipient"), request.query_params.get("purpose", "TREAT")
-        told = Disclosure(frozenset(filter(None, (recipient,))), frozenset((purpose,)))
+        by = frozenset(filter(None, (request.query_params.get("through"),)))
+        told = Disclosure(frozenset(filter(None, (recipient,))), frozenset((purpose,)), through=by)
         found = [one async for one in store.verify.disclosable(clinic_in(request), type_, told)]
         return _json({"service": name, "type": type_, "resources": found})
 

@@ -12,9 +12,11 @@ from prometheus_client import Gauge
 from shared.events import metrics
 from shared.fhir.freshness import as_words
 from shared.fhir.outcome import Unavailable
-from shared.store.knowledge import ages
+from shared.store.knowledge import consents_known
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from shared.fhir.freshness import Freshness
     from shared.runtime.service import Service
     from shared.store.store import Store
@@ -46,8 +48,11 @@ async def watch(service: Service, store: Store, beat: Callable[[], None]) -> Non
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def require_news_of_consents(service: Service, store: Store, news: Freshness, tenant: str) -> None:
+async def require_news_of_consents(service: Service, store: Store, news: Freshness, tenant: str) -> frozenset[UUID]:
     """Pass where what a service knows of consents by events is new enough to tell somebody outside anything.
+
+    Returns:
+        The patients of whom nothing is told all the same (`Disclosure.doubted`).
 
     Raises:
         Unavailable: it is not, or this service does not hold consents.
@@ -56,7 +61,8 @@ async def require_news_of_consents(service: Service, store: Store, news: Freshne
     if "Consent" not in service.holds:
         raise Unavailable(f"{service.title} does not know of patients' consents. Ask the gateway.")
     async with store.transaction(keys=(), tenant=tenant) as transaction:
-        told = await ages(transaction.connection, service.name, news.of, tenant, ())
-    unheard = news.too_old(told)
-    if unheard:
-        raise Unavailable(f"What is known of patients' consents may be too old ({as_words(unheard)}). Try again.")
+        known = await consents_known(transaction.connection, service.name, news, tenant)
+    if known.unheard:
+        said = as_words(known.unheard)
+        raise Unavailable(f"What is known of patients' consents may be too old ({said}). Try again.")
+    return known.doubted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
 import msgspec
 
@@ -10,9 +11,9 @@ from shared.fhir.cited import Cited
 
 
 class Retention(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many years a row is kept, at least."""
+    """How many years a row is kept, at least: to whom intermediaries passed it on is told for three (42 CFR 2.24)."""
 
-    years: int
+    years: Annotated[int, msgspec.Meta(ge=3)]
 
     @property
     def period(self) -> timedelta:

@@ -57,6 +57,8 @@ from shared.store.store import Store
 from shared.store.timers import TimerLocks
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from shared.events.handler import EventHandler
 
 _T = TypeVar("_T")
@@ -171,8 +173,11 @@ async def opened(app: App) -> AsyncIterator[Opened]:
         yield Opened(app, parts, asgi, tasks, Starlette(routes=health) if apart else None)
 
 
-async def _consents_known(app: App, store: Store, tenant: str) -> None:
+async def _consents_known(app: App, store: Store, tenant: str) -> frozenset[UUID]:
     """Pass where what is known of consents is as new as it has to be to tell somebody outside of the clinic anything.
+
+    Returns:
+        The patients of whom it is not known.
 
     Raises:
         Unavailable: it is not, or this service does not hold consents.
@@ -180,9 +185,9 @@ async def _consents_known(app: App, store: Store, tenant: str) -> None:
     """
     service = app.service
     if "Consent" in service.types and not app.shows_copies:
-        return
+        return frozenset()
     news = load_policy(app.settings.policy).section("knowledge", KnowledgePolicy).disclosure
-    await require_news_of_consents(service, store, news, tenant)
+    return await require_news_of_consents(service, store, news, tenant)
 
 
 def _tasks(app: App, parts: Parts) -> list[Task]:

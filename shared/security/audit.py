@@ -243,6 +243,7 @@ class _Seen:
     patients: dict[str, None] = field(default_factory=dict)
     what: tuple[str, ...] = ()
     behind: dict[str, None] = field(default_factory=dict)
+    through: dict[str, None] = field(default_factory=dict)
 
     def body(self, body: bytes) -> None:
         for found in _PATIENT.findall(body):
@@ -252,6 +253,7 @@ class _Seen:
         if one.type == "Patient":
             self.patients[one.id] = None
         self.behind |= dict.fromkeys(one.behind)
+        self.through |= dict.fromkeys(one.through)
         self.body(one.body)
 
     def page(self, page: Page) -> None:
@@ -284,15 +286,17 @@ def _noted(does: str, action: Action, *what: str, query: str | None = None) -> I
         yield seen
     except Exception as error:
         trail.refusals.append(error)
-        parts = {**refused(error), "patients": tuple(seen.patients), "what": seen.what, "query": query}
-        trail.rows.append(row_of(trail.service, "rest", does, action, **parts))
+        said = {**refused(error), "patients": tuple(seen.patients), "what": seen.what, "query": query}
+        trail.rows.append(row_of(trail.service, "rest", does, action, **said))
         raise
     if action in {"C", "U", "D"} and trail.by.changes != changes:
         return
-    parts = {"patients": tuple(seen.patients), "what": seen.what, "query": query}
+    parts: dict[str, Any] = {"patients": tuple(seen.patients), "what": seen.what, "query": query}
+    if seen.through:
+        parts["through"] = tuple(seen.through)
     if seen.behind:  # these say more than that consents decided; a Task by which the glass is broken stays
-        said = str(trail.by.said.get("authorisation", ""))
-        parts["authorisation"] = ", ".join((*((said,) if said.startswith("Task/") else ()), *seen.behind))
+        task = str(trail.by.said.get("authorisation", ""))
+        parts["authorisation"] = ", ".join((*((task,) if task.startswith("Task/") else ()), *seen.behind))
     trail.rows.append(row_of(trail.service, "rest", does, action, **parts))
 
 
@@ -448,6 +452,7 @@ class Audited:
             result = await self.inner.operation(context, operation, call)
             seen.body(result.body)
             seen.behind |= dict.fromkeys(result.behind)
+            seen.through |= dict.fromkeys(result.through)
         return result
 
 

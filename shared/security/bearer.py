@@ -11,7 +11,7 @@ import hashlib
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -272,7 +272,14 @@ class Bearer:
         keys = await (await self._issuer.keys()).holding(header_of(token)["kid"])
         claims = verified(token, keys, issuer=self._issuer.url, audience=self._audience, now=self._clock())
         claims = renamed(claims, self._names, self._roles)
-        caller = caller_of(claims, origin=self._origin, roles=self._roles, clinic=self._clinic, authorization=header)
+        caller = caller_of(
+            claims,
+            origin=self._origin,
+            roles=self._roles,
+            clinic=self._clinic,
+            authorization=header,
+            bases=self._audience,
+        )
         until = min(float(claims["exp"]), self._clock() + FRESH)  # a key may be taken back, too
         return _Remembered(caller, str(claims.get("jti", "")), until)
 
@@ -311,8 +318,11 @@ def caller_of(
     roles: Roles,
     clinic: str | None = None,
     authorization: str | None = None,
+    bases: Collection[str] = (),
 ) -> Caller:
     """Return the bearer of a token by its claims; of `clinic` where the token names none.
+
+    `bases`: the FHIR bases by which clients know this server: a `fhirUser` may be an URL of one of these.
 
     Who has a role is of the clinic or not as the role says. Who has none is a user or a patient of the clinic's by his
     scopes, and by a scope ``system/`` somebody outside, unless the issuer says that the clinic itself asks.
@@ -329,7 +339,7 @@ def caller_of(
     tenant = _text(claims, "kap_tenant") or clinic
     if tenant is None:
         raise TokenRefused("The token does not say for which clinic it is (kap_tenant). The issuer has to say so.")
-    role, user, scopes = _text(claims, "kap_role"), _relative(_text(claims, "fhirUser")), parse_scopes(scope)
+    role, user, scopes = _text(claims, "kap_role"), _relative(_text(claims, "fhirUser"), bases), parse_scopes(scope)
     outside = role is not None or (any(one.context == "system" for one in scopes) and claims.get(OF_CLINIC) is not True)
     return Caller(
         tenant=tenant,
@@ -352,9 +362,20 @@ def _text(claims: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _relative(user: str | None) -> str | None:
-    """Return a `fhirUser`, which may be an absolute URL, as ``Type/id``."""
-    return None if user is None else "/".join(user.rstrip("/").split("/")[-2:])
+def _relative(user: str | None, bases: Collection[str]) -> str | None:
+    """Return a `fhirUser`, which may be an absolute URL of this server, as ``Type/id``.
+
+    Raises:
+        TokenRefused: it is a resource of another server: somebody else than who has that id here.
+
+    """
+    if user is None:
+        return None
+    base, _, name = user.rstrip("/").rpartition("/")
+    base, _, type_ = base.rpartition("/")
+    if base and base not in bases:
+        raise TokenRefused("The token's fhirUser is of another FHIR server. The issuer has to name who it is here.")
+    return f"{type_}/{name}" if type_ else name
 
 
 def bearer(

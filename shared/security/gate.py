@@ -27,16 +27,19 @@ from shared.fhir.search import Chain, Condition, Has
 from shared.http.conditions import conditional_reference
 from shared.http.entries import placed
 from shared.runtime.everywhere import VALIDATE
-from shared.security import glass
+from shared.security import glass, intermediaries
 from shared.security.audit import say
 from shared.security.caller import OWNED
 from shared.security.notice import with_notice
 from shared.security.scopes import OPERATE
 from shared.security.tokens import TokenRefused
 from shared.store.access import EVERYTHING, NO_ONES, Access
+from shared.store.behind import through
 from shared.store.visibility import PART_2
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from shared.fhir.history import HistoryQuery
     from shared.fhir.patch.apply import Patch
     from shared.fhir.search import SearchQuery
@@ -49,8 +52,9 @@ if TYPE_CHECKING:
     from shared.store.terminology import Loaded
     from shared.store.types import Page, Stored
 
-Known: TypeAlias = Callable[[str], Awaitable[None]]
-"""Passes where what is known of a tenant's consents is new enough; raises Unavailable."""
+Known: TypeAlias = "Callable[[str], Awaitable[frozenset[UUID]]]"
+"""Passes where what is known of a tenant's consents is new enough, and returns the patients of whom it is not known, as
+rows know them; raises Unavailable."""
 
 READ_BY_ACCESS: Final = frozenset(("everything", "status", "events"))
 """Operations of a backend that read with the caller's own access."""
@@ -95,12 +99,20 @@ class Gate:
 
         Raises:
             Unavailable: it is not known.
-            Forbidden: the glass is not broken for him.
+            Forbidden: the glass is not broken for him; he is no intermediary.
 
         """
+        if context.behalf is not None and context.caller.known and not context.caller.everything:
+            context = replace(context, caller=intermediaries.on_behalf_of(context.caller, context.behalf), behalf=None)
+            told = context.caller.disclosure
+            if told is not None and told.through:
+                say(recipient=min(told.recipients), through=tuple(told.through))
         caller = context.caller
         if caller.disclosure is not None and self.consents_known is not None:
-            await self.consents_known(caller.tenant)
+            doubted = await self.consents_known(caller.tenant)
+            if doubted:
+                caller = replace(caller, disclosure=replace(caller.disclosure, doubted=doubted))
+                context = replace(context, caller=caller)
         if context.glass is None or not caller.known or caller.everything:
             return context
         glass.require_may_break(caller)
@@ -189,7 +201,7 @@ class Gate:
 
     def _with_behind(self, context: RequestContext, stored: Stored, behind: tuple[Behind, ...]) -> Stored:
         body = self._noticed(context, stored.body, behind) if PART_2.encode() in stored.body else stored.body
-        return replace(stored, body=body, behind=tuple(one.consent for one in behind))
+        return replace(stored, body=body, behind=tuple(one.consent for one in behind), through=through(behind))
 
     def _noticed(self, context: RequestContext, body: bytes, behind: tuple[Behind, ...]) -> bytes:
         resource: Resource = parse(body)
@@ -214,8 +226,9 @@ class Gate:
             of = behind.get((entry["resource"]["resourceType"], entry["resource"].get("id", "")), ())
             if PART_2 in labels_of(entry["resource"]):
                 entry["resource"] = parse(self._noticed(context, dump(entry["resource"]), of))
-        named = {one.consent: None for several in behind.values() for one in several}
-        return replace(result, body=dump(bundle), behind=tuple(named))
+        every = [one for several in behind.values() for one in several]
+        named = tuple(dict.fromkeys(one.consent for one in every))
+        return replace(result, body=dump(bundle), behind=named, through=through(every))
 
     async def loaded(self, context: RequestContext, type_: str) -> Sequence[Loaded]:
         """Return what terminology the clinic loaded, to who has a token; nobody's data, and nobody's business else."""

@@ -8,9 +8,11 @@ Source: https://hl7.org/fhir/R4/security-labels.html, HL7 DS4P; codes of v3-ActC
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import unescape
 from typing import Any, Final
 
 import msgspec
@@ -49,9 +51,10 @@ class VeryRestricted(Cited, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class ProcessNotes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is a process note: what bears `label`, and of `types` what has one of `words` in its `type`."""
+    """What is a process note: what bears `label` or one of `laws`; of `types` what has one of `words` in its `type`."""
 
     label: str
+    laws: tuple[str, ...] = ()
     types: tuple[str, ...]
     words: tuple[str, ...]
 
@@ -107,7 +110,7 @@ class Labels:
         }
 
     def require_kept_here(self, resource: Resource) -> None:
-        """Refuse a process note: those are not part of the record that is exchanged.
+        """Refuse a process note, and what holds one: those are not part of the record that is exchanged.
 
         Raises:
             Unprocessable: it is one.
@@ -115,7 +118,11 @@ class Labels:
         """
         notes = self.policy.process_notes
         said = resource.get("resourceType") in notes.types and _texts(resource.get("type"))
-        if notes.label in labels_of(resource) or (said and any(word in said for word in notes.words)):
+        for one in _inside(resource):
+            self.require_kept_here(one)
+        if {notes.label, *notes.laws}.intersection(labels_of(resource)) or (
+            said and any(word in said for word in notes.words)
+        ):
             raise Unprocessable(
                 [
                     Issue(
@@ -160,6 +167,11 @@ class Labels:
             if _pair(one) not in {_pair(other) for other in kept}:
                 kept.append(one)
         level, codes = self._of_rules(resource)
+        for one in _inside(resource):  # what holds resources is as confidential as what is in it
+            inner = _security(self.labelled(one))
+            codes += [str(each.get("code")) for each in inner if each.get("system") == ACT_CODE]
+            levels = (str(each.get("code")) for each in inner if each.get("system") == CONFIDENTIALITY)
+            level = _highest((level, *levels))
         codes = [*codes, *(str(one.get("code")) for one in kept if one.get("system") == ACT_CODE)]
         codes += [wider for code in codes if (wider := self.policy.implied.get(code)) is not None]
         part_2, very = self.policy.part_2, self.policy.very_restricted
@@ -171,9 +183,9 @@ class Labels:
             level = _highest((level, "V"))
         bears = {str(one.get("code")) for one in kept if one.get("system") == ACT_CODE}
         kept += [{"system": ACT_CODE, "code": code} for code in dict.fromkeys(codes) if code not in bears]
-        levels = [str(one.get("code")) for one in kept if one.get("system") == CONFIDENTIALITY]
-        highest = _highest((level, *levels))
-        if highest is not None and levels != [highest]:
+        borne = [str(one.get("code")) for one in kept if one.get("system") == CONFIDENTIALITY]
+        highest = _highest((level, *borne))
+        if highest is not None and borne != [highest]:
             kept = [one for one in kept if one.get("system") != CONFIDENTIALITY]
             kept.append({"system": CONFIDENTIALITY, "code": highest})
         if kept == given:
@@ -198,6 +210,19 @@ def high_water(levels: Iterable[str | None]) -> str | None:
     return _highest(every) if every else None
 
 
+_NO_WORDS: Final = frozenset(
+    (
+        "resourceType", "id", "system", "code", "reference", "url", "uri", "canonical", "instantiatesCanonical",
+        "instantiatesUri", "implicitRules", "language", "contentType", "data", "hash", "linkId", "versionId", "fullUrl",
+        "version", "profile", "valueUri", "valueUrl", "valueCanonical", "valueCode", "valueId", "valueOid", "valueUuid",
+        "valueBase64Binary", "questionnaire",
+    )
+)  # fmt: skip
+"""Elements whose strings are names of something, and not said."""
+
+_MARKUP: Final = re.compile(r"<[^>]*>")
+
+
 class _Said:
     """The codings and texts anywhere in a resource, and the questionnaire it answers."""
 
@@ -205,25 +230,25 @@ class _Said:
         self.codings: set[tuple[str, str]] = set()
         self.texts: set[str] = set()
         self.questionnaire = str(resource.get("questionnaire", "")).partition("|")[0]
-        about = {name: value for name, value in resource.items() if name not in ("meta", "text")}
+        about = {name: value for name, value in resource.items() if name != "meta"}
         if resource.get("resourceType") == "Consent":
             about.pop("provision", None)  # what may be told of is no fact about the patient
+        if resource.get("resourceType") == "Bundle":
+            about.pop("entry", None)  # each is looked at by itself
         self._gather(about)
 
-    def _gather(self, value: Json) -> None:
+    def _gather(self, value: Json, *, is_said: bool = True) -> None:
         if isinstance(value, list):
             for one in value:
-                self._gather(one)
+                self._gather(one, is_said=is_said)
         elif isinstance(value, dict):
             system, code = value.get("system"), value.get("code")
             if isinstance(system, str) and isinstance(code, str):
                 self.codings.add((system, code))
-            for name in ("text", "display"):
-                if isinstance(text := value.get(name), str):
-                    self.texts.add(text.casefold())
-            for one in value.values():
-                if isinstance(one, dict | list):
-                    self._gather(one)
+            for name, one in value.items():
+                self._gather(one, is_said=name not in _NO_WORDS)
+        elif isinstance(value, str) and is_said:
+            self.texts.add((unescape(_MARKUP.sub(" ", value)) if "<" in value else value).casefold())
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +286,17 @@ class _Looking:
             )
             or any(word in text for word in self.words for text in said.texts)
         )
+
+
+def _inside(resource: Resource) -> Iterator[Resource]:
+    """Yield the resources that a Bundle or Parameters holds."""
+    for name in ("entry", "parameter", "part"):
+        several = resource.get(name)
+        for one in several if isinstance(several, list) else ():
+            if isinstance(one, dict):
+                if isinstance(one.get("resource"), dict):
+                    yield one["resource"]
+                yield from _inside(one)
 
 
 def _is_of_a_patient(resource: Resource) -> bool:

@@ -114,7 +114,10 @@ class RateLimit:
 
 def _bearer(scope: Scope) -> bytes | None:
     authorization = Headers(scope=scope).get("authorization")
-    return None if authorization is None else hashlib.sha256(authorization.encode("latin-1", "replace")).digest()
+    if authorization is None:
+        return None
+    scheme, _, token = authorization.partition(" ")  # as `shared.security.bearer` reads it: one token is one bearer
+    return hashlib.sha256(f"{scheme.lower()} {token.strip()}".encode("latin-1", "replace")).digest()
 
 
 def _address(scope: Scope) -> bytes:

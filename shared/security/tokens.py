@@ -110,7 +110,8 @@ def verified(
 
 def _check(claims: Mapping[str, Any], issuer: str, audience: Collection[str], now: float) -> None:
     times = {name: _time(claims[name]) for name in ("exp", "nbf", "iat") if name in claims}
-    if claims.get("iss") != issuer:
+    said = claims.get("iss")
+    if not isinstance(said, str) or said.rstrip("/") != issuer.rstrip("/"):  # Auth0's names end with a slash
         raise TokenRefused("The token is of another issuer.")
     given = claims.get("aud")
     names = [given] if isinstance(given, str) else given

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
+from uuid import UUID
 
 from shared.fhir.search import Condition
 
@@ -41,6 +42,8 @@ class Disclosure:
             a consent under it alone, and process notes never.
         opened: the patient (logical id) for whom the glass is broken: of him all is told but process notes, whatever
             his Consents say; None: nobody.
+        doubted: the patients, as rows know them, of whom nothing is told: what they consent to is not known here now.
+        through: the intermediary by which the recipients are told (42 CFR 2.11); none: they ask themselves.
 
     """
 
@@ -48,6 +51,8 @@ class Disclosure:
     purposes: frozenset[str]
     permitted: bool = False
     opened: str | None = None
+    doubted: frozenset[UUID] = frozenset()
+    through: frozenset[str] = frozenset()
 
 
 NO_ONES: Final = frozenset(

@@ -63,6 +63,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         client, user, role: whose token it was; none: nobody said who asks, or the service works of itself.
         address: where the request came from.
         recipient: who outside of the clinic was told, ``Organization/1``; None: nobody outside.
+        through: of such a disclosure, the intermediaries that a Consent names, to or by whom it was told.
         authorisation: of such a disclosure, what allows it: a Consent, ``default``, a label of the policy.
         patients: logical ids of the patients it is about.
         what: references, with their version where it is known.
@@ -87,6 +88,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: str | None = None
     address: str | None = None
     recipient: str | None = None
+    through: tuple[str, ...] = ()
     authorisation: str | None = None
     patients: tuple[str, ...] = ()
     what: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A Consent that permits: its version, ``Consent/1/_history/2``, and what it says that it is for (none: anything).
+    """A Consent that permits.
 
-    Codes of v3-ActReason.
+    Attributes:
+        consent: its version, ``Consent/1/_history/2``.
+        scope: what it says that it is for, codes of v3-ActReason; none: anything.
+        through: the intermediaries (``Organization/1``) that it names and this is told to, or by.
+
     """
 
     consent: str
     scope: frozenset[str]
+    through: frozenset[str] = frozenset()
 
 
 Place = tuple[str, str]
@@ -50,8 +55,9 @@ async def behind(
                 SELECT g.name, r.* FROM unnest({numbers}, {ids}, {names}) AS g(type, id, name)
                 JOIN tenant tn ON tn.name = {name}
                 JOIN resource r ON r.tenant = tn.id AND r.type = g.type AND r.id = g.id)
-            SELECT r.name, r.id, x.id AS consent, x.version, s.why FROM r
-            CROSS JOIN LATERAL (SELECT c.consent, min(coalesce(c.x_purposes, c.purposes)) AS why {about}
+            SELECT r.name, r.id, x.id AS consent, x.version, s.why, s.through FROM r
+            CROSS JOIN LATERAL (SELECT c.consent, min(coalesce(c.x_purposes, c.purposes)) AS why,
+                                       min(coalesce(c.x_through, c.through)) AS through {about}
                                 AND c.weight = 2 GROUP BY c.consent) s
             JOIN resource x ON x.rid = s.consent ORDER BY x.id
             """,
@@ -59,7 +65,13 @@ async def behind(
         )
     found: dict[Place, tuple[Behind, ...]] = {}
     for row in rows:
-        one = Behind(f"Consent/{row['consent']}/_history/{row['version']}", frozenset(row["why"] or ()))
+        through = frozenset(row["through"] or ()) & (told.through or told.recipients)
+        one = Behind(f"Consent/{row['consent']}/_history/{row['version']}", frozenset(row["why"] or ()), through)
         place = row["name"], row["id"]
         found[place] = (*found.get(place, ()), one)
     return found
+
+
+def through(several: Iterable[Behind]) -> tuple[str, ...]:
+    """Return the intermediaries that Consents name, to or by whom something is told: for the list of 42 CFR 2.24."""
+    return tuple(sorted({one for each in several for one in each.through}))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from shared.fhir.definitions import type_id
 from shared.store.access import NO_ONES, Access, Disclosure
 from shared.store.audit import Row, note, now
-from shared.store.behind import Behind, behind
+from shared.store.behind import Behind, behind, through
 from shared.store.comparisons import Binder
 from shared.store.connection import translated
 from shared.store.visibility import PART_2, consented
@@ -28,7 +28,9 @@ Request: TypeAlias = Literal["find", "compare", "match", "create", "update"]
 YEARS_KEPT = 3
 """For so many years back what was disclosed is told (42 CFR 2.24, list of disclosures by an intermediary)."""
 
-_COLUMNS = "asked_at, recipient, purpose, type, resource, version, labels, request, part_2, redacted, consents, ended"
+_COLUMNS = (
+    "asked_at, recipient, through, purpose, type, resource, version, labels, request, part_2, redacted, consents, ended"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class Decision:
         return PART_2 in self.labels
 
     @property
+    def through(self) -> tuple[str, ...]:
+        """The intermediary by which it is told, or that is told itself as one, by some Consent."""
+        return tuple(self.told.through) or through(self.behind)
+
+    @property
     def consents(self) -> tuple[str, ...]:
         """The versions of the Consents that permit it, ``Consent/1/_history/2``."""
         return tuple(one.consent for one in self.behind)
@@ -67,6 +74,7 @@ class Disclosed:
 
     asked_at: datetime
     recipient: str | None
+    through: str | None
     purpose: str
     type: str
     resource: str
@@ -131,13 +139,17 @@ class Disclosures:
     async def _told(self, destination: str) -> Disclosure:
         with translated():
             row = await self._connection.fetchrow(
-                "SELECT recipient, purpose FROM delivery_destination WHERE tenant = $1 AND id = $2",
+                "SELECT recipient, purpose, through FROM delivery_destination WHERE tenant = $1 AND id = $2",
                 self._tenant,
                 destination,
             )
         if row is None:
             raise LookupError("The ledger has no such destination.")
-        return Disclosure(frozenset(filter(None, (row["recipient"],))), frozenset((row["purpose"],)))
+        return Disclosure(
+            frozenset(filter(None, (row["recipient"],))),
+            frozenset((row["purpose"],)),
+            through=frozenset(filter(None, (row["through"],))),
+        )
 
     async def _hidden(
         self, told: Disclosure, tenant: str, targets: Sequence[tuple[str, str]]
@@ -182,8 +194,8 @@ class Disclosures:
             number: int = await self._connection.fetchval(
                 """
                 INSERT INTO disclosure (destination, recipient, purpose, tenant, key, type, resource, version, labels,
-                    request, permitted, part_2, redacted, consents, known_seconds)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING id
+                    request, permitted, part_2, redacted, consents, known_seconds, through)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id
                 """,
                 entry.destination,
                 next(iter(decision.told.recipients), None),
@@ -200,6 +212,7 @@ class Disclosures:
                 redacted,
                 list(decision.consents),
                 known_seconds,
+                next(iter(decision.through), None),
             )
         return number
 
@@ -254,6 +267,7 @@ def _audited(entry: Entry, decision: Decision, request: Request) -> Row:
         action="E",
         outcome=0 if decision.permitted else 4,
         recipient=next(iter(decision.told.recipients), f"Endpoint/{entry.destination}") if tells else None,
+        through=decision.through if tells else (),
         authorisation=", ".join(decision.consents) or None,
         patients=(entry.key.removeprefix("Patient/"),) if entry.key.startswith("Patient/") else (),
         what=(f"{entry.type}/{entry.id}/_history/{entry.wanted_version}",),

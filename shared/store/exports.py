@@ -13,7 +13,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from shared.events.codec import NOBODYS
 from shared.events.shards import SHARDS
+from shared.events.topics import topic_of
 from shared.fhir.definitions import TYPE_IDS, type_id
 from shared.fhir.search import Condition, SearchQuery
 from shared.store import search
@@ -61,11 +63,13 @@ ORDER BY row_number() OVER (PARTITION BY tenant, client ORDER BY number),
 """
 _END: Final = "UPDATE export_job SET state = $2, said = $3, finished_at = clock_timestamp() WHERE number = $1"
 _FIND: Final = f"SELECT {_JOB} FROM export_job WHERE id = $1 AND tenant = $2 AND expires_at > clock_timestamp()"
-_NEWS: Final = """
+_NEWS: Final = f"""
 SELECT s.source, CASE WHEN count(k.until) = $3 THEN least(min(k.until), clock_timestamp(), (
-    SELECT min(p.time) FROM parked p WHERE p.consumer = $1 AND p.source = s.source AND p.tenant = $4)) END AS until
-FROM unnest($2::text[]) AS s(source) LEFT JOIN known_until k ON k.consumer = $1 AND k.source = s.source
-GROUP BY s.source
+    SELECT min(p.time) FROM parked p
+    WHERE $5 AND p.consumer = $1 AND p.source IN (s.source, s.topic) AND p.tenant IN ($4, '{NOBODYS}'))) END AS until
+FROM unnest($2::text[], $6::text[]) AS s(source, topic)
+LEFT JOIN known_until k ON k.consumer = $1 AND k.source = s.source
+GROUP BY s.source, s.topic
 """
 _LINE: Final = """
 export_line l JOIN resource r ON r.tenant = {clinic} AND r.type = l.type AND r.id = l.id
@@ -312,10 +316,16 @@ class Listing:
             waits = "SELECT EXISTS (SELECT FROM export_job WHERE number = $1 AND state = 'waiting')"
             return bool(alone) and bool(await self._connection.fetchval(waits, self._job.number))
 
-    async def news(self, consumer: str, sources: Sequence[str]) -> dict[str, datetime | None]:
-        """Return, by source, the time until which all that it committed is here; None: it never said."""
+    async def news(self, consumer: str, sources: Sequence[str], *, parked: bool = True) -> dict[str, datetime | None]:
+        """Return, by source, the time until which all that it committed is here; None: it never said.
+
+        Without `parked`, what could not be applied counts as here.
+        """
+        topics = [topic_of(source) for source in sources]
         with translated():
-            rows = await self._connection.fetch(_NEWS, consumer, list(sources), SHARDS, self._job.tenant)
+            rows = await self._connection.fetch(
+                _NEWS, consumer, list(sources), SHARDS, self._job.tenant, parked, topics
+            )
         return {row["source"]: row["until"] for row in rows}
 
     async def now(self) -> datetime:

@@ -10,9 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
+from shared.events.codec import NOBODYS
 from shared.events.shards import SHARDS, shard_of
+from shared.events.topics import topic_of
 from shared.events.watermark import Watermark
+from shared.fhir.freshness import Freshness, Unheard
+from shared.fhir.ids import subject_uuid
 from shared.store.clinics import Clinics
 from shared.store.connection import Connection, translated
 
@@ -23,19 +28,37 @@ FROM unnest($2::text[], $3::smallint[], $4::timestamptz[]) AS g(source, shard, u
 ON CONFLICT (consumer, source, shard) DO UPDATE SET until = excluded.until, heard_at = clock_timestamp()
     WHERE known_until.until < excluded.until OR known_until.until > clock_timestamp()
 """
-# What waits in parking is not known, however much later the last watermark is: anything of the keys that are asked for;
-# where no keys are, each Consent of the clinic, for who is told of many patients is told by all of their consents.
-_AGES: Final = """
+# What waits in parking is not known, however much later the last watermark is: anything of the keys that are asked
+# for, or each Consent of the clinic. A record that no program here could read (`codec.unreadable`: a Basic that has its
+# topic for a source) may be one, and where it says no clinic, any clinic's.
+_OF_SOURCE: Final = "p.consumer = $1 AND p.source IN (s.source, s.topic)"
+_OF_KEYS: Final = f"SELECT min(p.time) FROM parked p WHERE {_OF_SOURCE} AND p.tenant = $4 AND p.key = ANY ($5::text[])"
+_IS_CONSENT: Final = (
+    f"{_OF_SOURCE} AND p.tenant IN ($4, '{NOBODYS}') AND p.type IN ('Consent', 'Basic') "
+    "AND (p.type = 'Consent' OR p.source = s.topic)"
+)
+_CONSENTS: Final = f"SELECT min(p.time) FROM parked p WHERE cardinality($5::text[]) = 0 AND {_IS_CONSENT}"
+_OF_NOBODY: Final = f"SELECT min(p.time) FROM parked p WHERE {_IS_CONSENT} AND p.key NOT LIKE 'Patient/%'"
+
+
+def _ages_but(*parked: str) -> str:
+    return f"""
 SELECT s.source, (SELECT CASE WHEN count(*) = cardinality($3::smallint[]) THEN
     greatest(
-        extract(epoch FROM clock_timestamp() - least(min(k.until), (
-            SELECT min(p.time) FROM parked p
-            WHERE p.consumer = $1 AND p.source = s.source AND p.tenant = $4
-                AND CASE WHEN cardinality($5::text[]) = 0 THEN p.type = 'Consent' ELSE p.key = ANY ($5::text[]) END))),
+        extract(epoch FROM clock_timestamp() - least(min(k.until), {", ".join(f"({one})" for one in parked)})),
         extract(epoch FROM max(k.until) - clock_timestamp()),
         0)::float8 END
     FROM known_until k WHERE k.consumer = $1 AND k.source = s.source AND k.shard = ANY ($3::smallint[])) AS seconds
-FROM unnest($2::text[]) AS s(source)
+FROM unnest($2::text[], $6::text[]) AS s(source, topic)
+"""
+
+
+_AGES: Final = _ages_but(_OF_KEYS, _CONSENTS)
+_AGES_OF_CONSENTS: Final = _ages_but(_OF_KEYS, _OF_NOBODY)
+_DOUBTED: Final = f"""
+SELECT DISTINCT p.key FROM unnest($2::text[], $5::text[]) AS s(source, topic)
+JOIN parked p ON {_IS_CONSENT} AND p.key LIKE 'Patient/%'
+WHERE p.time < clock_timestamp() - $3 * interval '1 second'
 """
 _OF_ALL: Final = """
 SELECT source, shard, abs(extract(epoch FROM clock_timestamp() - until))::float8 AS seconds
@@ -147,6 +170,21 @@ class Knowledge:
         return {row["topic"]: TopicLag(row["events"] or 0, row["partitions"], row["seconds"]) for row in rows}
 
 
+@dataclass(frozen=True, slots=True)
+class ConsentsKnown:
+    """What may be told to somebody outside, by what is known of consents.
+
+    Attributes:
+        unheard: whose news is too old; none: something may be told.
+        doubted: of whom nothing may be told all the same, as rows know patients: a Consent of theirs, or what may be
+            one, could not be applied here.
+
+    """
+
+    unheard: tuple[Unheard, ...] = ()
+    doubted: frozenset[UUID] = frozenset()
+
+
 async def ages(
     connection: Connection, consumer: str, sources: Sequence[str], tenant: str, keys: Collection[str]
 ) -> dict[str, float | None]:
@@ -155,7 +193,39 @@ async def ages(
     Without keys it is about all shards, and of what is parked about the Consents of the tenant: a withdrawal that could
     not be applied, or that waits behind what could not.
     """
-    shards = sorted({shard_of(tenant, key) for key in keys}) if keys else list(range(SHARDS))
+    return await _ages(_AGES, connection, consumer, sources, tenant, keys)
+
+
+async def ages_of_consents(
+    connection: Connection, consumer: str, sources: Sequence[str], tenant: str, key: str
+) -> dict[str, float | None]:
+    """Return, by source, the seconds since it is known that no consent of a patient's (``Patient/1``) is missing.
+
+    What could not be read, and says of no patient, may be one of his.
+    """
+    return await _ages(_AGES_OF_CONSENTS, connection, consumer, sources, tenant, [key])
+
+
+async def consents_known(connection: Connection, consumer: str, news: Freshness, tenant: str) -> ConsentsKnown:
+    """Return what may be told of a clinic's patients to somebody outside, by the news of consents that is here.
+
+    A Consent that could not be applied is not known; where nobody knows whose it is, none of the clinic's are.
+    """
+    unheard = tuple(news.too_old(await _ages(_AGES_OF_CONSENTS, connection, consumer, news.of, tenant, ())))
+    if unheard:
+        return ConsentsKnown(unheard)
     with translated():
-        rows = await connection.fetch(_AGES, consumer, list(sources), shards, tenant, list(keys))
+        rows = await connection.fetch(
+            _DOUBTED, consumer, list(news.of), float(news.seconds), tenant, [topic_of(one) for one in news.of]
+        )
+    return ConsentsKnown(doubted=frozenset(subject_uuid(row["key"].removeprefix("Patient/")) for row in rows))
+
+
+async def _ages(
+    asked: str, connection: Connection, consumer: str, sources: Sequence[str], tenant: str, keys: Collection[str]
+) -> dict[str, float | None]:
+    shards = sorted({shard_of(tenant, key) for key in keys}) if keys else list(range(SHARDS))
+    topics = [topic_of(source) for source in sources]
+    with translated():
+        rows = await connection.fetch(asked, consumer, list(sources), shards, tenant, list(keys), topics)
     return {row["source"]: row["seconds"] for row in rows}

@@ -78,11 +78,11 @@ class Ledger:
             await self._connection.execute(
                 """
                 INSERT INTO delivery_destination
-                    (id, tenant, name, address, active, types, creates_patients, recipient, purpose)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                    (id, tenant, name, address, active, types, creates_patients, recipient, purpose, through)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
                 ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, address = excluded.address,
                     active = excluded.active, types = excluded.types, creates_patients = excluded.creates_patients,
-                    recipient = excluded.recipient, purpose = excluded.purpose,
+                    recipient = excluded.recipient, purpose = excluded.purpose, through = excluded.through,
                     filled = delivery_destination.filled AND delivery_destination.types @> excluded.types
                 """,
                 destination.id,
@@ -94,6 +94,7 @@ class Ledger:
                 destination.creates_patients,
                 destination.recipient,
                 destination.purpose,
+                destination.through,
             )
             await self._connection.execute(
                 _ANOTHER_SERVER

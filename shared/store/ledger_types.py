@@ -51,6 +51,7 @@ class Destination:
         filled: whether what was held when it was added has been queued.
         recipient: who it is for a Consent, as ``Organization/1``; None: nobody whom a Consent can name.
         purpose: what it is told things for, a code of v3-ActReason.
+        through: the intermediary (``Organization/1``) by which the recipient is told; None: it is told itself.
 
     """
 
@@ -64,6 +65,7 @@ class Destination:
     filled: bool = field(default=False, compare=False)
     recipient: str | None = None
     purpose: str = "TREAT"
+    through: str | None = None
 
     @property
     def path(self) -> str:

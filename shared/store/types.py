@@ -21,7 +21,7 @@ class Stored:
 
     `body` is the exact JSON, `meta.versionId` and `meta.lastUpdated` included; of a deleted version, the tombstone.
     `origin` is the service that owns it. `behind` are the Consents that let somebody outside be told of it, once it is
-    told (`shared.security.gate`): ``Consent/1/_history/2``.
+    told (`shared.security.gate`): ``Consent/1/_history/2``; `through` the intermediaries that these name for it.
     """
 
     type: str
@@ -33,6 +33,7 @@ class Stored:
     origin: str
     interaction: Interaction
     behind: tuple[str, ...] = ()
+    through: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, type_: str, row: Record) -> Self:

@@ -86,6 +86,8 @@ def consented(
         own = f"n[1] = {row}.patient::text OR EXISTS (SELECT FROM resource q WHERE q.tenant = {clinic} "
         own += f"AND {of_types('q.type', ['Patient'])} AND q.id = n[1] AND q.patient = {row}.patient)"
         decided.append(_names_none_but(own, row, version, whole=types is None or len(others) < len(types)))
+    if told.doubted:
+        decided.append(f"(NOT {row}.patient = ANY ({bind(sorted(told.doubted), 'uuid[]')}){glass})")
     decision = f"{row}.patient IS NOT NULL AND {' AND '.join(decided)}"
     if not nobodys:
         return [f"({decision})"]
@@ -98,6 +100,8 @@ class Rules:
     def __init__(self, told: Disclosure, bind: Binder, clinic: str, row: str) -> None:
         self._recipients = bind(sorted(told.recipients), "text[]")
         self._nobody = not told.recipients
+        self._through = bind(sorted(told.through), "text[]") if told.through else None
+        self._all = bind(sorted(told.recipients | told.through), "text[]") if told.through else self._recipients
         self._purposes = bind(sorted(told.purposes), "text[]")
         self._of = f"c.tenant = {clinic} AND c.patient = {row}.patient"
         self._row = row
@@ -107,21 +111,45 @@ class Rules:
         labels = f"{version}.labels"
         return (
             f"FROM consent_rule c WHERE {self._of} "
-            f"{_among('recipients', self._recipients, nobody=self._nobody)}"
+            f"{self._whom(labels)}"
             f"{_among('purposes', self._purposes)}{_among('labels', labels)}"
             "AND (c.low IS NULL OR c.low <= now()) AND (c.high IS NULL OR c.high > now()) "
             f"AND (c.weight <> 2 OR c.part_2 OR NOT {labels} && '{{{PART_2}}}') "
             f"AND (c.about IS NULL OR kap_is_about(c.about, {self._row}.rid, {_judged(self._row, version)}))"
         )
 
+    def _whom(self, labels: str) -> str:
+        """Return that a rule is about who asks.
 
-def _among(column: str, values: str, *, nobody: bool = False) -> str:
-    """Return that a rule is about one of the values; who does not say who he is (`nobody`) may be whom it denies."""
-    rule, exception = (" OR c.weight = 1", " OR c.weight = 3") if nobody else ("", "")
-    return (
-        f"AND (c.{column} IS NULL OR c.{column} && {values}{rule}) "
-        f"AND (c.x_{column} IS NULL OR c.x_{column} && {values}{exception}) "
-    )
+        Who does not say who he is may be whom it denies. Who asks through an intermediary is denied by what denies
+        either of the two, and permitted by what names that intermediary: with him, or with nobody else (a general
+        designation). A permission to everybody is one for him, too, but not of what comes of a programme under Part 2.
+        """
+        if self._through is None:
+            permitted = [f"c.{one}through && {self._recipients}" for one in ("", "x_")]
+            asked = self._recipients
+        else:
+            permitted = [f"c.{one}recipients IS NULL AND c.{one}through && {self._through}" for one in ("", "x_")]
+            asked = f"CASE WHEN c.weight = 2 THEN {self._recipients} ELSE {self._all} END"
+        of = []
+        for column, also, denies in (("", permitted[0], 1), ("x_", permitted[1], 3)):
+            unnamed = f" OR c.weight = {denies}" if self._nobody else ""
+            of.append(
+                f"AND (c.{column}recipients IS NULL AND c.{column}through IS NULL "
+                f"OR c.{column}recipients && {asked} OR {also}{unnamed}) "
+            )
+        if self._through is not None:
+            to_everybody = "coalesce(c.recipients, c.x_recipients, c.through, c.x_through) IS NULL"
+            of.append(
+                f"AND (c.weight <> 2 OR coalesce(c.x_through, c.through) && {self._through} "
+                f"OR {to_everybody} AND NOT {labels} && '{{{PART_2}}}') "
+            )
+        return "".join(of)
+
+
+def _among(column: str, values: str) -> str:
+    """Return that a rule is about one of the values."""
+    return f"AND (c.{column} IS NULL OR c.{column} && {values}) AND (c.x_{column} IS NULL OR c.x_{column} && {values}) "
 
 
 def granted(

@@ -38,8 +38,17 @@ from services.gateway.exporting.caller import (
 from services.gateway.exporting.working import Kept, read
 from shared.fhir.extraction import labels_of
 from shared.fhir.freshness import Freshness, KnowledgePolicy
+from shared.fhir.ids import subject_uuid
 from shared.fhir.json import dump, parse
-from shared.fhir.outcome import BadRequest, Gone, Issue, NotFound, Unprocessable, operation_outcome
+from shared.fhir.outcome import (
+    BadRequest,
+    Gone,
+    Issue,
+    NotFound,
+    Unavailable,
+    Unprocessable,
+    operation_outcome,
+)
 from shared.fhir.subset import View, subset
 from shared.http.body import parse_body, read_body
 from shared.http.bundle import instant
@@ -51,11 +60,13 @@ from shared.security.audit import Auditing, known, record, sent
 from shared.security.limits import TooManyRequests
 from shared.security.notice import with_notice
 from shared.security.tokens import TokenRefused
-from shared.store.behind import Behind, Place
+from shared.store.behind import Behind, Place, through
 from shared.store.exports import Withdrawn
 from shared.store.visibility import PART_2
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from starlette.types import Receive, Scope, Send
 
     from shared.runtime.app import Parts
@@ -137,9 +148,10 @@ class Exports:
         record("rest", "$export", "E", what=what, query=sent(request.path[6:], [*pairs, *form]))
         return Response(status_code=202, headers={"Content-Location": self._url(job)})
 
-    async def _may_tell(self, caller: Caller) -> None:
-        if caller.disclosure is not None:
-            await require_news_of_consents(self.service, self.store, self.news, caller.tenant)
+    async def _may_tell(self, caller: Caller) -> frozenset[UUID]:
+        if caller.disclosure is None:
+            return frozenset()
+        return await require_news_of_consents(self.service, self.store, self.news, caller.tenant)
 
     # Status, deletion
 
@@ -218,7 +230,7 @@ class Exports:
             NotFound: there is no such file, or export, for the caller.
             Forbidden: the token allows less than the export was made by.
             Gone: something of it may not be told any more; then none of the export is.
-            Unavailable: it is not known whether it may.
+            Unavailable: it is not known whether it may, of some patient in it.
 
         """
         job, asked, who = await self._mine(request, caller)
@@ -230,15 +242,19 @@ class Exports:
             record("rest", "$export", "R", query=shown)
             return Response(_messages(job), media_type=NDJSON)
         file = await self._file(job, name)
-        await self._may_tell(caller)
+        doubted = await self._may_tell(caller)
         may = accesses(who.caller(caller.tenant), file.type)
         try:
             patients, behind = await self.store.exports.look(job, file, may)
+            if not doubted.isdisjoint(subject_uuid(one) for one in patients):
+                raise Unavailable("What is known of a patient's consents may be too old. Try again.")
         except Withdrawn:
             await self._withdraw(job)
             raise Gone(_GONE) from None
-        allowed = ", ".join(dict.fromkeys(one.consent for several in behind.values() for one in several))
-        by = {"authorisation": allowed} if allowed else {}
+        every = [one for several in behind.values() for one in several]
+        allowed, by = ", ".join(dict.fromkeys(one.consent for one in every)), {}
+        if allowed:
+            by = {"authorisation": allowed, "through": through(every)}
         record("rest", "$export", "R", what=(file.type,), query=shown, patients=tuple(patients), **by)
         if request.method == "HEAD":
             return Response(media_type=NDJSON)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from services.gateway.catalog import OWNERS
 from services.gateway.exporting.asked import Asked
 from services.gateway.exporting.caller import Who, members, wanted_by
-from shared.fhir.freshness import KnowledgePolicy
+from shared.fhir.freshness import Freshness, KnowledgePolicy
 from shared.fhir.outcome import FhirError, Unavailable
 from shared.runtime.app import Background
 from shared.runtime.logging import fault
@@ -27,6 +27,7 @@ from shared.runtime.policy import load_policy
 from shared.security.notice import NOTICE
 from shared.store.connection import Contended
 from shared.store.exports import LONGEST_WRITE, Listing, Miscounted, snapshot
+from shared.store.knowledge import consents_known
 
 if TYPE_CHECKING:
     from shared.runtime.app import Parts
@@ -57,11 +58,11 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Exporting:
-    """What makes the lists of one gateway's exports. `fresh`: how old news may be."""
+    """What makes the lists of one gateway's exports. `news`: how old it may be where somebody is told."""
 
     store: Store
     service: str
-    fresh: timedelta
+    news: Freshness
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Take exports from the line until cancelled."""
@@ -125,7 +126,15 @@ class Exporting:
             if not await listing.begin():
                 return None
             news, now = await listing.news(self.service, OWNERS), await listing.now()
-            said = self._judge(job, caller, news, now)
+            if caller.disclosure is None:
+                said = self._judge(job, caller, news, now)
+            else:
+                # What is parked of one patient keeps nobody outside waiting; of whom it is a Consent, nothing is told.
+                consents = await consents_known(transaction.connection, self.service, self.news, job.tenant)
+                caller = replace(caller, disclosure=replace(caller.disclosure, doubted=consents.doubted))
+                heard = await listing.news(self.service, OWNERS, parked=False)
+                heard |= {one.source: None for one in consents.unheard if heard.get(one.source) is not None}
+                said = self._judge(job, caller, heard, now)
             if said is None:
                 return None
             with SECONDS.labels(self.service).time():
@@ -150,7 +159,11 @@ class Exporting:
 
         """
         unheard = sorted(source for source, until in news.items() if until is None)
-        late = sorted(source for source, until in news.items() if until is not None and now - until > self.fresh)
+        late = sorted(
+            source
+            for source, until in news.items()
+            if until is not None and now - until > timedelta(seconds=self.news.seconds)
+        )
         waited = now - job.asked_at
         if unheard or (late and caller.disclosure is not None):
             if waited > MOST_PATIENCE:
@@ -181,7 +194,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 async def _run(parts: Parts, beat: Callable[[], None]) -> None:
     news = load_policy(parts.settings.policy).section("knowledge", KnowledgePolicy).disclosure
-    await Exporting(parts.store, parts.service.name, timedelta(seconds=news.seconds)).run(beat)
+    await Exporting(parts.store, parts.service.name, news).run(beat)
 
 
 EXPORT_TASK: Final = Background("exports", _run)

@@ -209,6 +209,34 @@ async def _is(delivery, resource, state):
     return await states(delivery, resource) == [state]
 
 
+async def test_what_goes_to_a_participant_through_an_intermediary_needs_the_intermediary_on_the_consent(
+    delivery, hospital
+):
+    """And is kept as told through it: 42 CFR 2.24, 2.31(a)(4)(ii)."""
+    ann = bearing(patient(), "42CFRPart2")
+    [destination] = await delivery.destinations()
+    path, url = f"/fhir/Endpoint/{destination.id}", "https://kap-exchange.org/fhir/StructureDefinition/"
+    held = (await delivery.http.get(path)).json()
+    by = {"url": f"{url}destination-intermediary", "valueReference": {"reference": "Organization/hie"}}
+    through = {**held, "extension": [*held["extension"], by]}
+    refused = await delivery.http.put(path, json=through)
+    assert refused.status_code == 422
+    assert "managingOrganization" in refused.json()["issue"][0]["diagnostics"]
+    through["managingOrganization"] = {"reference": "Organization/h1"}
+    assert (await delivery.http.put(path, json=through)).status_code == 200
+    delivery.start()
+    named = provision("permit", why=TPO, to=["Organization/h1"])
+    direct = consent(ann, "P5", provision=named)
+    await delivery.hear(direct, source="intake")
+    await delivery.hear(ann)
+    assert await states(delivery, ann) == ["held"]
+    general = {**direct, "provision": provision("permit", why=TPO, through=["Organization/hie"])}
+    await delivery.hear(general, source="intake")
+    await eventually(lambda: _is(delivery, ann, "accepted"), seconds=15)
+    [one] = await disclosed(delivery, ann)
+    assert (one.recipient, one.through, one.part_2) == ("Organization/h1", "Organization/hie", True)
+
+
 async def test_nothing_is_delivered_for_legal_proceedings(delivery):
     [destination] = await delivery.destinations()
     held = (await delivery.http.get(f"/fhir/Endpoint/{destination.id}")).json()

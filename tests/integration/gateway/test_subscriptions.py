@@ -155,7 +155,12 @@ async def test_news_of_consents_that_are_too_old_hold_what_is_for_somebody_outsi
     assert [one.numbers for one in await hook.work()] == [[1]]
 
 
-async def test_a_withdrawal_that_could_not_be_applied_holds_what_is_for_somebody_outside(clinic, hook, ada):
+async def test_a_withdrawal_that_could_not_be_applied_holds_what_is_of_that_patient_for_somebody_outside(
+    clinic, hook, ada
+):
+    """And what comes behind it, so that it is told in its order; what came before it is told."""
+    bob = (await clinic.made(BOB))["id"]
+    await clinic.made(consent(bob, PATTERNS["P1"]))
     given = await clinic.made(consent(ada, PATTERNS["P2"]))
     await asked(clinic, await clinic.token("hospital-system", kap_user=H1))
     await hook.work()
@@ -167,13 +172,16 @@ async def test_a_withdrawal_that_could_not_be_applied_holds_what_is_for_somebody
     early = replace(withdrawal, time=datetime.now(UTC) - timedelta(seconds=120))
     taking_in = ServiceEvents(SERVICE, store)
     await taking_in.park(early, Position("kap.intake.v1", 0, withdrawal.sequence), "it could not be applied")
+    await clinic.made(episode(bob))
+    assert [one.numbers for one in await hook.work()] == [[1]]
     await clinic.made(episode(ada))
     assert await hook.work() == []
     [parked] = await store.parking.list()
     await store.parking.retry(parked.number)
     assert await taking_in.take_up() == 1
+    await clinic.made(episode(bob))
     await hook.now()
-    assert await hook.work() == []  # it was withdrawn
+    assert [one.numbers for one in await hook.work()] == [[2]]  # of hers it was withdrawn
 
 
 async def test_a_subscription_is_its_clients_and_nobody_else_knows_of_it(clinic, hook):

@@ -9,12 +9,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from shared.fhir.codes import ACT_CODE, ACT_REASON, PARTICIPATION
+from shared.fhir.codes import ACT_CODE, ACT_REASON, INTERMEDIARY, PARTICIPATION
 from shared.store.access import Disclosure
 
 Resource = dict[str, Any]
 
 RECIPIENTS = ("Organization/h1", "Organization/h2", "Practitioner/gp")
+EXCHANGES = ("Organization/hie", "Organization/h2")
+"""Who may be named as an intermediary."""
+
 PURPOSES = ("TREAT", "HPAYMT", "HRESCH", "ETREAT")
 LABELS = ("R", "V", "MH", "SUD", "ETHUD", "SDV", "42CFRPart2", "PSYTHPN")
 TPO = ("TREAT", "HPAYMT", "HOPERAT")
@@ -24,11 +27,12 @@ Held = Mapping[str, Resource]
 
 
 def provision(type_: str | None, *, to: Iterable[str] = (), why: Iterable[str] = (), labels: Iterable[str] = (),
-              **more: Any) -> Resource:  # fmt: skip
-    """Return a provision."""
-    role = {"coding": [{"system": PARTICIPATION, "code": "IRCP"}]}
+              through: Iterable[str] = (), **more: Any) -> Resource:  # fmt: skip
+    """Return a provision; `through` are intermediaries."""
+    role, passes = {"coding": [{"system": PARTICIPATION, "code": "IRCP"}]}, {"coding": [INTERMEDIARY.coding()]}
     made: Resource = {} if type_ is None else {"type": type_}
-    if actors := [{"role": role, "reference": {"reference": one}} for one in to]:
+    actors = [{"role": role, "reference": {"reference": one}} for one in to]
+    if actors := actors + [{"role": passes, "reference": {"reference": one}} for one in through]:
         made["actor"] = actors
     if purposes := [{"system": ACT_REASON, "code": one} for one in why]:
         made["purpose"] = purposes
@@ -118,31 +122,65 @@ def _said(one: Resource, asked: _Asked) -> bool | None:
     if any(each.get("type") != "permit" and _meets(each, asked) for each in exceptions):
         return False
     if rule.get("type") == "permit":
-        return True if understood and part_2 else None
+        named = _meets(rule, asked, whom=asked.told.recipients) and _names_who_passes_on(asked, rule)
+        return True if understood and part_2 and named else None
     return any(
         each.get("type") == "permit"
-        and _meets(rule, asked, doubted=False)
+        and _meets(rule, asked, doubted=False, whom=asked.told.recipients)
+        and _names_who_passes_on(asked, each, rule)
         and understood
         and part_2
         and not _UNKNOWN & each.keys()
         and "provision" not in each
-        and _meets(each, asked)
+        and _meets(each, asked, whom=asked.told.recipients)
         for each in exceptions
     )
 
 
-def _meets(rule: Resource, asked: _Asked, *, doubted: bool = True) -> bool:
+def _actors(rule: Resource) -> tuple[set[str] | None, set[str] | None]:
+    """Return whom a rule names, and of one that permits, the intermediaries; None: nobody, or not understood."""
+    actors = rule.get("actor")
+    if not actors:
+        return None, None
+    known = [one["reference"].get("reference", "") for one in actors]
+    known = [one if one.partition("/")[0] in ("Organization", "Practitioner") else "" for one in known]
+    if rule.get("type") != "permit":
+        return (set(known) if all(known) else None), None
+    roles = [one["role"]["coding"][0]["code"] for one in actors]
+    passes = {one for one, role in zip(known, roles, strict=True) if one and role == "intermediary"}
+    receives = {one for one, role in zip(known, roles, strict=True) if one and role == "IRCP"}
+    return (
+        None if set(roles) == {"intermediary"} else receives,
+        passes if "intermediary" in roles else None,
+    )
+
+
+def _names_who_passes_on(asked: _Asked, *rules: Resource) -> bool:
+    """Tell whether a permission names the intermediary by which is asked; one to everybody does, but for Part 2."""
+    by = asked.told.through
+    named = [one for rule in rules for one in _actors(rule)]
+    passes = next((one for rule in rules if (one := _actors(rule)[1]) is not None), set())
+    return (
+        not by or bool(passes & by) or (not any(one is not None for one in named) and "42CFRPart2" not in asked.labels)
+    )
+
+
+def _is_about(rule: Resource, told: Disclosure, whom: frozenset[str]) -> bool:
+    to, passes = _actors(rule)
+    if to is None and passes is None:
+        return True
+    if to is not None and to & whom:
+        return True
+    if passes is None or (told.through and to is not None):
+        return False
+    return bool(passes & (told.through or told.recipients))
+
+
+def _meets(rule: Resource, asked: _Asked, *, doubted: bool = True, whom: frozenset[str] | None = None) -> bool:
+    """Tell whether a rule is about what is asked by `whom`: None: by whoever asks, or passes it on."""
     labels, told, now = asked.labels, asked.told, asked.now
+    whom = told.recipients | told.through if whom is None else whom
     allows = rule.get("type") == "permit"
-    to: set[str] | None = None
-    if actors := rule.get("actor"):
-        known = [one["reference"].get("reference", "") for one in actors]
-        known = [one if one.partition("/")[0] in ("Organization", "Practitioner") else "" for one in known]
-        if allows:
-            receives = [one["role"]["coding"][0]["code"] == "IRCP" for one in actors]
-            to = {one for one, yes in zip(known, receives, strict=True) if one and yes}
-        elif all(known):
-            to = set(known)
     why: set[str] | None = None
     if purposes := rule.get("purpose"):
         of = {one["code"] for one in purposes if one["system"] == ACT_REASON}
@@ -150,7 +188,7 @@ def _meets(rule: Resource, asked: _Asked, *, doubted: bool = True) -> bool:
     security = {one["code"] for one in rule["securityLabel"]} if rule.get("securityLabel") else None
     low, high = _period(rule.get("period", {}))
     return (
-        (to is None or bool(to & told.recipients) or (doubted and not allows and not told.recipients))
+        (_is_about(rule, told, whom) or (doubted and not allows and not told.recipients))
         and (why is None or bool(why & told.purposes))
         and (security is None or bool(security & labels))
         and (low is None or low <= now)
@@ -274,11 +312,15 @@ _ABOUT = (
 """Which data a rule is about: all of it, of a time, or what it names."""
 
 _PLAIN = st.builds(
-    lambda type_, to, why, labels, period, about, odd: _oddities(
-        provision(type_, to=to, why=why, labels=labels, **({"period": period} if period else {}), **about), odd
+    lambda type_, to, through, why, labels, period, about, odd: _oddities(
+        provision(
+            type_, to=to, through=through, why=why, labels=labels, **({"period": period} if period else {}), **about
+        ),
+        odd,
     ),
     _TYPES,
     _some(RECIPIENTS),
+    st.just([]) | st.just([]) | _some(EXCHANGES),
     _some(PURPOSES),
     _some(LABELS),
     st.none() | _PERIODS,
@@ -305,8 +347,13 @@ def consents(patient: str) -> st.SearchStrategy[Resource]:
 
 DISCLOSURES = st.builds(
     lambda to, why, permitted: Disclosure(frozenset(to), frozenset(why), permitted),
-    _some(RECIPIENTS),
+    _some((*RECIPIENTS, "Organization/hie")),
     _some(PURPOSES),
     st.booleans(),
+) | st.builds(
+    lambda to, by, why: Disclosure(frozenset((to,)), frozenset(why), through=frozenset((by,))),
+    st.sampled_from(RECIPIENTS),
+    st.sampled_from(EXCHANGES),
+    _some(PURPOSES),
 )
 LABELLED = st.lists(st.sampled_from(LABELS), max_size=3, unique=True)

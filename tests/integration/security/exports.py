@@ -6,10 +6,16 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from services.gateway.catalog import OWNERS
 from services.gateway.exporting.working import Exporting
 from shared.events.shards import SHARDS
 from shared.events.watermark import Watermark
+from shared.fhir.freshness import KnowledgePolicy
+from shared.runtime.policy import load_policy
+
+NEWS = load_policy().section("knowledge", KnowledgePolicy).disclosure
 
 ASYNC = {"Accept": "application/fhir+json", "Prefer": "respond-async"}
 
@@ -23,7 +29,7 @@ async def heard(store, *, ago=timedelta(), but=()):
 
 async def worked(store, *, fresh=timedelta(seconds=60), place=""):
     """Have the worker look once at each export in line, or at one (`place`); return which of them it ended."""
-    work = Exporting(store, "gateway", fresh)
+    work = Exporting(store, "gateway", msgspec.structs.replace(NEWS, seconds=int(fresh.total_seconds())))
     return [await work.attempt(job) for job in await store.exports.waiting() if place in ("", f"$export/{job.id}")]
 
 

@@ -116,6 +116,41 @@ async def test_a_deny_of_one_consent_is_not_undone_by_another(store: Store) -> N
     assert await told(store, both, [[]], Disclosure(H2, frozenset(("TREAT",)))) == {"c0"}
 
 
+HIE = "Organization/hie"
+THROUGH = {
+    "itself": Disclosure(frozenset((HIE,)), frozenset(("TREAT",))),
+    "for h1": Disclosure(H1, frozenset(("TREAT",)), through=frozenset((HIE,))),
+    "for h2": Disclosure(H2, frozenset(("TREAT",)), through=frozenset((HIE,))),
+    "h1 itself": TREAT,
+    "for h1 by another": Disclosure(H1, frozenset(("TREAT",)), through=H2),
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "may"),
+    [
+        (provision("permit", through=[HIE]), {"itself", "for h1", "for h2"}),
+        (provision("permit", through=[HIE], to=["Organization/h1"]), {"itself", "for h1", "h1 itself"}),
+        (provision("permit", to=["Organization/h1"]), {"h1 itself"}),
+        (provision("permit", to=[HIE]), {"itself"}),
+        (provision("permit"), {"itself", "h1 itself"}),
+        (
+            provision("permit", through=[HIE], provision=[provision("deny", to=["Organization/h2"])]),
+            {"itself", "for h1"},
+        ),
+        (provision("permit", through=[HIE], provision=[provision("deny", to=[HIE])]), set()),
+    ],
+    ids=["general designation", "named participant", "no intermediary", "recipient", "anybody", "but one", "denied"],
+)
+async def test_a_programmes_record_goes_through_an_intermediary_that_the_consent_names_and_no_other(
+    store: Store, rule, may
+) -> None:
+    """42 CFR 2.31(a)(4)(ii): its name; its participants by theirs, or all who treat the patient."""
+    consent_ = [consent("ada", rule, part_2=True)]
+    found = {name for name, one in THROUGH.items() if await told(store, consent_, [["42CFRPart2"]], one)}
+    assert found == may
+
+
 @pytest.mark.parametrize("code", ["OPTOUT", "OPTOUTE"])
 async def test_opting_out_by_policy_alone_denies_all(store: Store, code) -> None:
     out = consent("ada", {}, policyRule={"coding": [{"system": ACT_CODE, "code": code}]})

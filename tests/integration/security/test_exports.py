@@ -16,6 +16,7 @@ from services.gateway.exporting import working
 from services.gateway.exporting.asked import Asked
 from services.gateway.exporting.caller import Who
 from services.gateway.exporting.working import Exporting, Kept
+from services.gateway.service import SERVICE as GATEWAY
 from shared.fhir.dates import interval
 from shared.fhir.json import parse
 from shared.security.notice import NOTICE
@@ -23,10 +24,11 @@ from shared.store import exports as store_exports
 from shared.store.access import DEFAULT_TENANT, Access
 from shared.store.audit import Wanted
 from shared.store.store import Store
+from shared.testing.knowledge import not_applied
 from shared.testing.writes import write_of
 from tests.integration.security.clinic import BASE, ROLES, key_of
 from tests.integration.security.consents import PATTERNS, consent, provision
-from tests.integration.security.exports import exported, heard, kicked, place, searched, worked
+from tests.integration.security.exports import NEWS, exported, heard, kicked, place, searched, worked
 from tests.integration.security.test_gate import ADA, BOB, allergy
 from tests.integration.security.test_labels import condition
 
@@ -328,6 +330,24 @@ async def test_where_news_of_consents_is_too_old_no_file_is_told(clinic, people)
     assert (await clinic.send(token, "GET", file)).status_code == 200
 
 
+async def test_what_is_not_known_of_one_patients_consent_keeps_that_patient_out_of_a_hospitals_export(clinic, people):
+    """A file that tells of her waits; a new export leaves her out; the others are told, whatever else is parked."""
+    admin, ada, bob = people[:3]
+    await clinic.made(consent(bob, PATTERNS["P1"]), admin)
+    token, store = await clinic.token("hospital-system", kap_user=H1), clinic.stores["gateway"]
+    found = await exported(clinic, token)
+    [patients] = [place(one["url"]) for one in found.manifest["output"] if one["type"] == "Patient"]
+    await not_applied(store, GATEWAY, "Consent/1", f"Patient/{ada}")
+    await not_applied(store, GATEWAY, "AllergyIntolerance/1", f"Patient/{bob}")
+    assert (await clinic.send(token, "GET", patients)).status_code == 503
+    again = await exported(clinic, token)
+    assert f"Patient/{bob}" in again.names
+    assert f"Patient/{ada}" not in again.names
+    for one in await store.parking.list():
+        await store.parking.drop(one.number)
+    assert (await clinic.send(token, "GET", patients)).status_code == 200
+
+
 # How old, how many, how long
 
 
@@ -494,13 +514,13 @@ async def test_the_notice_of_42_cfr_part_2_goes_with_what_comes_of_a_programme(c
 
 WORKER = """
 import asyncio, sys
-from datetime import timedelta
 from services.gateway.exporting.working import Exporting
 from shared.store.store import Store
+from tests.integration.security.exports import NEWS
 async def main():
     store = await Store.connect(sys.argv[1], service="gateway")
     print("works", flush=True)
-    await Exporting(store, "gateway", timedelta(seconds=60)).run(lambda: None)
+    await Exporting(store, "gateway", NEWS).run(lambda: None)
 asyncio.run(main())
 """
 
@@ -535,7 +555,7 @@ async def test_an_export_whose_worker_is_killed_is_made_whole_by_the_next_one(ma
             finally:
                 worker.send_signal(signal.SIGKILL)
                 await worker.wait()
-        next_one = Exporting(store, "gateway", timedelta(seconds=60))
+        next_one = Exporting(store, "gateway", NEWS)
         async with asyncio.timeout(20):
             while (await store.exports.find("one", "default")).state == "waiting":
                 await next_one.attempt(job)

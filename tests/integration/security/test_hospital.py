@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -11,19 +11,17 @@ import pytest
 from services.gateway.forward import GatewayBackend
 from services.gateway.owners import Owners
 from services.gateway.service import SERVICE as GATEWAY
-from shared.events.handler import Position
 from shared.fhir.codes import ACT_CODE
 from shared.fhir.json import parse
 from shared.fhir.outcome import NotFound
 from shared.http.app import create_fhir_app
 from shared.runtime import running
 from shared.runtime.app import App
-from shared.runtime.consume import ServiceEvents
 from shared.security.bearer import bearer
 from shared.security.notice import DISPLAY, NOTICE, RELATED
 from shared.store.access import DEFAULT_TENANT, Access, Disclosure
 from shared.store.audit import Wanted
-from shared.testing.knowledge import all_is_heard
+from shared.testing.knowledge import all_is_heard, not_applied, not_read
 from shared.testing.writes import write_of
 from tests.integration.security.clinic import BASE, ISSUER, ROLES, key_of, settings
 from tests.integration.security.consents import PATTERNS, consent, provision
@@ -147,25 +145,64 @@ async def test_where_news_of_consents_is_too_old_nobody_outside_is_told_anything
 
 
 async def test_a_withdrawal_that_could_not_be_applied_is_not_known_however_new_the_other_news_is(clinic, ada):
-    """Of whichever patient it is: what several are told of is told by all of their consents."""
+    """Of the patient whose it is nothing is told, in any answer; others are told of as before."""
     admin, hospital = await clinic.token("clinic-admin"), await clinic.token("hospital-system", kap_user=H1)
-    given = await clinic.made(consent(ada, PATTERNS["P1"]), admin)
+    [bob] = [one["id"] for one in await found(clinic, admin, "Patient") if one["id"] != ada]
+    for patient in (ada, bob):
+        await clinic.made(consent(patient, PATTERNS["P1"]), admin)
     store = await as_it_runs(clinic)
     await all_is_heard(store, GATEWAY, ago=timedelta())
-    off = {**given, "status": "inactive"}
-    assert (await clinic.send(admin, "PUT", f"Consent/{given['id']}", off, host="intake")).status_code == 200
-    events = [one async for one in clinic.stores["intake"].replay.events_since()]
-    [other] = [one for one in events if one.type == "AllergyIntolerance" and one.key == f"Patient/{ada}"]
-    taking_in, at = ServiceEvents(GATEWAY, store), Position("kap.intake.v1", 0, events[-1].sequence)
-    early = datetime.now(UTC) - timedelta(seconds=120)
-    await taking_in.park(replace(other, time=early), at, "it could not be applied")
-    assert await statuses(clinic, hospital, ada) == {200}  # of no Consent
-    await taking_in.park(replace(events[-1], time=early), at, "it waits behind one")
-    assert await statuses(clinic, hospital, ada) == {503}
-    assert await statuses(clinic, admin, ada) == {200}
+    await not_applied(store, GATEWAY, "AllergyIntolerance/1", f"Patient/{ada}")
+    await not_applied(store, GATEWAY, "Consent/2", f"Patient/{bob}", ago=timedelta(seconds=1))
+    assert (await statuses(clinic, hospital, ada), await statuses(clinic, hospital, bob)) == ({200}, {200})
+    await not_applied(store, GATEWAY, "Consent/1", f"Patient/{ada}")
+    assert await of_whom(clinic, hospital) == {bob}
+    assert (await statuses(clinic, hospital, bob), await statuses(clinic, admin, ada)) == ({200}, {200})
+    never = (await clinic.send(hospital, "GET", "Patient/never", host="late")).text.replace("never", ada)
+    assert (await clinic.send(hospital, "GET", f"Patient/{ada}", host="late")).text == never
     for one in await store.parking.list():
         await store.parking.drop(one.number)
-    assert await statuses(clinic, hospital, ada) == {200}
+    assert await of_whom(clinic, hospital) == {ada, bob}
+
+
+async def test_a_record_that_could_not_be_read_may_be_a_withdrawal(clinic, ada):
+    """Of the patient whose key it has; of everybody where it says of no patient, or of no clinic."""
+    admin, hospital = await clinic.token("clinic-admin"), await clinic.token("hospital-system", kap_user=H1)
+    await clinic.made(consent(ada, PATTERNS["P1"]), admin)
+    store = await as_it_runs(clinic)
+    await all_is_heard(store, GATEWAY, ago=timedelta())
+    for key, tenant, seen in (
+        (f"Patient/{ada}", "default", set()), (f"Patient/{ada}", None, set()), ("Patient/other", "default", {ada}),
+        (f"Patient/{ada}", "north", {ada}), (None, "default", None), (None, None, None), (None, "north", {ada}),
+    ):  # fmt: skip
+        await not_read(store, GATEWAY, key=key, tenant=tenant)
+        if seen is None:
+            assert await statuses(clinic, hospital, ada) == {503}, (key, tenant)
+        else:
+            assert await of_whom(clinic, hospital) == seen, (key, tenant)
+        [parked] = await store.parking.list()
+        await store.parking.drop(parked.number)
+    assert await of_whom(clinic, hospital) == {ada}
+
+
+async def found(clinic, token, path, host="gateway"):
+    answer = await clinic.send(token, "GET", path, host=host)
+    assert answer.status_code == 200, answer.text
+    return [one["resource"] for one in answer.json().get("entry", ())]
+
+
+async def of_whom(clinic, token):
+    """Return of which patients the bearer is told by any kind of search, at "late"; each kind tells of the same."""
+    by_other = "Patient?_has:AllergyIntolerance:patient:clinical-status=active"
+    versions = await found(clinic, token, "_history?_count=100", "late")
+    several = [
+        {one["id"] for one in await found(clinic, token, "Patient", "late")},
+        {one["id"] for one in await found(clinic, token, by_other, "late")},
+        {one["patient"]["reference"][8:] for one in await found(clinic, token, "AllergyIntolerance", "late")},
+        {one["id"] for one in versions if one["resourceType"] == "Patient"},
+    ]
+    assert [one for one in several if one != several[0]] == []
+    return several[0]
 
 
 async def test_who_reads_what_comes_of_a_programme_is_given_the_notice_and_the_consent_it_is_told_by(clinic, ada):
@@ -197,6 +234,44 @@ async def test_who_reads_what_comes_of_a_programme_is_given_the_notice_and_the_c
             assert behind in row.authorisation.split(", "), path
     plain = parse((await clinic.send(admin, "GET", f"Condition/{made}")).content)
     assert "extension" not in plain["meta"]  # it goes with what is told, and is not kept
+
+
+async def test_what_goes_through_an_intermediary_is_listed_for_the_patient_by_whom_it_was_for(clinic, ada):
+    """42 CFR 2.24: an exchange asks for its participants, each time by name; who it may not ask for is told nothing."""
+    admin = await clinic.token("clinic-admin")
+    marked = {**condition(ada, "F11.2"), "meta": {"security": [{"system": ACT_CODE, "code": "42CFRPart2"}]}}
+    made = (await clinic.made(marked, admin))["id"]
+    rule = provision("permit", why=["TREAT"], through=["Organization/hie"], provision=[provision("deny", to=[H2])])
+    given = await clinic.made(consent(ada, rule, part_2=True), admin)
+    exchange = await clinic.token("hospital-system", kap_user="Organization/hie")
+    path = f"Condition/{made}"
+
+    async def asked(token, whom=None, path=path):
+        header = {} if whom is None else {"X-Kap-On-Behalf-Of": whom}
+        return await clinic.send(token, "GET", path, **header)
+
+    assert [(await asked(exchange, one)).status_code for one in (None, H1, H2)] == [200, 200, 404]
+    assert total(await asked(exchange, H1, "Condition?_total=accurate")) == 3
+    assert total(await asked(exchange, H2, "Condition?_total=accurate")) == 0
+    assert (await asked(exchange, H1, f"Patient/{ada}/$everything")).status_code == 200
+    assert [(await asked(exchange, one)).status_code for one in ("h1", "Patient/1", "Organization/h1?")] == [400] * 3
+    hospital = await clinic.token("hospital-system", kap_user=H1)
+    assert (await asked(hospital)).status_code == 404  # it is let be told through the exchange alone
+    assert (await asked(hospital, "Organization/hie")).status_code == 404
+    for token in (admin, await clinic.token("partner-physician", kap_user="Practitioner/gp")):
+        assert (await asked(token, H1)).status_code == 403
+
+    patient = await clinic.token("patient", kap_patient=ada)
+    events = await found(clinic, patient, f"AuditEvent?patient={ada}&subtype=disclose&_count=50")
+    said = set()
+    for event in events:
+        agents = {}
+        for one in event["agent"]:
+            agents.setdefault(one["type"]["coding"][0]["code"], []).append(one["who"].get("reference"))
+        if event["outcome"] == "0" and "intermediary" in agents:
+            said.add((*agents["intermediary"], *agents["IRCP"]))
+            assert f"Consent/{given['id']}/_history/1" in str(event["entity"])
+    assert said == {("Organization/hie", "Organization/hie"), ("Organization/hie", H1)}
 
 
 async def test_who_could_not_know_of_a_resource_does_not_learn_that_it_was_deleted(clinic, ada):

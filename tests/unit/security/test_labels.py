@@ -129,10 +129,64 @@ def test_the_highest_confidentiality_counts_and_is_the_only_one():
     assert "V" in bears(condition("F33.1"), before=condition("F33.1", meta=labelled_as(level="V")))
 
 
+HEROIN = "since 2024 no heroin"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"resourceType": "Observation", "valueString": HEROIN},
+        {"resourceType": "Observation", "component": [{"valueString": HEROIN}]},
+        {"resourceType": "QuestionnaireResponse", "item": [{"linkId": "1", "answer": [{"valueString": HEROIN}]}]},
+        {"resourceType": "Communication", "payload": [{"contentString": HEROIN}]},
+        {"resourceType": "DocumentReference", "description": HEROIN},
+        {"resourceType": "DocumentReference", "content": [{"attachment": {"title": HEROIN}}]},
+        {"resourceType": "Composition", "section": [{"title": HEROIN}]},
+        {"resourceType": "Task", "description": HEROIN},
+        {"resourceType": "CarePlan", "title": HEROIN},
+        {"resourceType": "Condition", "text": {"div": "<div>since 2024 <b>no</b> her&#111;in</div>"}},
+        {
+            "resourceType": "Condition",
+            "code": {"coding": [{"system": "http://hl7.org/fhir/sid/icd-10", "code": "F11.2"}]},
+        },
+        {
+            "resourceType": "Condition",
+            "code": {"coding": [{"system": "http://hl7.org/fhir/sid/icd-9-cm", "code": "304.01"}]},
+        },
+    ],
+)
+def test_substance_use_is_read_wherever_it_is_said(said):
+    assert "SUD" in bears({**said, "subject": ADA})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"id": "heroin"},
+        {"subject": {"reference": "Patient/heroin"}},
+        {"instantiatesUri": ["urn:heroin"]},
+        {"meta": {"source": "urn:heroin"}},
+        {"code": {"coding": [{"system": "urn:x", "code": "heroin"}]}},
+        {"identifier": [{"system": "urn:heroin"}]},
+    ],
+)
+def test_the_name_of_something_says_nothing_of_the_patient(said):
+    assert "SUD" not in bears({"resourceType": "Procedure", **said})
+
+
+def test_a_bundle_that_is_kept_bears_the_labels_of_what_is_in_it_and_the_highest_confidentiality():
+    held = [{"resource": {"resourceType": "Patient"}}, {"resource": {"resourceType": "Composition", "title": HEROIN}}]
+    assert bears({"resourceType": "Bundle", "type": "document", "entry": held}) == {"V", "MH", "BH", "SUD", "OPIOIDUD"}
+    assert bears({"resourceType": "Bundle", "type": "collection", "entry": held[:1]}) == {"R"}
+    assert bears({"resourceType": "Bundle", "type": "collection"}) == set()
+
+
 def test_a_process_note_is_refused_and_told_where_it_belongs():
     for note in (
         {"resourceType": "DocumentReference", "meta": labelled_as("PSYTHPN")},
         {"resourceType": "Observation", "meta": labelled_as("PSYTHPN")},
+        {"resourceType": "DocumentReference", "meta": labelled_as("HIPAAPsyNotes")},
+        {"resourceType": "Bundle", "entry": [{"resource": {"resourceType": "Basic", "meta": labelled_as("PSYTHPN")}}]},
         {"resourceType": "Composition", "type": {"text": "Psychotherapy process note"}},
     ):
         with pytest.raises(Unprocessable, match="/process-notes/DocumentReference") as refused:

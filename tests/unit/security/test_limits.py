@@ -86,3 +86,12 @@ async def test_who_makes_bearers_up_is_counted_by_his_address(clock):
             said = [(await asked(http, f"made-up-{number}", path=path))[0] for number in range(3 * BURST)]
             assert said == [let_in] * 2 * BURST + [429] * BURST, path
         assert await asked(http, "good") == [200], "who was let in has a bucket of his own"
+
+
+async def test_one_token_is_one_bearer_however_it_is_written(http):
+    assert await asked(http, "one") == [200]
+    ways = [
+        f"{scheme}{' ' * blanks}one{end}" for scheme in ("Bearer", "bearer") for blanks in (1, 2) for end in ("", " ")
+    ]
+    said = [(await http.get("/fhir/Patient", headers={"Authorization": one})).status_code for one in 20 * ways]
+    assert said.count(429) > len(said) / 2

@@ -129,7 +129,17 @@ def test_a_token_that_names_no_clinic_is_of_none_but_the_one_that_the_installati
 @pytest.mark.parametrize("user", ["Patient/ada", "https://kap.example/fhir/Patient/ada"])
 def test_a_user_who_is_a_patient_sees_by_a_users_scope_what_is_his_own(user):
     claims = {"client_id": "app", "scope": "user/*.cruds", "fhirUser": user, "kap_tenant": "default"}
-    assert caller_of(claims, origin=None, roles={}).access("r").granted("Observation") == (Grant(frozenset({"ada"})),)
+    who = caller_of(claims, origin=None, roles={}, bases=("https://kap.example/fhir",))
+    assert who.access("r").granted("Observation") == (Grant(frozenset({"ada"})),)
+
+
+@pytest.mark.parametrize(
+    "user", ["https://other.example/fhir/Practitioner/1", "https://kap.example/fhir/x/Practitioner/1", "x/Patient/ada"]
+)
+def test_a_user_of_another_server_is_nobody_here_who_has_the_same_id(user):
+    claims = {"client_id": "app", "scope": "user/*.cruds", "fhirUser": user, "kap_tenant": "default"}
+    with pytest.raises(TokenRefused, match="another FHIR server"):
+        caller_of(claims, origin=None, roles={}, bases=("https://kap.example/fhir",))
 
 
 @pytest.mark.parametrize("user", ["RelatedPerson/eve", "Person/eve", "Device/d"])

@@ -211,6 +211,13 @@ async def test_an_issuer_that_is_reached_elsewhere_is_still_known_by_its_url():
         await bearer(sent(signed({"iss": "http://identity:8000"})))
 
 
+async def test_an_issuer_whose_name_ends_with_a_slash_is_believed_under_it():
+    client = httpx.AsyncClient(transport=httpx.MockTransport(Published()))
+    for named in (ISSUER, f"{ISSUER}/"):
+        bearer = Bearer(Issuer(named, client), [AUDIENCE], origin=None, roles={}, clock=lambda: NOW)
+        assert (await bearer(sent(signed({"iss": f"{ISSUER}/"})))).known
+
+
 async def test_without_a_token_it_is_not_known_who_asks(bearer):
     caller = await bearer({})
     assert not caller.known
