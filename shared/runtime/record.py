@@ -79,6 +79,12 @@ def valid(resource: Resource, id_: str) -> Resource:
         BadRequest: not valid FHIR; with every issue.
 
     """
+    after = _said(resource, id_)
+    require_valid(after)
+    return after
+
+
+def _said(resource: Resource, id_: str) -> Resource:
     after: Resource = {"resourceType": resource.get("resourceType"), "id": id_, **resource}
     after["id"] = id_
     meta = after.get("meta")
@@ -88,7 +94,6 @@ def valid(resource: Resource, id_: str) -> Resource:
             after["meta"] = kept
         else:
             del after["meta"]
-    require_valid(after)
     return after
 
 
@@ -286,6 +291,30 @@ class Record:
                 expression=[f"{type_}.subject"],
             )
         return await self._commit("update", ready, before=before, expected=expected, unlabels=unlabels)
+
+    async def label(self, type_: str, id_: str) -> Written | None:
+        """Write a version with the labels that the rules say now; None where it has them, or is not this service's.
+
+        Nothing else is changed, so no guard judges it, nor whether it would be valid today.
+
+        Raises:
+            Unprocessable: it is a process note.
+
+        """
+        current = await self.transaction.find(self._all, type_, id_, lock=True)
+        if current is None or current.deleted or current.origin != self.service.name:
+            return None
+        held = _said(parse(current.body), id_)
+        key = compartment_key(held, type_, id_)
+        ready = Prepared(type_, id_, held, key, labels_of(held), extract(held))
+        labelled = await self._labelled(ready, None)
+        if labelled is ready:
+            return None
+        write = labelled.as_write("update", request_id=self.request_id, traceparent=self.traceparent)
+        written = await self.transaction.write(self._all, write)
+        self.written.append(written)
+        self._read.pop((type_, id_), None)
+        return written
 
     async def delete(self, type_: str, id_: str, *, expected: int | None = None) -> Written | None:
         """Guard and write a deletion; None where it was deleted before.

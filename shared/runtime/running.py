@@ -41,6 +41,7 @@ from shared.runtime.housekeeping import EVERY, Housekeeping
 from shared.runtime.knowledge import require_news_of_consents, watch
 from shared.runtime.logging import fault
 from shared.runtime.policy import load_policy
+from shared.runtime.relabelling import Relabelling
 from shared.runtime.replaying import Replaying
 from shared.runtime.retention import AuditPolicy
 from shared.runtime.timers import TimerTask
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from shared.events.handler import EventHandler
+    from shared.security.labels import Labels
 
 _T = TypeVar("_T")
 
@@ -237,6 +239,8 @@ def _work(app: App, parts: Parts) -> list[Task]:
     if service.publishes or service.consumes:
         tasks.append(_knowledge(parts))
         tasks.append(_housekeeping(parts))
+    if service.labels is not None:
+        tasks.append(_relabelling(parts, service.labels))
     tasks.extend(_timers(parts))
     tasks.extend(_background(one, parts) for one in app.background if one.role in settings.roles)
     return tasks
@@ -276,6 +280,14 @@ def _replaying(parts: Parts, producer: EventProducer) -> Task:
     progress = Progress()
     replaying = Replaying(parts.service.name, parts.store.replay, producer)
     return Task("replay", partial(replaying.run, progress.beat), Watchdog("replay", _STALLED_AFTER, progress.age))
+
+
+def _relabelling(parts: Parts, labels: Labels) -> Task:
+    progress = Progress()
+    relabelling = Relabelling(parts.service, labels, parts.store)
+    return Task(
+        "labelling", partial(relabelling.run, progress.beat), Watchdog("labelling", _STALLED_AFTER, progress.age)
+    )
 
 
 def _knowledge(parts: Parts) -> Task:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from html import unescape
 from typing import Any, Final
 
@@ -108,6 +109,11 @@ class Labels:
         return {
             type_: tuple(one for rule, one in looking if type_ in rule.types or ANY in rule.types) for type_ in types
         }
+
+    @cached_property
+    def digest(self) -> str:
+        """A name of these rules: others have another."""
+        return sha256(msgspec.json.encode([self.policy, dict(self.sets)], order="sorted")).hexdigest()
 
     def require_kept_here(self, resource: Resource) -> None:
         """Refuse a process note, and what holds one: those are not part of the record that is exchanged.

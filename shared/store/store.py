@@ -31,6 +31,7 @@ from shared.store.identity import Identities
 from shared.store.inbox import Inbox
 from shared.store.keys import condition_lock, key_lock
 from shared.store.knowledge import Knowledge
+from shared.store.labelling import Labelling
 from shared.store.logins import Logins
 from shared.store.migrate import check
 from shared.store.notices import NoticeQueue
@@ -85,6 +86,7 @@ class Store:
         self.pruning = Pruning(clinics)
         self.verify = Verification(clinics, service)
         self.replay = Replay(clinics, service)
+        self.labelling = Labelling(clinics, service)
         self.subscriptions = SubscriptionQueue(clinics)
         self.timers = TimerRuns(clinics)
         self.exports = Exports(clinics, service)

@@ -75,7 +75,8 @@ async def test_without_kafka_a_service_is_ready_alive_and_takes_writes(database)
         assert (await http.post("/fhir/Patient", json=PATIENT)).status_code == 201
         assert (await http.get("/readyz")).json() == {"service": "intake", "status": "ok"}
         alive = (await http.get("/livez")).json()
-        assert set(alive["tasks"]) == {"relay", "replay", "consumer", "parked", "housekeeping", "knowledge", "audit"}
+        tasks = {"relay", "replay", "consumer", "parked", "housekeeping", "knowledge", "labelling", "audit"}
+        assert set(alive["tasks"]) == tasks
         flow = (await http.get("/ops/flow")).json()
         assert flow["outbox"]["written"] == flow["outbox"]["pending"] == 1
         metrics = (await http.get("/metrics")).text

@@ -1,0 +1,10 @@
+-- By which rules what a service holds of its own is labelled: how far it has looked through what was written before them.
+-- One row. after: the place (rid) up to which it has looked; finished_at: null as long as it is at it.
+CREATE TABLE labelling (
+    one boolean PRIMARY KEY CHECK (one),
+    digest text COLLATE "C" NOT NULL,
+    after bigint NOT NULL,
+    looked bigint NOT NULL DEFAULT 0,
+    changed bigint NOT NULL DEFAULT 0,
+    finished_at timestamptz
+);
