@@ -57,7 +57,9 @@ class ServiceEvents:
         whole = await self._whole(event)
         alone = event.replay is None and event.type not in self.service.leaves
         read = await self._read(whole) if alone else (await self._read_many([whole]))[0]
-        return await retry_conflicts(lambda: self._handle(whole, position, read, claimed=event.claim is not None))
+        outcome = await retry_conflicts(lambda: self._handle(whole, position, read, claimed=event.claim is not None))
+        self.store.inbox.moved([event])
+        return outcome
 
     async def _handle(
         self, event: Event, position: Position, read: tuple[Resource, IndexRows] | None, *, claimed: bool
@@ -84,7 +86,9 @@ class ServiceEvents:
     async def handle_many(self, events: Sequence[Event], positions: Sequence[Position]) -> list[Outcome]:
         """Take in events of one tenant and commit them together, or change nothing."""
         reads = await self._read_many(events)
-        return await retry_conflicts(lambda: self._handle_many(events, positions, reads))
+        outcomes = await retry_conflicts(lambda: self._handle_many(events, positions, reads))
+        self.store.inbox.moved(events)
+        return outcomes
 
     async def _handle_many(
         self,

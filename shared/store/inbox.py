@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from shared.events.envelope import Event
@@ -68,7 +69,8 @@ _POSITION = "SELECT sequence FROM inbox_position WHERE consumer = $1 AND source 
 _POSITIONS = (
     "SELECT source, sequence FROM inbox_position WHERE consumer = $1 AND source = ANY ($2) AND tenant = $3 AND key = $4"
 )
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.05
+"""Between two looks for what another process takes in; what this one does is told at once."""
 
 
 async def take_in(connection: Connection, consumer: str, event: Event) -> bool:
@@ -130,6 +132,13 @@ class Inbox:
 
     def __init__(self, clinics: Clinics) -> None:
         self._clinics = clinics
+        self._waiting: dict[tuple[str, str, str], set[asyncio.Event]] = {}
+
+    def moved(self, events: Iterable[Event]) -> None:
+        """Tell who waits in this process that these were committed as taken in."""
+        for event in events:
+            for waiting in self._waiting.get((event.source, event.tenant, event.key), ()):
+                waiting.set()
 
     async def position(self, consumer: str, source: str, tenant: str, key: str) -> int:
         """Return the highest outbox sequence of `source` that `consumer` applied along `key`; 0 where none."""
@@ -150,8 +159,18 @@ class Inbox:
     ) -> bool:
         """Wait until `consumer` has applied `source`'s event `sequence` of `key`; False after `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while await self.position(consumer, source, tenant, key) < sequence:
-            if time.monotonic() >= deadline:
-                return False
-            await asyncio.sleep(_POLL_SECONDS)
+        moved = asyncio.Event()
+        place = (source, tenant, key)
+        self._waiting.setdefault(place, set()).add(moved)
+        try:
+            while await self.position(consumer, source, tenant, key) < sequence:
+                if time.monotonic() >= deadline:
+                    return False
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(moved.wait(), _POLL_SECONDS)
+                moved.clear()
+        finally:
+            self._waiting[place].discard(moved)
+            if not self._waiting[place]:
+                del self._waiting[place]
         return True

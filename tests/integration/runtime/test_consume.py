@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import replace
 
@@ -120,6 +121,22 @@ async def test_a_repeat_does_nothing(store, sessions, events):
         await events.handle(event, AT)
     assert [await events.handle(event, AT) for event in (patient, goal)] == [Outcome.DUPLICATE] * 2
     assert len(await tasks(sessions)) == 1
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+async def test_who_waits_for_an_event_is_told_when_it_is_taken_in_here(store, sessions, events, together, monkeypatch):
+    monkeypatch.setattr("shared.store.inbox._POLL_SECONDS", 60.0)  # longer than the test may take
+    made = await patient_with_goals(store, "sleep")
+    place = ("sessions", "intake", made[-1].tenant, made[-1].key)
+    waiting = [asyncio.create_task(sessions.inbox.await_position(*place, one.sequence, timeout=30)) for one in made]
+    await asyncio.sleep(0)
+    if together:
+        await events.handle_many(made, [AT] * len(made))
+    else:
+        for event in made:
+            await events.handle(event, AT)
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*waiting) == [True, True]
 
 
 async def organizations(store, *names):
