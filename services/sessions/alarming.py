@@ -46,6 +46,7 @@ from shared.fhir.codes import (
     ID_FINDING,
     ID_FLAG,
     ID_TASK,
+    PRESSURE_AGAIN,
     READING_IMPLAUSIBLE,
     READING_NOT_UNDERSTOOD,
     REVIEW,
@@ -132,6 +133,8 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
         await join_symptoms(record, {**after, "id": change.id}, patient, set(texts), setting)
     if setting.alarms.sustained.of in texts and not feed:
         await _judge_repeat(record, reading, setting)
+    if _repeated(setting).intersection(texts) and not feed:
+        await _measure_again(record, reading, setting)
     if not unclear and is_unread(after, setting.alarms):
         held = None if visit is None else await record.get("Encounter", visit)
         unclear = has_code((held or {}).get("type"), VISIT_DOSING)
@@ -185,6 +188,9 @@ async def _raise(
                 with own_work():  # it was over, and begins again while the call still stands
                     await record.update(content_of({key: held[key] for key in held if key != "businessStatus"}))
         again = True
+    elif held is not None and stands and again and has_code(held.get("businessStatus"), BACK_WITHIN):
+        with own_work():  # it was over, and the reading that called is corrected: the next within the limits ends it
+            await record.update(content_of({key: held[key] for key in held if key != "businessStatus"}))
     anew = taken and (worse or reading.of_a_feed)
     await call(
         record,
@@ -216,7 +222,7 @@ async def _judge_repeat(record: Record, reading: Reading, setting: Setting) -> N
     said = setting.alarms.sustained
     if reading.visit is None:
         return
-    when, timed = taken_at(reading.observation)
+    when, _ = taken_at(reading.observation)
     if when is None:
         return
     near = timedelta(minutes=said.within + said.apart)
@@ -226,9 +232,19 @@ async def _judge_repeat(record: Record, reading: Reading, setting: Setting) -> N
     if is_sustained(reading.observation, others, setting.alarms):
         text = f"{said.title}. {said.advice} Source: {said.source}."
         await _raise(record, reading, setting, said.rule, text, again=False)
-        return
-    if timed and not reading.late:
-        due = when + timedelta(minutes=said.repeat)
+
+
+def _repeated(setting: Setting) -> set[str]:
+    """Return the rules whose alarms are measured again: every one that looks at what the repeat measures."""
+    needs = {code for codes in setting.monitoring.due[PRESSURE_AGAIN.code].needs for code in codes}
+    return {one.rule for one in setting.alarms.limits.values() if needs.intersection(one.codes)}
+
+
+async def _measure_again(record: Record, reading: Reading, setting: Setting) -> None:
+    """Have a pressure beyond a limit measured again, and again as long as it is beyond."""
+    when, timed = taken_at(reading.observation)
+    if timed and when is not None and reading.visit is not None and not reading.late:
+        due = when + timedelta(minutes=setting.alarms.sustained.repeat)
         await measure_again(record, reading.visit, reading.patient, reading.about[0], when, due, setting)
 
 

@@ -12,11 +12,13 @@ from services.sessions.setting import Setting
 from services.sessions.suicidality import is_of_risk
 from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, REVIEW, Code
 from shared.fhir.json import Resource
+from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import Priority, detected_issue, flag, identifier, task
 from shared.runtime.raising import close_flag, close_task, content_of, find, is_own_work, keep, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
+_RAISED: Final = ("status", "code", "identifier", "subject", "period", "encounter")
 WITHDRAWN: Final = "entered-in-error"
 """Status of a DetectedIssue that says what was never so."""
 
@@ -114,6 +116,28 @@ async def lower_flag(change: Change, record: Record, setting: Setting) -> None:
     for name in after.get("identifier", []):
         if name.get("system") == ID_TASK and not is_of_risk(name["value"]):
             await close_flag(record, {"system": ID_FLAG, "value": name["value"]}, setting.clock())
+
+
+async def keep_flag(change: Change, record: Record) -> None:
+    """Guard of Flag: what was raised comes down with its Task, or by a reading: not by hand, beside a call that climbs.
+
+    Raises:
+        Unprocessable: a client ends, changes or deletes it.
+
+    """
+    before, after = change.before, change.after
+    if is_own_work() or before is None or before["status"] != "active":
+        return
+    raised = any(one.get("system") == ID_FLAG for one in before.get("identifier", []))
+    same = after is not None and all(before.get(name) == after.get(name) for name in _RAISED)
+    if raised and not same:
+        raise Unprocessable(
+            "This Flag was raised with a Task. Complete the Task in your name, and the Flag comes down with it.",
+            code="business-rule",
+            expression=["Flag.status"],
+            rule="T-KEEP",
+            source="KAP Exchange",
+        )
 
 
 def _issue(finding: Finding, setting: Setting, *, stat: bool) -> Resource:

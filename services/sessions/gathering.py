@@ -54,9 +54,11 @@ async def answers_of(
     *,
     zone: tzinfo = UTC,
     instead: Change | None = None,
+    by_staff: bool = False,
 ) -> Asked | None:
     """Return the newest answers to a questionnaire in a visit that were given in a time; a day is one of the zone.
 
+    `by_staff`: not those that the patient, or who is with him, gave himself.
     `instead`: answers as they are about to be written, in the place of those with their id.
     """
     newest: Asked | None = None
@@ -70,6 +72,8 @@ async def answers_of(
         held = [*(one for one in held if one["id"] != instead.id), *([{**new, "id": instead.id}] if there else [])]
     for one in held:
         if one.get("status") not in ANSWERED or "authored" not in one or patient_of(one) not in whose:
+            continue
+        if by_staff and any(id_in(one.get("author"), type_) for type_ in ("Patient", "RelatedPerson")):
             continue
         when = interval_in(one["authored"], zone)[0]
         if (earliest is None or earliest <= when) and when <= latest and (newest is None or newest.when <= when):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.sessions.alarming import guard_reading, join_treatment
-from services.sessions.calling import lower_flag
+from services.sessions.calling import keep_flag, lower_flag
 from services.sessions.dose import ask_which, guard_dose
 from services.sessions.events import guard_event
 from services.sessions.gathering import made_in_its_time
@@ -107,7 +107,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         "DetectedIssue": (decision,),
         "Encounter": (belongs_here, visit),
         "Task": (keep_names, setting.escalation.guard, task),
-        "Flag": (keep_names,),
+        "Flag": (keep_names, keep_flag),
         "Communication": (keep_names,),
     }
 

@@ -23,7 +23,7 @@ from services.sessions.rules.leaving import (
 )
 from services.sessions.rules.monitoring import cadence_of, stays_until
 from services.sessions.rules.readings import readings_of
-from services.sessions.rules.visits import COMING, OVER, VIRTUAL_CLASS
+from services.sessions.rules.visits import COMING, OVER, VIRTUAL_CLASS, reckoned
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import Given, doses_of
 from shared.fhir.codes import (
@@ -242,7 +242,7 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
     end = visit.get("period", {}).get("end")
     if end is None and new is not None:
         end = visit.get("meta", {}).get("lastUpdated")
-    when = now if end is None else interval(end)[0]
+    when = now if end is None else reckoned(interval(end)[0], now)
     given = await doses_of(record, visit["id"], setting, new)
     if not given:
         return None
@@ -261,7 +261,7 @@ async def leaving_of(visit: Resource, record: Record, setting: Setting, new: Res
         when=when,
         now=now,
         until=until,
-        asked=await answers_of(record, visit["id"], DISCHARGE_QUESTIONNAIRE, None, when),
+        asked=await answers_of(record, visit["id"], DISCHARGE_QUESTIONNAIRE, None, when, by_staff=True),
         readings=[reading for one in found if patient_of(one) in whose for reading in readings_of(one)],
         first=first,
         alarms=[] if new is not None else await _open_alarms(record, visit),

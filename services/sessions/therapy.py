@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from services.sessions.calling import Finding, have_reviewed
 from services.sessions.rules.psychotherapy import check_in_times, is_unmade, lacking
+from services.sessions.rules.visits import reckoned
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import doses_of
 from shared.fhir.codes import CHECK_IN, CHECK_IN_MISSED, COMPLETE_VISIT, VISIT_DOSING
@@ -50,7 +51,7 @@ async def guard_therapy(change: Change, record: Record, setting: Setting) -> Non
 async def _set_check_ins(visit: Resource, id_: str, patient: str, record: Record, setting: Setting) -> None:
     now, policy = setting.clock(), setting.psychotherapy.check_ins
     said = visit.get("period", {}).get("end")
-    end = now if said is None else interval(said)[0]
+    end = now if said is None else reckoned(interval(said)[0], now)
     for number, when in enumerate(check_in_times(end, now, policy), start=1):
         made = task(
             ("check-in", id_, str(number)),

@@ -51,6 +51,7 @@ async def doses_of(record: Record, visit: str, setting: Setting, new: Resource |
         routes = codes_of(one.get("dosage", {}).get("route"), SNOMED)
         start = latest_start(one, setting.clock())
         end = _end(one, start)
+        start = start or end  # one that says only when it ended began by then at the latest
         if end is not None:
             own = [step for step in steps if parent_id(step) == one.get("id")]
             end = max([end, *(last for step in own if (last := _end(step, effective_start(step))) is not None)])

@@ -58,6 +58,7 @@ class Symptom(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         codes: of KAP's CodeSystem or SNOMED CT. title, advice: what it is, and what to do.
+        denied: codes of questions whose answer `false` tells of it.
         beside: only with a reading of this rule beyond its limit. within: minutes between them, at most.
 
     """
@@ -67,6 +68,7 @@ class Symptom(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     advice: str
     beside: str | None = None
     within: int = 0
+    denied: tuple[str, ...] = ()
 
 
 class Unwatched(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +105,7 @@ def alarms_of(observation: Resource, policy: AlarmPolicy) -> list[tuple[Alarm, V
         (alarm, value)
         for alarm in policy.limits.values()
         for reading in with_code(readings, alarm.codes)
-        if (value := reading.value_in(alarm.units)) is not None and alarm.is_beyond(value)
+        if (value := reading.value_for(alarm)) is not None and alarm.is_beyond(value)
     ]
 
 
@@ -145,7 +147,9 @@ def is_not_understood(observation: Resource, policy: AlarmPolicy) -> bool:
     readings = readings_of(observation)
     for alarm in policy.limits.values():
         for reading in with_code(readings, alarm.codes):
-            value = reading.value_in(alarm.units)
+            value = reading.value_for(alarm)
+            if reading.passes(alarm):
+                continue
             if value is None or (alarm.may_be_beyond(value) and not alarm.is_beyond(value)):
                 return True
     return False
@@ -225,8 +229,11 @@ def symptoms_in(resource: Resource | None, policy: AlarmPolicy) -> dict[str, Sym
 
     One that is coded as itself is there whatever its value says, unless it says `false`.
     """
-    if resource is None or resource.get("status") in WITHDRAWN or resource.get("valueBoolean") is False:
+    if resource is None or resource.get("status") in WITHDRAWN:
         return {}
+    if resource.get("valueBoolean") is False:
+        seen = set(codes_of(resource.get("code"), KAP))
+        return {name: one for name, one in policy.symptoms.items() if seen.intersection(one.denied)}
     if resource["resourceType"] == "AdverseEvent":
         said = [resource["event"]] if resource.get("actuality") == "actual" and "event" in resource else []
     else:

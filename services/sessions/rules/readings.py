@@ -112,10 +112,30 @@ class Reading:
         number = quantity_in(plain, units)
         return None if number is None else Value(Decimal(number), (self.quantity or {}).get("comparator"))
 
+    def value_for(self, limit: Limit) -> Value | None:
+        """Return the number to be held against a limit; what a device could not measure any more is beyond its side."""
+        value, said = self.value_in(limit.units), self.quantity or {}
+        if value is not None or not self._is_off(limit):
+            return value
+        sign = str(said["comparator"])
+        end = limit.below if sign in DOWNWARD else limit.at_least if limit.above is None else limit.above
+        return None if end is None else Value(end, sign)
+
+    def passes(self, limit: Limit) -> bool:
+        """Tell whether it is only known to be on a side of a limit on which nothing is beyond it."""
+        return self._is_off(limit) and self.value_for(limit) is None
+
+    def _is_off(self, limit: Limit) -> bool:
+        """Tell whether it is a sample beyond what its device can measure, which does not say where that ends."""
+        said = self.quantity or {}
+        return "value" not in said and "comparator" in said and said.get("code") in limit.units
+
 
 COUNTING: Final = frozenset(("preliminary", "final", "amended", "corrected"))
 WITHDRAWN: Final = frozenset(("entered-in-error", "cancelled"))
 _PRECISE: Final = timedelta(minutes=1)
+_LONGEST: Final = 17
+"""Digits before the point of the longest number that is read (https://hl7.org/fhir/R4/datatypes.html#decimal)."""
 
 
 def readings_of(observation: Resource) -> list[Reading]:
@@ -166,7 +186,8 @@ def _quantities(part: Resource) -> list[Mapping[str, Any] | None]:
     found: list[Mapping[str, Any] | None] = []
     for mark in beyond:
         name, sign = ("upperLimit", ">") if mark == "U" else ("lowerLimit", "<")
-        found.append({**origin, "value": feed[name], "comparator": sign} if name in feed else None)
+        limit = {"value": feed[name]} if name in feed else {}
+        found.append({key: one for key, one in origin.items() if key != "value"} | limit | {"comparator": sign})
     if extremes:
         factor, zero = Decimal(str(feed.get("factor", 1))), Decimal(str(origin.get("value", 0)))
         found.extend({**origin, "value": one * factor + zero} for one in extremes)
@@ -184,6 +205,8 @@ def _samples(data: str) -> tuple[tuple[str, ...], tuple[Decimal, ...]] | None:
     try:
         numbers = [Decimal(sample) for sample in said if sample not in ("U", "L")]
     except InvalidOperation:
+        return None
+    if any(not one.is_finite() or one.adjusted() > _LONGEST for one in numbers):
         return None
     return beyond, tuple(sorted({min(numbers), max(numbers)})) if numbers else ()
 

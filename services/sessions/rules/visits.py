@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from shared.fhir.codes import (
@@ -41,6 +41,7 @@ MOVES: Final[Mapping[str, frozenset[str]]] = {
 """Legal moves of Encounter.status; to entered-in-error from every one. Who came may always leave."""
 
 
+_CENTURY: Final = timedelta(days=36525)
 TAKEN_BACK: Final = frozenset((("cancelled", "planned"), ("finished", "in-progress")))
 """Moves that take a mistake back: of a booking that stands again, and by `$resume`."""
 
@@ -171,6 +172,11 @@ def _locations(appointment: Resource) -> Iterator[dict[str, Any]]:
 def is_kap_visit(appointment: Resource) -> bool:
     """Tell whether an Appointment is for one of KAP's visits."""
     return any(code in VISITS for code in codes_of(appointment.get("serviceType"), KAP))
+
+
+def reckoned(said: datetime, now: datetime) -> datetime:
+    """Return a time that somebody said as it is reckoned with: a slip in its century has no day before or after it."""
+    return min(max(said, now - _CENTURY), now + _CENTURY)
 
 
 def is_under_way(visit: Resource, when: datetime) -> bool:

@@ -52,8 +52,8 @@ async def test_a_high_pressure_calls_and_is_due_again_and_the_second_is_sustaine
     (sustained,) = await tasks(bedside, codes.SUSTAINED_PRESSURE)
     assert (sustained["priority"], sustained["status"]) == ("stat", "requested")
     assert "AdverseEvent" in sustained["description"]
-    (again,) = await tasks(bedside, codes.PRESSURE_AGAIN)
-    assert again["status"] == "completed"
+    again = await tasks(bedside, codes.PRESSURE_AGAIN)
+    assert [one["status"] for one in again] == ["completed", "requested"]
 
 
 async def test_a_pressure_that_came_down_in_between_is_not_sustained(bedside):
@@ -408,3 +408,39 @@ async def test_a_normal_reading_dated_ahead_ends_no_alarm_and_an_alarming_one_da
     bedside.clock.forward(minutes=2)
     await bedside.chart()
     assert {one["status"] for one in await bedside.sessions.search("Flag", patient=bedside.who["id"])} == {"inactive"}
+
+
+async def test_a_pressure_is_measured_again_as_long_as_it_is_beyond_whichever_side(bedside):
+    async def again():
+        return [one["status"] for one in await tasks(bedside, codes.PRESSURE_AGAIN)]
+
+    for systolic, waiting in ((190, ["requested"]), (190, ["completed", "requested"]), (120, ["completed"] * 2)):
+        await bedside.chart(systolic)
+        assert sorted(await again()) == waiting
+        bedside.clock.forward(minutes=5)
+    await bedside.chart(70, 40)
+    assert sorted(await again()) == ["completed", "completed", "requested"]
+
+
+async def test_a_reading_that_was_over_and_is_corrected_to_worse_is_over_by_the_next_within_the_limits(bedside):
+    high = await bedside.chart(190)
+    bedside.clock.forward(minutes=3)
+    await bedside.chart()
+    worse = bedside.vitals(195)["component"]
+    await bedside.sessions.update({**high, "status": "corrected", "component": worse})
+    assert (await stand(bedside))[1] == {"active"}
+    bedside.clock.forward(minutes=1)
+    await bedside.chart()
+    assert (await stand(bedside))[1] == {"inactive"}
+
+
+@pytest.mark.parametrize("how", [{"status": "inactive"}, {"status": "entered-in-error"}, None])
+async def test_the_flag_of_an_alarm_comes_down_by_its_task_and_by_no_hand(bedside, how):
+    await bedside.chart(190)
+    (flag,) = await bedside.sessions.search("Flag", patient=bedside.who["id"])
+    with pytest.raises(Unprocessable) as refused:
+        await (bedside.sessions.delete(flag) if how is None else bedside.sessions.update({**flag, **how}))
+    assert rules_of(refused) == {"T-KEEP"}
+    (call,) = await called(bedside)
+    await bedside.sessions.update({**call, "status": "completed", "owner": NURSE})
+    assert (await stand(bedside))[1] == {"inactive"}

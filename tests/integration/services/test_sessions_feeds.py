@@ -180,3 +180,25 @@ async def test_a_call_that_was_ended_is_not_opened_again_by_normal_samples_of_th
     bedside.clock.forward(seconds=10)
     await feed(bedside, signal(bedside.clock.now - timedelta(seconds=3), "97 88", SATURATION, "%"))
     assert len(await climbing(bedside)) == 1
+
+
+async def test_what_is_below_all_that_a_device_can_measure_calls(bedside):
+    bedside.clock.forward(minutes=3)
+    ago = bedside.clock.now - timedelta(seconds=10)
+    await feed(bedside, signal(ago, "71 U L"))
+    (call,) = await bedside.sessions.search("Task", code=codes.VITAL_ALARM.token())
+    assert ("<45 /min" in call["description"], ">130 /min" in call["description"]) == (True, True)
+    await feed(bedside, signal(ago, "97 L L", SATURATION, "%"))
+    found = await bedside.sessions.search("Task", code=codes.VITAL_ALARM.token())
+    assert ["<90 %" in one["description"] for one in found] == [False, True]
+
+
+@pytest.mark.parametrize("data", ["NaN 97", "sNaN", "1E+9999999 97", "-Infinity 97"])
+async def test_what_is_no_number_in_a_feed_that_was_charted_is_kept_and_asked_about(bedside, data):
+    made = bedside.reading(code=SATURATION.concept())
+    del made["component"]
+    origin = {"value": 0, "unit": "%", "system": codes.UCUM, "code": "%"}
+    sampled = {"origin": origin, "period": 1000, "dimensions": 1, "data": data}
+    await bedside.sessions.create({**made, "valueSampledData": sampled})
+    (asked,) = await bedside.sessions.search("Task", code=codes.REVIEW.token())
+    assert "no limit is read" in asked["description"]

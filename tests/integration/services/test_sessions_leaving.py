@@ -529,3 +529,20 @@ async def test_an_integration_session_that_falls_away_after_leaving_is_asked_for
     dosed.clock.forward(hours=80)
     await dosed.tell("scheduling", {**made, "id": "late", "status": "noshow"})
     assert await asked() == ["cancelled"]
+
+
+async def test_a_checklist_that_the_patient_answered_sends_nobody_home(dosed):
+    dosed.clock.forward(minutes=121)
+    await dosed.chart()
+    said = await ready(dosed)
+    await dosed.sessions.update({**said, "author": about(dosed.who)})
+    with pytest.raises(Unprocessable) as error:
+        await leave(dosed)
+    assert {"L-ALDRETE", "L-STATE"} <= rules_of(error)
+
+
+@pytest.mark.parametrize("end", ["9999-12-31T23:59:59Z", "0001-01-01"])
+async def test_an_end_in_another_age_is_recorded_and_raised_or_refused_and_breaks_nothing(dosed, end):
+    period = {**dosed.visit["period"], "start": "0001-01-01", "end": end}
+    await dosed.sessions.update({**with_disposition(dosed.visit, "aadvice", dosed.clock.now), "period": period})
+    assert "L-AGAINST" in await dosed.rules()

@@ -516,3 +516,26 @@ async def test_what_is_due_is_ended_by_no_hand(dosed, silenced):
     await dosed.chart()
     (done,) = await tasks(dosed, codes.VITALS_DUE, "completed")
     assert (done["id"], done["owner"]) == (taken["id"], nurse)
+
+
+@pytest.mark.parametrize(
+    "said", [{"valueBoolean": False}, {"valueCodeableConcept": codes.Code(codes.KAP, "not-well").concept()}]
+)
+async def test_a_chaperone_who_says_that_the_patient_is_not_well_calls_at_once(at_home, said):
+    await seen(at_home, codes.CHAPERONE_CHECK, {"valueBoolean": True})
+    assert await at_home.raised() == [0, 0, 0]
+    await seen(at_home, codes.CHAPERONE_CHECK, said)
+    (call,) = await tasks(at_home, codes.SYMPTOM_ALARM)
+    assert call["priority"] == "stat"
+
+
+async def test_a_dose_that_says_only_its_end_began_by_then_and_no_other_dose_moves_what_is_due(bedside):
+    end = {"effectivePeriod": {"end": zulu(bedside.clock.now)}}
+    await bedside.sessions.create({**bedside.dose(35, "completed"), **end})
+    assert await due_at(bedside) == [15, 30, 45, 60, 90, 120]
+    bedside.clock.forward(minutes=14)
+    await bedside.sessions.create(
+        {**bedside.dose(4, "completed"), "medicationCodeableConcept": {"text": "Ondansetron"}}
+    )
+    await bedside.sessions.create(bedside.dose(10, "completed"))
+    assert (await due_at(bedside))[0] == 1
