@@ -69,7 +69,12 @@ def load_files(
                 raise StackProblem(f"{error} Is the stack up, and has it run before?") from error
             for sentence in said:
                 out.print(f"{sentence}.", markup=False, soft_wrap=True)
-    out.print(f"Loaded for {', '.join(addresses)}.", markup=False, soft_wrap=True)
+    out.print(
+        f"Loaded for {', '.join(addresses)}. Within the hour intake judges everybody who has a course by it, and "
+        "tells of whom it changes (Flag, Task); POST Patient/[id]/$screen judges one at once.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @terminology.command("list")

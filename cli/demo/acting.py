@@ -42,8 +42,9 @@ class Told:
 
 
 async def create(gateway: FhirClient, resource: Resource) -> Held:
-    """Create a resource under its business identifier."""
-    return await gateway.create(resource, unless=once(resource))
+    """Create a resource under its business identifier; an order is written by its prescriber."""
+    by = resource["requester"]["reference"] if resource["resourceType"] == "MedicationRequest" else None
+    return await gateway.create(resource, unless=once(resource), by=by)
 
 
 def once(resource: Resource) -> str:

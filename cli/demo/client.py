@@ -28,6 +28,7 @@ from tenacity import (
 )
 from tenacity.wait import wait_random_exponential
 
+from cli.stack.operator import OperatorAuth, Wanted
 from cli.stack.problem import StackProblem
 from shared.fhir.json import Resource, dump, parse
 from shared.fhir.outcome import EXT_EVIDENCE, BadRequest
@@ -140,6 +141,8 @@ class FhirClient:
         self.sent: Counter[str] = Counter()
         self.retried = 0
         self._gate = asyncio.Semaphore(concurrency)
+        self._auth = auth
+        self._prescribers: dict[str, httpx.Auth] = {}
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(30.0, connect=5.0),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
@@ -159,8 +162,10 @@ class FhirClient:
 
     # -- interactions ---------------------------------------------------------------------------------------------
 
-    async def create(self, resource: Resource, *, unless: str) -> Held:
+    async def create(self, resource: Resource, *, unless: str, by: str | None = None) -> Held:
         """Create `resource` unless one matches the search `unless` (``identifier=system|value``), which is then taken.
+
+        `by` is the prescriber (``Practitioner/1``) who writes it, logged in; None: whoever this client is.
 
         Raises:
             Refused: against a rule, or not FHIR.
@@ -169,7 +174,11 @@ class FhirClient:
         """
         type_ = str(resource["resourceType"])
         answer = await self._send(
-            "POST", type_, body=dump(resource), headers={"If-None-Exist": unless, "Prefer": "return=representation"}
+            "POST",
+            type_,
+            body=dump(resource),
+            headers={"If-None-Exist": unless, "Prefer": "return=representation"},
+            by=by,
         )
         body = self._body(answer)
         id_ = body.get("id") or _id_of(answer.headers.get("Location", ""), type_)
@@ -210,11 +219,13 @@ class FhirClient:
             made.append(Held(type_, id_, str(said["status"]).startswith("201"), entry.get("resource")))
         return made
 
-    async def bring(self, reference: str, change: Callable[[Resource], Resource | None]) -> Resource:
+    async def bring(
+        self, reference: str, change: Callable[[Resource], Resource | None], *, by: str | None = None
+    ) -> Resource:
         """Bring ``Type/id`` to where `change` wants it, over the version it was told of; None: it is there already.
 
         When another wrote meanwhile (412), or an answer was lost, it looks again, after growing pauses: the news of
-        what another wrote may still be on its way.
+        what another wrote may still be on its way. `by` as of `create`.
         """
         pause = 0.02
         while True:
@@ -224,7 +235,7 @@ class FhirClient:
                 return current
             headers = {"If-Match": f'W/"{current["meta"]["versionId"]}"', "Prefer": "return=representation"}
             try:
-                return self._body(await self._send("PUT", reference, body=dump(wanted), headers=headers))
+                return self._body(await self._send("PUT", reference, body=dump(wanted), headers=headers, by=by))
             except Refused as refusal:
                 if refusal.status not in {409, 412}:
                     raise
@@ -294,6 +305,7 @@ class FhirClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         attempts: int | None = None,
+        by: str | None = None,
     ) -> httpx.Response:
         url = path if path.startswith(("http://", "https://")) else f"{self.base}/{path}".rstrip("/")
         sent = dict(headers or {})
@@ -311,7 +323,7 @@ class FhirClient:
             async for attempt in retrying:
                 with attempt:
                     async with self._gate:
-                        answer = await self._http.request(method, url, content=body, headers=sent)
+                        answer = await self._http.request(method, url, content=body, headers=sent, auth=self._as(by))
                     self.sent[method] += 1
                     if answer.status_code in NOT_NOW:
                         raise _NotNow(self._said(answer), _seconds(answer.headers.get("Retry-After")))
@@ -324,6 +336,14 @@ class FhirClient:
         if answer.status_code >= FIRST_ERROR:
             raise Refused(request, answer.status_code, self._outcome(answer))
         return answer
+
+    def _as(self, prescriber: str | None) -> httpx.Auth | None:
+        """Return what sends the token of a prescriber; of whoever this client is where none is named or needed."""
+        if prescriber is None or not isinstance(self._auth, OperatorAuth):
+            return self._auth
+        if prescriber not in self._prescribers:
+            self._prescribers[prescriber] = self._auth.of(Wanted(role="prescriber", user=prescriber))
+        return self._prescribers[prescriber]
 
     def _unserved(self, request: str, why: str) -> Unreachable:
         return Unreachable(f"{self.name} at {self.base} has not served {request} for {self.patience:.0f} s ({why}).")

@@ -196,6 +196,7 @@ class Course(Coming):
             await self.gateway.bring(
                 f"DetectedIssue/{issue['id']}",
                 lambda current: None if current.get("mitigation") else {**current, "mitigation": [decided]},
+                by=self.team.prescriber,
             )
 
     async def _finding(self, rule: str) -> Resource | None:

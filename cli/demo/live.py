@@ -87,7 +87,9 @@ class Live(Visits):
             one["decision"]["reference"] for one in checks if one["rule"] == "G-SERIES" and "decision" in one
         ]:
             await self.gateway.bring(
-                issue, lambda held: None if held.get("mitigation") else {**held, "mitigation": [decided]}
+                issue,
+                lambda held: None if held.get("mitigation") else {**held, "mitigation": [decided]},
+                by=self.team.prescriber,
             )
             self.step("a third session of two planned: the prescriber decides (G-SERIES)")
 

@@ -108,6 +108,10 @@ class OperatorAuth(httpx.Auth):
         self._token = ""
         self._until = 0.0
 
+    def of(self, wanted: Wanted) -> OperatorAuth:
+        """Return what sends a token for somebody else, of the same issuer."""
+        return OperatorAuth(self._issuer, self._key, wanted)
+
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Send a request with a token; once more with a new one where it was refused."""
         fresh = time.time() > self._until - EARLY

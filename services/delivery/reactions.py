@@ -32,5 +32,8 @@ async def queue(event: Event, resource: Resource, record: Record) -> None:
 
 
 async def ask_anew(event: Event, _resource: Resource, record: Record) -> None:
-    """Queue what was held for want of consent, in the transaction that takes the Consent in: its turn asks again."""
+    """Queue what was held for want of consent, in the transaction that takes the news in: its turn asks again.
+
+    The news is a Consent, or a Patient, who may be joined with another record of his no more.
+    """
     await Ledger(record.transaction).ask_anew(tenant=event.tenant, key=event.key)

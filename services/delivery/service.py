@@ -34,7 +34,7 @@ SERVICE = Service(
     consumes=(INTAKE, SESSIONS, OUTCOMES),
     holds=frozenset((*PUSHED_TYPES, "Consent")),
     searches_copies=False,
-    reactions={**dict.fromkeys(PUSHED_TYPES, (queue,)), "Consent": (ask_anew,)},
+    reactions={**dict.fromkeys(PUSHED_TYPES, (queue,)), "Patient": (queue, ask_anew), "Consent": (ask_anew,)},
 )
 
 

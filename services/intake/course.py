@@ -32,6 +32,7 @@ from shared.fhir.kap import (
 )
 from shared.fhir.profiles import own
 from shared.fhir.raised import identifier
+from shared.runtime.joined import denied_elsewhere
 from shared.runtime.medications import substances_of
 from shared.runtime.raising import content_of, own_work
 from shared.runtime.record import Record
@@ -157,7 +158,7 @@ def is_screening(response: Resource) -> bool:
 
 async def _is_consented(record: Record, patient: str, now: datetime, change: Change | None) -> bool:
     consents = with_change(await record.search("Consent", {"patient": f"Patient/{patient}"}), change, "Consent")
-    return bool(routes_consented(consents, now))
+    return bool(routes_consented([*consents, *await denied_elsewhere(record, patient, now)], now))
 
 
 async def _is_planned(record: Record, patient: str, sets: Sets, change: Change | None) -> bool:

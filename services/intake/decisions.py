@@ -9,7 +9,7 @@ from typing import Any
 from services.intake.chart import prescriber_of, proceeding, rule_of
 from services.intake.orders import prescriber_named
 from services.intake.rules.forms import deciders
-from services.intake.rules.prescribers import check_decider
+from services.intake.rules.prescribers import check_decider, not_his_own
 from services.intake.setting import Setting
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
@@ -23,7 +23,7 @@ from shared.runtime.service import Change
 async def require_decision(change: Change, record: Record, setting: Setting) -> None:
     """Refuse a decision to proceed without licensed prescriber, reason and time, and one past what nobody may decide.
 
-    Who is logged in decides for himself alone: where two are needed, each writes his own.
+    Who is logged in decides for himself alone: where two are needed, each writes his own. A program decides nothing.
 
     Raises:
         Unprocessable: E-OVERRIDE, with every lack.
@@ -67,8 +67,9 @@ async def _may_not_decide(mitigation: Mapping[str, Any], number: int, record: Re
     found = check_decider(who, setting.orders.prescriber, setting.orders.licence)
     issues = [replace(one, expression=where) for one in found]
     author = await prescriber_of(record, mitigation)
-    if record.user is not None and author is not None and author != record.user:
-        said = f"A decision is its prescriber's own: {author} has to log in and make it, not {record.user} for him."
+    why = not_his_own(author, record.user, record.client)
+    if why is not None and author is not None:
+        said = f"A decision is its prescriber's own: {why}."
         issues.append(replace(_issue(said, number, setting, (author,)), expression=where))
     return issues
 

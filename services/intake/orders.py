@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from services.intake.chart import View, chart_of
+from services.intake.chart import View, chart_of, prescriber_of
 from services.intake.course import bring_up_to_date
 from services.intake.rules.amounts import (
     Aged,
@@ -22,7 +22,7 @@ from services.intake.rules.eligibility import is_aged, screen
 from services.intake.rules.findings import Screening, counted, is_active
 from services.intake.rules.home import HomeFacts, check_home, is_for_home
 from services.intake.rules.orders import Weight, check_order, check_screened, kilograms_of
-from services.intake.rules.prescribers import Prescriber, check_prescriber, check_site
+from services.intake.rules.prescribers import Prescriber, check_prescriber, check_site, not_his_own
 from services.intake.rules.trials import Entry
 from services.intake.setting import Setting
 from shared.fhir.codes import NEED_REEVALUATED, PDMP_QUERY, ROUTES, WEIGHT
@@ -49,6 +49,19 @@ from shared.runtime.medications import substances_of
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
+SIGNED = (
+    "medicationCodeableConcept",
+    "medicationReference",
+    "dosageInstruction",
+    "dispenseRequest",
+    "requester",
+    "performer",
+    "category",
+    "authoredOn",
+)
+"""What a prescriber signs of an order; what else is written on it is anybody's."""
+OF_THE_WRITING = frozenset(("RX-ROUTE", "RX-DOSE", "RX-WEIGHT", "RX-TITRATION", "RX-SERIES", "RX-PLAN", "RX-PDMP"))
+"""What is asked of the time of writing; of an order that is entered late, as policy says how late, as of now, too."""
 COUNTED = ("final", "amended", "corrected")
 WERE_IN_FORCE = ("active", "on-hold", "completed", "stopped")
 
@@ -76,10 +89,14 @@ async def _issues(
     order: Resource, drug: Drug, patient: str, change: Change, record: Record, setting: Setting
 ) -> list[Issue]:
     written, now = _written(order, setting), setting.clock()
-    new = change.before is None or not is_order_in_force(change.before)
-    late = new and now - written > timedelta(days=setting.orders.entered_late.days)
-    times = [written, now] if late else [written]  # it is in force from now on, however long ago it was written
-    issues = [one for at in times for one in await _issues_at(at, order, drug, patient, change, record, setting)]
+    before = change.before if change.before is not None and is_order_in_force(change.before) else None
+    late = before is None and now - written > timedelta(days=setting.orders.entered_late.days)
+    issues = await _issues_at(written, order, drug, patient, change, record, setting)
+    if before is None:  # it is in force from now on, however long ago it is said to have been written
+        of_now = await _issues_at(now, order, drug, patient, change, record, setting)
+        issues.extend(one for one in of_now if late or one.rule not in OF_THE_WRITING)
+    if before is None or any(before.get(name) != order.get(name) for name in SIGNED):
+        issues.extend(await _unsigned(order, record, setting))
     routes = list(dict.fromkeys(routes_of_order(order)))
     known = [route for route in routes if route in ROUTES]
     asked: list[str | None] = [*known] or [None]
@@ -90,6 +107,24 @@ async def _issues(
         if result is None:
             break
     return list(dict.fromkeys(lacking_of(patient, one) for one in issues))
+
+
+async def _unsigned(order: Resource, record: Record, setting: Setting) -> list[Issue]:
+    """Return that an order is not written by whose it is: its requester signs it, logged in; others prepare a draft."""
+    author = await prescriber_of(record, {"author": order.get("requester")})
+    why = not_his_own(author, record.user, record.client)
+    if why is None or author is None:
+        return []
+    return [
+        Issue(
+            f"An order is its prescriber's own: {why}. Write it with status draft, and let him make it active.",
+            code="business-rule",
+            expression=("MedicationRequest.requester",),
+            rule="RX-PRESCRIBER",
+            source=setting.orders.prescriber.source,
+            evidence=(author,),
+        )
+    ]
 
 
 async def _issues_at(

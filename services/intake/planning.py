@@ -12,7 +12,6 @@ from typing import Any, Final, Literal, get_args
 from services.intake.orders import aged, lacking_of, sets_met, weights_of
 from services.intake.rules.findings import is_active
 from services.intake.rules.plans import (
-    PlanPolicy,
     Step,
     Template,
     Wish,
@@ -22,6 +21,9 @@ from services.intake.rules.plans import (
     personal,
     planned,
 )
+from services.intake.rules.trials import Entry
+from services.intake.rules.workup import ToDo
+from services.intake.screening import concept_of, lacking
 from services.intake.setting import Setting
 from shared.fhir.codes import (
     EXT_PLANNED_DOSE,
@@ -152,12 +154,17 @@ async def _plan(call: OperationCall, record: Record, setting: Setting) -> Resour
         for one in conditions
         if not template.conditions or any(setting.sets[set_].holds(one.get("code")) for set_ in template.conditions)
     ]
-    return await _write(record, patient, name, template, doses, concerned, asked, at, setting, policy)
+    recommended = await lacking(record, patient, [_entry(one) for one in conditions], setting)
+    return await _write(record, patient, name, template, doses, concerned, asked, at, setting, recommended)
 
 
 async def _conditions(record: Record, patient: str) -> list[Resource]:
     found = await record.search("Condition", {"patient": f"Patient/{patient}"})
     return [one for one in found if is_active(one)]
+
+
+def _entry(condition: Resource) -> Entry:
+    return Entry(f"Condition/{condition['id']}", condition.get("code"), condition)
 
 
 async def _screened(record: Record, patient: str) -> tuple[Drug | None, str | None]:
@@ -175,7 +182,7 @@ async def _write(
     asked: Asked,
     at: datetime,
     setting: Setting,
-    policy: PlanPolicy,
+    recommended: Sequence[ToDo],
 ) -> Resource:
     subject = reference("Patient", str(patient["id"]))
     active = asked.status == "active"
@@ -216,7 +223,7 @@ async def _write(
     made: dict[str, Any] = {
         "resourceType": "CarePlan",
         "extension": [policy_extension(setting.policy.version)],
-        "text": {"status": "generated", "div": _narrative(template, doses, asked.goals)},
+        "text": {"status": "generated", "div": _narrative(template, doses, asked.goals, recommended)},
         "instantiatesUri": [f"{POLICY_URI}{setting.policy.digest}#plans.templates.{name}"],
         "replaces": [reference("CarePlan", one["id"]) for one in before] if active else None,
         "status": asked.status,
@@ -228,7 +235,7 @@ async def _write(
         "careTeam": [reference("CareTeam", one["id"]) for one in team],
         "addresses": [reference("Condition", one["id"]) for one in conditions],
         "goal": [reference("Goal", one["id"]) for one in goals],
-        "activity": [{"detail": one} for one in activities(template, doses)],
+        "activity": [{"detail": one} for one in [*_measured(recommended), *activities(template, doses)]],
     }
     plan = await _created(record, {key: value for key, value in made.items() if value})
     if active:
@@ -312,7 +319,17 @@ def _said(dose: PlannedDose) -> str:
     return f"{which}: {dose.drug} {amount}, {ROUTES[dose.route].display.lower()}."
 
 
-def _narrative(template: Template, doses: Sequence[PlannedDose], goals: Sequence[str]) -> str:
+def _measured(recommended: Sequence[ToDo]) -> list[dict[str, Any]]:
+    """Return what is recommended to be measured before the first dose, as details of activities."""
+    return [
+        {"kind": "ServiceRequest", "code": concept_of(one.test), "status": "not-started", "description": one.text}
+        for one in recommended
+    ]
+
+
+def _narrative(
+    template: Template, doses: Sequence[PlannedDose], goals: Sequence[str], recommended: Sequence[ToDo]
+) -> str:
     lines = [
         template.title,
         *(_said(one) for one in doses),
@@ -321,6 +338,7 @@ def _narrative(template: Template, doses: Sequence[PlannedDose], goals: Sequence
             f"follow-up: {template.followup}; at least {template.days_between} days from dose to dose."
         ),
         *(f"Besides: {one}." for one in template.therapies),
+        *(f"Recommended before the first dose: {one.test.title.lower()}." for one in recommended),
         *(f'In the patient\'s words: "{one}"' for one in goals),
     ]
     said = "".join(f"<p>{escape(line, quote=False)}</p>" for line in lines)

@@ -6,7 +6,7 @@ hears of it by event, and flags what is booked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ from services.intake.chart import View, chart_of, flagged, observed, rule_of, sc
 from services.intake.course import bring_up_to_date, is_screening
 from services.intake.rules.eligibility import flag_codes, screen
 from services.intake.rules.findings import Chart, Finding, Screening
+from services.intake.rules.trials import Entry
+from services.intake.rules.workup import Recommended, ToDo, to_do
 from services.intake.setting import Setting
 from shared.fhir.codes import (
     ASSEMBLER,
@@ -24,10 +26,12 @@ from shared.fhir.codes import (
     EXT_HOLD_BEFORE,
     EXT_MEANING,
     EXT_SCREENED_FOR,
+    EXT_TO_DO,
     ID_FINDING,
     ID_FLAG,
     ID_SCREENING,
     ID_TASK,
+    LOINC,
     NO_LONGER,
     OUTCOMES,
     POLICY_URI,
@@ -193,11 +197,24 @@ def _substance(assessment: Resource) -> object:
     return codes_of(assessment["prediction"][0]["outcome"], ELIGIBILITY.system), told, assessment.get("basis", [])
 
 
+async def lacking(record: Record, patient: Resource, conditions: Sequence[Entry], setting: Setting) -> list[ToDo]:
+    """Return what is recommended to have been measured before the first dose, and is still to do."""
+    tests, about = setting.workup.tests.values(), {"patient": f"Patient/{patient['id']}"}
+    code = ",".join(f"{LOINC}|{code}" for code in sorted({code for test in tests for code in test.codes}))
+    results = [
+        one
+        for type_ in ("Observation", "DiagnosticReport")
+        for one in await record.search(type_, {**about, "code": code})
+    ]
+    return list(to_do(patient, conditions, results, setting.clock(), setting.workup, setting.sets))
+
+
 async def _write(view: View, chart: Chart, result: Screening, setting: Setting, before: Resource | None) -> Resource:
     record, now, version = view.record, setting.clock(), setting.policy.version
     with own_work():
         seen = await view.versions()
-        written = await record.create(assessment_of(result, chart, setting.policy))
+        recommended = await lacking(record, chart.patient, chart.conditions, setting)
+        written = await record.create(assessment_of(result, chart, setting.policy, recommended))
         await record.create(provenance_of(f"RiskAssessment/{written.stored.id}", seen, view.meant, setting.policy, now))
         await keep(record.transaction, setting.policy.digest, version, setting.policy.content)
         await _keep_issues(view, result, now, setting)
@@ -207,15 +224,18 @@ async def _write(view: View, chart: Chart, result: Screening, setting: Setting, 
     return assessment
 
 
-async def ask_again(record: Record, patient: str, setting: Setting) -> None:
-    """Ask for new answers before those of an eligible patient are too old, and judge him anew once they are."""
-    view, now = View(record, patient), setting.clock()
-    newest = await _newest(view)
-    if newest is None or eligibility_outcome(newest) != "eligible":
+async def judge_by_time(record: Record, patient: str, setting: Setting) -> None:
+    """Judge a patient anew for what no change of his record says, and ask for new answers before they are too old.
+
+    Time has passed, a terminology was loaded, the clinic's policy is another: nothing is written where it is the same.
+    """
+    now = setting.clock()
+    await judge_view(View(record, patient), setting)
+    newest = await _newest(View(record, patient))
+    if newest is None or eligibility_outcome(newest, now) != "eligible":
         return
     end = newest["prediction"][0].get("whenPeriod", {}).get("end")
-    if end is None or eligibility_outcome(newest, now) != "eligible":
-        await judge_view(view, setting)
+    if end is None:
         return
     policy = setting.rules.eligibility
     due = interval(end)[0]
@@ -272,8 +292,8 @@ async def _tell(view: View, result: Screening, assessment: Resource, before: Res
     await raise_once(view.record, asked, reopen=True)
 
 
-def assessment_of(result: Screening, chart: Chart, policy: Policy) -> Resource:
-    """Return the RiskAssessment of a screening."""
+def assessment_of(result: Screening, chart: Chart, policy: Policy, recommended: Iterable[ToDo] = ()) -> Resource:
+    """Return the RiskAssessment of a screening, with what is recommended to be measured before the first dose."""
     patient, now = str(chart.patient["id"]), chart.now
     telling = [finding for finding in result.findings if finding.verdict != "clear"]
     shown = [one for one in result.findings if one.verdict != "clear" or one.rule == "E24"]
@@ -294,6 +314,7 @@ def assessment_of(result: Screening, chart: Chart, policy: Policy) -> Resource:
             *({"url": EXT_ACKNOWLEDGED, "valueString": f"{name}: {why}"} for name, why in policy.acknowledged.items()),
             *([{"url": EXT_SCREENED_FOR, "extension": inner}] if inner else []),
             *(_finding_extension(finding) for finding in shown),
+            *(_to_do_extension(one) for one in recommended),
         ],
         "identifier": [identifier(ID_SCREENING, patient, zulu(now))],
         "status": "final",
@@ -361,6 +382,24 @@ def _finding_extension(finding: Finding) -> dict[str, Any]:
         *({"url": "evidence", "valueReference": {"reference": one}} for one in finding.evidence),
     ]
     return {"url": EXT_FINDING, "extension": inner}
+
+
+def _to_do_extension(one: ToDo) -> dict[str, Any]:
+    inner: list[dict[str, Any]] = [
+        {"url": "test", "valueCode": one.name},
+        {"url": "code", "valueCodeableConcept": concept_of(one.test)},
+        {"url": "needed", "valuePositiveInt": one.test.count},
+        {"url": "found", "valueUnsignedInt": one.found},
+        {"url": "text", "valueString": one.text},
+        {"url": "source", "valueString": one.test.source},
+        *({"url": "evidence", "valueReference": {"reference": reference}} for reference in one.evidence),
+    ]
+    return {"url": EXT_TO_DO, "extension": inner}
+
+
+def concept_of(test: Recommended) -> dict[str, Any]:
+    """Return what is recommended as a CodeableConcept: any of its codes will do."""
+    return {"coding": [{"system": LOINC, "code": code} for code in test.codes], "text": test.title}
 
 
 async def _keep_issues(view: View, result: Screening, now: datetime, setting: Setting) -> None:

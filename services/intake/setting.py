@@ -13,6 +13,7 @@ from services.intake.rules.forms import EligibilityPolicy, Interaction, Sets, Tr
 from services.intake.rules.glass import GlassPolicy
 from services.intake.rules.orders import OrderPolicy
 from services.intake.rules.plans import PlanPolicy
+from services.intake.rules.workup import WorkupPolicy
 from shared.fhir.cited import ValueSet
 from shared.runtime.escalation import Escalation
 from shared.runtime.policy import Policy
@@ -35,6 +36,7 @@ class Setting:
     consent: ConsentPolicy
     plans: PlanPolicy
     glass: GlassPolicy
+    workup: WorkupPolicy
     escalation: Escalation
     clock: Clock
 
@@ -63,6 +65,7 @@ class Setting:
             consent=policy.section("consent", ConsentPolicy),
             plans=policy.section("plans", PlanPolicy),
             glass=policy.section("break-glass", GlassPolicy),
+            workup=policy.section("workup", WorkupPolicy),
             escalation=Escalation.of(policy),
             clock=clock,
         )

@@ -24,6 +24,7 @@ from shared.fhir.kap import (
     stages_of,
 )
 from shared.fhir.outcome import Unprocessable
+from shared.runtime.joined import denied_elsewhere
 from shared.runtime.raising import is_own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Guard
@@ -116,6 +117,7 @@ async def _require_ground(record: Record, episode: Resource, setting: Setting) -
     newest = latest_eligibility(await record.search("RiskAssessment", about))
     now = setting.clock()
     consents = await record.search("Consent", about)
+    consents.extend(await denied_elsewhere(record, str(patient_of(episode)), now))
     consented = bool(routes_consented(consents, now))
     eligible = newest is not None and eligibility_outcome(newest) == "eligible"
     if not eligible or (stage_of(episode) not in (*UNDECIDED, "eligible") and not consented):

@@ -1,11 +1,11 @@
-"""What intake does because time has passed: answers grow too old, the text of a consent changes, nobody reviews."""
+"""What intake does by time: who has a course is judged anew, a consent's text has changed, nobody reviews."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 from services.intake.consents import ask_to_renew
-from services.intake.screening import ask_again
+from services.intake.screening import judge_by_time
 from services.intake.setting import Setting
 from shared.fhir.codes import COURSE
 from shared.fhir.json import Resource
@@ -17,13 +17,13 @@ from shared.runtime.timers import Round, Timer
 def timers(setting: Setting) -> tuple[Timer, ...]:
     """Return intake's timers under a policy."""
 
-    async def answers_age(round_: Round) -> None:
+    async def judged(round_: Round) -> None:
         async def look(course: Resource, record: Record) -> None:
             patient = patient_of(course)
             if patient is not None:
-                await ask_again(record, patient, setting)
+                await judge_by_time(record, patient, setting)
 
-        running = {"type": COURSE.token(), "status": "planned,active"}
+        running = {"type": COURSE.token(), "status": "planned,active,onhold"}
         await round_.each(await round_.search("EpisodeOfCare", running), look)
 
     async def consents_renewed(round_: Round) -> None:
@@ -34,7 +34,7 @@ def timers(setting: Setting) -> tuple[Timer, ...]:
         await round_.each(await round_.search("Consent", {"status": "active"}), look)
 
     return (
-        Timer("answers-age", timedelta(hours=1), answers_age),
+        Timer("judged-anew", timedelta(hours=1), judged),
         setting.escalation.timer(),
         Timer("consent-renewal", timedelta(days=1), consents_renewed),
     )

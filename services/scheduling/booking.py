@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 from services.scheduling.memory import memory
-from services.scheduling.rules.booking import OCCUPYING, Span, name_of, spans, taken
+from services.scheduling.rules.booking import OCCUPYING, Span, name_of, span_of, spans, taken
 from services.scheduling.setting import Setting
 from shared.fhir.codes import EXT_GROUP_PLACES, GROUP_SESSION
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import comes_from_elsewhere, has_code, id_in
+from shared.fhir.kap import comes_from_elsewhere, has_code, id_in, visit_of
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.runtime.record import Record
 from shared.store.bookings import Claim, Taken, book, book_all, close, unbook
+
+NAMED_BY_NUMBER: Final = ("Patient", "Practitioner", "Location")
+"""Types of actors that are held here, and so found by an identifier."""
 
 
 def is_group(slot: Resource) -> bool:
@@ -51,14 +56,37 @@ async def group_of(record: Record, appointment: Resource) -> Resource | None:
 
 
 async def needed(record: Record, appointment: Resource, setting: Setting) -> list[Span]:
-    """Return what an appointment takes; a member of a group takes himself and a place in it."""
-    wanted = spans(appointment, setting.policy)
+    """Return what an appointment takes; a member of a group takes a place in it, and who is not of the group."""
+    wanted = [
+        replace(one, resource=await _one_name(record, one.resource)) for one in spans(appointment, setting.policy)
+    ]
     group = await group_of(record, appointment) if "slot" in appointment else None
-    if group is None:
+    if group is None or not is_of_group(appointment, group):
         return wanted
-    own = [one for one in wanted if one.resource.startswith("Patient/")]
+    staff = await actors_of_schedule(record, group)
+    own = [one for one in wanted if one.resource not in staff]
     start, end = interval(group["start"])[0], interval(group["end"])[0]
     return [*own, Span(f"Slot/{group['id']}", start, end, places_of(group))]
+
+
+def is_of_group(appointment: Resource, group: Resource) -> bool:
+    """Tell whether an appointment is a place in a group session: of its kind, and in its time."""
+    span = span_of(appointment)
+    kind = visit_of({"resourceType": "Appointment", "serviceType": group.get("serviceType", [])})
+    within = span is not None and interval(group["start"])[0] <= span[0] < span[1] <= interval(group["end"])[0]
+    return within and visit_of(appointment) == kind
+
+
+async def _one_name(record: Record, name: str) -> str:
+    """Return the one name of who is booked: a role is its Practitioner, an identifier is who is held with it."""
+    type_, sign, identifier = name.partition("?identifier=")
+    if sign:
+        found = await record.search(type_, {"identifier": identifier}) if type_ in NAMED_BY_NUMBER else []
+        return f"{type_}/{found[0]['id']}" if len(found) == 1 else name
+    type_, _, id_ = name.partition("/")
+    role = await record.get(type_, id_) if type_ == "PractitionerRole" else None
+    practitioner = None if role is None else id_in(role.get("practitioner"), "Practitioner")
+    return name if practitioner is None else f"Practitioner/{practitioner}"
 
 
 async def hold(record: Record, owner: str, wanted: Sequence[Span]) -> list[Taken]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Final
 
 from services.scheduling.appointments import appointment_of, booked, require_status, written
@@ -125,16 +124,6 @@ async def check_in(call: OperationCall, record: Record, setting: Setting) -> Res
     Given("check-in", call.parameters, {})
     current = await appointment_of(record, call.id)
     require_status(current, ("booked", "arrived"), "check-in")
-    span, earliest = span_of(current), setting.policy.check_in
-    if span is not None and span[0] - setting.clock() > timedelta(hours=earliest.hours):
-        raise Unprocessable(
-            f"The visit begins at {zulu(span[0])}: that the patient is there is said {earliest.hours} hours before at "
-            "the earliest. Wait until then, or move the visit by $reschedule.",
-            rule="S-STATUS",
-            source=earliest.source,
-            expression=["Appointment.status"],
-            evidence=[f"Appointment/{current['id']}"],
-        )
     return await written(record, content_of({**booked(current), "status": "checked-in"}))
 
 

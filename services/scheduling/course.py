@@ -84,7 +84,7 @@ async def _book_series(call: OperationCall, record: Record, setting: Setting, ke
         sessions=given.number("sessions", sessions, MOST_SESSIONS),
         least=max(least, apart),
         continuity=timedelta(hours=setting.policy.continuity.hours),
-        is_far=lambda start: not too_close(start, ground.near, (route,), setting.policy),
+        is_far=lambda start: not too_close(start, ground, (route,), setting.policy),
     )
     laying.lay()
     missing = [one.as_issue(order) for one in laying.missing]

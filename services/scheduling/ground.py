@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from services.scheduling.memory import got, held, memory
@@ -45,6 +45,7 @@ from shared.fhir.kap import (
     screened_for,
     visit_of,
 )
+from shared.runtime.joined import denied_elsewhere
 from shared.runtime.medications import substances_of
 from shared.runtime.record import Record
 
@@ -73,8 +74,9 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
     newest = latest_eligibility(_own(await held(record, "RiskAssessment", about)))
     courses = [one for one in _own(await held(record, "EpisodeOfCare", about)) if is_course(one)]
     consents = [one for one in _own(await held(record, "Consent", about)) if _counts(one, min(when, now), when)]
+    consents.extend(await denied_elsewhere(record, patient, when))
     plans = _own(await held(record, "CarePlan", about))
-    order = await _order(record, appointment)
+    order, others = await _orders(record, appointment, setting)
     appointments = await held(record, "Appointment", about)
     preparing = [
         one
@@ -83,7 +85,10 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
     ]
     stands = order is not None and is_order_in_force(order) and patient_of(order) == patient
     drug, route = (None, None) if newest is None else screened_for(newest)
-    weighed, weight = await _weighed(record, about, when)
+    weighed, weight = await _weighed(record, about, min(when, now))
+    ordered = None if order is None else drug_of(await substances_of(record, order), setting.sets)
+    routes = () if order is None else tuple(dict.fromkeys(routes_of_order(order)))
+    apart = _apart(plans, ordered, routes)
     return Ground(
         patient=about["patient"],
         outcome=None if newest is None else eligibility_outcome(newest, now),
@@ -96,19 +101,20 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         courses=_references(courses),
         consents=_references(one for one in consents if consent_routes(one)),
         plans=_references(one for one in plans if has_code(one.get("category"), PLAN)),
-        order=next(iter(_orders_named(appointment)), None),
+        order=next(iter(_orders_named(appointment)), None) if order is None else f"MedicationRequest/{order['id']}",
+        other_orders=others,
         order_active=stands and order is not None and not comes_from_elsewhere(order),
         order_sessions=None if order is None else _sessions(order, plans),
         order_used=() if order is None else await _used(record, appointment, appointments, order, about, setting),
-        drug=None if order is None else drug_of(await substances_of(record, order), setting.sets),
-        routes=() if order is None else tuple(dict.fromkeys(routes_of_order(order))),
+        drug=ordered,
+        routes=routes,
         consented=routes_consented(consents, when),
         planned=any(_is_plan(one, when) for one in plans),
         site_certified=await _any_identified(record, appointment, "Location", ID_REMS_SITE, when),
         sites=tuple(f"Location/{one}" for one in actors(appointment, "Location")),
         patient_enrolled=await _any_identified(record, appointment, "Patient", ID_REMS_PATIENT, when),
         inpatient=order is not None and has_code(order.get("category"), MEDICATION_INPATIENT),
-        preparations=sum(one["status"] == "fulfilled" for one in preparing),
+        preparations=sum(one["status"] == "fulfilled" and moment(one["start"]) <= now for one in preparing),
         preparing=sum(one["status"] in COUNTING and one["status"] != "fulfilled" for one in preparing),
         prepared=_references(one for one in preparing if one["status"] in COUNTING),
         escort=any(
@@ -118,6 +124,9 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         weighed=weighed,
         weight=weight,
         near=tuple(await _near(record, appointment, appointments, about, setting)),
+        days_apart=max(apart.values(), default=0),
+        planned_by=tuple(apart),
+        zone=setting.zone,
     )
 
 
@@ -145,14 +154,32 @@ def _is_plan(plan: Resource, when: datetime) -> bool:
     )
 
 
+def _apart(plans: Iterable[Resource], drug: str | None, routes: Sequence[str]) -> dict[str, int]:
+    """Return how many days from session to session each plan in force has for a drug by one of the routes."""
+    found = {}
+    for plan in plans:
+        doses = [one for one in planned_doses(plan) if one.drug == drug and one.route in routes]
+        days = [int(one.days) for one in doses if one.days is not None]
+        if days and is_plan(plan):
+            found[f"CarePlan/{plan['id']}"] = max(days)
+    return found
+
+
 def _orders_named(appointment: Resource) -> list[str]:
     found = (id_in(one, "MedicationRequest") for one in appointment.get("supportingInformation", []))
     return [f"MedicationRequest/{id_}" for id_ in found if id_]
 
 
-async def _order(record: Record, appointment: Resource) -> Resource | None:
-    named = _orders_named(appointment)
-    return await got(record, "MedicationRequest", named[0].partition("/")[2]) if named else None
+async def _orders(record: Record, appointment: Resource, setting: Setting) -> tuple[Resource | None, tuple[str, ...]]:
+    """Return the order that an appointment is booked on, and what it names besides of the two drugs.
+
+    Of what it names it is the first that orders one of them; where none does, the first that is held.
+    """
+    named = [await got(record, "MedicationRequest", one.partition("/")[2]) for one in _orders_named(appointment)]
+    known = [one for one in named if one is not None]
+    drugged = [one for one in known if drug_of(await substances_of(record, one), setting.sets) is not None]
+    others = tuple(f"MedicationRequest/{one['id']}" for one in drugged[1:])
+    return next(iter([*drugged, *known]), None), others
 
 
 def _sessions(order: Resource, plans: Iterable[Resource]) -> int | None:
@@ -174,7 +201,8 @@ async def _used(
     """Return the other dosing sessions on an order, and the visits in which it was given outside of any of them.
 
     Of sessions that are booked the earlier ones go first: one that is booked already is on it before those after it.
-    Doses of one visit are one session; it is that of an Appointment where it began within `check_in` hours of it.
+    Doses of one visit are one session; it is that of an Appointment where it began within `check_in` hours of it. A
+    visit that is over, and in which nothing was given, took none.
     """
     name = f"MedicationRequest/{order['id']}"
     on_it = [
@@ -187,18 +215,29 @@ async def _used(
     ]
     own = next(((span[0], one["id"]) for one, span in on_it if one["id"] == appointment.get("id")), None)
     others = [one for one, span in on_it if own is None or (span[0], one["id"]) < own]
-    used = [f"Appointment/{one['id']}" for one in others]
     near = timedelta(hours=setting.policy.check_in.hours)
     visits: dict[str, list[Resource]] = {}
     for dose in await held(record, "MedicationAdministration", about):
         request = f"MedicationRequest/{id_in(dose.get('request'), 'MedicationRequest')}"
         if dose["status"] in GIVEN and request == name and "partOf" not in dose:
             visits.setdefault(id_in(dose.get("context"), "Encounter") or dose["id"], []).append(dose)
-    for doses in visits.values():
-        starts = [start for one in doses if (start := effective_start(one)) is not None]
+    begun = {
+        key: [start for one in doses if (start := effective_start(one)) is not None] for key, doses in visits.items()
+    }
+    every = [start for starts in begun.values() for start in starts]
+    used = [f"Appointment/{one['id']}" for one in others if not _gave_nothing(one, every, near)]
+    for key, starts in begun.items():
         if not any(low - near <= start < high + near for start in starts for _, (low, high) in on_it):
-            used.append(f"MedicationAdministration/{doses[0]['id']}")
+            used.append(f"MedicationAdministration/{visits[key][0]['id']}")
     return tuple(used)
+
+
+def _gave_nothing(appointment: Resource, doses: Iterable[datetime], near: timedelta) -> bool:
+    """Tell whether a visit is over and no dose (they began at these times) was given in it, or near it."""
+    span = span_of(appointment)
+    if appointment["status"] != "fulfilled" or span is None:
+        return False
+    return not any(span[0] - near <= start < span[1] + near for start in doses)
 
 
 async def _any_identified(record: Record, appointment: Resource, type_: str, system: str, when: datetime) -> bool:
@@ -234,21 +273,26 @@ async def _near(
     """Return the patient's other dosing sessions, and the doses that were given outside of any of them."""
     if visit_of(appointment) != VISIT_DOSING.code:
         return []
+    doses = []
+    for dose in await held(record, "MedicationAdministration", about):
+        start = effective_start(dose)
+        counts = dose["status"] in GIVEN and start is not None
+        if counts and drug_of(await substances_of(record, dose), setting.sets) is not None:
+            doses.append((dose, start))
+    begun, hours = [start for _, start in doses if start is not None], setting.policy.check_in.hours
     booked = [
         (one, span)
         for one in appointments
         if one["id"] != appointment.get("id")
         and one["status"] in COUNTING
         and visit_of(one) == VISIT_DOSING.code
+        and not _gave_nothing(one, begun, timedelta(hours=hours))
         and (span := span_of(one)) is not None
     ]
     found = [Near(f"Appointment/{one['id']}", span[0]) for one, span in booked]
     visits = [span for _, span in booked] + [span for span in (span_of(appointment),) if span is not None]
-    for dose in await held(record, "MedicationAdministration", about):
-        start = effective_start(dose)
-        if dose["status"] not in GIVEN or start is None or any(low <= start < high for low, high in visits):
-            continue
-        if drug_of(await substances_of(record, dose), setting.sets) is not None:
+    for dose, start in doses:
+        if start is not None and not any(low <= start < high for low, high in visits):
             routes = tuple(
                 coding["code"]
                 for coding in dose.get("dosage", {}).get("route", {}).get("coding", [])

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from services.scheduling.booking import (
     actors_of_schedule,
+    group_of,
     held_for,
     hold,
     is_group,
+    is_of_group,
     let_go,
     occupies,
     places_of,
@@ -20,7 +22,7 @@ from services.scheduling.booking import (
     shut,
 )
 from services.scheduling.ground import ground_of, lock_patients, patient_in, start_of
-from services.scheduling.memory import memory
+from services.scheduling.memory import got, memory
 from services.scheduling.rules.booking import (
     HERE,
     INTENDED,
@@ -28,17 +30,19 @@ from services.scheduling.rules.booking import (
     is_coming,
     is_new_intent,
     no_time,
+    says_there,
     span_of,
+    too_early,
     watched_over,
 )
-from services.scheduling.rules.ground import not_one_patient, unmet
+from services.scheduling.rules.ground import not_living, not_one_patient, unmet
 from services.scheduling.setting import Setting
 from services.scheduling.slots import follow_bookings
 from services.scheduling.telling import call_who_is_not_told
 from shared.fhir.codes import CLOSED_AND_BOOKED, DOUBLE_BOOKED, ID_FLAG, ID_TASK
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import actors, visit_of
+from shared.fhir.kap import actors, comes_from_elsewhere, has_died, visit_of
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.fhir.raised import identifier, task
 from shared.notify.telling import withdraw_when_stopped
@@ -69,6 +73,10 @@ async def _booking(change: Change, record: Record, setting: Setting) -> None:
     was = (change.before or {}).get("status")
     if was in (*INTENDED, *HERE) and was != (after or {}).get("status") and not is_coming(after, now, policy):
         await _settle(change.id, record, setting)
+    if after is not None and says_there(change.before, after):
+        early = too_early({**after, "id": "" if change.before is None else change.id}, now, policy)
+        if early is not None and not comes_from_elsewhere(after):
+            raise Unprocessable([early])
     if after is None or not occupies(after):
         if occupies(change.before):
             await let_go(record, owner)
@@ -84,7 +92,11 @@ async def _booking(change: Change, record: Record, setting: Setting) -> None:
             stands_on_news = visit_of(after) in setting.policy.prerequisites
             await record.require_current(setting.news if stands_on_news else None, *patients)
             await lock_patients(record, after)
-        issues = await _judged(change.id, after, record, setting)
+        issues = [
+            *await _of_the_dead(after, record, setting),
+            *await _of_its_group(after, record, setting),
+            *await _judged(change.id, after, record, setting),
+        ]
     found = await held_for(record, owner, after, setting)
     about_to_be = (start := start_of(after)) is not None and start >= setting.clock()
     standing = [one for one in found if about_to_be or not one.closed]
@@ -111,6 +123,36 @@ async def _settle(id_: str, record: Record, setting: Setting) -> None:
 def _moved(before: Resource, after: Resource) -> bool:
     names = ("start", "end", "participant", "serviceType", "slot")
     return not occupies(before) or any(before.get(name) != after.get(name) for name in names)
+
+
+async def _of_the_dead(after: Resource, record: Record, setting: Setting) -> list[Issue]:
+    """Return that nothing is booked ahead for who has died; what was before is recorded."""
+    start = start_of(after)
+    if start is not None and start < setting.clock():
+        return []
+    held = [await got(record, "Patient", one) for one in dict.fromkeys(actors(after, "Patient"))]
+    dead = [one["id"] for one in held if one is not None and has_died(one)]
+    return [not_living(dead, setting.policy)] if dead else []
+
+
+async def _of_its_group(after: Resource, record: Record, setting: Setting) -> list[Issue]:
+    """Return that a place in a group session is of another kind, or at another time."""
+    group = await group_of(record, after) if "slot" in after else None
+    if group is None or is_of_group(after, group):
+        return []
+    kind = visit_of_slot(group)
+    visit = setting.policy.visits.get(kind or "")
+    return [
+        Issue(
+            f"Slot/{group['id']} is a group session of the kind {kind} from {group['start']} to {group['end']}: a "
+            "place in it is of that kind, and in that time. Correct them, or leave the Slot out.",
+            code="business-rule",
+            expression=("Appointment.slot",),
+            rule="S-GROUP",
+            source="KAP Exchange" if visit is None else visit.source,
+            evidence=(f"Slot/{group['id']}",),
+        )
+    ]
 
 
 async def _judged(id_: str, after: Resource, record: Record, setting: Setting) -> list[Issue]:

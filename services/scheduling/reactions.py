@@ -16,9 +16,10 @@ from services.scheduling.telling import tell_of_loss
 from shared.events.envelope import Event
 from shared.fhir.codes import GROUND_LOST, ID_FLAG, ID_TASK, WEIGHT
 from shared.fhir.json import Resource
-from shared.fhir.kap import has_code, has_died, visit_of
+from shared.fhir.kap import has_code, has_died, id_in, visit_of
 from shared.fhir.raised import flag, identifier, task
 from shared.notify.telling import tell_no_more
+from shared.runtime.joined import joined_with
 from shared.runtime.raising import close_flag, close_task, content_of, find, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Reaction
@@ -40,6 +41,11 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
     async def ground_changed(event: Event, resource: Resource, record: Record) -> None:
         if event.patient is not None:
             await look_at_all(event.patient, record, setting)
+
+    async def consented(event: Event, resource: Resource, record: Record) -> None:
+        id_ = None if event.patient is None else id_in({"reference": event.patient}, "Patient")
+        for one in [] if id_ is None else [id_, *await joined_with(record, id_)]:
+            await look_at_all(f"Patient/{one}", record, setting)
 
     async def has_died_meanwhile(event: Event, resource: Resource, record: Record) -> None:
         if event.interaction != "delete" and has_died(resource):
@@ -63,6 +69,7 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
     return {
         **dict.fromkeys(STANDS_ON, (ground_changed,)),
         "Patient": (ground_changed, has_died_meanwhile),
+        "Consent": (consented,),
         "Observation": (measured,),
         "Location": (place_changed,),
         "Medication": (drug_changed,),

@@ -17,7 +17,7 @@ from shared.runtime.policy import Policy, load_policy
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
 
-ASKED = ("DetectedIssue", "Encounter", "Location", "Medication", "Observation", "Practitioner")
+ASKED = ("DetectedIssue", "Encounter", "Location", "Medication", "Observation", "Practitioner", "PractitionerRole")
 """Held beside what a visit stands on: who came, a weight, a certificate, a drug's name, an address."""
 
 

@@ -22,7 +22,7 @@ from services.scheduling.telling import tell_of_offer, tell_patient, when_text
 from shared.fhir.codes import EXT_DECLINED_TIME, EXT_HOLD_BEFORE, INSTRUCTION, NOBODY_CAME, REMINDER, ROLES
 from shared.fhir.dates import interval, period_interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import visit_of
+from shared.fhir.kap import has_died, moment, visit_of
 from shared.fhir.raised import task
 from shared.notify.telling import Letter
 from shared.runtime.raising import content_of, own_work, raise_once
@@ -121,11 +121,15 @@ async def keep_booked(appointment: Resource, record: Record, setting: Setting) -
 
 async def end_hold(appointment: Resource, record: Record, setting: Setting) -> None:
     """Free a time whose hold is over; one that was offered from the waiting list goes back to it."""
+    if appointment["status"] != "pending":
+        return
     until = held_until(appointment)
-    if appointment["status"] != "pending" or until is None or setting.clock() < until:
+    if until is None:  # nobody said how long
+        until = moment(appointment["meta"]["lastUpdated"]) + timedelta(minutes=setting.policy.hold.minutes)
+    if setting.clock() < until:
         return
     ended = content_of(appointment)
-    if any(one["url"] == EXT_DECLINED_TIME for one in ended["extension"]):
+    if any(one["url"] == EXT_DECLINED_TIME for one in ended.get("extension", [])):
         ended = back_to_waiting(ended)
     else:
         ended["status"] = "cancelled"
@@ -138,7 +142,7 @@ def back_to_waiting(appointment: Resource) -> Resource:
     """Return an appointment that was offered a time as waiting again; the time is known as declined."""
     extensions = [one for one in appointment["extension"] if one["url"].endswith("declined-time")]
     kept = {name: value for name, value in appointment.items() if name not in ("start", "end", "extension")}
-    participants = [one for one in appointment["participant"] if "Patient/" in one["actor"].get("reference", "")]
+    participants = [one for one in appointment["participant"] if _is_patient(one)]
     return {**kept, "status": "waitlist", "extension": extensions, "participant": participants}
 
 
@@ -149,6 +153,8 @@ async def offer(appointment: Resource, record: Record, setting: Setting) -> None
     """Offer the first free time to a patient who waits, and keep it for him for a while."""
     visit, patient = visit_of(appointment), patient_in(appointment)
     if appointment["status"] != "waitlist" or visit is None or visit not in setting.policy.visits or patient is None:
+        return
+    if has_died(await record.get("Patient", patient) or {}):
         return
     now = setting.clock()
     until = now + timedelta(minutes=setting.policy.offer.minutes)
@@ -210,13 +216,17 @@ async def _offer(appointment: Resource, option: Option, until: datetime, record:
         await tell_of_offer(offered, until, patient, record, setting)
 
 
+def _is_patient(participant: Resource) -> bool:
+    return "Patient/" in participant.get("actor", {}).get("reference", "")
+
+
 def with_time(appointment: Resource, option: Option) -> Resource:
     """Return an appointment at a time, with the people of it beside the patient."""
     staff: list[Any] = [
         {"type": [ROLES[role].concept()], "actor": {"reference": name}, "required": "required", "status": "tentative"}
         for role, name in option.people.items()
     ]
-    own = [one for one in appointment["participant"] if "Patient/" in one["actor"].get("reference", "")]
+    own = [one for one in appointment["participant"] if _is_patient(one)]
     return {**appointment, "start": zulu(option.start), "end": zulu(option.end), "participant": [*own, *staff]}
 
 

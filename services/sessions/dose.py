@@ -63,6 +63,7 @@ from shared.fhir.kap import (
 from shared.fhir.outcome import Issue, Unprocessable
 from shared.fhir.raised import identifier
 from shared.fhir.zones import day_at, end_of_day, interval_in, zone_of
+from shared.runtime.joined import denied_elsewhere
 from shared.runtime.medications import substances_of
 from shared.runtime.raising import find
 from shared.runtime.record import Record
@@ -108,7 +109,9 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         start=start,
         drug=drug,
         route=route,
-        consented=routes_consented(await record.search("Consent", about), start),
+        consented=routes_consented(
+            [*await record.search("Consent", about), *await denied_elsewhere(record, str(patient), start)], start
+        ),
         ordered=bool(fitting),
         readings=[reading for one in readings if patient_of(one) in (patient, None) for reading in readings_of(one)],
         decisions=[] if visit_id is None else await decisions_of(record, visit_id, setting),

@@ -30,7 +30,7 @@ def zone_named(name: str) -> ZoneInfo | None:
     """Return a time zone by its name in the IANA database; None: there is none of that name."""
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones, a name too long
         return None
 
 

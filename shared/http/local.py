@@ -269,6 +269,8 @@ class LocalBackend:
                 request_id=context.request_id,
                 traceparent=context.traceparent,
                 user=context.caller.user,
+                client=context.caller.client,
+                told=context.caller.disclosure,
             )
             return OperationResult(await asyncio.to_thread(dump, await operation.handler(call, record)))
         behind = await self._behind(context)
@@ -299,6 +301,8 @@ class LocalBackend:
             traceparent=context.traceparent,
             behind=behind,
             user=context.caller.user,
+            client=context.caller.client,
+            told=context.caller.disclosure,
         )
 
     async def _prepared(self, context: RequestContext, resource: Resource, id_: str) -> Prepared:

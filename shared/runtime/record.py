@@ -27,6 +27,7 @@ from shared.store.types import Stored, Write, Written
 
 if TYPE_CHECKING:
     from shared.events.envelope import Interaction
+    from shared.store.access import Disclosure
     from shared.store.store import Store, Transaction
 
 _RETRY_SECONDS: Final = 1
@@ -123,6 +124,8 @@ class Record:
     """One transaction on what a service holds.
 
     `user` is the resource of the person who asked for it (``Practitioner/<id>``); None: no person, or nobody knows.
+    `client` is the client by whose token it was asked; None: no token was asked for, or the service does it by itself.
+    `told` is who learns of what is answered, where that is somebody outside of the clinic.
     """
 
     def __init__(
@@ -135,6 +138,8 @@ class Record:
         traceparent: str | None = None,
         behind: Sequence[str] = (),
         user: str | None = None,
+        client: str | None = None,
+        told: Disclosure | None = None,
     ) -> None:
         self.service = service
         self.transaction = transaction
@@ -143,6 +148,8 @@ class Record:
         self.traceparent = traceparent
         self.behind = tuple(behind)
         self.user = user
+        self.client = client
+        self.told = told
         self.written: list[Written] = []
         self._read: dict[tuple[str, str], Stored | None] = {}
 
@@ -405,13 +412,23 @@ async def open_record(
     traceparent: str | None = None,
     behind: Sequence[str] = (),
     user: str | None = None,
+    client: str | None = None,
+    told: Disclosure | None = None,
 ) -> AsyncIterator[Record]:
     """Open a transaction with the records of `keys` (``Patient/<id>`` ...) locked; commit when the block ends well.
 
     `behind` names the services whose latest news, seen by the caller, has not arrived here (`Record.require_current`);
-    `user` is the resource of the person who asks.
+    `user` is the resource of the person who asks, `client` the client by whose token, `told` who learns of it outside.
     """
     async with store.transaction(keys=keys, tenant=access.tenant) as transaction:
         yield Record(
-            service, transaction, access, request_id=request_id, traceparent=traceparent, behind=behind, user=user
+            service,
+            transaction,
+            access,
+            request_id=request_id,
+            traceparent=traceparent,
+            behind=behind,
+            user=user,
+            client=client,
+            told=told,
         )

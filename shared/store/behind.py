@@ -58,7 +58,7 @@ async def behind(
             SELECT r.name, r.id, x.id AS consent, x.version, s.why, s.through FROM r
             CROSS JOIN LATERAL (SELECT c.consent, min(coalesce(c.x_purposes, c.purposes)) AS why,
                                        min(coalesce(c.x_through, c.through)) AS through {about}
-                                AND c.weight = 2 GROUP BY c.consent) s
+                                AND c.weight = 2 AND NOT c.linked GROUP BY c.consent) s
             JOIN resource x ON x.rid = s.consent ORDER BY x.id
             """,
             *bind.arguments,

@@ -202,9 +202,25 @@ class Ledger:
             )
 
     async def ask_anew(self, *, tenant: str, key: str) -> None:
-        """Queue what is held of a key (``Patient/1``), for every destination: what its consents say has changed."""
+        """Queue what is held of a key (``Patient/1``), for every destination: what its consents say has changed.
+
+        And of the keys of the records that are joined with it: the same person's.
+        """
         with translated():
-            await self._connection.execute(f"{_ASK_ANEW} d.tenant = $1 AND d.key = $2", tenant, key)
+            await self._connection.execute(
+                f"""
+                {_ASK_ANEW} d.tenant = $1 AND d.key = ANY (ARRAY(
+                    SELECT 'Patient/' || o.id FROM tenant n
+                    JOIN resource p ON p.tenant = n.id AND p.type = $3 AND p.id = substring($2 FROM '^Patient/(.*)$')
+                    JOIN resource o ON o.tenant = n.id AND o.type = $3
+                        AND o.patient = ANY (kap_same_person(n.id, p.patient))
+                    WHERE n.name = $1
+                    UNION ALL SELECT $2))
+                """,
+                tenant,
+                key,
+                type_id("Patient"),
+            )
 
     async def ask_anew_by_time(self, destination: Destination, *, since: datetime | None) -> datetime:
         """Queue what is held of patients of whom a rule began or ended since then (None: ever); return until when."""

@@ -29,6 +29,7 @@ TABLES: Final = (
     "resource",
     "history",
     "consent_rule",
+    "patient_link",
     "idx_token",
     "idx_string",
     "idx_reference",

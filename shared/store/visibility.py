@@ -62,6 +62,7 @@ def consented(
 
     What bears no patient cannot be consented to: of it the directory can be seen, and nothing else. What names another
     patient beside the one it bears cannot be told by the one's consent alone. A deletion is judged as what it deleted.
+    Of the Consents of another record of the same person (`linked`) those that deny count.
     """
     told = access.disclosure
     if told is None:
@@ -78,8 +79,9 @@ def consented(
         never = (PROCESS_NOTE, PART_2) if LEGAL in told.purposes else (PROCESS_NOTE,)
         decided.append(
             f"NOT {labels} && '{{{','.join(never)}}}' AND "
-            "(coalesce((SELECT bool_and(s.said = 2) FROM (SELECT max(c.weight) AS said "
-            f"{rules.about(each)} GROUP BY c.consent) s), {unsaid}){glass})"
+            "(coalesce((SELECT bool_and(s.said = 2) FILTER (WHERE s.said <> 2 OR NOT s.linked) "
+            "FROM (SELECT max(c.weight) AS said, c.linked "
+            f"{rules.about(each)} GROUP BY c.consent, c.linked) s), {unsaid}){glass})"
         )
     others = [type_ for type_ in types or ("*",) if type_ != "Patient"]
     if others:

@@ -2,21 +2,28 @@
 
     .venv/bin/python -m tests.bench.scheduling [patients]
 
-Everything runs in this process on a PostgreSQL of its own: the operations with their transactions, without HTTP.
+The service answers over a socket, as `./kap up --no-auth` runs it: uvicorn, the whole of its HTTP, the transaction, and
+the answer's body; the client is in the same process, so its time is in the figures, too. PostgreSQL is its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import httpx
+import uvicorn
+from pydantic import SecretStr
 
 from services.scheduling.service import scheduling
 from shared.events.envelope import Event
@@ -27,11 +34,16 @@ from shared.fhir.dates import zulu
 from shared.fhir.extraction import compartment_key
 from shared.fhir.json import Resource, dump
 from shared.fhir.outcome import Unprocessable
+from shared.http.app import create_fhir_app
+from shared.http.local import LocalBackend
 from shared.local.postgres import PostgresCluster
 from shared.runtime.consume import ServiceEvents
+from shared.runtime.logging import set_up_logging
 from shared.runtime.policy import load_policy
 from shared.runtime.record import open_record
-from shared.runtime.service import OperationCall, Service
+from shared.runtime.service import Service
+from shared.runtime.settings import Settings
+from shared.security.caller import everybody
 from shared.store.access import DEFAULT_TENANT, Access
 from shared.store.migrate import migrate
 from shared.store.store import Store
@@ -78,6 +90,7 @@ def ground(patient: str) -> list[Resource]:
             "subject": subject,
             "occurrenceDateTime": day,
             "prediction": [{"outcome": codes.ELIGIBLE.concept()}],
+            "extension": [{"url": codes.EXT_SCREENED_FOR, "extension": [{"url": "drug", "valueCode": "ketamine"}]}],
         },
         {"resourceType": "EpisodeOfCare", "status": "active", "type": [codes.COURSE.concept()], "patient": subject},
         {
@@ -110,9 +123,10 @@ def ground(patient: str) -> list[Resource]:
 class Clinic:
     """The service under test on its own store."""
 
-    def __init__(self, service: Service, store: Store) -> None:
+    def __init__(self, service: Service, store: Store, http: httpx.AsyncClient) -> None:
         self.service = service
         self.store = store
+        self.http = http
         self.sequence = 0
 
     async def hear(self, resource: Resource, id_: str) -> None:
@@ -141,11 +155,14 @@ class Clinic:
             await record.create(resource)
 
     async def ask(self, name: str, **parameters: Any) -> Resource:
-        operation = next(one for one in self.service.operations if (one.name, one.level) == (name, "type"))
         given = [_parameter(key.replace("_", "-"), value) for key, value in parameters.items()]
-        call = OperationCall(name, "Appointment", None, {"resourceType": "Parameters", "parameter": given})
-        async with open_record(self.service, self.store, Access.unrestricted(), keys=()) as record:
-            return await operation.handler(call, record)
+        body = {"resourceType": "Parameters", "parameter": given}
+        answer = await self.http.post(f"/fhir/Appointment/${name}", json=body)
+        if answer.status_code != httpx.codes.OK:
+            message = f"${name} was answered {answer.status_code}: {answer.text}"
+            raise RuntimeError(message)
+        told: Resource = answer.json()
+        return told
 
 
 def _parameter(name: str, value: Any) -> dict[str, Any]:
@@ -223,39 +240,63 @@ async def timed(work: Callable[[int], Awaitable[object]], times: int) -> str:
     )
 
 
+@asynccontextmanager
+async def served(service: Service, store: Store) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve the FHIR API on a port of its own, to everybody; yield a client of it."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    base = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    settings = Settings(
+        service=service.name, database_url=SecretStr("postgresql://x"), public_base=f"{base}/fhir", no_auth=True
+    )
+    app = create_fhir_app(service, LocalBackend(service, store), settings, authenticate=everybody(origin=service.name))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", access_log=False))
+    running = asyncio.create_task(server.serve([listening]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn tells of it by this alone
+        await asyncio.sleep(0.01)
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=60) as client:
+        yield client
+    server.should_exit = True
+    await running
+
+
 async def measure(dsn: str, patients: int) -> None:
     """Load, measure, print."""
+    set_up_logging("ERROR")
     service = scheduling(load_policy())
     store = await Store.connect(dsn, service=service.name)
     try:
-        clinic = Clinic(service, store)
-        began = time.perf_counter()
-        booked = await load(clinic, patients)
-        await all_is_heard(store, service, ago=-timedelta(hours=1))
-        await store.analyze()
-        print(
-            f"{patients} patients, {THERAPISTS + MONITORS + PRESCRIBERS} clinicians, {ROOMS} rooms, {booked} visits "
-            f"booked in four weeks ({time.perf_counter() - began:.0f} s to load)"
-        )
-        end = NOW + timedelta(days=28)
-
-        async def find(number: int) -> object:
-            patient = f"Patient/p{number % patients}"
-            return await clinic.ask("find", start=NOW, end=end, visit_type="kap-dosing", patient=patient)
-
-        async def series(number: int) -> object:
-            number = patients - 1 if number < 0 else number  # each patient has one course: the last one's is to warm up
-            return await clinic.ask(
-                "book-series",
-                patient=f"Patient/p{number}",
-                order=f"MedicationRequest/medicationrequest-{number}",
-                start=NOW,
-            )
-
-        print(f"$find over four weeks   {await timed(find, FINDS)}")
-        print(f"$book-series, 15 visits {await timed(series, min(SERIES, patients - 1))}")
+        async with served(service, store) as http:
+            await _measure(Clinic(service, store, http), service, store, patients)
     finally:
         await store.close()
+
+
+async def _measure(clinic: Clinic, service: Service, store: Store, patients: int) -> None:
+    began = time.perf_counter()
+    booked = await load(clinic, patients)
+    await all_is_heard(store, service, ago=-timedelta(hours=1))
+    await store.analyze()
+    print(
+        f"{patients} patients, {THERAPISTS + MONITORS + PRESCRIBERS} clinicians, {ROOMS} rooms, {booked} visits "
+        f"booked in four weeks ({time.perf_counter() - began:.0f} s to load)"
+    )
+    end = NOW + timedelta(days=28)
+
+    async def find(number: int) -> object:
+        patient = f"Patient/p{number % patients}"
+        return await clinic.ask("find", start=NOW, end=end, visit_type="kap-dosing", patient=patient)
+
+    async def series(number: int) -> object:
+        number = patients - 1 if number < 0 else number  # each patient has one course: the last one's is to warm up
+        return await clinic.ask(
+            "book-series",
+            patient=f"Patient/p{number}",
+            order=f"MedicationRequest/medicationrequest-{number}",
+            start=NOW,
+        )
+
+    print(f"$find over four weeks   {await timed(find, FINDS)}")
+    print(f"$book-series, 15 visits {await timed(series, min(SERIES, patients - 1))}")
 
 
 def main() -> None:

@@ -122,6 +122,10 @@ PREREQUISITES = {
         Case("boundary", "48 hours", visit(**other_dose(48)), False),
         Case("boundary", "a minute less, before", visit(**other_dose(-48 + 1 / 60)), True),
         Case("not known", "the other's route: this one's counts", visit(**other_dose(47)), True),
+        Case("positive", "three days, and the plan says a week", visit(**other_dose(72), days_apart=7), True),
+        Case("negative", "a week by plan, an hour earlier in the day", visit(**other_dose(167), days_apart=7), False),
+        Case("boundary", "a day less than the plan says", visit(**other_dose(144), days_apart=7), True),
+        Case("not known", "the plan says no days", visit(**other_dose(72), days_apart=0), False),
     ],
     "S-PREPARED": [
         Case("positive", "none", visit(preparations=0), True),

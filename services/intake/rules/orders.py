@@ -55,7 +55,7 @@ class Days(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class OrderPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The section `orders`; `entered_late`: an older order that comes into force is judged as of now, too."""
+    """The section `orders`; `entered_late`: of an older one all is judged as of now, too."""
 
     doses: dict[str, DoseRange]
     titration: dict[str, Titration]

@@ -125,6 +125,18 @@ def check_decider(who: Prescriber, policy: PrescriberPolicy, licence: Cited) -> 
     return [replace(one, rule="E-OVERRIDE") for one in lacking]
 
 
+def not_his_own(author: str | None, user: str | None, client: str | None) -> str | None:
+    """Return why what is an author's alone (``Practitioner/<id>``) was not written by him; None where it was.
+
+    `user` is who is logged in, `client` the client by whose token. Where no token is asked for (neither is known), the
+    author is believed. A program without a person is nobody.
+    """
+    if author is None or user == author or (user is None and client is None):
+        return None
+    by = "a program without a person" if user is None else user
+    return f"{author} has to log in and write it himself, not {by} for him"
+
+
 def check_site(drug: Drug, who: Prescriber, policy: Cited) -> list[Issue]:
     """Return what forbids to order a drug with a REMS at these places: esketamine only at a certified one."""
     if drug != "esketamine" or any(is_certified(one, who.at) for one in who.sites):

@@ -50,7 +50,7 @@ def working_of(schedule: Resource, zone: str) -> Working:
     named = next((str(one.get("valueCode")) for one in extensions if one.get("url") == EXT_TIMEZONE), zone)
     try:
         ZoneInfo(named)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones, a name too long
         message = f"there is no time zone '{named}'"
         raise ValueError(message) from None
     horizon = period_interval(schedule.get("planningHorizon", {})) or (MIN_INSTANT, MAX_INSTANT)

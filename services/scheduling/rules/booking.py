@@ -82,6 +82,13 @@ def booked_actors(appointment: Resource) -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
+def says_there(before: Resource | None, after: Resource) -> bool:
+    """Tell whether a change says anew of a visit that somebody is there, or that it is over, or when it was."""
+    if after.get("status") not in (*HERE, "fulfilled"):
+        return False
+    return before is None or any(before.get(name) != after.get(name) for name in ("status", "start"))
+
+
 def is_by_video(appointment: Resource) -> bool:
     """Tell whether a visit is by video."""
     return has_code(appointment.get("serviceType"), VIRTUAL)
@@ -157,6 +164,22 @@ def is_coming(appointment: Resource | None, now: datetime, policy: SchedulingPol
     span = span_of(appointment)
     early = span is not None and span[0] - now > timedelta(hours=policy.check_in.hours)
     return early and appointment.get("status") in HERE
+
+
+def too_early(appointment: Resource, now: datetime, policy: SchedulingPolicy) -> Issue | None:
+    """Return the refusal of saying of a visit that is far ahead that somebody is there, or that it is over."""
+    span = span_of(appointment)
+    if span is None or span[0] - now <= timedelta(hours=policy.check_in.hours):
+        return None
+    return Issue(
+        f"The visit begins at {zulu(span[0])}: that the patient is there is said {policy.check_in.hours} hours before "
+        "at the earliest. Wait until then, or move the visit by $reschedule.",
+        code="business-rule",
+        expression=("Appointment.status",),
+        rule="S-STATUS",
+        source=policy.check_in.source,
+        evidence=(f"Appointment/{appointment['id']}",) if appointment.get("id") else tuple(booked_actors(appointment)),
+    )
 
 
 def is_new_intent(before: Resource | None, after: Resource | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final, TypeAlias
 
 from services.scheduling.rules.policy import Prerequisite, Required, SchedulingPolicy
@@ -33,7 +33,8 @@ class Ground:
         screened_drug, screened_route: for which it was made; None: for any.
         episode_status: of the patient's course; None: there is none.
         courses, consents, plans: references of those held, in force or not.
-        order: reference of the order the appointment names; None: it names none.
+        order: reference of the order the appointment names; None: it names none. other_orders: further ones of the two
+            drugs.
         order_active: whether that order is held, active, of this clinic, and this patient's.
         order_sessions: for how many dosing sessions it is; None: not known. order_used: the visits and doses on it.
         drug: that it orders; None: neither ketamine nor esketamine, or not known.
@@ -46,6 +47,9 @@ class Ground:
         escort: whether one is named.
         weighed: when the patient last was; `weight`: the reference of that.
         near: his other dosing sessions and doses.
+        days_apart: days from session to session by his plan, for the order's drug and route; 0: it does not say.
+        planned_by: references of the plans that say so.
+        zone: the clinic's, whose days count.
 
     """
 
@@ -61,6 +65,7 @@ class Ground:
     consents: tuple[str, ...] = ()
     plans: tuple[str, ...] = ()
     order: str | None = None
+    other_orders: tuple[str, ...] = ()
     order_active: bool = False
     order_sessions: int | None = None
     order_used: tuple[str, ...] = ()
@@ -79,6 +84,9 @@ class Ground:
     weighed: datetime | None = None
     weight: str | None = None
     near: tuple[Near, ...] = ()
+    days_apart: int = 0
+    planned_by: tuple[str, ...] = ()
+    zone: tzinfo = UTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +215,12 @@ def _order(ground: Ground, _start: datetime | None, _rule: Required, _: Scheduli
     if not ground.order_active or not ground.routes:
         what = f"{ground.order} is not known here as an active order of this patient with a route"
         return False, what, "Order the drug first, or book again in a moment.", (ground.order,)
+    if ground.drug is None:
+        what = f"{ground.order} orders neither ketamine nor esketamine, as far as its medicine is known here"
+        return False, what, "Name the order of the drug; code its medicine in RxNorm.", (ground.order,)
+    if ground.other_orders:
+        what = f"{ground.order} is not the only order that is named: {', '.join(ground.other_orders)}"
+        return False, what, "Name the one that this session is on.", (ground.order, *ground.other_orders)
     if ground.order_sessions is not None and len(ground.order_used) >= ground.order_sessions:
         what = f"{ground.order} is for {ground.order_sessions} dosing sessions, and as many are on it already"
         return (
@@ -259,14 +273,11 @@ def _of_rems(ground: Ground) -> tuple[str, ...]:
 
 
 def _spacing(ground: Ground, start: datetime | None, _rule: Required, policy: SchedulingPolicy) -> Answer:
-    close = [] if start is None else too_close(start, ground.near, ground.routes, policy)
+    close = [] if start is None else too_close(start, ground, ground.routes, policy)
     if not close:
         return True, "no other dose is too near", "", ()
-    evidence = tuple(near.reference for near, _ in close)
-    what = "; ".join(
-        f"{near.reference} is a dose at {zulu(near.start)}, and by route they are at least {hours} hours apart"
-        for near, hours in close
-    )
+    evidence = (*(near.reference for near, _ in close), *ground.planned_by)
+    what = "; ".join(f"{near.reference} is a dose at {zulu(near.start)}, and {apart}" for near, apart in close)
     return False, what, "Choose another time.", evidence
 
 
@@ -315,18 +326,35 @@ def _too_old(known: datetime | None, start: datetime | None, rule: Required) -> 
 
 
 def too_close(
-    start: datetime, others: Iterable[Near], routes: Sequence[str], policy: SchedulingPolicy
-) -> list[tuple[Near, int]]:
-    """Return which other doses are nearer than the least time between two, and that time in hours.
+    start: datetime, ground: Ground, routes: Sequence[str], policy: SchedulingPolicy
+) -> list[tuple[Near, str]]:
+    """Return which other doses are nearer than the least time between two, and that time in words.
 
-    The longer of both routes' counts: of the order's and, where it is known, of the other dose's.
+    The longer of both routes' counts: of the order's and, where it is known, of the other dose's. The patient's own
+    plan counts besides, where it is stricter: by days of the clinic, as at the gate.
     """
     found = []
-    for other in others:
+    for other in ground.near:
         hours = [policy.spacing[route].hours for route in (*routes, *other.routes) if route in policy.spacing]
+        days = abs((start.astimezone(ground.zone).date() - other.start.astimezone(ground.zone).date()).days)
         if hours and abs(start - other.start) < timedelta(hours=max(hours)):
-            found.append((other, max(hours)))
+            found.append((other, f"by route they are at least {max(hours)} hours apart"))
+        elif days < ground.days_apart:
+            found.append((other, f"by the plan they are at least {ground.days_apart} days apart"))
     return found
+
+
+def not_living(patients: Iterable[str], policy: SchedulingPolicy) -> Issue:
+    """Return the refusal of a visit that is to come, of somebody who has died."""
+    who = tuple(f"Patient/{one}" for one in dict.fromkeys(patients))
+    return Issue(
+        f"{', '.join(who)} has died (Patient.deceased): no visit is booked. Correct Patient.deceased if it is wrong.",
+        code="business-rule",
+        expression=("Appointment.participant",),
+        rule="S-PATIENT",
+        source=policy.ground.source,
+        evidence=who,
+    )
 
 
 def not_one_patient(patients: Iterable[str], policy: SchedulingPolicy) -> Issue:

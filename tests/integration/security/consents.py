@@ -88,11 +88,16 @@ def permits(
     *,
     about: Resource | None = None,
     held: Held | None = None,
+    joined: Iterable[Resource] = (),
 ) -> bool:
-    """Tell whether what bears these labels may be told, by the consents of its patient: `about`, among what is held."""
+    """Tell whether what bears these labels may be told, by the consents of its patient: `about`, among what is held.
+
+    Of the consents of his other records (`joined`) those that deny count.
+    """
     asked = _Asked(frozenset(labels), told, now or datetime.now(UTC), about or {}, held or {})
     bears = asked.labels
     said = [one for each in consents if (one := _said(each, asked)) is not None]
+    said.extend(False for each in joined if _said(each, asked) is False)
     if "PSYTHPN" in bears:
         return False
     return all(said) if said else told.permitted and "42CFRPart2" not in bears

@@ -196,6 +196,61 @@ async def test_a_consent_that_is_withdrawn_changed_or_deleted_counts_so_at_once(
     assert await total() == 0
 
 
+def joined(id_, *others):
+    """Return a Patient who is said to be the same person as others."""
+    links = [{"other": {"reference": f"Patient/{one}"}, "type": "replaces"} for one in others]
+    return {"resourceType": "Patient", "id": id_, **({"link": links} if links else {})}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@given(
+    st.lists(consents("ada"), max_size=2),
+    st.lists(consents("eve"), max_size=2),
+    st.lists(LABELLED, min_size=1, max_size=2),
+    DISCLOSURES,
+    st.permutations(["ada", "bob", "eve", "consents of ada", "consents of eve"]),
+)
+async def test_what_is_denied_in_one_record_of_a_person_is_denied_in_all_that_are_joined_until_they_are_parted(
+    store: Store, own, theirs, bearing, disclosure, order
+) -> None:
+    """Eve's record was joined with bob's, bob's with ada's; the news of it comes in any order."""
+    whole = Access.unrestricted(f"clinic{next(_NUMBERS)}")
+    asks = recipient(whole, disclosure)
+    query = parse_search("Condition", [("_count", "50")], strict=True)
+    news = {
+        "ada": [joined("ada", "bob")],
+        "bob": [joined("bob", "eve")],
+        "eve": [joined("eve")],
+        "consents of ada": [{**one, "id": f"a{number}"} for number, one in enumerate(own)],
+        "consents of eve": [{**one, "id": f"e{number}"} for number, one in enumerate(theirs)],
+    }
+    for name in order:
+        for one in news[name]:
+            await store.write(whole, write_of(one))
+    for number, labels in enumerate(bearing):
+        await store.write(whole, write_of(of_a_time(number, labels)))
+
+    async def seen():
+        return {one.id for one in (await store.search(asks, query)).entries}
+
+    held = {f"Condition/c{number}": of_a_time(number, labels) for number, labels in enumerate(bearing)}
+
+    def expected(besides):
+        return {
+            f"c{number}"
+            for number, labels in enumerate(bearing)
+            if permits(own, labels, disclosure, about=of_a_time(number, labels), held=held, joined=besides)
+        }
+
+    assert await seen() == expected(theirs)
+    await store.write(whole, write_of(joined("bob"), "update"))
+    assert await seen() == expected(())
+    await store.write(whole, write_of(joined("bob", "eve"), "update"))
+    for number, one in enumerate(theirs):
+        await store.write(whole, write_of({**one, "id": f"e{number}", "status": "inactive"}, "update"))
+    assert await seen() == expected(())
+
+
 async def test_a_groups_visit_that_names_others_is_not_told_of_by_ones_consent(store: Store) -> None:
     """Not even where each of them permits it: to each of the others it tells who else was there."""
     whole = Access.unrestricted("group")

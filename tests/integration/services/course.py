@@ -24,7 +24,7 @@ from shared.runtime.labelling import labels_of_policy
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.record import Record, open_record
 from shared.runtime.service import OperationCall, Service
-from shared.store.access import Access
+from shared.store.access import Access, Disclosure
 from shared.store.store import Store
 from shared.testing.knowledge import all_is_heard
 from shared.testing.refusals import lacking
@@ -66,11 +66,12 @@ class Opened:
     names: dict[str, str] = field(default_factory=dict)
     """What tests call somebody of the directory, and what the service does."""
 
-    async def create(self, resource: Resource) -> Resource:
+    async def create(self, resource: Resource, *, user: str | None = None, client: str | None = None) -> Resource:
+        """Write a resource; `user`: the reference of who is logged in, `client`: by whose token."""
         if resource.get("requester") == PRESCRIBER and resource["resourceType"] == "MedicationRequest":
             resource = {**resource, "requester": {"reference": await self.prescriber()}}
         key = compartment_key(resource, resource["resourceType"], "new")
-        async with self.record(key) as record:
+        async with self.record(key, user, client) as record:
             written = await record.create(resource)
         return parse(written.stored.body)
 
@@ -83,10 +84,10 @@ class Opened:
             self.names.update({name: f"Practitioner/{who['id']}", "site": f"Location/{where['id']}"})
         return self.names[name]
 
-    async def update(self, resource: Resource, *, user: str | None = None) -> Resource:
-        """Write a new version; `user`: the reference of who is logged in."""
+    async def update(self, resource: Resource, *, user: str | None = None, client: str | None = None) -> Resource:
+        """Write a new version; `user`: the reference of who is logged in, `client`: by whose token."""
         key = compartment_key(resource, resource["resourceType"], resource["id"])
-        async with self.record(key, user) as record:
+        async with self.record(key, user, client) as record:
             written = await record.update(resource)
         return parse(written.stored.body)
 
@@ -128,10 +129,13 @@ class Opened:
         return found
 
     @asynccontextmanager
-    async def record(self, key: str, user: str | None = None) -> AsyncIterator[Record]:
+    async def record(
+        self, key: str, user: str | None = None, client: str | None = None, told: Disclosure | None = None
+    ) -> AsyncIterator[Record]:
         """Open a transaction; a refusal by rule of intake or scheduling says all that it has to."""
         try:
-            async with open_record(self.service, self.store, ACCESS, keys=[key], user=user) as record:
+            who = {"user": user, "client": client, "told": told}
+            async with open_record(self.service, self.store, ACCESS, keys=[key], **who) as record:
                 yield record
         except Unprocessable as refused:
             if self.service.name in TOLD_IN_FULL and lacking(refused):

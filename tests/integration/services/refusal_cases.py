@@ -173,6 +173,22 @@ async def a_decision_that_another_writes_for_its_prescriber(at: At) -> Refused:
     return lambda: at.intake.update(decided, user="Practitioner/nurse"), [by]
 
 
+@case("E-OVERRIDE")
+async def a_decision_that_a_program_writes(at: At) -> Refused:
+    issue = await found_in(at, E08=True)
+    by = await at.intake.prescriber()
+    decided = {**issue, "mitigation": [proceeding(by)]}
+    return lambda: at.intake.update(decided, client="a-program"), [by]
+
+
+@case("RX-PRESCRIBER")
+async def an_order_that_another_writes_for_its_prescriber(at: At) -> Refused:
+    who = await eligible(at.intake, at.clock)
+    await at.intake.create(weight(who))
+    by = await at.intake.prescriber()
+    return lambda: at.intake.create(order(who), user="Practitioner/nurse", client="app"), [by]
+
+
 @case("E-REPLAY")
 async def a_decision_that_was_none(at: At) -> Refused:
     who = await at.intake.create(patient())
@@ -800,6 +816,29 @@ async def a_dose_too_near_to_another(at: At) -> Refused:
 
 
 @case("S-PATIENT")
+async def a_visit_of_who_has_died(at: At) -> Refused:
+    who = await tell(at, at.intake, patient(deceasedBoolean=True))
+    return book(at, dose(who, None, visit=codes.VISIT_PREP)), [named(who)]
+
+
+@case("S-ORDER")
+async def a_dose_on_an_order_of_another_medicine(at: At) -> Refused:
+    who, _, _ = await at.ready()
+    other = codes.Code(codes.RXNORM, "26225", "ondansetron").concept()
+    ordered = await tell(at, at.intake, order(who, medicationCodeableConcept=other))
+    return book(at, dose(who, ordered)), [named(ordered)]
+
+
+@case("S-ORDER")
+async def a_dose_on_two_orders(at: At) -> Refused:
+    who, _, ordered = await at.ready()
+    again = await tell(at, at.intake, order(who))
+    made = dose(who, ordered)
+    made["supportingInformation"].append(about(again))
+    return book(at, made), [named(ordered), named(again)]
+
+
+@case("S-PATIENT")
 async def a_dose_for_two(at: At) -> Refused:
     who, _, ordered = await at.ready()
     other = await at.intake.create(patient())
@@ -860,6 +899,13 @@ async def a_group_with_more_places_than_its_staff_may_watch_over(at: At) -> Refu
 
 
 @case("S-GROUP")
+async def a_place_in_a_group_at_another_time(at: At) -> Refused:
+    held = await session(at.scheduling, 1, f"Practitioner/g{next(_NUMBERS)}", visit=codes.VISIT_PREP)
+    who = await at.intake.create(patient())
+    return book(at, dose(who, None, 9, visit=codes.VISIT_PREP, slot=[about(held)])), [named(held)]
+
+
+@case("S-GROUP")
 async def a_group_of_a_kind_that_is_not_held_in_groups(at: At) -> Refused:
     return lambda: at.scheduling.ask("find", "Appointment", *asked("ada", 1, "kap-consult")), Sent("kap-consult")
 
@@ -896,6 +942,13 @@ async def a_check_in_of_a_visit_that_is_days_ahead(at: At) -> Refused:
     who, _, ordered = await at.ready()
     made = await at.scheduling.create(dose(who, ordered))
     return lambda: at.scheduling.call("check-in", made), [named(made)]
+
+
+@case("S-STATUS")
+async def a_visit_days_ahead_that_is_said_to_be_over(at: At) -> Refused:
+    who = await at.intake.create(patient())
+    made = dose(who, None, visit=codes.VISIT_PREP, status="fulfilled")
+    return book(at, made), sorted(one["actor"]["reference"] for one in made["participant"])
 
 
 @case("S-STATUS")

@@ -135,19 +135,22 @@ async def test_a_consent_that_is_dated_ahead_permits_nothing_before(bench, clock
     assert "S-CONSENT" in await refused(scheduling, who, ordered, NEXT)
 
 
-async def test_a_visit_weeks_ahead_is_not_checked_in_and_is_watched_whatever_its_status_says(
-    bench, clock, intake, scheduling, booked
+@pytest.mark.parametrize("status", ["arrived", "checked-in", "fulfilled"])
+async def test_of_a_visit_weeks_ahead_nobody_says_that_somebody_is_there_or_that_it_is_over(
+    clock, scheduling, booked, status
 ):
     who, _, visit = booked
-    with pytest.raises(Unprocessable) as error:
-        await scheduling.call("check-in", visit)
-    assert rules_of(error) == {"S-STATUS"}
-    arrived = await scheduling.update({**visit, "status": "arrived"})
-    await intake.create(condition(who, ANEURYSM))
-    await bench.deliver(intake, scheduling)
-    assert await flagged(scheduling, visit) == ["active"]
+    attempts = (
+        scheduling.call("check-in", visit),
+        scheduling.update({**visit, "status": status}),
+        scheduling.create(appointment(who, None, START + timedelta(days=20), visit=codes.VISIT_PREP, status=status)),
+    )
+    for attempt in attempts:
+        with pytest.raises(Unprocessable) as error:
+            await attempt
+        assert rules_of(error) == {"S-STATUS"}
     clock.now = NEXT - timedelta(hours=12)
-    assert (await scheduling.call("check-in", arrived))["status"] == "checked-in"
+    assert (await scheduling.update({**visit, "status": status}))["status"] == status
 
 
 async def test_a_medication_that_becomes_another_has_everybody_who_takes_it_judged(
@@ -227,7 +230,10 @@ async def test_who_died_is_not_eligible_and_what_is_booked_is_flagged_and_he_is_
     assert await flagged(scheduling, visit) == ["active"]
     told = await scheduling.search("Communication", recipient=f"Patient/{who['id']}")
     assert {one["status"] for one in told} == {"stopped"}
-    await scheduling.create(appointment(who, None, clock.now + timedelta(hours=20), visit=codes.VISIT_PREP))
+    with pytest.raises(Unprocessable) as error:
+        await scheduling.create(appointment(who, None, clock.now + timedelta(hours=20), visit=codes.VISIT_PREP))
+    assert rules_of(error) == {"S-PATIENT"}
+    await scheduling.create(appointment(who, None, clock.now - timedelta(hours=2), visit=codes.VISIT_PREP))
     (timer,) = [one for one in scheduling.service.timers if one.name == "messages"]
     await run_once(timer, scheduling.service, scheduling.store, clock.now, lambda: None)
     assert await scheduling.search("Communication", recipient=f"Patient/{who['id']}") == told
@@ -323,6 +329,30 @@ async def test_the_doses_of_one_visit_are_one_session_of_its_order_and_it_may_be
     assert "S-ORDER" in await refused(scheduling, who, ordered, NEXT + timedelta(days=6))
 
 
+async def test_a_visit_that_is_over_and_in_which_nothing_was_given_took_no_session_of_its_order(
+    bench, clock, intake, scheduling
+):
+    who, _, ordered = await planned(intake, clock)
+    ordered = await intake.update(for_sessions(ordered, 1))
+    await bench.deliver(intake, scheduling)
+    first = await scheduling.create(appointment(who, ordered, NEXT))
+    clock.now = NEXT + timedelta(hours=4)
+    assert await refused(scheduling, who, ordered, NEXT + timedelta(days=1)) == {"S-ORDER", "S-SPACING"}
+    await scheduling.update({**first, "status": "fulfilled"})  # the pressure was too high
+    again = await scheduling.create(appointment(who, ordered, NEXT + timedelta(days=1)))
+    given = {
+        "resourceType": "MedicationAdministration",
+        "status": "completed",
+        "medicationCodeableConcept": codes.KETAMINE.concept(),
+        "subject": about(who),
+        "request": about(ordered),
+        "effectiveDateTime": zulu(NEXT),
+    }
+    await Bedside(scheduling, clock).tell("sessions", given)
+    assert await flagged(scheduling, again) == ["active"], "it was given after all"
+    assert await refused(scheduling, who, ordered, NEXT + timedelta(days=1, hours=4)) >= {"S-ORDER", "S-SPACING"}
+
+
 async def test_a_dose_is_not_booked_for_a_day_on_which_the_answers_are_too_old(bench, clock, intake, scheduling):
     who, _, ordered = await planned(intake, clock)
     await bench.deliver(intake, scheduling)
@@ -354,3 +384,58 @@ async def told(scheduling, clock, who):
     await run_once(timer, scheduling.service, scheduling.store, clock.now, lambda: None)
     found = await scheduling.search("Communication", recipient=f"Patient/{who['id']}")
     return {one["category"][0]["coding"][0]["code"] for one in found}
+
+
+async def test_what_was_denied_in_another_record_of_the_same_person_is_denied_here_until_they_are_parted(
+    bench, clock, intake, scheduling, booked
+):
+    who, ordered, visit = booked
+    other = await intake.create(patient(active=True))
+    await intake.create(consent(other, dateTime=zulu(clock.now), provision={"type": "deny"}))
+    pair = [
+        {"name": name, "valueReference": about(one)}
+        for name, one in (("source-patient", other), ("target-patient", who))
+    ]
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == []
+    await intake.ask("merge", "Patient", *pair)
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == ["active"]
+    assert await refused(scheduling, who, ordered, NEXT + timedelta(days=7)) >= {"S-CONSENT"}
+    await intake.ask("unmerge", "Patient", *pair)
+    await intake.update({**await the_course(intake, who), "status": "active"})
+    await bench.deliver(intake, scheduling)
+    assert await flagged(scheduling, visit) == ["inactive"]
+
+
+async def test_a_dose_is_booked_on_one_order_of_one_of_the_two_drugs(bench, clock, intake, scheduling):
+    who, _, ordered = await planned(intake, clock)
+    other = codes.Code(codes.RXNORM, "26225", "ondansetron").concept()
+    beside, again = await intake.create(order(who, medicationCodeableConcept=other)), await intake.create(order(who))
+    await bench.deliver(intake, scheduling)
+    assert await refused(scheduling, who, beside, NEXT) == {"S-ORDER"}
+    both = appointment(who, ordered, NEXT)
+    both["supportingInformation"].append(about(again))
+    with pytest.raises(Unprocessable, match="not the only order") as error:
+        await scheduling.create(both)
+    assert rules_of(error) == {"S-ORDER"}
+    made = appointment(who, beside, NEXT)
+    made["supportingInformation"].append(about(ordered))
+    assert (await scheduling.create(made))["status"] == "booked"
+    unknown = {"coding": [{"system": "http://www.whocc.no/atc", "code": "N01AX03"}]}
+    unread = await intake.create(order(who, 700, medicationCodeableConcept=unknown))
+    await bench.deliver(intake, scheduling)
+    assert "S-ORDER" in await refused(scheduling, who, unread, NEXT + timedelta(days=7))
+
+
+async def test_a_weight_or_a_preparation_that_is_yet_to_come_is_none(bench, clock, intake, scheduling, booked):
+    who, _, visit = booked
+    at = START + timedelta(days=80)
+    await intake.create(weight(who, on=zulu(at - timedelta(days=1))[:10]))
+    await bench.deliver(intake, scheduling)
+    clock.now = START + timedelta(hours=1)
+    moved = {**visit, "start": zulu(at), "end": zulu(at + timedelta(hours=3))}
+    said = await scheduling.call("prerequisites", await scheduling.update(moved))
+    found = [{part["name"]: part for part in one["part"]} for one in said["parameter"] if one["name"] == "prerequisite"]
+    met = {one["rule"]["valueCoding"]["code"]: one["met"]["valueBoolean"] for one in found}
+    assert (met["S-WEIGHT"], met["S-PREPARED"]) == (False, False)

@@ -7,13 +7,14 @@ from datetime import timedelta
 import pytest
 
 from services.intake.service import intake as intake_service
-from shared.fhir.codes import ACT_CODE, Code
+from shared.fhir.codes import ACT_CODE, POSSIBLE_DOUBLE, Code
 from shared.fhir.dates import zulu
 from shared.fhir.ids import new_id
 from shared.fhir.kap import eligibility_outcome, latest_eligibility
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.runtime.raising import content_of
 from shared.runtime.record import prepare
+from shared.store.access import Disclosure
 from tests.integration.services.bedside import Bedside
 from tests.integration.services.course import about, eligible, patient, planned, referral, screening
 
@@ -137,6 +138,18 @@ async def outcome(intake, who):
     return eligibility_outcome(
         latest_eligibility(await intake.search("RiskAssessment", patient=f"Patient/{who['id']}"))
     )
+
+
+async def test_a_referral_from_outside_tells_nothing_of_who_is_held_and_a_person_compares(intake):
+    hospital = Disclosure(frozenset(("Organization/h1",)), frozenset(("TREAT",)))
+    await intake.create(patient(identifier=[{"system": "urn:ssn", "value": "123"}]))
+    theirs = prepare(patient(identifier=[{"system": "urn:ssn", "value": "123"}]), new_id())
+    asked = prepare(referral({"resourceType": "Patient", "id": theirs.id}), new_id())
+    async with intake.record(f"Patient/{theirs.id}", client="h", told=hospital) as record:
+        for one in (theirs, asked):
+            await record.create(one)
+    (task,) = await intake.search("Task", patient=theirs.id, code=POSSIBLE_DOUBLE.code)
+    assert task["status"] == "requested"
 
 
 async def test_a_match_finds_who_is_held_best_first_and_creates_nothing(intake):

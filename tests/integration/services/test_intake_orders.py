@@ -161,7 +161,8 @@ async def test_an_order_for_home_needs_what_schedule_iii_asks_for(intake, clock)
     ("role", "rules"),
     [
         ({}, set()),
-        ({"period": {"start": "2020-01-01", "end": "2026-11-21"}}, set()),
+        ({"period": {"start": "2020-01-01", "end": "2026-11-22"}}, set()),
+        ({"period": {"start": "2020-01-01", "end": "2026-11-21"}}, {"RX-PRESCRIBER"}),
         ({"period": {"start": "2020-01-01", "end": "2026-11-20"}}, {"RX-PRESCRIBER"}),
         ({"period": {"start": "2026-11-22"}}, {"RX-PRESCRIBER"}),
         ({"active": False}, {"RX-PRESCRIBER"}),
@@ -169,7 +170,7 @@ async def test_an_order_for_home_needs_what_schedule_iii_asks_for(intake, clock)
     ],
 )
 @pytest.mark.parametrize("as_role", [True, False])
-async def test_who_orders_has_a_role_in_force_on_the_day_of_the_order(intake, clock, role, rules, as_role):
+async def test_who_orders_has_a_role_in_force_on_the_day_of_the_order_and_now(intake, clock, role, rules, as_role):
     who = await eligible(intake, clock)
     await intake.create(weight(who))
     doctor = await intake.create(practitioner())
@@ -186,7 +187,8 @@ async def test_who_orders_has_a_role_in_force_on_the_day_of_the_order(intake, cl
 @pytest.mark.parametrize(
     ("licence", "rules"),
     [
-        ({"period": {"start": "2020-01-01", "end": "2026-11-21"}}, set()),
+        ({"period": {"start": "2020-01-01", "end": "2026-11-22"}}, set()),
+        ({"period": {"start": "2020-01-01", "end": "2026-11-21"}}, {"RX-LICENCE"}),
         ({"period": {"start": "2020-01-01", "end": "2026-11-20"}}, {"RX-LICENCE"}),
         ({"period": {"start": "2026-11-22"}}, {"RX-LICENCE"}),
         ({"period": None}, {"RX-LICENCE"}),
@@ -194,7 +196,7 @@ async def test_who_orders_has_a_role_in_force_on_the_day_of_the_order(intake, cl
         ({"extension": None}, {"RX-LICENCE"}),
     ],
 )
-async def test_who_orders_has_a_licence_then_and_there(intake, clock, licence, rules):
+async def test_who_orders_has_a_licence_then_and_now_and_there(intake, clock, licence, rules):
     who = await eligible(intake, clock)
     await intake.create(weight(who))
     held = {**practitioner()["qualification"][0], **licence}
@@ -297,3 +299,39 @@ async def test_an_order_of_long_ago_that_comes_into_force_now_is_judged_by_what_
     assert rules_of(refused) == {"RX-WEIGHT"}
     await intake.create(weight(who, on=zulu(clock.now)))
     await intake.create(order(who))
+
+
+async def test_an_order_is_written_by_its_own_prescriber_and_by_no_program_and_others_prepare_a_draft(intake, clock):
+    who = await eligible(intake, clock)
+    await intake.create(weight(who))
+    doctor, other = await intake.prescriber(), await intake.prescriber("other")
+    for user in (other, "Practitioner/nurse", None):
+        with pytest.raises(Unprocessable, match="has to log in") as error:
+            await intake.create(order(who), user=user, client="app")
+        assert rules_of(error) == {"RX-PRESCRIBER"}
+    prepared = await intake.create(order(who, status="draft"), user="Practitioner/nurse", client="app")
+    with pytest.raises(Unprocessable):
+        await intake.update({**prepared, "status": "active"}, client="a-program")
+    ordered = await intake.update({**prepared, "status": "active"}, user=doctor, client="app")
+    noted = {**ordered, "note": [{"text": "The patient was told."}]}
+    ordered = await intake.update(noted, user="Practitioner/nurse", client="app")
+    louder = {**ordered, "dosageInstruction": order(who, 60)["dosageInstruction"]}
+    with pytest.raises(Unprocessable, match="has to log in") as error:
+        await intake.update(louder, user="Practitioner/nurse", client="app")
+    assert rules_of(error) == {"RX-PRESCRIBER"}
+    await intake.update({**ordered, "status": "stopped"}, client="a-program")
+
+
+async def test_an_order_that_is_dated_back_is_no_order_of_who_may_not_order_now(intake, clock):
+    who = await eligible(intake, clock)
+    await intake.create(weight(who))
+    doctor = await intake.create(practitioner())
+    where = await intake.create(site())
+    role = await intake.create(role_of(doctor, location=[about(where)]))
+    clock.forward(days=20)
+    await intake.update({**role, "period": {"start": "2020-01-01", "end": "2026-12-01"}})
+    written = order(who, requester=about(doctor), authoredOn="2026-11-21")
+    with pytest.raises(Unprocessable) as error:
+        await intake.create(written)
+    assert rules_of(error) == {"RX-PRESCRIBER"}
+    await intake.create({**written, "status": "completed"})

@@ -102,6 +102,33 @@ INDICATIONS = {
 """Conditions that the clinics treat, each with the template of its plan by vein."""
 
 
+async def test_what_is_recommended_before_the_first_dose_is_still_to_do_in_screening_and_plan_and_blocks_nothing(
+    intake, clock
+):
+    def to_do(assessment):
+        found = [one["extension"] for one in assessment["extension"] if one["url"] == codes.EXT_TO_DO]
+        return {part["valueCode"]: one for one in found for part in one if part["url"] == "test"}
+
+    who = await eligible(intake, clock)
+    first = to_do(await latest(intake, who))
+    assert {"blood-pressure", "pregnancy-test", "liver-function", "urine-drug-screen"} <= set(first)
+    assert "electrocardiogram" not in first
+    assert all(part["valueString"] for one in first.values() for part in one if part["url"] in ("text", "source"))
+    await intake.create(weight(who))
+    liver = {"coding": [{"system": codes.LOINC, "code": "24325-3"}]}
+    done = {"resourceType": "DiagnosticReport", "status": "final", "code": liver, "subject": about(who)}
+    await intake.create({**done, "effectiveDateTime": "2026-11-20"})
+    again = await intake.call("screen", who)
+    assert outcome(again) == "eligible"
+    assert set(first) - set(to_do(again)) == {"weight", "liver-function"}
+    made = await intake.call("plan", who, *BY_MUSCLE, *AGREED)
+    (plan,) = of(made, "CarePlan")
+    planned_ = {one["detail"].get("code", {}).get("text") for one in plan["activity"]}
+    assert {"Pregnancy test", "Urine drug screen"} <= planned_
+    assert not {"Body weight", "Liver function"} & planned_
+    assert "Recommended before the first dose: pregnancy test." in plan["text"]["div"]
+
+
 async def test_each_condition_that_is_treated_opens_a_course_is_screened_and_planned_for(intake, clock):
     by_vein = (given("drug", "ketamine"), given("route", codes.ROUTE_IV.code))
     for what, (code, title) in INDICATIONS.items():

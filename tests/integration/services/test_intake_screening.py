@@ -13,6 +13,7 @@ from shared.fhir.dates import zulu
 from shared.fhir.kap import stage_of
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.runtime.policy import FOLDER, load_policy
+from shared.runtime.timers import run_once
 from shared.store.store import Store
 from shared.store.terminology import Loading
 from shared.terminology.release import CodeSystemRelease, LoadedCode
@@ -248,6 +249,33 @@ async def test_what_is_below_a_code_of_a_rule_is_found_by_the_terminology_the_cl
         await loaded(dsn, codes.SNOMED, {"900000000000001": "900000000000003"})
         again = await replayed(intake, assessment)
         assert (again["same"], again["outcome"]) == (True, "not-eligible")
+    finally:
+        await store.close()
+
+
+async def test_who_has_a_course_is_judged_by_a_terminology_that_is_loaded_though_nobody_asks(make_database, clock):
+    dsn = make_database("intake")
+    store = await Store.connect(dsn, service="intake")
+    intake = Opened(intake_service(load_policy(), clock), store)
+    (timer,) = [one for one in intake.service.timers if one.name == "judged-anew"]
+    try:
+        await loaded(dsn, codes.SNOMED, {"900000000000001": "900000000000002"})
+        who = await eligible(intake, clock)
+        found = await intake.create(condition(who, "900000000000001"))
+        before = await intake.count()
+        await run_once(timer, intake.service, store, clock.now, lambda: None)
+        assert await intake.count() == before, "nothing is written where nothing is new"
+        await loaded(dsn, codes.SNOMED, {"900000000000001": "67362008"})
+        clock.forward(hours=1)
+        await run_once(timer, intake.service, store, clock.now, lambda: None)
+        assessment = await latest(intake, who)
+        assert outcome(assessment) == "not-eligible"
+        assert {"reference": f"Condition/{found['id']}"} in assessment["basis"]
+        assert (await the_course(intake, who))["status"] == "onhold"
+        await loaded(dsn, codes.SNOMED, {"900000000000001": "900000000000002"})
+        await run_once(timer, intake.service, store, clock.now, lambda: None)
+        assert outcome(await latest(intake, who)) == "eligible"
+        assert (await the_course(intake, who))["status"] == "onhold", "a person lifts the hold"
     finally:
         await store.close()
 

@@ -128,7 +128,7 @@ async def test_an_eligible_screening_is_valid_as_long_as_its_answers(intake, clo
 
 async def test_before_the_answers_are_too_old_somebody_is_asked_and_then_the_course_is_on_hold(intake, clock):
     who, _, _ = await planned(intake, clock)
-    (timer,) = [one for one in intake.service.timers if one.name == "answers-age"]
+    (timer,) = [one for one in intake.service.timers if one.name == "judged-anew"]
 
     async def tick():
         await run_once(timer, intake.service, intake.store, clock.now, lambda: None)

@@ -13,7 +13,7 @@ from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import Unprocessable
 from shared.store.connection import open_connection, retry_conflicts
-from tests.integration.services.course import START, appointment
+from tests.integration.services.course import START, about, appointment
 
 DAY = START + timedelta(days=5)
 HOUR = timedelta(hours=1)
@@ -223,3 +223,21 @@ async def test_a_free_slot_becomes_busy_with_a_booking_and_free_again(scheduling
     assert (await scheduling.get("Slot", later["id"]))["status"] == "free"
     await scheduling.update({**held, "status": "cancelled"})
     assert (await scheduling.get("Slot", free["id"]))["status"] == "free"
+
+
+async def test_somebody_is_one_person_by_reference_by_number_and_by_his_role(bench, intake, scheduling):
+    number = {"system": "urn:staff", "value": "7"}
+    doctor = await intake.create({"resourceType": "Practitioner", "identifier": [number]})
+    role = await intake.create({"resourceType": "PractitionerRole", "practitioner": about(doctor)})
+    await bench.deliver(intake, scheduling)
+    start = START + timedelta(days=6)
+
+    def visit(name, who):
+        made = appointment({"resourceType": "Patient", "id": name}, None, start, visit=codes.VISIT_PREP)
+        return {**made, "participant": [made["participant"][0], {"actor": who, "status": "accepted"}]}
+
+    await scheduling.create(visit("ada", about(doctor)))
+    for who in (about(role), {"type": "Practitioner", "identifier": number}):
+        with pytest.raises(Unprocessable, match=f"Practitioner/{doctor['id']} is taken") as error:
+            await scheduling.create(visit("bo", who))
+        assert {issue.rule for issue in error.value.issues} == {"S-DOUBLE"}

@@ -16,6 +16,7 @@ from tests.integration.services.at_scheduling import (
     ref,
     rules_of,
     schedule,
+    time,
 )
 from tests.integration.services.course import about, appointment, consent, eligible, milligrams, planned
 
@@ -195,3 +196,8 @@ async def test_a_course_is_laid_as_the_patients_plan_says_how_many_and_how_far_a
     doses = [interval(one["start"])[0] for one in made if visit_of(one) == "kap-dosing"]
     assert len(doses) == 2
     assert doses[1] - doses[0] >= timedelta(days=9)
+    second = max((one for one in made if visit_of(one) == "kap-dosing"), key=lambda one: one["start"])
+    with pytest.raises(Unprocessable, match="by the plan they are at least 9 days apart") as error:
+        await clinic.call("reschedule", second, time("start", doses[0] + timedelta(days=8, hours=1)))
+    assert rules_of(error) == {"S-SPACING"}
+    await clinic.call("reschedule", second, time("start", doses[0] + timedelta(days=9, hours=-1)))

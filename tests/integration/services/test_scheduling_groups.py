@@ -99,3 +99,31 @@ async def test_a_place_in_a_closed_session_is_not_offered(scheduling):
     held = await session(scheduling, 2, "Practitioner/t", "Location/r")
     await scheduling.update({**held, "status": "busy-unavailable"})
     assert await places(scheduling, "ada") == []
+
+
+def visit(patient, start, *others, **more):
+    actors = [f"Patient/{patient}", *others]
+    return {
+        "resourceType": "Appointment",
+        "status": "booked",
+        "serviceType": [codes.VISIT_PREP.concept()],
+        "start": zulu(start),
+        "end": zulu(start + timedelta(hours=1)),
+        "participant": [{"actor": {"reference": one}, "status": "accepted"} for one in actors],
+        **more,
+    }
+
+
+async def test_a_place_in_a_group_is_of_its_kind_and_time_and_takes_who_is_not_of_the_group(scheduling):
+    group = await session(scheduling, 2, "Practitioner/t", "Location/r")
+    slot = [{"reference": f"Slot/{group['id']}"}]
+    dosing = {"serviceType": [codes.VISIT_CONSULT.concept()]}
+    for wrong in (visit("ada", DAY + timedelta(days=4), slot=slot), visit("ada", DAY, slot=slot, **dosing)):
+        with pytest.raises(Unprocessable) as error:
+            await scheduling.create(wrong)
+        assert {issue.rule for issue in error.value.issues} == {"S-GROUP"}
+    await scheduling.create(visit("ada", DAY, "Practitioner/t", "Practitioner/x", slot=slot))
+    with pytest.raises(Unprocessable, match="Practitioner/x") as error:
+        await scheduling.create(visit("bo", DAY, "Practitioner/t", "Practitioner/x", slot=slot))
+    assert {issue.rule for issue in error.value.issues} == {"S-DOUBLE"}
+    await scheduling.create(visit("bo", DAY, "Practitioner/t", slot=slot))

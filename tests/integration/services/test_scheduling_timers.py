@@ -10,6 +10,7 @@ from services.intake.service import intake as intake_service
 from services.scheduling.service import scheduling as scheduling_service
 from shared.fhir import codes
 from shared.fhir.dates import interval, zulu
+from shared.fhir.kap import moment
 from shared.fhir.outcome import Unprocessable
 from shared.notify.sending import Sending
 from shared.runtime.timers import run_once
@@ -301,3 +302,26 @@ async def test_who_is_to_hold_a_medicine_is_told_for_how_long_and_never_which(be
     assert "held for 24 hours" in said[0]
     assert "orazepam" not in said[0]
     assert "enzo" not in said[0]
+
+
+async def test_who_waits_with_a_wish_for_somebody_of_a_role_is_offered_a_time(scheduling, clock):
+    await therapist(scheduling)
+    made = prep({"resourceType": "Patient", "id": "ada"}, START + DAY, status="waitlist")
+    waiting = {name: value for name, value in made.items() if name not in ("start", "end")}
+    wish = {"type": [codes.ROLES["monitor"].concept()], "status": "needs-action"}
+    waiting["participant"] = [wish, made["participant"][0]]
+    waiting = await scheduling.create(waiting)
+    await pass_time(scheduling, clock, "waiting-list", minutes=1)
+    offered = await scheduling.get("Appointment", waiting["id"])
+    assert offered["status"] == "pending"
+    await pass_time(scheduling, clock, "holds", hours=5)
+    assert (await scheduling.get("Appointment", waiting["id"]))["status"] == "waitlist"
+
+
+async def test_a_hold_of_which_nobody_says_how_long_ends_like_any(scheduling, clock):
+    made = await scheduling.create(prep({"resourceType": "Patient", "id": "a"}, START + 9 * DAY, status="pending"))
+    clock.now = moment(made["meta"]["lastUpdated"])
+    await pass_time(scheduling, clock, "holds", minutes=9)
+    assert (await scheduling.get("Appointment", made["id"]))["status"] == "pending"
+    await pass_time(scheduling, clock, "holds", minutes=2)
+    assert (await scheduling.get("Appointment", made["id"]))["status"] == "cancelled"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.scheduling.rules.availability import Grid, bits_of, fits, hours_in, working_bits, working_of
 from shared.fhir.codes import EXT_AVAILABLE_TIME, EXT_TIMEZONE
+from shared.fhir.zones import zone_named
 
 QUARTER = timedelta(minutes=15)
 ALL_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -136,3 +137,10 @@ def test_two_schedules_of_one_person_count_together():
 def test_a_grid_begins_at_a_step_that_is_not_before_its_low_end():
     grid = Grid.over(datetime(2026, 11, 22, 9, 1, tzinfo=UTC), datetime(2026, 11, 22, 10, tzinfo=UTC), QUARTER)
     assert (grid.at(0), grid.count) == (utc("2026-11-22T09:15"), 3)
+
+
+@pytest.mark.parametrize("zone", ["America", "A" * 300, "Nowhere/At-all"])
+def test_a_folder_of_zones_and_a_name_that_is_too_long_are_no_zone(zone):
+    assert zone_named(zone) is None
+    with pytest.raises(ValueError, match="no time zone"):
+        working_of(schedule(zone, hours("09:00:00", "10:00:00")), "UTC")

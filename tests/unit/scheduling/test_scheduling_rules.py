@@ -151,7 +151,7 @@ def appointment(start, hours=3.0, **more):
 )
 def test_spacing_is_kept_both_ways(route, hours, near):
     other = Near("Appointment/1", NOW + timedelta(hours=hours))
-    assert bool(too_close(NOW, [other], [route], POLICY)) is near
+    assert bool(too_close(NOW, Ground(near=(other,)), [route], POLICY)) is near
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_spacing_is_kept_both_ways(route, hours, near):
 )
 def test_of_two_routes_the_longer_spacing_counts(ordered, given):
     other = Near("MedicationAdministration/1", NOW + timedelta(hours=60), given)
-    assert too_close(NOW, [other], ordered, POLICY)
+    assert too_close(NOW, Ground(near=(other,)), ordered, POLICY)
 
 
 def test_a_span_needs_a_start_before_its_end():
