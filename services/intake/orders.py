@@ -22,7 +22,7 @@ from services.intake.rules.eligibility import is_aged, screen
 from services.intake.rules.findings import Screening, counted, is_active
 from services.intake.rules.home import HomeFacts, check_home, is_for_home
 from services.intake.rules.orders import Weight, check_order, check_screened, kilograms_of
-from services.intake.rules.prescribers import Prescriber, check_prescriber, check_site, not_his_own
+from services.intake.rules.prescribers import Prescriber, check_decider, check_prescriber, check_site, not_his_own
 from services.intake.rules.trials import Entry
 from services.intake.setting import Setting
 from shared.fhir.codes import NEED_REEVALUATED, PDMP_QUERY, ROUTES, WEIGHT
@@ -189,9 +189,9 @@ async def _amounts(
         when
         for one in await record.search("Observation", {**about, "code": NEED_REEVALUATED.token()})
         if one["status"] in COUNTED
-        and one.get("performer")
         and (when := effective_start(one)) is not None
         and when <= at
+        and await _by_prescriber(one, record, when, setting)
     ]
     series = of_route(policy.series, drug, routes)
     plans = [one for one in await record.search("CarePlan", about) if is_plan(one)]
@@ -221,6 +221,16 @@ async def _amounts(
             tuple(f"CarePlan/{plan['id']}" for plan in plans),
         ),
     ]
+
+
+async def _by_prescriber(observation: Resource, record: Record, at: datetime, setting: Setting) -> bool:
+    """Tell whether somebody who observed was a prescriber of the directory then."""
+    policy = setting.orders
+    for one in observation.get("performer", []):
+        who = await prescriber_named(one, record, at)
+        if not check_decider(who, policy.prescriber, policy.licence):
+            return True
+    return False
 
 
 async def _ordered_before(

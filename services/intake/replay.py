@@ -8,7 +8,7 @@ from services.intake.chart import Pinned, chart_of
 from services.intake.rules.eligibility import screen
 from services.intake.screening import assessment_of, meanings_of
 from services.intake.setting import Setting
-from shared.fhir.codes import POLICY_URI, SCREENING
+from shared.fhir.codes import EXT_TO_DO, POLICY_URI, SCREENING
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import eligibility_outcome, has_code, patient_of, screened_for
@@ -102,5 +102,10 @@ async def _version(record: Record, reference: str) -> Resource:
 
 
 def _content(assessment: Resource) -> Resource:
-    """Return what an assessment decided: one that was taken back as an error decided it all the same."""
-    return {name: value for name, value in assessment.items() if name not in ("id", "meta", "status")}
+    """Return what an assessment decided: one that was taken back as an error decided it all the same.
+
+    What it shows besides as recommended, and still to do, was no part of the decision.
+    """
+    decided = [one for one in assessment.get("extension", []) if one.get("url") != EXT_TO_DO]
+    rest = {name: value for name, value in assessment.items() if name not in ("id", "meta", "status")}
+    return {**rest, "extension": decided}

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from services.scheduling.appointments import appointment_of, booked, require_status, written
+from services.scheduling.booking import group_of, is_of_group
 from services.scheduling.parameters import Given
 from services.scheduling.rules.booking import INTENDED, name_of, roles_of, span_of
 from services.scheduling.setting import Setting
 from shared.fhir.codes import Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
+from shared.fhir.kap import id_in
 from shared.fhir.outcome import Unprocessable
 from shared.runtime.asking import wrongly_asked
 from shared.runtime.raising import content_of
@@ -78,6 +80,10 @@ async def reschedule(call: OperationCall, record: Record, setting: Setting) -> R
         moved["participant"] = _instead(moved["participant"], name)
     if text := given.text("comment"):
         moved["comment"] = text
+    group = await group_of(record, current) if "slot" in current else None
+    if group is not None and not is_of_group(moved, group):  # he leaves the group
+        kept = [one for one in moved["slot"] if id_in(one, "Slot") != group["id"]]
+        moved = {**{key: value for key, value in moved.items() if key != "slot"}, **({"slot": kept} if kept else {})}
     return await written(record, content_of(moved))
 
 

@@ -192,6 +192,8 @@ async def held_twice(id_: str, after: Resource, found: Sequence[Taken], record: 
 async def _slot(change: Change, record: Record, setting: Setting) -> None:
     """A Slot that is busy-unavailable closes its Schedule's time; a group's takes its room and people."""
     owner, after = f"Slot/{change.id}", change.after
+    if change.before is not None and is_group(change.before):
+        await _of_the_group(change.before, after, record, setting)
     before_counts = change.before is not None and (is_group(change.before) or _closes(change.before))
     if after is None or after.get("status") == "entered-in-error" or not (is_group(after) or _closes(after)):
         if before_counts:
@@ -212,6 +214,16 @@ async def _slot(change: Change, record: Record, setting: Setting) -> None:
         return
     for booked in await shut(record, after, change.id):
         await _closed_over(booked, record, setting)
+
+
+async def _of_the_group(before: Resource, after: Resource | None, record: Record, setting: Setting) -> None:
+    """Tell of each place in a group session that is off, closed, or of another time, kind or people now."""
+    goes_on = after is not None and is_group(after) and not _closes(after) and after["status"] != "entered-in-error"
+    if goes_on and after is not None and all(before.get(name) == after.get(name) for name in _OF_A_GROUP[:-1]):
+        return
+    taking = {"slot": f"Slot/{before['id']}", "status": ",".join(sorted(INTENDED))}
+    for member in await record.search("Appointment", taking):
+        await _closed_over(f"Appointment/{member['id']}", record, setting)
 
 
 _OF_A_GROUP = ("start", "end", "schedule", "serviceType", "extension")

@@ -23,6 +23,10 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+MOST_DIGITS: Final = 9
+"""Of a number that is asked for."""
+
+
 class Given:
     """The parameters of one call.
 
@@ -121,9 +125,10 @@ class Given:
         value = self._first(name, needed=False)
         if value is None:
             return default
-        if not str(value).isdecimal() or not 0 < int(str(value)[:9]) <= most:
+        digits = str(value)
+        if not digits.isdecimal() or len(digits) > MOST_DIGITS or not 0 < int(digits) <= most:
             raise self._wrong(name, f"a number from 1 to {most}")
-        return int(str(value))
+        return int(digits)
 
     def flag(self, name: str) -> bool:
         """Return a boolean; not given is false."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.errors import MessageError
 from email.message import EmailMessage
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime, getaddresses, parseaddr
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -86,6 +86,9 @@ class Mail:
     def _mail(self, message: Outgoing) -> EmailMessage:
         mail = EmailMessage()
         mail["From"] = self.sender
+        if len(getaddresses([message.address])) != 1:
+            several = "an address is one, and this names several"
+            raise ValueError(several)
         mail["To"] = message.address
         mail["Subject"] = " ".join(message.subject.split())
         mail["Date"] = format_datetime(datetime.now(UTC))

@@ -241,9 +241,10 @@ async def test_an_urgent_message_goes_first(record, own_store, gateway, clock):
     assert first.urgent
 
 
-async def test_an_address_that_would_forge_a_header_is_refused(mail_server):
+@pytest.mark.parametrize("address", ["a@example.org\nBcc: x@example.org", "a@example.org, x@example.org"])
+async def test_an_address_that_would_forge_a_header_or_is_several_is_refused(mail_server, address):
     with pytest.raises(NotDelivered) as error:
-        await mail_of(mail_server).send(Outgoing("k", "email", "a@example.org\nBcc: x@example.org", "S", "T"))
+        await mail_of(mail_server).send(Outgoing("k", "email", address, "S", "T"))
     assert error.value.for_good
     assert mail_server.mails == []
 

@@ -283,8 +283,11 @@ async def test_after_so_many_sessions_somebody_looks_whether_more_are_needed(int
         "valueString": "Relief lasts two weeks; go on monthly.",
     }
     await intake.create(looked)
-    with pytest.raises(Unprocessable):
-        await intake.create(order(who))
+    for by in ([], [about(who)], [{"reference": "Practitioner/nurse"}]):
+        if by:
+            await intake.create({**looked, "performer": by})
+        with pytest.raises(Unprocessable):
+            await intake.create(order(who))
     await intake.create({**looked, "performer": [{"reference": await intake.prescriber()}]})
     await intake.create(order(who))
 

@@ -127,3 +127,34 @@ async def test_a_place_in_a_group_is_of_its_kind_and_time_and_takes_who_is_not_o
         await scheduling.create(visit("bo", DAY, "Practitioner/t", "Practitioner/x", slot=slot))
     assert {issue.rule for issue in error.value.issues} == {"S-DOUBLE"}
     await scheduling.create(visit("bo", DAY, "Practitioner/t", slot=slot))
+
+
+async def test_who_has_a_place_in_a_group_that_is_off_or_at_another_time_is_called_about(scheduling):
+    later = zulu(DAY + timedelta(hours=4))
+    changes = (
+        {"status": "busy-unavailable"},
+        {"status": "entered-in-error"},
+        {"start": later, "end": zulu(DAY + timedelta(hours=6))},
+        None,
+    )
+    for number, change in enumerate(changes):
+        group = await session(scheduling, 2, f"Practitioner/t{number}", f"Location/r{number}")
+        made = visit(f"ada{number}", DAY, slot=[{"reference": f"Slot/{group['id']}"}])
+        member = await scheduling.create(made)
+        await (scheduling.delete(group) if change is None else scheduling.update({**group, **change}))
+        tasks = await scheduling.search(
+            "Task", focus=f"Appointment/{member['id']}", code=codes.CLOSED_AND_BOOKED.token()
+        )
+        assert [one["status"] for one in tasks] == ["requested"], change
+
+
+async def test_who_is_moved_out_of_his_groups_time_leaves_it_and_takes_his_own_people(scheduling):
+    group = await session(scheduling, 1, "Practitioner/t", "Location/r")
+    slot = [{"reference": f"Slot/{group['id']}"}]
+    member = await scheduling.create(visit("ada", DAY, "Practitioner/t", slot=slot))
+    other = DAY + timedelta(days=4)
+    moved = await scheduling.call("reschedule", member, {"name": "start", "valueDateTime": zulu(other)})
+    assert "slot" not in found(moved)[0] if moved["resourceType"] == "Bundle" else "slot" not in moved
+    with pytest.raises(Unprocessable, match="Practitioner/t is taken"):
+        await scheduling.create(visit("bo", other, "Practitioner/t"))
+    await scheduling.create(visit("cy", DAY, slot=slot))

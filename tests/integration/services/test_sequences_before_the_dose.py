@@ -47,7 +47,15 @@ AT_FIRST = ["referred", "screening", "eligible", "consented", "planned"]
 FAR = timedelta(days=20)
 """When everybody is free, and what is known is not too old yet."""
 
-PREGNANT = "77386006"
+PREGNANT, ANEURYSM = "77386006", "67362008"
+SPRAY = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray")
+ORDERS = {
+    "by muscle": ("ketamine", codes.ROUTE_IM, 70, codes.KETAMINE),
+    "by vein": ("ketamine", codes.ROUTE_IV, 35, codes.KETAMINE),
+    "spray": ("esketamine", codes.ROUTE_NASAL, 56, SPRAY),
+}
+"""What is ordered, and screened for: drug, route, milligrams, product."""
+HOW = st.sampled_from(["by muscle"] * 3 + ["by vein", "spray"])
 RULE_OF = {"eligibility": "S-ELIGIBLE", "consent": "S-CONSENT", "plan": "S-PLAN", "prescription": "S-ORDER"}
 
 CONTENT = """
@@ -140,9 +148,14 @@ class BothServices(Bookings):
         self.clock.forward(minutes=1)
         self.say(screening(self.who(name), self.clock.now, **ill))
 
-    @rule(name=WHO)
-    def screens(self, name):
-        self.attempt(self.intake.call("screen", self.who(name)))
+    @rule(name=WHO, how=st.sampled_from([None] * 3 + list(ORDERS)))
+    def screens(self, name, how=None):
+        drug, route = ORDERS[how][:2] if how else (None, None)
+        asked = [] if how is None else [("drug", drug), ("route", route.code)]
+        said = [{"name": key, "valueCode": value} for key, value in asked]
+        self.wrote()
+        self.clock.forward(minutes=1)
+        self.attempt(self.intake.call("screen", self.who(name), *said))
 
     @rule(name=WHO)
     def an_assessment_is_taken_back(self, name):
@@ -175,12 +188,15 @@ class BothServices(Bookings):
         else:
             self.say_of_all("ServiceRequest", name, "revoked")
 
-    @rule(name=WHO, there=st.booleans())
-    def consents(self, name, there):
-        if there:
-            self.say(consent(self.who(name)))
-        else:
-            self.say_of_all("Consent", name, "inactive")
+    @rule(name=WHO, how=HOW, says=st.sampled_from(["permit", "permit", "deny", "inactive", "entered-in-error"]))
+    def consents(self, name, how="by muscle", says="permit"):
+        if says not in ("permit", "deny"):
+            self.say_of_all("Consent", name, says)
+            return
+        self.wrote()
+        self.clock.forward(minutes=1)
+        denied = {"provision": {"type": "deny"}} if says == "deny" else {}
+        self.say(consent(self.who(name), ORDERS[how][1], dateTime=zulu(self.clock.now), **denied))
 
     @rule(name=WHO, there=st.booleans())
     def is_planned(self, name, there):
@@ -189,24 +205,27 @@ class BothServices(Bookings):
         else:
             self.say_of_all("CarePlan", name, "revoked")
 
-    @rule(name=WHO, there=st.booleans())
-    def is_ordered(self, name, there):
+    @rule(name=WHO, how=HOW, there=st.booleans())
+    def is_ordered(self, name, there, how="by muscle"):
         if not there:
             self.say_of_all("MedicationRequest", name, "stopped")
             return
         self.say(weight(self.who(name)))
-        self.orders[name] = self.say(order(self.who(name))) or self.order_of(name)
+        _, route, milligrams, product = ORDERS[how]
+        made = order(self.who(name), milligrams, route, medicationCodeableConcept=product.concept())
+        self.orders[name] = self.say(made) or self.order_of(name)
 
-    @rule(name=WHO)
-    def gets_all(self, name):
+    @rule(name=WHO, how=HOW)
+    def gets_all(self, name, how):
         self.is_well_again(name)
         self.is_of_age(name, "1980-02-03")
         self.answers(name, {})
         self.is_referred(name, there=True)
         self.screens(name)
+        self.consents(name, how)
         self.a_person_says(name, "active", None)
-        for step in (self.consents, self.is_planned, self.is_ordered):
-            step(name, there=True)
+        self.is_planned(name, there=True)
+        self.is_ordered(name, there=True, how=how)
         self.carry()
 
     @rule(
@@ -284,16 +303,19 @@ class BothServices(Bookings):
         newest = [each for each in judged if each["status"] != "entered-in-error"][-1:]
         found = [each["prediction"][0]["outcome"]["coding"][0]["code"] for each in newest]
         ill = {each["code"]["coding"][0]["code"] for each in await self.intake.search("Condition", **about_)}
-        if found != ["eligible"] or PREGNANT in ill:  # whatever was decided: past that nobody may
+        named = {each["reference"] for each in booked.get("supportingInformation", [])}
+        orders = await self.intake.search("MedicationRequest", **about_)
+        ordered = [how_of(each) for each in orders if f"MedicationRequest/{each['id']}" in named]
+        never = {PREGNANT} | ({ANEURYSM} if "spray" in ordered else set())
+        other = any(each not in screened_for_what(newest) for each in ordered)
+        if found != ["eligible"] or never & ill or other:  # whatever was decided: past that nobody may
             yield "eligibility"
         consents = [each for each in await self.intake.search("Consent", **about_) if each["status"] == "active"]
-        if not any(in_time(each, start) for each in consents):
+        if not ordered or not all(last_word_permits(consents, ORDERS[each][1].code, start) for each in ordered):
             yield "consent"
         plans = await self.intake.search("CarePlan", **about_)
         if not any(each["status"] == "active" for each in plans):
             yield "plan"
-        named = {each["reference"] for each in booked.get("supportingInformation", [])}
-        orders = await self.intake.search("MedicationRequest", **about_)
         if not any(each["status"] == "active" and f"MedicationRequest/{each['id']}" in named for each in orders):
             yield "prescription"
 
@@ -341,11 +363,28 @@ class BothServices(Bookings):
             self.decided.add((one["id"], outcome))
 
 
-def in_time(signed, when):
-    """Tell whether a consent permits, and is in force at a time."""
-    provision = signed.get("provision", {})
-    period = period_interval(provision.get("period", {}))
-    return provision.get("type", "permit") == "permit" and (period is None or period[0] <= when < period[1])
+def how_of(ordered):
+    """Return which of `ORDERS` an order is."""
+    (coding,) = ordered["dosageInstruction"][0]["route"]["coding"]
+    return next(how for how, (_, route, _, _) in ORDERS.items() if route.code == coding["code"])
+
+
+def screened_for_what(assessments):
+    """Return what of `ORDERS` the newest assessment was made for: for any, where it says nothing."""
+    if not assessments:
+        return set()
+    told = [each["extension"] for each in assessments[-1]["extension"] if each["url"] == codes.EXT_SCREENED_FOR]
+    said = {part["valueCode"] for parts in told for part in parts}
+    return {how for how, (drug, route, _, _) in ORDERS.items() if said <= {drug, route.code}}
+
+
+def last_word_permits(consents, route, when):
+    """Tell whether the last consent that names a route permits it at a time; each was signed at another minute."""
+    naming = [each for each in consents if any(one["code"] == route for x in each["category"] for one in x["coding"])]
+    last = max(naming, key=lambda each: interval(each["dateTime"])[0], default=None)
+    period = None if last is None else period_interval(last.get("provision", {}).get("period", {}))
+    permits = last is not None and last.get("provision", {}).get("type", "permit") == "permit"
+    return permits and (period is None or period[0] <= when < period[1])
 
 
 def run(make_database, folder, examples, steps, **more):
