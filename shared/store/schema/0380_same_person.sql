@@ -49,9 +49,9 @@ BEGIN
         same := kap_same_person(p_tenant, one);
         DELETE FROM consent_rule c WHERE c.tenant = p_tenant AND c.patient = one AND c.linked;
         INSERT INTO consent_rule (tenant, patient, consent, weight, part_2, recipients, purposes, labels, x_recipients,
-                                  x_purposes, x_labels, low, high, about, linked)
+                                  x_purposes, x_labels, low, high, about, through, x_through, linked)
         SELECT c.tenant, one, c.consent, c.weight, c.part_2, c.recipients, c.purposes, c.labels, c.x_recipients,
-               c.x_purposes, c.x_labels, c.low, c.high, c.about, true
+               c.x_purposes, c.x_labels, c.low, c.high, c.about, c.through, c.x_through, true
         FROM consent_rule c
         WHERE c.tenant = p_tenant AND c.patient = ANY (same) AND c.patient <> one AND NOT c.linked;
     END LOOP;
