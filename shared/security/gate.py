@@ -288,21 +288,32 @@ class Gate:
     async def transact(
         self, context: RequestContext, requests: Sequence[Request], changes: Sequence[Change], read: Read
     ) -> Transacted:
-        """Have all changes made by a caller each of whose permissions is for all of its type; GETs come by the gate."""
+        """Have all changes made by a caller who may make each of them; GETs come by the gate.
+
+        Each permission is for all of its type; or there are new resources alone, each of which is, with all the others
+        there, what he may create: so a partner refers a patient who is new with all that he knows of him.
+        """
         caller = _known(context)
         if caller.everything:
             return await self.inner.transact(context, requests, changes, self._gated(read))
+        some = any(_creates(change) and not caller.in_full(change.type, "c") for change in changes)
+        narrowed = some and all(_creates(change) for change in changes)
         issues: list[Issue] = []
         for change in changes:
             try:
-                self._require_change(caller, change)
+                self._require_change(caller, change, narrowed=narrowed)
                 await self._require_there(context, change)
+                if narrowed and change.resource is not None:
+                    await self._require_known(context, change.type, "c", change.resource)
             except Forbidden as error:
                 issues += [placed(issue, change.index, change.type) for issue in error.issues]
         if issues:
             raise Forbidden(issues)
         _require_proof(context)
-        allowed = replace(context, access=Access.unrestricted(caller.tenant, origin=caller.origin))
+        if narrowed:
+            allowed = _for(context, changes[0].type, "c")
+        else:
+            allowed = replace(context, access=Access.unrestricted(caller.tenant, origin=caller.origin))
         return await self.inner.transact(allowed, requests, changes, self._gated(read))
 
     def _gated(self, read: Read) -> Read:
@@ -323,7 +334,8 @@ class Gate:
             why = f"There is no {change.type} of this id, and this token does not let its bearer create it."
             raise ScopeMissing(why, _scope(context.caller, change.type, "c")) from None
 
-    def _require_change(self, caller: Caller, change: Change) -> None:
+    def _require_change(self, caller: Caller, change: Change, *, narrowed: bool = False) -> None:
+        """Refuse what a transaction, or a condition, would change; `narrowed`: the store judges what is created."""
         letter = _LETTER_OF[change.method]
         _require(caller, change.type, letter)
         if change.type in OWNED:
@@ -336,8 +348,9 @@ class Gate:
         if change.method == "PUT" and change.condition is not None and not caller.in_full(change.type, "c"):
             why = f"A PUT by a condition creates the {change.type} where none matches, which this token does not allow."
             raise ScopeMissing(why, _scope(caller, change.type, "c"))
-        why = "a change of a transaction, or of what a condition finds, is for tokens that are not narrowed"
-        _require_in_full(caller, change.type, letter, why)
+        if not narrowed:
+            why = "a change of a transaction, or of what a condition finds, is for tokens that are not narrowed"
+            _require_in_full(caller, change.type, letter, why)
         if change.method == "PATCH":
             _require_in_full(caller, change.type, "r", "a patch may test what stands there")
         if change.condition is not None:
@@ -416,6 +429,11 @@ class Gate:
         )
         whole = Access.unrestricted(caller.tenant, origin=caller.origin)
         return await self.inner.operation(replace(context, access=whole, provenance=None), operation, call)
+
+
+def _creates(change: Change) -> bool:
+    """Tell whether a change makes something new, whatever is there already."""
+    return change.method == "POST" and change.condition is None
 
 
 def require_known(context: RequestContext) -> RequestContext:

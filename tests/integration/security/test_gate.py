@@ -169,8 +169,13 @@ async def test_what_cannot_be_narrowed_is_refused_to_a_narrowed_token(clinic, tw
     own = allergy(two["ada"])
     entry = {"resource": own, "request": {"method": "POST", "url": "AllergyIntolerance"}}
     bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}
+    put = {
+        "resource": {**own, "id": two["of ada"]},
+        "request": {"method": "PUT", "url": f"AllergyIntolerance/{two['of ada']}"},
+    }
+    asking = {**entry, "request": {**entry["request"], "ifNoneExist": "code=x"}}
     refused = [
-        await clinic.send(token, "POST", "", bundle),
+        *[await clinic.send(token, "POST", "", {**bundle, "entry": [entry, one]}) for one in (put, asking)],
         await clinic.send(token, "POST", "AllergyIntolerance", own, **{"If-None-Exist": "code=x"}),
         await clinic.send(token, "PUT", "AllergyIntolerance?code=x", own),
         await clinic.send(token, "DELETE", "AllergyIntolerance?code=x"),
@@ -267,6 +272,59 @@ async def test_a_partner_physician_sees_the_patients_who_name_him(clinic):
     assert total(await clinic.send(token, "GET", "AllergyIntolerance?_total=accurate")) == 1
     assert (await clinic.send(token, "GET", f"Patient/{bob}")).status_code == 404
     assert (await clinic.send(token, "GET", "QuestionnaireResponse")).status_code == 403
+
+
+def referral(doctor, *more, **of_patient):
+    """Return the transaction by which a partner refers a new patient, with what he knows of him."""
+    urn = "urn:uuid:00000000-0000-4000-8000-000000000001"
+    who = {"reference": urn}
+    told = {"contentType": "text/plain", "data": "TGV0dGVy"}
+    entries = [
+        {**ADA, "generalPractitioner": [doctor], **of_patient},
+        {"resourceType": "Condition", "code": {"text": "depression"}, "subject": who},
+        {"resourceType": "MedicationStatement", "status": "active", "subject": who,
+         "medicationCodeableConcept": {"text": "sertraline"}},
+        {**allergy("x"), "patient": who},
+        {"resourceType": "DocumentReference", "status": "current", "subject": who, "content": [{"attachment": told}]},
+        {"resourceType": "ServiceRequest", "status": "active", "intent": "order", "code": {"text": "KAP"},
+         "subject": who, "requester": doctor},
+        *more,
+    ]  # fmt: skip
+    return {
+        "resourceType": "Bundle",
+        "type": "transaction",
+        "entry": [
+            {**({} if number else {"fullUrl": urn}), "resource": one,
+             "request": {"method": "POST", "url": one["resourceType"]}}
+            for number, one in enumerate(entries)
+        ],
+    }  # fmt: skip
+
+
+async def test_a_partner_physician_refers_a_new_patient_of_his_in_one_transaction(clinic, two):
+    admin = await clinic.token("clinic-admin")
+    doctor = (await clinic.made({"resourceType": "Practitioner", "name": [{"family": "Okafor"}]}, admin))["id"]
+    me, another = {"reference": f"Practitioner/{doctor}"}, {"reference": "Practitioner/another"}
+    token = await clinic.token("partner-physician", kap_user=me["reference"])
+    before = await clinic.stores["intake"].verify.digest()
+    of_bob = [{"resourceType": "Condition", "code": {"text": "x"}, "subject": {"reference": f"Patient/{one}"}}
+              for one in (two["bob"], "nobody")]  # fmt: skip
+    hidden, nothing = [await clinic.send(token, "POST", "", referral(me, one)) for one in of_bob]
+    assert (hidden.status_code, hidden.json()["issue"]) == (403, nothing.json()["issue"])
+    for refused in (
+        referral(me, generalPractitioner=[another]),
+        referral(me, generalPractitioner=[]),
+        referral(another, generalPractitioner=[me]),
+        referral(me, {"resourceType": "Practitioner", "name": [{"family": "Okafor"}]}),
+    ):
+        assert (await clinic.send(token, "POST", "", refused)).status_code in (400, 403), refused
+    assert await clinic.stores["intake"].verify.digest() == before, "all or nothing"
+    done = await clinic.send(token, "POST", "", referral(me))
+    assert done.status_code == 200, done.text
+    assert [one["response"]["status"][:3] for one in done.json()["entry"]] == ["201"] * 6
+    for type_ in ("Patient", "Condition", "MedicationStatement", "AllergyIntolerance", "ServiceRequest"):
+        assert total(await clinic.send(token, "GET", f"{type_}?_total=accurate")) == 1, type_
+    assert (await clinic.send(token, "GET", "DocumentReference")).status_code == 403, "what others wrote is not his"
 
 
 async def test_who_may_change_and_not_create_makes_nothing_by_a_condition(clinic, two):
