@@ -50,6 +50,8 @@ async def expect(
             continue
         held = await find(record, "Task", expectation_name(of, name))
         if held is not None and not is_groundless(held):
+            if anchor == "dose":
+                await _move(held, when + expected.delay, record, setting)
             continue
         instrument, due = setting.instruments[expected.instrument], when + expected.delay
         days = instrument.within_days if expected.unless_within_days is None else expected.unless_within_days
@@ -73,6 +75,16 @@ async def expect(
         given_up = {"status": "failed"} if late == MISSED else {}
         by_when = {"executionPeriod": {"start": zulu(due)}}  # what a search by `period` finds it by
         await raise_once(record, {**made, **owner, **marked, **given_up, **by_when, "input": asked}, reopen=True)
+
+
+async def _move(held: Resource, due: datetime, record: Record, setting: Setting) -> None:
+    """Have an open Task due by the time of its dose as it is said to be now."""
+    if held["status"] == "requested" and held.get("restriction", {}).get("period", {}).get("end") != zulu(due):
+        rest = {name: value for name, value in held.items() if name != "businessStatus"}
+        moved = put_off(rest, due, setting.clock())
+        late = standing_of(moved, setting.clock(), setting.policy.reminders)
+        with own_work():
+            await record.update(content_of({**moved, **({} if late is None else {"businessStatus": late.concept()})}))
 
 
 async def _is_burden(

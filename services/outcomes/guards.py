@@ -21,6 +21,7 @@ from shared.fhir.raised import identifier, task
 from shared.notify.telling import withdraw_when_stopped
 from shared.runtime.ownership import OUTCOMES, owner_of
 from shared.runtime.raising import close_task, is_own_work, keep_names, raise_once
+from shared.runtime.raising_risk import keep_flags
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Guard
 
@@ -38,7 +39,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         "QuestionnaireResponse": (answers,),
         "Observation": (_score_only,),
         "Task": (keep_names, setting.escalation.guard, reviewed),
-        "Flag": (keep_names,),
+        "Flag": (keep_names, keep_flags),
         "Communication": (keep_names, withdraw_when_stopped),
     }
 

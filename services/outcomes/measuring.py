@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from services.outcomes.doses import courses_of, drug_given, first_dose
 from services.outcomes.rules.change import REMISSION, RESPONSE, SUSTAINED, Series, point_of
 from services.outcomes.rules.measures import Case, Measured
-from services.outcomes.rules.schedule import MISSED, OVERDUE, is_marked
+from services.outcomes.rules.schedule import MISSED, OVERDUE, is_answered, is_marked
 from services.outcomes.setting import Setting
 from shared.fhir.codes import (
     EXPECT_QUESTIONNAIRE,
@@ -26,6 +26,9 @@ from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, id_in, moment, patient_of
 from shared.runtime.record import Record
+
+VOID: Final = frozenset(("refuted", "entered-in-error"))
+"""Codes of a Condition's verificationStatus by which the patient has, and had, none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ async def cases_of(measure: Measured, asked: Asked, record: Record, setting: Set
         return await _expectations(asked, record, setting)
     visits = [one for one in await _visits(asked, record) if asked.holds(_start(one))]
     if measure.kind == "adverse-events":
-        return [await _with_events(one, record) for one in visits]
+        dosed = [one for one in visits if await first_dose(str(one["id"]), record, setting) is not None]
+        return [await _with_events(one, record, setting) for one in dosed]
     if measure.kind == "rems":
         forms = await record.search("QuestionnaireResponse", {"questionnaire": REMS_QUESTIONNAIRE})
         found = [await _with_form(one, forms, timedelta(days=measure.days), record, setting) for one in visits]
@@ -98,7 +102,7 @@ async def _judged(patient: str, measure: Measured, asked: Asked, record: Record,
         said, last = after
     wanted = {"response": RESPONSE, "remission": REMISSION, "durability": SUSTAINED}[measure.kind]
     strata = {
-        "route": await _routes(await _visits(Asked(asked.start, asked.end, patient), record), record),
+        "route": await _routes(await _visits(Asked(asked.start, asked.end, patient), record), record, setting),
         "condition": await _conditions(patient, record, setting),
     }
     return Case(patient, wanted.code in said, (f"Observation/{last['id']}", *baseline), strata)
@@ -122,17 +126,29 @@ def _effective(observation: Resource) -> datetime:
     return moment(observation.get("effectiveDateTime"))
 
 
-async def _routes(visits: Iterable[Resource], record: Record) -> tuple[str, ...]:
+async def _routes(visits: Iterable[Resource], record: Record, setting: Setting) -> tuple[str, ...]:
+    """Return by which routes one of the two drugs was given in visits; another drug's route is none."""
     found: set[str] = set()
     for visit in visits:
         for given in await record.search("MedicationAdministration", {"context": f"Encounter/{visit['id']}"}):
-            codes = codes_of(given.get("dosage", {}).get("route"), SNOMED)
+            is_dose = await drug_given(given, record, setting) is not None
+            codes = codes_of(given.get("dosage", {}).get("route"), SNOMED) if is_dose else ()
             found.update(ROUTES[code].display for code in codes if code in ROUTES)
     return tuple(sorted(found)) or ("not known",)
 
 
-async def _conditions(patient: str, record: Record, setting: Setting) -> tuple[str, ...]:
+async def conditions_of(patient: str, record: Record) -> list[Resource]:
+    """Return the Conditions of a patient, without those that are refuted or were entered in error."""
     held = await record.search("Condition", {"patient": f"Patient/{patient}"})
+    return [
+        one
+        for one in held
+        if not any(coding.get("code") in VOID for coding in one.get("verificationStatus", {}).get("coding", []))
+    ]
+
+
+async def _conditions(patient: str, record: Record, setting: Setting) -> tuple[str, ...]:
+    held = await conditions_of(patient, record)
     named = {
         name
         for name, values in setting.measures.conditions.items()
@@ -141,14 +157,14 @@ async def _conditions(patient: str, record: Record, setting: Setting) -> tuple[s
     return tuple(sorted(named)) or ("other",)
 
 
-async def _with_events(visit: Resource, record: Record) -> Case:
+async def _with_events(visit: Resource, record: Record, setting: Setting) -> Case:
     events = [
         one
         for one in await record.search("AdverseEvent", {"subject": str(visit["subject"]["reference"])})
         if id_in(one.get("encounter"), "Encounter") == visit["id"] and one.get("actuality") == "actual"
     ]
     evidence = (f"Encounter/{visit['id']}", *(f"AdverseEvent/{one['id']}" for one in events))
-    return Case(str(patient_of(visit)), bool(events), evidence, {"route": await _routes([visit], record)})
+    return Case(str(patient_of(visit)), bool(events), evidence, {"route": await _routes([visit], record, setting)})
 
 
 async def _with_form(
@@ -187,11 +203,11 @@ async def _expectations(asked: Asked, record: Record, setting: Setting) -> list[
     found = []
     for one in await record.search("Task", criteria):
         due = one.get("restriction", {}).get("period", {}).get("end")
-        done = one["status"] == "completed"
+        done = is_answered(one)
         if (
             due is None
             or not asked.holds(interval(due)[0])
-            or not (done or is_marked(one, OVERDUE) or is_marked(one, MISSED))
+            or not (one["status"] == "completed" or is_marked(one, OVERDUE) or is_marked(one, MISSED))
         ):
             continue
         asks = next((given["valueCanonical"] for given in one.get("input", []) if "valueCanonical" in given), "")

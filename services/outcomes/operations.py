@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final
 
-from services.outcomes.measuring import Asked, cases_of, visits_of
+from services.outcomes.measuring import Asked, cases_of, conditions_of, visits_of
 from services.outcomes.rules.measures import Measured, measure_url, report, rows
 from services.outcomes.setting import Setting
 from shared.fhir.codes import ICD10CM
@@ -154,7 +154,7 @@ def _patient_in(subject: str) -> str:
 async def _billed(visit: Resource, record: Record, setting: Setting) -> list[list[str]]:
     """Return a line per code that the clinic entered for the kind of visit; one without code where there is none."""
     patient, kind = str(patient_of(visit)), str(visit_of(visit))
-    held = await record.search("Condition", {"patient": f"Patient/{patient}"})
+    held = await conditions_of(patient, record)
     diagnoses = " ".join(sorted({code for one in held for code in codes_of(one.get("code"), ICD10CM)}))
     about = [f"Encounter/{visit['id']}", f"Patient/{patient}", str(visit.get("period", {}).get("start", "")), kind]
     codes: Sequence[tuple[str, str, str]] = [

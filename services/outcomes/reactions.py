@@ -44,9 +44,7 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             await judge_all(patient, record, setting)
 
     async def dose_changed(event: Event, resource: Resource, record: Record) -> None:
-        given = await record.get("MedicationAdministration", event.resource_id)
-        moved = given is None or given["status"] in ("entered-in-error", "not-done")
-        await _dosed(given or resource, record, setting, moved=moved)
+        await _dose_changed(event, resource, record, setting)
 
     async def medication_known(event: Event, resource: Resource, record: Record) -> None:
         await _medication_known(event, record, setting)
@@ -96,6 +94,16 @@ async def _medication_known(event: Event, record: Record, setting: Setting) -> N
         await _dosed(given, record, setting, moved=moved)
 
 
+async def _dose_changed(event: Event, resource: Resource, record: Record, setting: Setting) -> None:
+    """Look again at the visit of a dose, and at the one it was in before."""
+    given = await record.get("MedicationAdministration", event.resource_id)
+    moved = given is None or given["status"] in ("entered-in-error", "not-done")
+    before = await _before(event, record)
+    if before is not None and _whose(before) != _whose(given or resource):
+        await _dosed(before, record, setting, moved=True)
+    await _dosed(given or resource, record, setting, moved=moved)
+
+
 async def _dosed(given: Resource, record: Record, setting: Setting, *, moved: bool) -> None:
     """Expect what the first dose of a visit calls for; nothing, where none was given in it that stands.
 
@@ -116,17 +124,28 @@ async def _dosed(given: Resource, record: Record, setting: Setting, *, moved: bo
     await judge_all(patient, record, setting)
 
 
+async def _before(event: Event, record: Record) -> Resource | None:
+    """Return the version before that of an event, None where there is none here."""
+    if event.version > 1:
+        whole = Access.unrestricted(event.tenant)
+        with suppress(NotFound, Gone):
+            held = await record.transaction.read_version(whole, event.type, event.resource_id, event.version - 1)
+            before: Resource = parse(held.body)
+            return before
+    return None
+
+
+def _whose(given: Resource) -> tuple[str | None, str | None]:
+    """Return whose dose it is, and in which visit."""
+    return patient_of(given), id_in(given.get("context"), "Encounter")
+
+
 async def _answered(event: Event, response: Resource, record: Record, setting: Setting) -> None:
     """Raise what answers that another service keeps say about the risk of suicide."""
     patient = id_in(response.get("subject"), "Patient")
     if event.interaction == "delete" or patient is None:
         return
-    before = None
-    if event.version > 1:
-        whole = Access.unrestricted(event.tenant)
-        with suppress(NotFound, Gone):
-            held = await record.transaction.read_version(whole, event.type, event.resource_id, event.version - 1)
-            before = parse(held.body)
+    before = await _before(event, record)
     here = event.source != SESSIONS
     await raise_what_was_answered_elsewhere(response, before, patient, record, setting, here=here)
 

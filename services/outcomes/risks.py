@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 from services.outcomes.rules.instruments import Instrument, Level
@@ -22,13 +23,15 @@ from shared.fhir.codes import (
     Code,
 )
 from shared.fhir.dates import zulu
-from shared.fhir.json import Resource
+from shared.fhir.json import Resource, parse
 from shared.fhir.kap import codes_of, id_in, moment
+from shared.fhir.outcome import Gone, NotFound
 from shared.fhir.raised import flag, task
 from shared.runtime.escalation import is_acknowledged
 from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, own_work, raise_once
 from shared.runtime.raising_risk import raise_done, raise_said
 from shared.runtime.record import Record
+from shared.store.access import Access
 
 _CLINICIANS = ("Practitioner", "PractitionerRole")
 
@@ -112,9 +115,10 @@ async def _runs_of(patient: str, record: Record, setting: Setting) -> list[Run]:
     found = []
     for one in await record.search("QuestionnaireResponse", {"subject": f"Patient/{patient}"}):
         named = instrument_of(one, setting.instruments)
-        if named is not None and "authored" in one and has_run(one, named[1]):
+        when = None if named is None or not has_run(one, named[1]) else await run_at(one, record, setting)
+        if named is not None and when is not None:
             calm = risk_in(one, named[1]) is None
-            found.append(Run(f"QuestionnaireResponse/{one['id']}", one["author"], moment(one["authored"]), calm))
+            found.append(Run(f"QuestionnaireResponse/{one['id']}", one["author"], when, calm))
     return sorted(found, key=lambda run: run.when)
 
 
@@ -203,7 +207,7 @@ async def end_what_asked_for_it(
         if (
             one["status"] in ("completed", "cancelled", "entered-in-error")
             or id_in(one.get("for"), "Patient") != patient
-            or not await is_since(response, one, record)
+            or not await is_since(response, one, record, setting)
         ):
             continue
         owner = one["owner"] if is_acknowledged(one) and "owner" in one else author
@@ -242,7 +246,7 @@ async def _take_down(response: Resource, patient: str, record: Record, setting: 
             continue
         about = {"focus": {"reference": f"QuestionnaireResponse/{name.split(':')[1]}"}}
         asked = called or {**about, "authoredOn": up.get("period", {}).get("start")}
-        if not await overtakes(response, asked, record):
+        if not await overtakes(response, asked, record, setting):
             continue
         await close_flag(record, {"system": ID_FLAG, "value": name}, setting.clock())
         if called is not None:
@@ -251,16 +255,39 @@ async def _take_down(response: Resource, patient: str, record: Record, setting: 
                 await record.update(content_of({**called, "output": said}))
 
 
-async def is_since(response: Resource, asked: Mapping[str, Any], record: Record) -> bool:
+async def is_since(response: Resource, asked: Mapping[str, Any], record: Record, setting: Setting) -> bool:
     """Tell whether the screener was run no earlier than the answers that asked for it were given."""
     given = await _given(asked, record)
-    return "authored" in response and (given is None or moment(response["authored"]) >= moment(given))
+    run = await run_at(response, record, setting)
+    return run is not None and (given is None or run >= moment(given))
 
 
-async def overtakes(response: Resource, asked: Mapping[str, Any], record: Record) -> bool:
+async def overtakes(response: Resource, asked: Mapping[str, Any], record: Record, setting: Setting) -> bool:
     """Tell whether the screener was run later than the answers were given by which a Task was raised."""
     given = await _given(asked, record)
-    return "authored" in response and given is not None and moment(response["authored"]) > moment(given)
+    run = await run_at(response, record, setting)
+    return run is not None and given is not None and run > moment(given)
+
+
+async def run_at(response: Resource, record: Record, setting: Setting) -> datetime | None:
+    """Return when answers were given: as they say, at the latest when that was first written; None: they do not say.
+
+    Who dates a screener ahead settles nothing that is answered from then on.
+    """
+    if "authored" not in response:
+        return None
+    said, now = moment(response["authored"]), setting.clock()
+    held = None if said <= now else await record.get("QuestionnaireResponse", str(response["id"]))
+    if held is None:
+        return min(said, now)
+    whole = Access.unrestricted(record.access.tenant)
+    for number in range(1, int(held["meta"]["versionId"]) + 1):
+        with suppress(NotFound, Gone):
+            stored = await record.transaction.read_version(whole, "QuestionnaireResponse", str(held["id"]), number)
+            version = parse(stored.body)
+            if version.get("authored") == response["authored"]:
+                return min(said, moment(version["meta"]["lastUpdated"]))
+    return now
 
 
 async def _given(asked: Mapping[str, Any], record: Record) -> str | None:

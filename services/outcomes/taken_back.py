@@ -58,8 +58,10 @@ async def _call_again(one: Resource, change: Change, words: set[Any], record: Re
     """Let a call stand again that a screener had ended, or its Flag, unless another screener ends it, too."""
     others = await record.search("QuestionnaireResponse", {"subject": f"Patient/{patient_of(one)}"})
     runs = [*([] if change.after is None else [change.after]), *(held for held in others if held["id"] != change.id)]
-    ending = [run for run in runs if _has_run(run, one, setting) and await is_since(run, one, record)]
-    calm = [run for run in runs if _is_calm(run, setting) and (run in ending or await overtakes(run, one, record))]
+    ending = [run for run in runs if _has_run(run, one, setting) and await is_since(run, one, record, setting)]
+    calm = [
+        run for run in runs if _is_calm(run, setting) and (run in ending or await overtakes(run, one, record, setting))
+    ]
     now = setting.clock()
     rest = {name: value for name, value in one.items() if name not in _OF_THE_END}
     if ANSWERS in words and not ending:

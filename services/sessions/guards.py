@@ -29,6 +29,7 @@ from shared.fhir.outcome import Unprocessable
 from shared.runtime.belonging import belongs_here
 from shared.runtime.ownership import BY_ENCOUNTER
 from shared.runtime.raising import is_own_work, keep_names
+from shared.runtime.raising_risk import keep_flags
 from shared.runtime.record import Record
 from shared.runtime.service import Change, Completion, Guard
 
@@ -107,7 +108,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         "DetectedIssue": (decision,),
         "Encounter": (belongs_here, visit),
         "Task": (keep_names, setting.escalation.guard, task),
-        "Flag": (keep_names, keep_flag),
+        "Flag": (keep_names, keep_flags, keep_flag),
         "Communication": (keep_names,),
     }
 

@@ -101,7 +101,10 @@ async def _runs_of(patient: str, record: Record, setting: Setting) -> list[Run]:
             continue
         values = one.get("valueCodeableConcept", {}).get("coding", [])
         calm = any(none.matches(value.get("system", ""), value.get("code", "")) for value in values)
-        found.append(Run(answers, by, moment(one["effectiveDateTime"]), calm))
+        when = moment(one["effectiveDateTime"])
+        if when > setting.clock():  # dated ahead: it settles nothing that is answered from when it was written on
+            when = min(when, moment(one.get("meta", {}).get("lastUpdated")))
+        found.append(Run(answers, by, when, calm))
     return sorted(found, key=lambda run: run.when)
 
 

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 from shared.fhir.at_risk import ANSWERS, FORM, TOOK_DOWN, Forms, Run, said_in, since
-from shared.fhir.codes import KAP, SUICIDE_PRECAUTIONS, SUICIDE_RISK, Code
+from shared.fhir.codes import ID_FLAG, KAP, SUICIDE_PRECAUTIONS, SUICIDE_RISK, Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import moment
+from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import flag, task
 from shared.runtime.escalation import Escalation
-from shared.runtime.raising import raise_once
+from shared.runtime.raising import is_own_work, raise_once
 from shared.runtime.record import Record
+from shared.runtime.service import Change
 
 
 async def raise_said(
@@ -73,3 +76,30 @@ async def raise_done(
     outputs = [by.output(ANSWERS), *([] if calm is None else [calm.output(TOOK_DOWN)])]
     await raise_once(record, {**raised, **over}, reopen=again)
     await raise_once(record, {**made, "status": "completed", "owner": by.by, "output": outputs}, reopen=again)
+
+
+RAISED: Final = ("risk:", "watch:")
+"""How the names of the Flags begin that stand until what they say is settled: of suicidality, of a complaint."""
+
+
+async def keep_flags(change: Change, record: Record) -> None:
+    """Guard of Flag: one of suicidality, or of a complaint that is not reviewed, is taken down by no hand.
+
+    Raises:
+        Unprocessable: a client would end, change or delete one that is up.
+
+    """
+    before, after = change.before or {}, change.after or {}
+    names = [one["value"] for one in before.get("identifier", []) if one.get("system") == ID_FLAG and "value" in one]
+    if is_own_work() or before.get("status") != "active" or not any(one.startswith(RAISED) for one in names):
+        return
+    said = ("status", "identifier", "code", "subject", "period")
+    if any(before.get(element) != after.get(element) for element in said):
+        raise Unprocessable(
+            "This Flag stands until what it says is settled, and is not taken down by hand: one of suicidality comes "
+            "down by a clinician's complete C-SSRS without risk, one of a complaint with the Task to review it.",
+            code="business-rule",
+            expression=["Flag.status"],
+            rule="T-KEEP",
+            source="KAP Exchange",
+        )

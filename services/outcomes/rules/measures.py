@@ -32,7 +32,7 @@ _COUNTED: Final[dict[Kind, tuple[str, str]]] = {
     "response": (_COURSES, "Those whose last score of the period is a response."),
     "remission": (_COURSES, "Those whose last score of the period is a remission."),
     "durability": ("Those who responded at the end of the series and have a later score.", "Those who still respond."),
-    "adverse-events": ("Finished dosing visits of the period.", "Those with an adverse event."),
+    "adverse-events": ("Finished visits of the period in which a dose was given.", "Those with an adverse event."),
     "rems": (
         "Finished outpatient visits of the period with esketamine, whose form was sent or is due.",
         "Those whose form was sent in time.",

@@ -175,7 +175,8 @@ def task_for(
     """Return the open Task that a response fulfils; `among`: of those with one of these identifiers only.
 
     The one of the visit that the response names, else the one that was due first; None where nothing is open for the
-    instrument, or where the response fulfilled one already.
+    instrument, or where the response fulfilled one already. What a clinician is to ask a patient's own answers do not
+    fulfil.
     """
     about = f"QuestionnaireResponse/{response['id']}"
     asked = [one for one in tasks if any(_asks(one, canonical) for canonical in canonicals)]
@@ -184,7 +185,8 @@ def task_for(
     ):
         return None
     named = [one for one in asked if among is None or any(name["value"] in among for name in one["identifier"])]
-    waiting = sorted((one for one in named if is_waiting(one)), key=_due)
+    own = any(id_in(response.get("author"), type_) for type_ in ("Patient", "RelatedPerson"))
+    waiting = sorted((one for one in named if is_waiting(one) and ("owner" in one or not own)), key=_due)
     visit = id_in(response.get("encounter"), "Encounter")
     same_visit = [one for one in waiting if visit is not None and id_in(one.get("encounter"), "Encounter") == visit]
     return next(iter(same_visit or waiting), None)
@@ -226,10 +228,15 @@ def is_marked(task: Resource, code: Code) -> bool:
     return code.code in codes_of(task.get("businessStatus"), KAP)
 
 
+def is_answered(task: Resource) -> bool:
+    """Tell whether an expectation was fulfilled: completed, with the answers named; ticked off by hand it is not."""
+    return task["status"] == "completed" and any("valueReference" in output for output in task.get("output", []))
+
+
 def completion(tasks: Iterable[Resource]) -> tuple[int, int]:
     """Return how many expectations were fulfilled, of those that were fulfilled, overdue or missed."""
     ended = [one for one in tasks if one["status"] == "completed" or is_marked(one, OVERDUE) or is_marked(one, MISSED)]
-    return sum(one["status"] == "completed" for one in ended), len(ended)
+    return sum(is_answered(one) for one in ended), len(ended)
 
 
 # -- long-term use ----------------------------------------------------------------------------------------------------

@@ -270,6 +270,38 @@ async def test_visits_of_one_patient_are_few_however_many_they_are(outcomes):
     assert counts(made) == {"denominator": None, "numerator": None}
 
 
+def stratified(report):
+    return {
+        one["value"]["text"] for each in report["group"][0].get("stratifier", []) for one in each.get("stratum", [])
+    }
+
+
+async def test_a_session_is_of_the_routes_of_its_ketamine_and_one_without_a_dose_is_none(outcomes):
+    await treated(outcomes, "ada", 20, 9)
+    oral = {"route": codes.Code(codes.SNOMED, "26643006").concept()}
+    other = {**dose("antiemetic", "v-ada", 30, codes.Code(codes.RXNORM, "26225", "ondansetron")), "dosage": oral}
+    await heard(outcomes, "sessions", {**other, "subject": {"reference": "Patient/ada"}})
+    await heard(outcomes, "sessions", {**visit("held", "finished"), "subject": {"reference": "Patient/ben"}})
+    for name in ("adverse-events", "phq-9-response"):
+        measure = f"https://kap-exchange.org/fhir/Measure/{name}"
+        made = await call(outcomes, "evaluate-measure", measure=measure, reportType="subject-list")
+        assert counts(made)["denominator"] == 1
+        assert stratified(made) & {one.display for one in codes.ROUTES.values()} == {codes.ROUTE_IM.display}
+
+
+@pytest.mark.parametrize("status", ["refuted", "entered-in-error"])
+async def test_a_diagnosis_that_is_none_is_no_condition_of_a_measure_and_is_not_billed(outcomes, status):
+    await treated(outcomes, "ada", 20, 9)
+    await condition(outcomes, "ada", "F33.2")
+    (held,) = await outcomes.search("Condition", patient="ada")
+    system = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
+    await heard(outcomes, "intake", {**held, "verificationStatus": codes.Code(system, status).concept()}, 2)
+    made = await call(outcomes, "evaluate-measure", measure=RESPONSE, reportType="subject-list")
+    assert "depression" not in stratified(made)
+    lines = table(await call(outcomes, "superbill", "MeasureReport"))
+    assert [line[-1] for line in lines[1:]] == [""]
+
+
 async def test_completion_counts_what_was_answered_of_what_was_due(bench, outcomes):
     await treated(outcomes, "ada", 20, 9)
     bench.clock.forward(days=60)

@@ -592,6 +592,8 @@ HELD = "http://terminology.hl7.org/CodeSystem/condition-clinical"
         (condition(Code(codes.SNOMED, "386807006")), "review-cognition"),
         (condition(text="Memory loss, says her husband"), "review-cognition"),
         (condition(text="Craving between the sessions"), "review-craving"),
+        (condition(Code(codes.SNOMED, "724715004")), "review-craving"),
+        (condition(Code(codes.SNOMED, "197834003")), "review-bladder"),
         (condition(Code(ICD, "R31.9"), recordedDate="2026-11-22"), "review-bladder"),
         (condition(Code(ICD, "R31.9"), recordedDate="2026-10-23T09:00:00Z"), "review-bladder"),
         (condition(Code(ICD, "R31.9"), recordedDate="2026-10-23T08:59:59Z"), None),
@@ -601,7 +603,8 @@ HELD = "http://terminology.hl7.org/CodeSystem/condition-clinical"
         (condition(), None),
     ],
     ids=[
-        "blood in the urine", "frequency", "pain", "memory", "memory in words", "craving in words", "of today",
+        "blood in the urine", "frequency", "pain", "memory", "memory in words", "craving in words", "dependence",
+        "interstitial cystitis", "of today",
         "of 30 days ago", "of more", "resolved", "refuted", "another condition", "not said what",
     ],
 )  # fmt: skip
@@ -683,3 +686,33 @@ async def test_answers_that_are_taken_back_are_asked_for_again(outcomes, taken_b
     assert len(await asked(outcomes, status="requested")) == len(before) + 1
     await outcomes.create(phq9(0, 12))
     assert await asked(outcomes, status="requested") == before
+
+
+async def asked_for(outcomes, instrument):
+    """Return the Tasks that expect an instrument."""
+    held = await outcomes.search("Task", patient="ada", code=codes.EXPECT_QUESTIONNAIRE.token())
+    return [one for one in held if any(f"/{instrument}" in given["valueCanonical"] for given in one["input"])]
+
+
+async def test_what_a_dose_calls_for_follows_its_time_and_its_visit(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    await heard(outcomes, "sessions", visit("v2", "in-progress"))
+    await heard(outcomes, "sessions", dose("m1", "v1", 5))
+    await heard(outcomes, "sessions", dose("m1", "v1", 125), 2)
+    (task,) = await asked_for(outcomes, "cadss-6")
+    assert task["restriction"]["period"]["end"] == zulu(START + timedelta(minutes=185))
+    await heard(outcomes, "sessions", dose("m1", "v2", 125), 3)
+    standing = {one["encounter"]["reference"]: one["status"] for one in await asked_for(outcomes, "cadss-6")}
+    assert standing == {"Encounter/v1": "cancelled", "Encounter/v2": "requested"}
+
+
+async def test_what_a_clinician_is_to_ask_is_not_fulfilled_by_the_patients_own_answers(outcomes):
+    await heard(outcomes, "sessions", visit("v1", "in-progress"))
+    (task,) = await asked_for(outcomes, "c-ssrs-since-last-contact")
+    answers = {"questionnaire": "https://kap-exchange.org/fhir/Questionnaire/c-ssrs-since-last-contact"}
+    for author, status in ((WHO, "requested"), ({"resourceType": "Practitioner", "id": "anna"}, "completed")):
+        said = {"resourceType": "QuestionnaireResponse", "status": "completed", "subject": about(WHO), **answers}
+        said |= {"authored": zulu(START), "author": about(author), "encounter": {"reference": "Encounter/v1"}}
+        said["item"] = [{"linkId": f"cssrs-slc-{n}", "answer": [{"valueBoolean": False}]} for n in range(1, 7)]
+        await outcomes.create(said)
+        assert (await outcomes.get("Task", task["id"]))["status"] == status

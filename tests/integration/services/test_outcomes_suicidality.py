@@ -205,13 +205,14 @@ async def test_a_clinician_who_finds_risk_leaves_the_flag_of_item_9_up(outcomes)
     assert said == [{"suicidality-item-positive"}, {"suicidality-item-positive", "suicide-risk-moderate"}]
 
 
-async def test_a_flag_of_high_risk_comes_down_by_a_second_measurement_after_its_evaluation(outcomes):
+async def test_a_flag_of_high_risk_comes_down_by_a_second_measurement_after_its_evaluation(bench, outcomes):
     """By a clinician's, later, without risk, and not while what the first called for is open."""
 
     async def up():
         return [one["status"] for one in await outcomes.search("Flag", patient="ada")]
 
     first = await outcomes.create(cssrs(2, 4, author=ANNA))
+    bench.clock.forward(days=1)
     later = {"authored": "2026-11-23T09:00:00Z"}
     await outcomes.create(cssrs(author=ANNA, **later))
     assert await up() == ["active"]  # nobody has evaluated it yet
@@ -473,13 +474,46 @@ async def test_a_screener_that_is_amended_to_a_risk_puts_the_flag_of_item_9_up_a
     assert task["status"] == "completed"  # it was run
 
 
-async def test_a_flag_that_a_second_measurement_took_down_is_up_again_when_that_is_taken_back(outcomes):
+async def test_a_flag_that_a_second_measurement_took_down_is_up_again_when_that_is_taken_back(bench, outcomes):
     await outcomes.create(cssrs(2, 4, author=ANNA))
     (task,) = await raised(outcomes, "evaluate-suicide-risk")
     await outcomes.update({**task, "status": "completed", "owner": ANNA})
+    bench.clock.forward(days=1)
     second = await outcomes.create(cssrs(author=ANNA, authored="2026-11-23T09:00:00Z"))
+    assert [one["status"] for one in await outcomes.search("Flag", patient="ada")] == ["inactive"]
     await in_error(outcomes, second)
     (flag,) = await outcomes.search("Flag", patient="ada")
     (task,) = await raised(outcomes, "evaluate-suicide-risk")
     assert (flag["status"], task["status"]) == ("active", "completed")  # it was evaluated all the same
     assert "end" not in flag["period"]
+
+
+async def test_a_screener_that_is_dated_ahead_settles_nothing_that_is_answered_after_it_was_written(outcomes):
+    ahead = await outcomes.create(cssrs(author=ANNA, authored="2200-11-22T09:00:00Z"))
+    await outcomes.create(phq9({"valueInteger": 2}, authored="2199-11-22T09:00:00Z"))
+    await outcomes.update({**ahead, "status": "amended"})
+    assert await standing(outcomes) == ("requested", "active")
+    await heard(
+        outcomes, form("screening", "E22", {"valueBoolean": True}, authored="2199-11-22T09:00:00Z"), source="intake"
+    )
+    assert {one["status"] for one in await raised(outcomes, "run-c-ssrs")} == {"requested"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "inactive"},
+        {"status": "entered-in-error"},
+        {"code": {"text": "Nothing"}},
+        {"identifier": [{"value": "x"}]},
+    ],
+)
+async def test_a_flag_of_suicidality_is_taken_down_by_no_hand(outcomes, change):
+    await outcomes.create(cssrs(1, 2, 4))
+    (up,) = await outcomes.search("Flag", patient="ada")
+    with pytest.raises(Unprocessable, match="C-SSRS") as refused:
+        await outcomes.update({**up, **change})
+    assert [one.rule for one in refused.value.issues] == ["T-KEEP"]
+    with pytest.raises(Unprocessable):
+        await outcomes.delete(up)
+    await outcomes.update({**up, "author": ANNA})

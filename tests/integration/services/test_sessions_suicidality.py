@@ -10,6 +10,7 @@ from services.outcomes.service import outcomes as outcomes_service
 from shared.fhir import codes
 from shared.fhir.codes import ASK_CSSRS, ID_SCORE, KAP, LOINC, Code
 from shared.fhir.dates import zulu
+from shared.fhir.outcome import Unprocessable
 from shared.fhir.validation import validate
 from tests.integration.services.bedside import pre_dose
 from tests.integration.services.course import about
@@ -169,3 +170,10 @@ async def test_an_answer_is_one_call_of_both_services_and_a_screener_at_outcomes
     await outcomes.update({**run, "status": "entered-in-error"})
     await bench.deliver(outcomes, bedside.sessions)
     assert await standing(bedside) == ("requested", "active", 2)
+
+
+async def test_the_flag_that_answers_raised_is_taken_down_by_no_hand(bedside):
+    await ask(bedside, suicidality=True)
+    (up,) = await bedside.sessions.search("Flag")
+    with pytest.raises(Unprocessable, match="C-SSRS"):
+        await bedside.sessions.update({**up, "status": "inactive"})

@@ -143,9 +143,11 @@ def test_a_patient_is_reminded_at_its_hours_and_not_of_what_was_charted_after_th
 
 def test_completion_counts_what_was_answered_of_what_was_due():
     overdue = expecting(businessStatus=OVERDUE.concept())
-    late = expecting(status="completed", businessStatus=OVERDUE.concept())
-    tasks = [expecting(status="completed"), late, overdue, missed(), expecting(), expecting(status="cancelled")]
+    done = {"status": "completed", "done_by": "QuestionnaireResponse/r"}
+    late = expecting(**done, businessStatus=OVERDUE.concept())
+    tasks = [expecting(**done), late, overdue, missed(), expecting(), expecting(status="cancelled")]
     assert completion(tasks) == (2, 4)
+    assert completion([*tasks, expecting(status="completed")]) == (2, 5), "ticked off without answers"
     assert completion([]) == (0, 0)
 
 
