@@ -81,6 +81,12 @@ async def dissociation_rated(bedside: Any) -> None:
     await bedside.sessions.create(score)
 
 
+async def pain_rated(bedside: Any) -> None:
+    score = bedside.reading(code=codes.Code(codes.LOINC, "72514-3").concept(), valueInteger=0)
+    del score["component"], score["category"]
+    await bedside.sessions.create(score)
+
+
 async def carry_on(bedside: Any, minutes: int) -> None:
     """Let minutes pass with a feed of each, and a set charted every five, so that nothing is missed."""
     for minute in range(minutes):
@@ -90,6 +96,7 @@ async def carry_on(bedside: Any, minutes: int) -> None:
             await bedside.chart()
             await rated(bedside)
             await dissociation_rated(bedside)
+            await pain_rated(bedside)
         bedside.clock.forward(minutes=1)
 
 
