@@ -69,8 +69,8 @@ _OUTPATIENT = Code("http://terminology.hl7.org/CodeSystem/medicationrequest-cate
 # -- The patient and what is known of him ---------------------------------------------------------------------------
 
 
-def patient(person: Person, organization: str) -> Resource:
-    """Return the Patient."""
+def patient(person: Person, organization: str, physician: str = "") -> Resource:
+    """Return the Patient; `physician`: who treats him elsewhere (``Practitioner/<id>``)."""
     return {
         "resourceType": "Patient",
         "identifier": [
@@ -87,6 +87,7 @@ def patient(person: Person, organization: str) -> Resource:
         "gender": person.gender,
         "birthDate": person.birth_date.isoformat(),
         "address": [{"use": "home", "city": person.city, "country": "US"}],
+        **({"generalPractitioner": [reference(physician)]} if physician else {}),
         "managingOrganization": reference(organization),
     }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.demo import access, report
+from cli.demo import access, feeds, report
 from cli.demo.app import app_of, audited
 from cli.demo.client import FhirClient
 from cli.demo.journal import Journal
@@ -78,13 +79,30 @@ async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: i
     ports = stack.ports()
     since = datetime.now(UTC)
     auth = stack.auth()
-    async with FhirClient(ports.fhir(GATEWAY), auth=auth) as gateway, Ops(ports, auth=auth) as ops:
-        played = await load(gateway, folder) if folder else await play(gateway, Journal(stack.data), patients, seed)
+    async with (
+        FhirClient(ports.fhir(GATEWAY), auth=auth) as gateway,
+        Ops(ports, auth=auth) as ops,
+        AsyncExitStack() as opened,
+    ):
+        systems: list[feeds.PartnersSystem] = []
+
+        async def partner(physician: str) -> None:
+            systems.append(await opened.enter_async_context(feeds.partners_system(ports, physician, stack.auth)))
+
+        if folder:
+            played = await load(gateway, folder)
+        else:
+            told_to = None if auth is None else partner
+            played = await play(gateway, Journal(stack.data), patients, seed, partner=told_to)
         if not played.whole:
             return False
         out.print()
         with Bars(out) as bars:
             counted = await until_quiet(ops, bars, since)
+        told = [await system.end() for system in systems]
+        exported = (
+            [await feeds.exported(ports, gateway, str(played.seed), played.patients, stack.auth)] if systems else []
+        )
         taken = await picture(ops, since)
     for show in (report.services, report.hospital, report.hops):
         out.print()
@@ -100,6 +118,8 @@ async def _demo(stack: Stack, patients: int | None, folder: Path | None, seed: i
             out.print()
             saw = await app_of(stack, played.patient, stack.auth)
             report.app(out, played.given, saw, await audited(stack, played.patient))
+        for one, other in zip(told, exported, strict=True):
+            report.feeds(out, one, other)
     for sentence in missing(counted, taken.destinations):
         problem(sentence)
     return counted.complete

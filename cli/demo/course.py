@@ -123,7 +123,7 @@ class Course(Coming):
             before.screening_answers(person, urn, on),
             before.escort(person, urn),
         ]
-        entries = [(urn, before.patient(person, self.team.clinic))]
+        entries = [(urn, before.patient(person, self.team.clinic, self.team.referrer))]
         entries.extend((f"urn:uuid:{uuid4()}", one) for one in made)
         held = await self.gateway.transact([(url, one, once(one)) for url, one in entries])
         self.bar.advance(len(held))

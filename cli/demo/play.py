@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +37,8 @@ class Played:
         given: his given name.
         therapist: who treats him, ``Practitioner/id``.
         named: what `./kap timeline` calls him: ``1-3`` is patient 3 of seed 1, else ``Patient/id``.
+        patients: all of them, ``Patient/id``.
+        seed: which they are of.
 
     """
 
@@ -44,10 +47,23 @@ class Played:
     given: str = ""
     therapist: str = ""
     named: str = ""
+    patients: tuple[str, ...] = ()
+    seed: int = 0
 
 
-async def play(gateway: FhirClient, journal: Journal, patients: int | None, seed: int | None) -> Played:
-    """Play generated patients through their courses, side by side, and show what happened to each."""
+async def play(
+    gateway: FhirClient,
+    journal: Journal,
+    patients: int | None,
+    seed: int | None,
+    *,
+    partner: Callable[[str], Awaitable[None]] | None = None,
+) -> Played:
+    """Play generated patients through their courses, side by side, and show what happened to each.
+
+    `partner` is called with the partner physician (``Practitioner/<id>``) of the one that is looked at, before any is
+    treated.
+    """
     run, again = journal.begin(patients, seed, datetime.now(UTC).date())
     people = generate(run.seed, run.patients)
     out.print(
@@ -63,6 +79,9 @@ async def play(gateway: FhirClient, journal: Journal, patients: int | None, seed
         teams = dict(zip(blocks, made, strict=True))
         clinic.show(len(teams))
         clinic.end("teams, and the questionnaires")
+        shown = next((one for one in people if one.story == "im"), people[0])
+        if partner is not None:
+            await partner(teams[block_of(shown.number)].referrer)
         gate = asyncio.Semaphore(AT_ONCE)
         courses = [
             Course(
@@ -82,9 +101,10 @@ async def play(gateway: FhirClient, journal: Journal, patients: int | None, seed
         problem(fault)
     if not faults:
         journal.finish(run)
-    best = next((one for one in told if one.person.story == "im"), told[0])
-    therapist = teams[block_of(best.person.number)].therapist
-    return Played(not faults, best.patient, best.person.given, therapist, best.person.key)
+    best = next(one for one in told if one.person is shown)
+    therapist = teams[block_of(shown.number)].therapist
+    everybody = tuple(one.patient for one in told if one.patient)
+    return Played(not faults, best.patient, shown.given, therapist, shown.key, everybody, run.seed)
 
 
 def block_of(number: int) -> int:

@@ -16,6 +16,7 @@ from rich.table import Table
 from cli.demo.access import ASKED, PROCESS_NOTES, Seen
 from cli.demo.acting import Told
 from cli.demo.app import AppSaw, Audited
+from cli.demo.feeds import Exported, PartnerTold
 from cli.demo.synthea import Loaded, Screened
 from cli.demo.watch import Picture
 from cli.ops import SOURCES, versions_of
@@ -204,6 +205,23 @@ def app(console: Console, given: str, saw: AppSaw, audit: Audited) -> None:
     console.print(
         f"[bold]Who saw {name}'s record[/]: {_number(saw.rows)} rows in the audit of {', '.join(saw.services)}; "
         f"{_number(audit.disclosed)} disclosures to somebody outside. Of all {_number(audit.checked)} rows {chains}.",
+        soft_wrap=True,
+    )
+
+
+def feeds(console: Console, partner: PartnerTold, hospital_: Exported) -> None:
+    """Show what a partner physician's system was told by its Subscription, and what a hospital exported."""
+    all_told = "" if partner.told == partner.given else f", WHICH ARE NOT THE {_number(partner.given)} THAT WERE GIVEN"
+    said = f"was told of {_number(partner.told)} doses as they were given{all_told}" if partner.given else (
+        "had nothing new to be told of"
+    )  # fmt: skip
+    console.print(f"[bold]A partner physician's system[/] that subscribed to his patients {said}.", soft_wrap=True)
+    several = ", ".join(f"{_number(count)} {type_}" for type_, count in hospital_.files.items())
+    same = "as many of each as it finds by searching" if hospital_.files == hospital_.found else (
+        "OF WHICH IT FINDS BY SEARCHING " + ", ".join(f"{_number(n)} {type_}" for type_, n in hospital_.found.items())
+    )  # fmt: skip
+    console.print(
+        f"[bold]A hospital exported[/] (Group/$export) what its patients let it know: {several}; {same}.",
         soft_wrap=True,
     )
 

@@ -6,6 +6,7 @@ most once however often the demo is run. The course is charted after the fact: i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -219,6 +220,30 @@ def practice() -> Resource:
         "identifier": [identifier("partner")],
         "active": True,
         "name": "Riverside Family Medicine",
+    }
+
+
+def hospital() -> Resource:
+    """Return the hospital that exports what its patients let it know."""
+    return {
+        "resourceType": "Organization",
+        "identifier": [identifier("hospital")],
+        "active": True,
+        "name": "Lakeside Hospital",
+    }
+
+
+def patients_of(name: str, hospital_: str, patients: Sequence[str]) -> Resource:
+    """Return the Group of a hospital's patients, which it may export."""
+    return {
+        "resourceType": "Group",
+        "identifier": [identifier(f"{name}-hospital")],
+        "active": True,
+        "type": "person",
+        "actual": True,
+        "name": "Patients of Lakeside Hospital",
+        "managingEntity": reference(hospital_),
+        "member": [{"entity": reference(one)} for one in patients],
     }
 
 

@@ -12,6 +12,8 @@ HOST = "127.0.0.1"
 DEFAULT_BASE = 8000
 
 GATEWAY = "gateway"
+PARTNER = "partner"
+"""A partner physician's system, where `./kap demo` listens for notifications while it plays."""
 HOSPITAL = "hospital"
 IDENTITY = "identity"
 OFFSETS = {
@@ -21,7 +23,7 @@ OFFSETS = {
     "sessions": 3,
     "outcomes": 4,
     "delivery": 5,
-    "console": 6,
+    PARTNER: 6,
     HOSPITAL: 7,
     IDENTITY: 8,
     "postgres": 10,

@@ -24,11 +24,24 @@ from cli.stack.databases import NOTES, Databases, databases
 from cli.stack.message_secret import MessageSecret
 from cli.stack.notes_keys import NotesKeys
 from cli.stack.operator import OperatorAuth, OperatorKey, Wanted
-from cli.stack.ports import GATEWAY, HOSPITAL, HOST, IDENTITY, OUTWARD, OWNERS, SERVICES, Ports, is_free, require_free
+from cli.stack.ports import (
+    GATEWAY,
+    HOSPITAL,
+    HOST,
+    IDENTITY,
+    OUTWARD,
+    OWNERS,
+    PARTNER,
+    SERVICES,
+    Ports,
+    is_free,
+    require_free,
+)
 from cli.stack.problem import StackProblem
 from cli.stack.processes import Plan
 from cli.stack.state import APACHE, DEFAULTS, MEMORY, Options, State, StateFile
 from shared.security.scopes import OPERATE
+from shared.store.access import DEFAULT_TENANT
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DATA = ROOT / ".kap"
@@ -375,7 +388,15 @@ class Stack:
                 name=group,
                 command=self._command(names),
                 environment=environment(
-                    names, ports, addresses, bootstrap, operator, keys, anchors=self.anchors, messages=messages
+                    names,
+                    ports,
+                    addresses,
+                    bootstrap,
+                    operator,
+                    keys,
+                    anchors=self.anchors,
+                    messages=messages,
+                    subscribers=os.environ.get("KAP_SUBSCRIBER_HOSTS"),
                 ),
                 serves={name: ports.of(name) for name in names},
                 gives_way=OUTWARD.issuperset(names),
@@ -452,18 +473,23 @@ def environment(
     *,
     anchors: Path | None = None,
     messages: str | None = None,
+    subscribers: str | None = None,
 ) -> dict[str, str]:
     """Return what a process of these services is told, beside what the person's own KAP_* variables say.
 
     `addresses` holds the database's address by database name; where requests need tokens `operator` holds the public
     keys of who runs the stack, `keys` is the file of the keys of process notes, and in the folder `anchors` the ends of
     the audits' chains are noted. With the secret `messages`, text messages go to the stand-in at the hospital's.
+    `subscribers`: hosts on this machine that subscribers may be at, beside the partner's of the demo.
     """
     told = {
         "KAP_HOST": HOST,
         "KAP_KAFKA_BOOTSTRAP": bootstrap,
         "KAP_ROLES": "migrate,api,worker",
         "KAP_HOSPITAL_URL": ports.fhir(HOSPITAL),
+        "KAP_SUBSCRIBER_HOSTS": ",".join(
+            [*filter(None, (subscribers,)), f"{DEFAULT_TENANT}@{HOST}:{ports.of(PARTNER)}"]
+        ),
         "PYTHONPATH": str(ROOT),
         **({} if anchors is None else {"KAP_AUDIT_ANCHORS": str(anchors)}),
     }

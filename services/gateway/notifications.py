@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, TypeAlias
 from uuid import uuid4
 
 from shared.fhir.dates import zulu
-from shared.fhir.json import Resource
+from shared.fhir.json import Resource, dump
+from shared.http.bundle import confidential
 from shared.security.notice import with_notice
 from shared.store.behind import Behind
 from shared.store.subscriptions import Content, Event, Status
@@ -84,8 +85,9 @@ def notification(said: Resource, subscription: str, events: Sequence[Shown], con
                  now: datetime) -> Resource:  # fmt: skip
     """Return the Bundle of a notification: what is said of the subscription, then what the events are about.
 
-    Where an event is of a programme under 42 CFR Part 2 it bears the notice and the Consents; one that is to hold
-    nothing of anybody (`empty`) says what these are for, not which they are.
+    It is as confidential as the resources in it. Where an event is of a programme under 42 CFR Part 2 it bears the
+    notice and the Consents; one that is to hold nothing of anybody (`empty`) says what these are for, not which they
+    are.
     """
     entries: list[dict[str, Any]] = [
         {
@@ -111,10 +113,11 @@ def notification(said: Resource, subscription: str, events: Sequence[Shown], con
                 "response": {"status": _ANSWERS[interaction]},
             }
         )
+    held = [dump(entry["resource"]) for entry in entries[1:] if "resource" in entry]
     made: Resource = {
         "resourceType": "Bundle",
         "id": str(uuid4()),
-        "meta": {"profile": [NOTIFICATION]},
+        "meta": {"profile": [NOTIFICATION], **confidential(held)},
         "type": "history",
         "timestamp": zulu(now),
         "entry": entries,

@@ -25,7 +25,7 @@ from shared.fhir.links import links_of
 from shared.fhir.outcome import BadRequest, FhirError, Issue, NotFound, operation_outcome
 from shared.http.answering import answer, told_of
 from shared.http.backend import parse_positions
-from shared.http.bundle import instant
+from shared.http.bundle import confidential_of, instant
 from shared.http.entries import (
     READS,
     Answer,
@@ -270,7 +270,7 @@ def _bundle(kind: str, entries: Sequence[bytes]) -> bytes:
         {
             "resourceType": "Bundle",
             "id": new_id(),
-            "meta": {"lastUpdated": instant(datetime.now(UTC))},
+            "meta": {"lastUpdated": instant(datetime.now(UTC)), **confidential_of(entries)},
             "type": kind,
         }
     )

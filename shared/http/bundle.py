@@ -45,20 +45,34 @@ class _Body(msgspec.Struct):
     meta: _Meta = msgspec.field(default_factory=_Meta)
 
 
+class _Entry(msgspec.Struct):
+    resource: _Body | None = None
+
+
 _LABELS: Final = msgspec.json.Decoder(_Body)
-"""Reads the labels of a body, and passes over the rest of it."""
+_ENTRY: Final = msgspec.json.Decoder(_Entry)
+"""Read the labels of a body, or of that in an entry, and pass over the rest."""
 
 
-def _confidential(bodies: Iterable[bytes]) -> Resource:
+def confidential(bodies: Iterable[bytes]) -> Resource:
     """Return the `meta.security` of a Bundle: as confidential as the most confidential in it; of an empty one none.
 
     Source: https://hl7.org/fhir/R4/security-labels.html ("high water mark")
     """
+    return _highest([_LABELS.decode(body) for body in bodies])
+
+
+def confidential_of(entries: Iterable[bytes]) -> Resource:
+    """Return the same of a Bundle whose entries are these; what an entry says of no resource counts for nothing."""
+    held = [_ENTRY.decode(one).resource for one in entries]
+    return _highest([one for one in held if one is not None])
+
+
+def _highest(several: Sequence[_Body]) -> Resource:
     levels = [
-        next((one.code for one in _LABELS.decode(body).meta.security if one.system == CONFIDENTIALITY), None)
-        for body in bodies
+        next((str(one.code) for one in body.meta.security if one.system == CONFIDENTIALITY), None) for body in several
     ]
-    highest = high_water([None if level is None else str(level) for level in levels])
+    highest = high_water(levels)
     return {} if highest is None else {"security": [{"system": CONFIDENTIALITY, "code": highest}]}
 
 
@@ -66,7 +80,7 @@ def _head(kind: str, links: Iterable[Link], total: int | None, bodies: Iterable[
     bundle: Resource = {
         "resourceType": "Bundle",
         "id": new_id(),
-        "meta": {"lastUpdated": instant(datetime.now(UTC)), **_confidential(bodies)},
+        "meta": {"lastUpdated": instant(datetime.now(UTC)), **confidential(bodies)},
         "type": kind,
     }
     if total is not None:
@@ -136,7 +150,7 @@ def document(identifier: str, profile: str, moment: datetime, entries: Iterable[
     head: Resource = {
         "resourceType": "Bundle",
         "id": new_id(),
-        "meta": {"lastUpdated": instant(moment), "profile": [profile], **_confidential(body for _, body in held)},
+        "meta": {"lastUpdated": instant(moment), "profile": [profile], **confidential(body for _, body in held)},
         "identifier": {"system": "urn:ietf:rfc:3986", "value": identifier},
         "type": "document",
         "timestamp": instant(moment),

@@ -86,13 +86,21 @@ def test_the_demo_reaches_the_hospital_and_every_hop_holds_the_same(
     assert {"gateway", "intake", "sessions"} <= set(seen[2].split(", "))
     assert int(seen[1].replace(",", "")) > int(seen[3].replace(",", "")) > 0
     assert re.search(r"Of all [\d,]+ rows each chain is whole\.", plain)
+    assert re.search(r"that subscribed to his patients was told of [1-9]\d* doses as they were given\.", plain), told
+    assert re.search(
+        r"A hospital exported .*: [1-9]\d* Patient, [1-9]\d* Encounter, [1-9]\d* MedicationAdministration, "
+        r"[1-9][\d,]* Observation; as many of each as it finds by searching\.",
+        plain,
+    ), told
     assert "Nothing is missing, nothing is doubled, nothing differs." in kap.must("verify")
     for service in ("gateway", "hospital"):
         for type_ in ("Patient", "Encounter", "MedicationAdministration", "Observation"):
             assert kap.get(service, f"fhir/{type_}")["entry"], f"{service} shows no {type_}"
 
     written = {owner: kap.written(owner) for owner in OWNERS}
-    kap.must("demo", "--patients", str(patients), "--seed", "1")
+    again = " ".join(kap.must("demo", "--patients", str(patients), "--seed", "1").split())
+    assert "that subscribed to his patients had nothing new to be told of." in again
+    assert "as many of each as it finds by searching." in again
     assert {owner: kap.written(owner) for owner in OWNERS} == written
     assert "Nothing is missing" in kap.must("verify")
     page = (ROOT / "docs" / "timeline.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from cli.stack.stack import Stack
 from tests.e2e.kap import Kap
 from tests.subscriber import Told, subscription
 
-pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.kafka, pytest.mark.timeout(600)]
 
 FOCUS = "EpisodeOfCare/"
 
@@ -73,7 +73,7 @@ def subscriber() -> Iterator[Subscribers]:
     found.close()
 
 
-def eventually(what: str, look: Callable[[], object], within: float = 60) -> None:
+def eventually(what: str, look: Callable[[], object], within: float = 120) -> None:
     deadline = time.monotonic() + within
     while not look():
         assert time.monotonic() < deadline, f"{what} did not come within {within:.0f} s"
@@ -112,7 +112,7 @@ def test_after_a_kill_between_sending_and_writing_it_down_each_event_is_told_and
 
             (subscriber.while_told if at_once else subscriber.after_told).append(kill)
             write(3)
-            assert done.wait(30), "nobody was told of anything"
+            assert done.wait(120), "nobody was told of anything"
             write(3)
             kap.must("up", "--detach")
             write(3)

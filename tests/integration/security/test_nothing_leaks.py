@@ -12,8 +12,11 @@ import random
 from dataclasses import replace
 from datetime import timedelta
 
+import httpx
 import pytest
 
+from services.gateway import everything
+from services.gateway.forward import GatewayBackend
 from shared.fhir.history import HistoryQuery
 from shared.fhir.outcome import FhirError
 from shared.fhir.outcome import Gone as Deleted
@@ -23,9 +26,22 @@ from shared.store import conditions, exports, history, includes, queries, search
 from shared.store.access import EVERYTHING, Access
 from shared.store.store import Store
 from shared.testing.writes import write_of
-from tests.integration.security.worlds import PATIENTS, TYPES, Caller, Gone, World, bearer, caller, record
+from tests.integration.security.asking import BASE, asking
+from tests.integration.security.worlds import (
+    PATIENTS,
+    TYPES,
+    Caller,
+    Gone,
+    World,
+    add_documents,
+    aside,
+    bearer,
+    caller,
+    record,
+)  # fmt: skip
 
 WORLDS, WORLDS_IN_FULL = 125, 1250
+FORBIDDEN = 403
 CALLERS, ASKED = 4, 5
 """Callers of each world: 500 cases at each merge, 5,000 in full."""
 
@@ -159,6 +175,7 @@ async def compare(store: Store, seed: int, callers: int = CALLERS) -> None:
     """
     chance = random.Random(seed)
     world = record(chance)
+    add_documents(world, aside(chance))
     whole = Access.unrestricted(f"whole{seed}")
     await write_all(store, whole, world.log)
     drawn = [(caller(chance), chance.sample(QUESTIONS, ASKED)) for _ in range(callers)]
@@ -182,7 +199,8 @@ async def compare(store: Store, seed: int, callers: int = CALLERS) -> None:
             )
         await compare_versions(store, restricted, world, who, told)
         await compare_compartments(store, restricted, world, who, told)
-        if number == 0 and seed % 3 == 0:
+        await compare_operation(store, restricted, seen, seed + number, told)
+        if number == seed % callers:
             await compare_exports(store, restricted, world, who, told)
 
     await asyncio.gather(*map(asks, range(callers)))
@@ -242,6 +260,37 @@ async def compare_exports(store: Store, access: Access, world: World, who: Calle
         await store.exports.look(job, one, (access,))
 
 
+OPERATIONS = (
+    "Patient/{}/$summary",
+    "Patient/{}/$everything?_count=100",
+    "Observation/$lastn?patient=Patient/{}&max=2",
+    "DocumentReference/$docref?patient=Patient/{}",
+)
+"""What the gateway alone answers: one of them for each caller, of another patient each time."""
+
+
+async def compare_operation(store: Store, access: Access, seen: Access, number: int, told: str) -> None:
+    """Compare what an operation of the gateway tells with what it tells somebody of the world of what may be seen."""
+    path = OPERATIONS[number % len(OPERATIONS)].format(PATIENTS[number // len(OPERATIONS) % len(PATIENTS)])
+    answers = []
+    for one in (access, seen):
+        async with asking(store, one, gateway=True) as client:
+            answers.append(await client.get(f"{BASE}/{path}"))
+    if answers[0].status_code == FORBIDDEN:
+        return  # by scope: of the type he may see nothing, whatever there is
+    same(*map(held, answers), f"{told}: {path}")
+
+
+def held(answer: httpx.Response) -> tuple[int, object, list[tuple[str, str]], list[str]]:
+    """Return status, total, the versions in a Bundle that are kept, and what the sections of a document refer to."""
+    said = answer.json()
+    entries = [one["resource"] for one in said.get("entry", ()) if "resource" in one]
+    kept = [(f"{one['resourceType']}/{one['id']}", one["meta"]["versionId"]) for one in entries if "meta" in one]
+    sections = [one for entry in entries for one in entry.get("section", ())]
+    referred = [each["reference"] for one in sections for each in one.get("entry", ())]
+    return answer.status_code, said.get("total"), kept, referred
+
+
 @pytest.mark.timeout(550)
 async def test_every_answer_is_that_of_a_world_without_what_may_not_be_seen(store: Store) -> None:
     for seed in range(WORLDS):
@@ -265,6 +314,39 @@ async def test_a_leak_in_any_part_of_the_store_is_found(store: Store, monkeypatc
             await compare(store, seed)
 
     with pytest.raises(Leak):
+        await compare_all()
+
+
+def everything_of_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`$everything` asks for the compartment as somebody who sees all of it."""
+
+    async def leaking(transaction, access, patient, **more):
+        return await compartments.compartment(transaction, Access.unrestricted(access.tenant), patient, **more)
+
+    monkeypatch.setattr(everything, "compartment", leaking)
+
+
+def gathered_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is searched for at the gateway, by `$summary`, `$lastn`, `$docref`, is searched for with all rights."""
+    right = GatewayBackend.search
+
+    async def leaking(self, context, query, *, cursor):
+        return await right(
+            self, replace(context, access=Access.unrestricted(context.access.tenant)), query, cursor=cursor
+        )
+
+    monkeypatch.setattr(GatewayBackend, "search", leaking)
+
+
+@pytest.mark.parametrize("plant", [everything_of_everybody, gathered_for_everybody])
+async def test_a_leak_in_an_operation_of_the_gateway_is_found(store: Store, monkeypatch, plant) -> None:
+    plant(monkeypatch)
+
+    async def compare_all() -> None:
+        for seed in range(WORLDS):
+            await compare(store, seed)
+
+    with pytest.raises(Leak, match=r"\$"):
         await compare_all()
 
 

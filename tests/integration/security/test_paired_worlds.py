@@ -12,11 +12,10 @@ import json
 import random
 import re
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from services.gateway.exporting.answering import export_route
 from services.gateway.forward import GatewayBackend
@@ -24,16 +23,13 @@ from services.gateway.owners import Owners
 from services.gateway.service import SERVICE as GATEWAY
 from services.gateway.topics import CANONICAL
 from shared.http.app import create_fhir_app
-from shared.http.backend import Backend
-from shared.http.local import LocalBackend
 from shared.runtime.app import Parts
-from shared.runtime.service import Service
-from shared.runtime.settings import Settings
 from shared.security import caller as security
 from shared.store import exports, includes, queries, subscriptions
 from shared.store.access import Access
 from shared.store.store import Store
 from shared.testing.knowledge import all_is_heard
+from tests.integration.security.asking import BASE, SETTINGS, asking
 from tests.integration.security.exports import heard, worked
 from tests.integration.security.test_nothing_leaks import QUESTIONS, Leak, same, write_all
 from tests.integration.security.test_what_is_notified import SUBSCRIBING, TOPICS
@@ -45,30 +41,6 @@ FOUND = (52,)
 """Worlds that found something once: two patients of one row, where a statement took for granted that there is one."""
 
 ASKED = 8
-BASE = "http://paired/fhir"
-SETTINGS = Settings(
-    service="paired",
-    database_url=SecretStr("postgresql://the-fixture-connects"),
-    public_base=BASE,
-    no_auth=True,
-    link_secret=SecretStr("the same in both worlds"),
-    requests_per_second=100_000,
-)
-SERVICE = Service("paired", "Paired", frozenset(TYPES), publishes=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Asking(security.Caller):
-    """A caller who may what `allowed` says, by every letter."""
-
-    allowed: Access | None = None
-
-    def __post_init__(self) -> None:
-        """Work nothing out: the grants are given."""
-
-    def access(self, letter: security.Letter) -> Access:
-        assert self.allowed is not None
-        return replace(self.allowed, disclosure=None) if letter == "c" else self.allowed
 
 
 def without(chance: random.Random, world: World, who: Caller, *earlier: World) -> World:
@@ -112,21 +84,6 @@ def of_a_token(store: Store, token: security.Caller) -> httpx.AsyncClient:
 
     parts = Parts(GATEWAY, SETTINGS, store, authenticate, AsyncExitStack())
     app = create_fhir_app(GATEWAY, backend, SETTINGS, authenticate=authenticate, before=[export_route(parts)])
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=BASE)
-
-
-def asking(store: Store, who: Caller, *, gateway: bool = False) -> httpx.AsyncClient:
-    """Return the client of a caller before a service of its own, or before the gateway, which holds all as copies."""
-    given, settings = replace(who.access, tenant="default"), SETTINGS
-
-    async def authenticate(_headers: object) -> security.Caller:
-        return Asking("default", client="somebody", disclosure=given.disclosure, allowed=given)
-
-    if gateway:
-        backend: Backend = GatewayBackend(GATEWAY, store, Owners(httpx.AsyncClient(), {}))
-        app = create_fhir_app(GATEWAY, backend, settings, authenticate=authenticate)
-    else:
-        app = create_fhir_app(SERVICE, LocalBackend(SERVICE, store), settings, authenticate=authenticate)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=BASE)
 
 
@@ -236,7 +193,8 @@ async def compare(one: Store, other: Store, seed: int) -> None:
         await clear(store)
         # No two in one millisecond: histories go by time, and times are what may differ.
         await write_all(store, Access.unrestricted(), held.log, apart=0.0015)
-    async with asking(one, who) as first, asking(other, who) as second:
+    given = replace(who.access, tenant="default")
+    async with asking(one, given) as first, asking(other, given) as second:
         pair = Pair(first, second, f"seed {seed}")
         for question in chance.sample(QUESTIONS, ASKED):
             await pair.ask("GET", question)
@@ -259,7 +217,7 @@ async def compare(one: Store, other: Store, seed: int) -> None:
         await pair.ask("POST", "Condition", naming, Prefer="return=minimal")
         await pair.ask("PUT", f"Condition?subject=Patient/{patient}", naming)
         await pair.ask("DELETE", f"Condition?subject=Patient/{patient}&code=a")
-    async with asking(one, who, gateway=True) as first, asking(other, who, gateway=True) as second:
+    async with asking(one, given, gateway=True) as first, asking(other, given, gateway=True) as second:
         await at_the_gateway(Pair(first, second, f"seed {seed}, gateway"), chance)
 
 
@@ -282,7 +240,7 @@ async def compare_feeds(one: Store, other: Store, seed: int) -> None:
     early = [place for _, place in places_of(world.log[:cut])]
     asked = subscription(
         topic=f"{CANONICAL}{chance.choice(topics)}",
-        content=chance.choice(["empty", "id-only", "full-resource"]),
+        content=chance.choice(["empty", "id-only", *(["full-resource"] if token.disclosure is not None else [])]),
         extension={"backport-heartbeat-period": {"valueUnsignedInt": 60}},
     )
     hooks = [Subscriber(store, SUBSCRIBING) for store in (one, other)]

@@ -30,7 +30,7 @@ from shared.store.store import Store
 from shared.store.visibility import PART_2
 from shared.testing.knowledge import all_is_heard
 from tests.integration.security.test_nothing_leaks import Leak, same, write_all
-from tests.integration.security.worlds import ROLES, Caller, Resource, World, bearing, labels_of, record
+from tests.integration.security.worlds import ROLES, Caller, Gone, Resource, World, bearing, labels_of, record
 from tests.subscriber import Subscriber, Told
 
 WORLDS, WORLDS_IN_FULL, WORLDS_WITH_A_LEAK = 100, 1000, 60
@@ -55,6 +55,7 @@ TOPICS: dict[str, tuple[Topic, Callable[[Resource], bool], str]] = {
     "stage": (topic("Encounter", changed=("status",)), lambda _: True, "status"),
     "diagnosis": (topic("Condition", changed=("code",)), lambda _: True, "code"),
     "visit": (topic("Appointment", current="status=booked"), lambda one: one["status"] == "booked", ""),
+    "ended": (topic("Condition", changed=("code",), deletes=True), lambda _: True, "code"),
 }
 """By name: the topic, and in Python what holds of an event and which element it is about, if it is of any change."""
 
@@ -96,17 +97,20 @@ class Expecting:
         for _, one in shown:
             self.told += 1
             now = world.latest[one["resourceType"], one["id"]]
-            body = one if self.who.sees(world, one, now=one is now) else now
+            body = None if isinstance(now, Gone) else one if self.who.sees(world, one, now=one is now) else now
             found.append((self.told, f"{one['resourceType']}/{one['id']}", body if self.whole else None))
         return found
 
     @property
     def whole(self) -> bool:
-        return self.content == "full-resource"
+        """Whether resources go out: never by a Subscription of the clinic's own, behind which no Consent stands."""
+        return self.content == "full-resource" and self.caller.disclosure is not None
 
     def is_told(self, world: World, version: int, one: Resource) -> bool:
         place = (one["resourceType"], one["id"])
-        _, holds, changed = TOPICS[self.topic]
+        about, holds, changed = TOPICS[self.topic]
+        if isinstance(one, Gone) and not about.deletes:
+            return False
         if not self.who.sees(world, world.latest[place]) or not self.who.saw(world, one) or not holds(one):
             return False
         if self.code is not None and one["code"]["coding"][0]["code"] != self.code:
@@ -116,9 +120,11 @@ class Expecting:
             for number, held in world.log
             if (held["resourceType"], held["id"]) == place and number < version and self.who.saw(world, held)
         ]
-        if not known:
+        before = known[-1][1] if known else None
+        if before is None or isinstance(before, Gone):  # the first he may know of, or it lives again
+            return not isinstance(one, Gone)
+        if isinstance(one, Gone):
             return True
-        before = known[-1][1]
         return bool(one[changed] != before[changed]) if changed else not holds(before)
 
 
@@ -157,7 +163,7 @@ async def compare(store: Store, seed: int) -> int:
 
     """
     chance = random.Random(seed)
-    whole, tenant = record(chance, deletes=False), f"told{seed}"
+    whole, tenant = record(chance), f"told{seed}"
     several = [one for number in range(SUBSCRIBERS) if (one := drawn(chance, number)) is not None]
     cuts = sorted(chance.sample(range(1, len(whole.log)), chance.choice(PARTS) - 1))
     hook = Subscriber(store, SUBSCRIBING)
@@ -208,11 +214,18 @@ def same_told(sent: list[Told], expected: list[tuple[int, str, Resource | None]]
     named = None if one.content == "empty" else "http://gateway/fhir/"
     same(events, [(number, named and f"{named}{of}") for number, of, _ in expected], f"{told}: events")
     if not one.whole:
+        same(
+            [entry for each in sent for entry in each.bundle["entry"][1:] if "resource" in entry],
+            [],
+            f"{told}: content",
+        )
         return
     bodies = {entry["fullUrl"]: entry.get("resource") for each in sent for entry in each.bundle["entry"][1:]}
     for _, of, body in expected[-1:]:
-        assert body is not None
         shown = bodies[f"{named}{of}"]
+        if body is None:  # it is deleted by now
+            same(shown, None, f"{told}: content")
+            continue
         same({**shown, "meta": 0}, {**body, "meta": 0}, f"{told}: content")
         programme = one.caller.disclosure is not None and PART_2 in labels_of(body)
         same(NOTICE in str(shown["meta"]), programme, f"{told}: notice")
@@ -271,6 +284,21 @@ def against_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telling.Telling, "_is_event", is_event)
 
 
+def pushed_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole resources go out by a Subscription of the clinic's own, too."""
+    monkeypatch.setattr(Subscribing, "content", lambda _self, one, _tenant: one.content)
+
+
+def a_deletion_is_everybodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was deleted is told of by its empty body, of which no label and no consent says anything."""
+    said = visibility.consented
+
+    def misread(*args: Any, **more: Any) -> list[str]:
+        return [one.replace("kap_living(r.rid, r.version)", "r.version") for one in said(*args, **more)]
+
+    monkeypatch.setattr(visibility, "consented", misread)
+
+
 def numbered_although_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is hidden has a number: it shows as a gap."""
     said = rows.Told.drop
@@ -295,7 +323,16 @@ def one_exception_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "plant",
-    [everybodys, as_it_is, as_it_was, against_what_is_hidden, numbered_although_hidden, one_exception_forgotten],
+    [
+        everybodys,
+        as_it_is,
+        as_it_was,
+        against_what_is_hidden,
+        numbered_although_hidden,
+        one_exception_forgotten,
+        pushed_without_consent,
+        a_deletion_is_everybodys,
+    ],
 )
 @pytest.mark.timeout(300)
 async def test_a_leak_that_is_planted_in_what_is_notified_is_found(store: Store, monkeypatch, plant) -> None:

@@ -19,7 +19,11 @@ from tests.integration.security.consents import PATTERNS, consent, permits, prov
 
 ROLES = load_policy().section("access", AccessPolicy)
 PATIENTS = ("ada", "bob", "cyd")
-TYPES = ("Patient", "Encounter", "Observation", "Condition", "Appointment", "Practitioner", "Provenance", "Consent")
+DOCUMENTS = "DocumentReference"
+TYPES = (
+    "Patient", "Encounter", "Observation", "Condition", "Appointment", "Practitioner", "Provenance", "Consent",
+    DOCUMENTS,
+)  # fmt: skip
 
 Resource = dict[str, Any]
 Naive = Callable[["World", Resource], bool]
@@ -108,6 +112,11 @@ def record(chance: random.Random, *, deletes: bool = True) -> World:
     return world
 
 
+def add_documents(world: World, chance: random.Random) -> None:
+    for number in range(chance.randint(1, 4)):
+        world.keep(document(f"d{number}", chance))
+
+
 def delete_some(world: World, chance: random.Random) -> None:
     """Delete some of what there is; and sometimes bring it back."""
     for (type_, _), held in list(world.current.items()):
@@ -172,6 +181,21 @@ def condition(id_: str, chance: random.Random) -> Resource:
             **aside(chance).choice(
                 [{}, {"recordedDate": "2025-06-01"}, {"recorder": reference("Practitioner", "doc")}]
             ),
+        },
+        chance,
+    )
+
+
+def document(id_: str, chance: random.Random) -> Resource:
+    return labelled(
+        {
+            "resourceType": DOCUMENTS,
+            "id": id_,
+            "status": chance.choice(["current", "current", "superseded"]),
+            "type": {"coding": [{"system": "s", "code": chance.choice("ab")}]},
+            "subject": reference("Patient", chance.choice(PATIENTS)),
+            "date": f"2026-11-{chance.randint(1, 20):02}T09:00:00Z",
+            "content": [{"attachment": {"contentType": "text/plain", "data": "eA=="}}],
         },
         chance,
     )
@@ -402,9 +426,10 @@ def bearing(chance: random.Random, *, of_one: bool = True) -> tuple[security.Cal
     naive: dict[str, list[tuple[frozenset[str] | None, Naive | None]]] = {}
     for type_ in TYPES:
         able = [one for one in RESTRICTIONS.get(type_, []) if not one[0].startswith("_has")]
-        for _ in range(chance.choice([0, 1, 1, 1, 2])):
-            restriction = chance.choice([None, None, *able])
-            patients = frozenset((mine,)) if of_one and chance.random() < 0.2 else None
+        drawn = aside(chance) if type_ == DOCUMENTS else chance
+        for _ in range(drawn.choice([0, 1, 1, 1, 2])):
+            restriction = drawn.choice([None, None, *able])
+            patients = frozenset((mine,)) if of_one and drawn.random() < 0.2 else None
             context, query = (
                 "system" if patients is None else "patient",
                 "" if restriction is None else f"?{restriction[0]}",
@@ -427,9 +452,10 @@ def _of_scopes(chance: random.Random, told: Disclosure | None) -> Caller:
     for type_ in TYPES:
         some: list[Grant] = []
         said: list[tuple[frozenset[str] | None, Naive | None]] = []
-        for _ in range(chance.choice([0, 1, 1, 2])):
-            patients = mine if chance.random() < 0.6 else None
-            restriction = chance.choice([None, *RESTRICTIONS.get(type_, [])])
+        drawn = aside(chance) if type_ == DOCUMENTS else chance
+        for _ in range(drawn.choice([0, 1, 1, 2])):
+            patients = mine if drawn.random() < 0.6 else None
+            restriction = drawn.choice([None, *RESTRICTIONS.get(type_, [])])
             if restriction is None:
                 some.append(Grant(patients))
             else:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
+from services.gateway.notifications import Shown, notification, status
 from services.gateway.notifying import in_order
 from services.gateway.subscriptions import WITHHELD, asked_by, kept
 from services.gateway.topics import CANONICAL, SubscriptionPolicy
+from shared.fhir.codes import CONFIDENTIALITY
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.query import parse_search
 from shared.fhir.validation import require_valid
 from shared.http.outbound import Outside
 from shared.runtime.policy import load_policy
-from shared.store.subscriptions import Changed
+from shared.store.subscriptions import Changed, Event
 from tests.subscriber import TOPIC, subscription
 
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
 POLICY = load_policy().section("subscriptions", SubscriptionPolicy)
 
 
@@ -113,3 +118,25 @@ def test_of_one_resource_each_version_is_judged_after_those_before_it_and_all_el
 
     found = [change(1, "a", 2), change(2, "b", 1), change(3, "a", 1), change(4, "a", 3)]
     assert [one.number for one in in_order(found)] == [3, 1, 2, 4]
+
+
+def test_a_notification_is_as_confidential_as_the_most_confidential_resource_in_it():
+    def told(*levels, content="full-resource"):
+        events = [
+            Shown(
+                Event(place, place, "Observation", f"o{place}", 1, "create", NOW),
+                place,
+                resource=None
+                if level is None
+                else {"meta": {"security": [{"system": CONFIDENTIALITY, "code": level}]}},
+            )
+            for place, level in enumerate(levels)
+        ]
+        said = status("s", TOPIC, "active", "event-notification", len(events), "http://kap", events, content=content)
+        made = notification(said, "s", events, content, "http://kap", NOW)
+        return [one["code"] for one in made["meta"].get("security", ())]
+
+    assert told("R", "V", "N") == ["V"]
+    assert told("R", None) == ["R"]
+    assert told(None, None, content="id-only") == []  # of what is not in it nothing is said
+    assert told() == []

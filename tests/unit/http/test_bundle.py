@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from shared.fhir.json import parse
 from shared.fhir.outcome import Issue, operation_outcome
+from shared.http.batch import _bundle
 from shared.http.bundle import document, history, instant, placed, searchset
 from shared.store.types import Stored
 
@@ -92,3 +93,9 @@ def test_a_bundle_is_as_confidential_as_the_most_confidential_that_is_in_it():
     assert level(history(BASE, [gone, labelled(b"R")], links=links)) == ["R"]
     whole = document("urn:uuid:1", "http://profile", WHEN, [("urn:a", stored(1).body), ("urn:b", labelled(b"V").body)])
     assert level(whole) == ["V"]
+    entry = b'{"resource":%s,"response":{"status":"200"}}'
+    refused = b'{"response":{"status":"404"}}'
+    assert level(_bundle("batch-response", [entry % labelled(b"R").body, refused])) == ["R"]
+    found = searchset(BASE, [labelled(b"V")], links=links)
+    assert level(_bundle("batch-response", [entry % stored(1).body, entry % found])) == ["V"]
+    assert level(_bundle("transaction-response", [refused])) == []
