@@ -24,7 +24,7 @@ import httpx
 from cli.demo import resources
 from cli.demo.access import Token
 from cli.demo.acting import create
-from cli.demo.client import FHIR_JSON, DemoError, FhirClient
+from cli.demo.client import FHIR_JSON, NOT_NOW, DemoError, FhirClient
 from cli.stack.operator import Wanted
 from cli.stack.ports import GATEWAY, HOST, PARTNER, Ports
 from shared.fhir.codes import BASE
@@ -65,7 +65,7 @@ class PartnersSystem:
     async def subscribe(self, port: int) -> None:
         """Ask to be told of each dose, and wait until the handshake is done."""
         for one in await _entries(self.http, "Subscription", {}):  # a demo that was cut off left its own
-            await self.http.delete(f"Subscription/{one['id']}")
+            await _asked(self.http, "DELETE", f"Subscription/{one['id']}", 204)
         self.before = await _count(self.http, "MedicationAdministration", DOSES)
         asked: Resource = {
             "resourceType": "Subscription",
@@ -79,10 +79,11 @@ class PartnersSystem:
                 "_payload": {"extension": [{"url": _CONTENT, "valueCode": "id-only"}]},
             },
         }
-        self.subscription = _json(await self.http.post("Subscription", json=asked), 201)["id"]
+        self.subscription = (await _asked(self.http, "POST", "Subscription", 201, json=asked)).json()["id"]
 
         async def active() -> bool:
-            return bool((await self._held())["status"] == "active")
+            held = await _asked(self.http, "GET", f"Subscription/{self.subscription}", 200)
+            return bool(held.json()["status"] == "active")
 
         await _until("the handshake with the partner's system", active)
 
@@ -95,11 +96,8 @@ class PartnersSystem:
 
         with suppress(DemoError):  # how many there were of both is what is reported
             await _until("the doses that the partner's system is told of", all_told)
-        await self.http.delete(f"Subscription/{self.subscription}")
+        await _asked(self.http, "DELETE", f"Subscription/{self.subscription}", 204)
         return PartnerTold(len(set(self.told.values())), given)
-
-    async def _held(self) -> dict[str, Any]:
-        return _json(await self.http.get(f"Subscription/{self.subscription}"), 200)
 
     def take(self, body: bytes) -> None:
         """Take a notification in: what it says of its events."""
@@ -158,21 +156,17 @@ async def exported(ports: Ports, gateway: FhirClient, name: str, patients: Seque
         base_url=ports.fhir(GATEWAY), auth=auth, headers={"Accept": FHIR_JSON}, trust_env=False, timeout=30
     ) as http:
         members = {one["entity"]["reference"] for one in (await gateway.read(held.reference))["member"]}
-        begun = await http.get(
-            f"{held.reference}/$export", params={"_type": ",".join(EXPORTED)}, headers={"Prefer": "respond-async"}
-        )
-        if begun.status_code != httpx.codes.ACCEPTED:
-            raise DemoError(f"The hospital's export was answered {begun.status_code}.")
+        path = f"{held.reference}/$export?_type={','.join(EXPORTED)}"
+        begun = await _asked(http, "GET", path, 202, headers={"Prefer": "respond-async"})
         status, files = begun.headers["content-location"], Counter(dict.fromkeys(EXPORTED, 0))
 
         async def made() -> bool:
             return (await http.get(status)).status_code != httpx.codes.ACCEPTED
 
         await _until("the hospital's export", made)
-        for entry in _json(await http.get(status), 200)["output"]:
-            lines = (await http.get(entry["url"])).text.splitlines()
-            files[entry["type"]] += len(lines)
-        await http.delete(status)
+        for entry in (await _asked(http, "GET", status, 200)).json()["output"]:
+            files[entry["type"]] += len((await _asked(http, "GET", entry["url"], 200)).text.splitlines())
+        await _asked(http, "DELETE", status, 202)
         ids = ",".join(sorted(one.removeprefix("Patient/") for one in members))
         by = {type_: {"_id" if type_ == "Patient" else "patient": ids} for type_ in EXPORTED}
         found = {type_: await _count(http, type_, criteria) for type_, criteria in by.items()}
@@ -180,11 +174,12 @@ async def exported(ports: Ports, gateway: FhirClient, name: str, patients: Seque
 
 
 async def _count(http: httpx.AsyncClient, type_: str, criteria: dict[str, str]) -> int:
-    return int(_json(await http.get(type_, params={**criteria, "_summary": "count"}), 200)["total"])
+    return int((await _asked(http, "GET", type_, 200, params={**criteria, "_summary": "count"})).json()["total"])
 
 
 async def _entries(http: httpx.AsyncClient, type_: str, criteria: dict[str, str]) -> list[dict[str, Any]]:
-    return [one["resource"] for one in _json(await http.get(type_, params=criteria), 200).get("entry", ())]
+    found = (await _asked(http, "GET", type_, 200, params=criteria)).json()
+    return [one["resource"] for one in found.get("entry", ())]
 
 
 async def _until(what: str, done: Callable[[], Awaitable[bool]]) -> None:
@@ -195,8 +190,24 @@ async def _until(what: str, done: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.2)
 
 
-def _json(answer: httpx.Response, status: int) -> dict[str, Any]:
-    if answer.status_code != status:
-        raise DemoError(f"{answer.request.method} {answer.url.path} was answered {answer.status_code}.")
-    said: dict[str, Any] = answer.json()
-    return said
+async def _asked(http: httpx.AsyncClient, method: str, path: str, status: int, **more: Any) -> httpx.Response:
+    """Ask until there is another answer than "not now": who is outside waits for news of consents, say.
+
+    Raises:
+        DemoError: it is not the answer that is wanted.
+
+    """
+    deadline = time.monotonic() + WITHIN_SECONDS
+    while True:
+        try:
+            answer = await http.request(method, path, **more)
+            if answer.status_code == status:
+                return answer
+            said = f"was answered {answer.status_code}"
+            if answer.status_code not in NOT_NOW:
+                deadline = 0.0
+        except httpx.TransportError as error:
+            said = f"found nobody ({type(error).__name__})"
+        if time.monotonic() > deadline:
+            raise DemoError(f"{method} {path.partition('?')[0]} {said}.")
+        await asyncio.sleep(0.5)

@@ -228,6 +228,9 @@ def _care(about: Resource) -> tuple[datetime, datetime] | None:
     if "period" in about:
         low, high = _period(about["period"])
         return low or _EARLIEST, high or _LATEST
+    if about.get("resourceType") == "DocumentReference":
+        moment = datetime.fromisoformat(about["date"])
+        return moment, moment + timedelta(seconds=1)
     if about.get("resourceType") == "Consent" and "dateTime" in about:
         moment = datetime.fromisoformat(about["dateTime"])
         return moment, moment + timedelta(microseconds=1)

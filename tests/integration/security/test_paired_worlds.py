@@ -33,7 +33,18 @@ from tests.integration.security.asking import BASE, SETTINGS, asking
 from tests.integration.security.exports import heard, worked
 from tests.integration.security.test_nothing_leaks import QUESTIONS, Leak, same, write_all
 from tests.integration.security.test_what_is_notified import SUBSCRIBING, TOPICS
-from tests.integration.security.worlds import PATIENTS, TYPES, Caller, World, bearer, bearing, caller, record
+from tests.integration.security.worlds import (
+    PATIENTS,
+    TYPES,
+    Caller,
+    World,
+    add_documents,
+    aside,
+    bearer,
+    bearing,
+    caller,
+    record,
+)
 from tests.subscriber import Subscriber, subscription
 
 WORLDS, WORLDS_IN_FULL, FED = 25, 500, 15
@@ -224,12 +235,15 @@ async def compare(one: Store, other: Store, seed: int) -> None:
 async def compare_feeds(one: Store, other: Store, seed: int) -> None:
     """Make a pair of worlds, and have who subscribes to them and exports them told of both while they are written.
 
+    He is the bearer of a token, whose scopes and role the gateway works out itself; so he asks what others ask, too.
+
     Raises:
         Leak: he is sent something else, at another time, or answered differently.
 
     """
     chance = random.Random(seed)
-    world = record(chance, deletes=False)
+    world = record(chance)
+    add_documents(world, aside(chance))
     token, who = bearing(chance, of_one=False)
     topics = [name for name, (about, _, _) in TOPICS.items() if token.may(about.resource, "r")]
     if not topics:
@@ -260,6 +274,9 @@ async def compare_feeds(one: Store, other: Store, seed: int) -> None:
             for path in (f"{where}/$status", "Subscription/$status", f"{where}/$events", where):
                 await pair.ask("GET", path)
         await exported(pair, (one, other), chance)
+        for question in chance.sample(QUESTIONS, 3):
+            await pair.ask("GET", question)
+        await at_the_gateway(pair, chance)
     for hook in hooks:
         await hook.client.aclose()
 
@@ -321,6 +338,7 @@ async def at_the_gateway(pair: Pair, chance: random.Random) -> None:
     await pair.ask("GET", f"Patient/{another}/$everything?_type=Observation,Practitioner&start=2026-11-10")
     await pair.ask("GET", f"Patient/{patient}/$summary")
     await pair.ask("GET", f"Observation/$lastn?patient=Patient/{another}&max=2")
+    await pair.ask("GET", f"DocumentReference/$docref?patient=Patient/{another}")
     for path in (f"Patient/{patient}/_history", "_history?_count=5", f"{chance.choice(TYPES)}/_history?_count=2"):
         await pair.ask("GET", path)
     await pair.ask("GET", chance.choice(QUESTIONS))

@@ -289,16 +289,6 @@ def pushed_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Subscribing, "content", lambda _self, one, _tenant: one.content)
 
 
-def a_deletion_is_everybodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was deleted is told of by its empty body, of which no label and no consent says anything."""
-    said = visibility.consented
-
-    def misread(*args: Any, **more: Any) -> list[str]:
-        return [one.replace("kap_living(r.rid, r.version)", "r.version") for one in said(*args, **more)]
-
-    monkeypatch.setattr(visibility, "consented", misread)
-
-
 def numbered_although_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is hidden has a number: it shows as a gap."""
     said = rows.Told.drop
@@ -331,7 +321,6 @@ def one_exception_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         numbered_although_hidden,
         one_exception_forgotten,
         pushed_without_consent,
-        a_deletion_is_everybodys,
     ],
 )
 @pytest.mark.timeout(300)
