@@ -321,15 +321,18 @@ async def test_another_topic_begins_with_nothing_of_the_old_one_and_what_was_tol
     await hook.work()
     first = await clinic.made(episode(ada))
     await hook.work()
-    hook.answers = [500]
+    hook.answers = [500] * 50
     await clinic.made(episode(ada))
     await hook.work()  # numbered, and not taken
+    store = clinic.stores["gateway"]
+    async with store.transaction(keys=(), tenant="default") as transaction:
+        await transaction.connection.execute("UPDATE subscription SET next_attempt_at = now() + interval '1 hour'")
     await clinic.made(episode(ada))
-    await hook.notifying.once(hook.parts, hook.client)  # noted
+    await hook.work()  # noted
+    hook.answers = []
     topic = "https://kap-exchange.org/fhir/SubscriptionTopic/outcome-score-recorded"
     body = {**subscription(topic=topic), "id": made["id"]}
     assert (await clinic.send(admin, "PUT", f"Subscription/{made['id']}", body)).status_code == 200
-    await hook.now()
     assert [one.kind for one in await hook.work()] == ["handshake"]
     score = await clinic.made(survey(ada))
     [told] = await hook.work()
@@ -604,11 +607,12 @@ async def test_a_host_inside_is_open_to_the_subscribers_of_the_clinic_it_is_list
     await hook.client.aclose()
     hook.client = httpx.AsyncClient(transport=Outbound(Outside(), inside))
     await hook.run()
-    assert asked_at == ["10.0.0.5"]
+    assert set(asked_at) == {"10.0.0.5"}
+    asked_at.clear()
     clinic.subscribing.inside.clear()
     await hook.now()
     await hook.run()
-    assert asked_at == ["10.0.0.5"]
+    assert asked_at == []
 
 
 async def test_a_subscription_comes_by_itself_alone(clinic):
