@@ -8,6 +8,7 @@ from services.sessions.alarming import guard_reading, join_treatment
 from services.sessions.calling import keep_flag, lower_flag
 from services.sessions.dose import ask_which, guard_dose
 from services.sessions.events import guard_event
+from services.sessions.feeding import end_silence, guard_silence
 from services.sessions.gathering import made_in_its_time
 from services.sessions.ground import judge_again
 from services.sessions.leaving import guard_leaving, judge_home
@@ -54,6 +55,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await take_back(change, record, setting)
         await guard_symptom(change, record, setting)
         await guard_reading(change, record, setting)
+        await guard_silence(change, record, setting)
         before, after = change.before, change.after
         moved = before is not None and after is not None and _visit_named(before) != _visit_named(after)
         if after is not None and not is_own_work() and (moved or measures_anew(before, after)):
@@ -93,6 +95,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         before, after = change.before or {}, change.after or {}
         if after.get("status") in OVER and before.get("status") not in OVER:
             await end_watch(record, change.id, str(after["status"]), setting)
+            await end_silence(record, change.id, setting)
 
     ours = (belongs_here, of_the_visit_s_patient)
     return {

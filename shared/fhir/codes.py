@@ -89,6 +89,7 @@ EXT_ACKNOWLEDGED: Final = f"{BASE}/StructureDefinition/policy-acknowledged"
 POLICY_URI: Final = f"{BASE}/policy/"
 """Of a policy, before its digest: as `Provenance.policy`."""
 EXT_MINUTES: Final = f"{BASE}/StructureDefinition/minutes-from-dose"
+EXT_DEVICE_CLOCK: Final = f"{BASE}/StructureDefinition/device-clock"
 EXT_CHARTED_LATE: Final = f"{BASE}/StructureDefinition/charted-late"
 EXT_EVENT_PERIOD: Final = f"{BASE}/StructureDefinition/event-period"
 EXT_REMS: Final = f"{BASE}/StructureDefinition/rems-submission"
@@ -283,6 +284,7 @@ CHECK_IN_MISSED: Final = Code(KAP, "check-in-missed", "Nobody has asked how the 
 TREATED: Final = Code(KAP, "treatment", "Treatment given for it")
 BACK_WITHIN: Final = Code(KAP, "back-within-limits", "Back within its limits")
 READING_IMPLAUSIBLE: Final = Code(KAP, "reading-implausible", "A vital sign that can hardly be")
+DEVICE_CLOCK: Final = Code(KAP, "device-clock-wrong", "The clock of a device at a bedside is wrong")
 LATE_READING: Final = Code(KAP, "late-reading", "A reading was charted late")
 CHARTED_LATE: Final = Code(KAP, "vital-sign-charted-late", "A vital sign beyond its alarm limit was charted late")
 READING_NOT_UNDERSTOOD: Final = Code(KAP, "reading-not-understood", "A vital sign's value or unit is not understood")

@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+from services.sessions.feeding import clock_extension, feed_name, seconds_ahead
 from services.sessions.rules.feeds import MINUTE, by_minute, is_sample, put_in
 from services.sessions.setting import Setting
-from shared.fhir.codes import ID_FEED, LOINC, OBSERVATION_CATEGORY, UCUM, Code
+from shared.fhir.codes import LOINC, OBSERVATION_CATEGORY, UCUM, Code
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, patient_of, reference
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
-from shared.fhir.raised import identifier
 from shared.runtime.raising import content_of, find
 from shared.runtime.record import Record
 from shared.runtime.service import Operation, OperationCall
@@ -25,9 +25,15 @@ FORMS: Final = {
     "start": "valueInstant",
     "period": "valueDecimal",
     "data": "valueString",
+    "lower": "valueDecimal",
+    "upper": "valueDecimal",
 }
+_NEEDED: Final = ("code", "unit", "start", "period", "data")
 LONGEST: Final = timedelta(hours=1)
 """What one signal of a call spans at most: what was kept back for longer is sent in parts."""
+
+FARTHEST: Final = timedelta(days=60 * 365)
+"""By how much a device's clock may be off at most: one that was reset says 1970 or 2000."""
 
 WHERE: Final = ("Parameters.parameter",)
 _VITAL_SIGNS: Final = Code(OBSERVATION_CATEGORY, "vital-signs", "Vital Signs")
@@ -43,6 +49,13 @@ class Signal:
     start: datetime
     period: Decimal
     samples: tuple[str, ...]
+    lower: Decimal | None = None
+    upper: Decimal | None = None
+
+    @property
+    def end(self) -> datetime:
+        """When the last sample was measured, by the device's clock."""
+        return self.start + (len(self.samples) - 1) * self.apart
 
     @property
     def apart(self) -> timedelta:
@@ -68,8 +81,10 @@ def feed_operations(setting: Setting) -> tuple[Operation, ...]:
                 "and minute, which grows as samples come; alarms are raised on arrival. Sent again, samples change "
                 "nothing. Parameters: device (Reference), and for each `signal` the parts "
                 f"{said}: the LOINC code, the UCUM unit, when the first sample was taken, milliseconds from one to the "
-                "next, and the samples, separated by spaces (E: none valid). An hour at most. Returns Parameters with "
-                "a `recorded` (Reference) for each Observation."
+                "next, and the samples, separated by spaces (E: none valid; L, U: under and over what the device can "
+                "measure, which `lower` and `upper` say where it is known; without `lower` an L of what has a lower "
+                "limit alarms). An hour at most. Samples of a device whose clock is wrong are kept with the time at "
+                "which they came. Returns Parameters with a `recorded` (Reference) for each Observation."
             ),
         ),
     )
@@ -87,9 +102,12 @@ async def _feed(call: OperationCall, record: Record, setting: Setting) -> Resour
             source="KAP Exchange",
         )
     found, early = [], setting.monitoring.early.share
+    by = None if device is None else str(device.get("reference"))
     for signal in signals:
-        for minute, samples in by_minute(signal.start, signal.apart, signal.samples, early).items():
-            found.append(await _put(record, visit, signal, device, minute, samples, setting))
+        ahead = await seconds_ahead(record, visit, signal.code, signal.period, by, signal.end, setting)
+        start = signal.start - timedelta(seconds=ahead)
+        for minute, samples in by_minute(start, signal.apart, signal.samples, early).items():
+            found.append(await _put(record, visit, signal, device, minute, samples, ahead, setting))
     recorded = [{"name": "recorded", "valueReference": {"reference": f"Observation/{one}"}} for one in found]
     return {"resourceType": "Parameters", "parameter": recorded}
 
@@ -101,18 +119,22 @@ async def _put(
     device: Resource | None,
     minute: datetime,
     samples: dict[int, str],
+    ahead: int,
     setting: Setting,
 ) -> str:
     """Put samples into the Observation of their signal and minute; return its id. Unchanged, it is not written."""
-    by = () if device is None else (str(device.get("reference")),)
-    name = identifier(ID_FEED, str(visit["id"]), signal.code, f"{signal.period:f}", *by, zulu(minute))
+    by = None if device is None else str(device.get("reference"))
+    name = feed_name(str(visit["id"]), signal.code, signal.period, by, minute, ahead)
     held = await find(record, "Observation", name)
     before = "" if held is None else str(held["valueSampledData"]["data"])
     data = put_in(before, samples)
+    said = {"lowerLimit": signal.lower, "upperLimit": signal.upper}
+    limits = {limit: value for limit, value in said.items() if value is not None}
     if held is not None and data == before:
         return str(held["id"])
     made: Resource = {
         "resourceType": "Observation",
+        **({"extension": [clock_extension(ahead)]} if ahead else {}),
         "identifier": [name],
         "status": "final",
         "category": [_VITAL_SIGNS.concept()],
@@ -125,13 +147,14 @@ async def _put(
         "valueSampledData": {
             "origin": {"value": 0, "unit": signal.unit, "system": UCUM, "code": signal.unit},
             "period": signal.period,
+            **limits,
             "dimensions": 1,
             "data": data,
         },
     }
     if held is None:
         return (await record.create(made)).stored.id
-    grown = {**held, "issued": made["issued"], "valueSampledData": {**held["valueSampledData"], "data": data}}
+    grown = {**held, "issued": made["issued"], "valueSampledData": {**held["valueSampledData"], **limits, "data": data}}
     return (await record.update(content_of(grown))).stored.id
 
 
@@ -155,9 +178,10 @@ def _parameters(call: OperationCall, setting: Setting) -> tuple[list[Signal], Re
 
 
 def _signal(parts: list[Resource], setting: Setting) -> Signal:
-    given: dict[str, Any] = {str(one.get("name")): one.get(FORMS.get(str(one.get("name")), "")) for one in parts}
+    given: dict[str, Any] = dict.fromkeys(FORMS)
+    given |= {str(one.get("name")): one.get(FORMS.get(str(one.get("name")), "")) for one in parts}
     wrong = sorted(name for name in given if name not in FORMS)
-    lacking = [f"{name} ({form})" for name, form in FORMS.items() if given.get(name) is None]
+    lacking = [f"{name} ({form})" for name, form in FORMS.items() if name in _NEEDED and given[name] is None]
     if wrong or lacking:
         said = f"needs {', '.join(lacking)}" if lacking else f"does not have the part '{wrong[0]}'"
         raise BadRequest(f"A signal of $feed {said}.", code="required", expression=WHERE)
@@ -172,9 +196,10 @@ def _signal(parts: list[Resource], setting: Setting) -> Signal:
         raise BadRequest("The data of a signal are numbers, E, U or L, separated by spaces.", expression=WHERE)
     if not 1 <= period <= Decimal(60_000):
         raise BadRequest("The period of a signal is 1 to 60,000 milliseconds.", code="value", expression=WHERE)
-    signal = Signal(given["code"], codes[0], given["unit"], start, Decimal(period).normalize(), samples)
+    if abs(start - setting.clock()) > FARTHEST:
+        raise BadRequest("No clock of a device is wrong by so much: look at start.", code="value", expression=WHERE)
+    limits = (None if given[name] is None else Decimal(str(given[name])) for name in ("lower", "upper"))
+    signal = Signal(given["code"], codes[0], given["unit"], start, Decimal(period).normalize(), samples, *limits)
     if len(samples) * signal.apart > LONGEST:
         raise BadRequest("A signal spans an hour at most: send it in parts.", code="too-long", expression=WHERE)
-    if start + (len(samples) - 1) * signal.apart > setting.clock() + timedelta(minutes=setting.gate.ahead.minutes):
-        raise BadRequest("Samples of a feed have been measured: these are still to come.", expression=WHERE)
     return signal

@@ -11,6 +11,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+from shared.fhir.cited import Cited
+from shared.fhir.numbers import is_storable
+
 NOTHING: Final = "E"
 MARKS: Final = frozenset((NOTHING, "U", "L"))
 """What stands for no valid value, one above and one below what the device can measure."""
@@ -18,12 +21,31 @@ MARKS: Final = frozenset((NOTHING, "U", "L"))
 MINUTE: Final = timedelta(minutes=1)
 
 
+class Clock(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When samples come as they are measured, by a device whose clock is wrong.
+
+    Attributes:
+        share: of the time that went by at the device as much went by here, at least.
+        seconds: so much more, at most.
+
+    """
+
+    share: Decimal
+    seconds: int
+
+
+class Silent(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """After how many minutes somebody is called in which a feed says only that nothing valid was measured."""
+
+    minutes: int
+
+
 def is_sample(text: str) -> bool:
     """Tell whether a text is a sample: a finite number, or one of `MARKS`."""
     if text in MARKS:
         return True
     try:
-        return Decimal(text).is_finite()
+        return is_storable(Decimal(text))
     except InvalidOperation:
         return False
 
@@ -56,6 +78,31 @@ def by_minute(
             minute, place = minute + MINUTE, 0
         found.setdefault(minute, {})[place] = sample
     return found
+
+
+def sees_nothing(data: str) -> bool:
+    """Tell whether all that a minute's data say is that nothing valid was measured."""
+    return all(one == NOTHING for one in data.split())
+
+
+def continues(ended: datetime, arrived: datetime, end: datetime, now: datetime, clock: Clock) -> bool:
+    """Tell whether samples come as they are measured, whatever the device's clock says.
+
+    They do where as much time went by there as here. What was kept back for a while comes long after what was there
+    before it, or faster than it was measured.
+
+    Args:
+        ended: when the last sample was measured that is held, by the device's clock.
+        arrived: when it came.
+        end: when the last of these was measured, by the device's clock.
+        now: when they came.
+        clock: by how much the two may differ.
+
+    """
+    there, here = end - ended, now - arrived
+    if there <= timedelta(0):
+        return False
+    return here >= there * float(clock.share) and here - there <= timedelta(seconds=clock.seconds)
 
 
 def news_of(before: str, data: str) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from services.sessions.rules.feeds import Clock, Silent
 from services.sessions.rules.readings import Reading, readings_of, with_code
 from shared.fhir.cited import Cited
 from shared.fhir.json import Resource
@@ -83,6 +84,8 @@ class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: Minutes
     after: Minutes
     early: Early
+    clock: Clock
+    silent: Silent
     due: dict[str, Wanted]
     longest: Hours
     cadences: dict[str, Cadence]

@@ -83,7 +83,7 @@ async def test_a_feed_alarms_in_the_transaction_that_takes_it_in(bedside):
         ({"period": {"valueDecimal": 0}}, "60,000"),
         ({"data": {"valueString": "71 " * 3601}}, "an hour"),
         ({"start": {"valueInstant": "noon"}}, "not an instant"),
-        ({"start": {"valueInstant": "2036-01-01T00:00:00Z"}}, "still to come"),
+        ({"start": {"valueInstant": "9999-12-31T23:59:59Z"}}, "wrong by so much"),
         ({"code": {"valueCodeableConcept": {"text": "pulse"}}}, "LOINC"),
         ({"unit": {"valueString": "/min"}}, "unit"),
         ({"colour": {"valueString": "red"}}, "colour"),
@@ -202,3 +202,89 @@ async def test_what_is_no_number_in_a_feed_that_was_charted_is_kept_and_asked_ab
     await bedside.sessions.create({**made, "valueSampledData": sampled})
     (asked,) = await bedside.sessions.search("Task", code=codes.REVIEW.token())
     assert "no limit is read" in asked["description"]
+
+
+# -- a device that is off: its clock, its range, its sensor ------------------------------------------------------------
+
+
+async def second_by_second(bedside, said, *batches, other=None):
+    """Send batches of saturation ten seconds apart from a device whose clock is `said` off."""
+    for data in batches:
+        bedside.clock.forward(seconds=10)
+        await feed(bedside, signal(bedside.clock.now + said - timedelta(seconds=10), data, SATURATION, "%", other))
+
+
+@pytest.fixture
+async def fed(bedside):
+    """A patient after a dose, whose monitor is to feed from a minute's twelfth second on."""
+    await bedside.chart()
+    await bedside.start(40)
+    bedside.clock.now = bedside.clock.now.replace(second=12, microsecond=0) + timedelta(minutes=3)
+    return bedside
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=-1), timedelta(days=-9000), timedelta(minutes=2), timedelta(hours=1)])
+async def test_a_device_whose_clock_is_wrong_alarms_as_its_samples_come_and_its_clock_is_asked_about_once(fed, off):
+    before = fed.clock.now
+    await second_by_second(fed, off, "97 97 97", "97 85 84", "85 84 84", "84 84 84")
+    assert len(await climbing(fed)) == 1
+    assert len(await fed.sessions.search("DetectedIssue", code=codes.DEVICE_CLOCK.token())) == 1
+    held = await minutes(fed)
+    assert sum(one != "E" for _, _, data, _ in held for one in data.split()) == 12
+    assert max(minute for _, minute, _, _ in held) >= zulu(before.replace(second=0))
+    again = signal(fed.clock.now + off - timedelta(seconds=10), "84 84 84", SATURATION, "%")
+    await feed(fed, again)
+    assert await minutes(fed) == held
+
+
+async def test_samples_that_were_kept_back_come_faster_than_they_were_measured_and_call_nobody(fed):
+    await second_by_second(fed, timedelta(0), "97 97")
+    away = fed.clock.now
+    fed.clock.forward(minutes=30)
+    for number in range(6):
+        fed.clock.forward(seconds=1)
+        start = away + timedelta(seconds=10 * number)
+        await feed(fed, signal(start, "84 84 84", SATURATION, "%"))
+    assert await climbing(fed) == []
+    assert await fed.sessions.search("DetectedIssue", code=codes.DEVICE_CLOCK.token()) == []
+    assert await fed.sessions.search("DetectedIssue", code=codes.CHARTED_LATE.token()) != []
+
+
+async def test_a_clock_that_is_set_right_within_a_visit_costs_no_sample(fed):
+    await second_by_second(fed, timedelta(hours=1), "97 96 95")
+    fed.clock.forward(hours=1)
+    await second_by_second(fed, -timedelta(seconds=10), "94 93 92")
+    found = [one for _, _, data, _ in await minutes(fed) for one in data.split() if one != "E"]
+    assert sorted(found) == ["92", "93", "94", "95", "96", "97"]
+
+
+async def test_what_is_under_the_range_of_a_device_calls_unless_the_range_reaches_within_the_limit(fed):
+    await second_by_second(fed, timedelta(0), "97 L", other={"lower": {"valueDecimal": 95}})
+    assert await climbing(fed) == []
+    fed.clock.forward(minutes=1)
+    await second_by_second(fed, timedelta(0), "97 L")
+    (call,) = await climbing(fed)
+    assert "90" in call["description"]
+    await accept(fed)
+    await second_by_second(fed, timedelta(0), "L L", "L L")
+    assert await climbing(fed) == []
+
+
+async def missing(bedside):
+    return await bedside.sessions.search("Task", code=codes.VITALS_MISSED.token(), status="requested")
+
+
+async def test_a_feed_that_sees_nothing_for_minutes_calls_once_until_it_measures_again(fed):
+    await saturations(fed, "97 98")
+    for _ in range(2):
+        await saturations(fed, "E E")
+    assert await missing(fed) == []
+    for _ in range(3):
+        await saturations(fed, "E E")
+    (call,) = await missing(fed)
+    assert "sensor" in call["description"]
+    await saturations(fed, "E 97")
+    assert await missing(fed) == []
+    for _ in range(4):
+        await saturations(fed, "E E")
+    assert len(await missing(fed)) == 1
