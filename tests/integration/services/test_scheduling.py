@@ -222,6 +222,7 @@ async def test_what_happened_to_a_booking_is_recorded_whatever_its_ground(bench,
     await intake.update({**signed, "status": "inactive"})
     await bench.deliver(intake, scheduling)
     remarked = await scheduling.update({**booked, "comment": "called the patient"})
+    clock.now = NEXT_DAY
     arrived = await scheduling.update({**remarked, "status": "arrived"})
     with pytest.raises(Unprocessable):
         await scheduling.update({**arrived, "status": "booked"})

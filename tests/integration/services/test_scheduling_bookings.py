@@ -132,6 +132,7 @@ async def test_a_monitor_watches_over_two_rooms_and_not_over_three(bench, schedu
         made = with_actors(name, ("Practitioner/m", codes.MONITOR), (f"Location/{room}", codes.ROOM))
         return {**made, "status": "arrived", "serviceType": [codes.VISIT_DOSING.concept()]}
 
+    bench.clock.now = DAY
     for number in range(3):
         await scheduling.create(booked(f"p{number}", f"room{number}"))
     tasks = await scheduling.search("Task", code="double-booked")

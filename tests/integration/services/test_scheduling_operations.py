@@ -25,6 +25,9 @@ from tests.integration.services.at_scheduling import (
 )
 from tests.integration.services.course import START, appointment
 
+THAT_DAY = interval("2026-11-23")[0]
+"""The morning of the first day that is offered: of visits further ahead nobody says that somebody is there."""
+
 
 async def test_a_time_is_found_for_all_that_a_visit_needs_at_once_best_first(clinic):
     options = found(await clinic.ask("find", "Appointment", *span(0, 7), code("visit-type", "kap-dosing")))
@@ -48,7 +51,8 @@ async def test_every_time_that_is_found_can_be_booked(clinic):
     assert len(set(starts)) == 5
 
 
-async def test_what_is_booked_or_closed_or_cleaned_is_not_offered(clinic):
+async def test_what_is_booked_or_closed_or_cleaned_is_not_offered(clinic, clock):
+    clock.now = THAT_DAY
     one_room = (*span(0, 2), code("visit-type", "kap-dosing"), ref("location", "Location/r1"))
     first = found(await clinic.ask("find", "Appointment", *one_room))[0]
     taken = {**first, "status": "arrived"}
@@ -57,7 +61,8 @@ async def test_what_is_booked_or_closed_or_cleaned_is_not_offered(clinic):
     assert next_["start"] == "2026-11-23T11:30:00.000Z", "three hours, and half an hour to clean the room"
 
 
-async def test_a_shared_monitor_is_offered_for_as_many_rooms_as_policy_says(clinic):
+async def test_a_shared_monitor_is_offered_for_as_many_rooms_as_policy_says(clinic, clock):
+    clock.now = THAT_DAY
     names = set()
     for number in range(2):
         options = found(await clinic.ask("find", "Appointment", *span(0, 2), code("visit-type", "kap-dosing")))
@@ -290,6 +295,7 @@ async def test_the_equipment_that_a_clinic_asks_for_is_found_taken_and_never_in_
     own = tmp_path / "own.yaml"
     own.write_text(WITH_A_PUMP, encoding="utf-8")
     bench.policy = load_policy(own)
+    bench.clock.now = THAT_DAY
     scheduling = await bench.open(scheduling_service)
     for actor, role in (
         ("Practitioner/t1", "therapist"),
