@@ -23,8 +23,9 @@ from services.scheduling.rules.booking import span_of
 from services.scheduling.setting import Setting
 from shared.fhir.codes import VISITS
 from shared.fhir.dates import interval, zulu
-from shared.fhir.json import Resource
+from shared.fhir.json import Resource, parse
 from shared.fhir.kap import actors, visit_of
+from shared.fhir.outcome import FhirError
 from shared.runtime.app import Parts
 from shared.runtime.asking import not_held, wrongly_asked
 from shared.runtime.record import Record, open_record
@@ -82,11 +83,12 @@ def calendar_route(parts: Parts, setting: Setting) -> Route:
             say(client=BY_LINK)
             whose = await parts.store.calendars.of(request.path_params["secret"])
             if whose is None:
-                why = "It was revoked, or never was: ask the clinic for a new one."
-                raise not_held("The calendar of this link", why, where="Appointment")
+                raise _ended()
             say(tenant=whose.tenant)
             access, since = Access.unrestricted(whose.tenant), zulu(setting.clock() - SHOWN_BACK)
             async with open_record(parts.service, parts.store, access, keys=()) as held:
+                if await _has_left(held, whose.actor):
+                    raise _ended()
                 shown = await held.search("Appointment", [("actor", whose.actor), ("date", f"ge{since}")])
                 body = await calendar_of(held, whose.actor, shown)
             patients = dict.fromkeys(id_ for one in shown for id_ in actors(one, "Patient"))
@@ -97,6 +99,18 @@ def calendar_route(parts: Parts, setting: Setting) -> Route:
         return Response(body, media_type=MEDIA_TYPE, headers={"Cache-Control": "private, max-age=300"})
 
     return Route("/calendar/{secret}.ics", feed, methods=["GET"])
+
+
+def _ended() -> FhirError:
+    why = "It was revoked, or never was, or whose it is has left the clinic: ask the clinic for a new one."
+    return not_held("The calendar of this link", why, where="Appointment")
+
+
+async def _has_left(held: Record, actor: str) -> bool:
+    """Tell whether somebody is known here as deleted, or as not active any more: his links end with that."""
+    type_, _, id_ = actor.partition("/")
+    known = await held.stored(type_, id_)
+    return known is not None and (known.deleted or parse(known.body).get("active") is False)
 
 
 async def calendar_of(held: Record, actor: str, appointments: Sequence[Resource]) -> bytes:

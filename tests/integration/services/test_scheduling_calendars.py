@@ -10,6 +10,7 @@ import icalendar
 import pytest
 from pydantic import SecretStr
 
+from services.intake.service import intake as intake_service
 from services.scheduling.calendars import calendar_route
 from services.scheduling.service import scheduling as scheduling_service
 from services.scheduling.setting import Setting
@@ -98,6 +99,23 @@ async def test_a_link_that_was_revoked_or_never_made_shows_nothing(scheduling, c
     assert answer["parameter"][0]["valueInteger"] == 2
     assert [(await client.get(url)).status_code for url in (first, second, other)] == [404, 404, 200]
     assert (await client.get("/calendar/guess.ics")).status_code == 404
+
+
+async def test_a_link_ends_with_whose_calendar_it_shows(scheduling, bench, client):
+    """Who is not active in the directory any more, and who is deleted from it; it counts again where he is back."""
+    intake = await bench.open(intake_service)
+    doctor = await intake.create({"resourceType": "Practitioner", "active": True, "name": [{"family": "Okafor"}]})
+    other = await intake.create({"resourceType": "Practitioner", "name": [{"family": "Reyes"}]})
+    links = [await link(scheduling, f"Practitioner/{one['id']}") for one in (doctor, other)]
+    await bench.deliver(intake, scheduling)
+    assert [(await client.get(url)).status_code for url in links] == [200, 200]
+    await intake.update({**doctor, "active": False})
+    await intake.delete(other)
+    await bench.deliver(intake, scheduling)
+    assert [(await client.get(url)).status_code for url in links] == [404, 404]
+    await intake.update({**doctor, "active": True})
+    await bench.deliver(intake, scheduling)
+    assert [(await client.get(url)).status_code for url in links] == [200, 404]
 
 
 async def test_only_the_hash_of_a_secret_is_kept(scheduling, bench):
