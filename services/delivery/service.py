@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import structlog
+
 from services.delivery.capability import PUSHED_TYPES
 from services.delivery.endpoints import ID_DESTINATION, endpoint
 from services.delivery.guards import keep_destination, leads_outside, only_by_delivery
@@ -21,6 +23,9 @@ from shared.runtime.record import open_record
 from shared.runtime.service import Service
 from shared.runtime.settings import Settings
 from shared.store.access import Access
+from shared.store.disclosures import Disclosures
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 HOSPITAL = "hospital"
 """Name of the destination that the settings describe."""
@@ -59,6 +64,26 @@ async def keep_default_destination(parts: Parts) -> None:
                 await record.update({**held[0], "address": address})
 
 
+REPLAY = "./kap replay intake --to delivery"
+
+
+async def say_what_lacks(parts: Parts) -> list[str]:
+    """Tell the operator of the clinics of which patients are known here and not one Consent; return them.
+
+    Either nobody has signed one, or this database is from before delivery kept them: then all is held until intake has
+    told them again, and nobody would say so.
+    """
+    lacking = []
+    for tenant in await parts.store.tenants():
+        async with parts.store.transaction(keys=(), tenant=tenant) as transaction:
+            if await Disclosures(transaction).has_heard_no_consent():
+                lacking.append(tenant)
+    if lacking:
+        said = "No Consent has come here, so nothing is delivered. If patients have signed some, run what is named."
+        _log.warning("no_consents_known", clinics=lacking, said=said, run=REPLAY)
+    return lacking
+
+
 def create(settings: Settings) -> App:
     """Return the service with its lanes: one to each destination."""
     outside = Outside.of(settings.outbound_hosts, settings.hospital_url)
@@ -68,6 +93,7 @@ def create(settings: Settings) -> App:
 
     async def deliver(parts: Parts, beat: Beat) -> None:
         await keep_default_destination(parts)
+        await say_what_lacks(parts)
         await lanes.run(parts, beat)
 
     return App(

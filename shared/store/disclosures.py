@@ -126,6 +126,20 @@ class Disclosures:
             hidden=await self._hidden(told, entry.tenant, list(targets)),
         )
 
+    async def has_heard_no_consent(self) -> bool:
+        """Tell whether something of intake's is held for the clinic, and not one Consent, in force or not."""
+        with translated():
+            found = await self._connection.fetchval(
+                """
+                SELECT EXISTS (SELECT FROM resource r WHERE r.tenant = n.id AND r.origin = 'intake')
+                    AND NOT EXISTS (SELECT FROM resource r WHERE r.tenant = n.id AND r.type = $2)
+                FROM tenant n WHERE n.name = $1
+                """,
+                self._tenant,
+                type_id("Consent"),
+            )
+        return bool(found)
+
     async def sends_to(self, destination: str) -> str | None:
         """Return where a destination is sent things now; None where nothing is sent there."""
         with translated():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,9 +45,15 @@ def test_a_stack_with_tokens_answers_nobody_without_one_and_the_demo_runs_with_o
 
 
 def test_nothing_of_a_patient_and_no_secret_is_in_logs_metrics_or_what_commands_tell(kap: Kap) -> None:
-    """What was planted in everything that is sent, refused and stored is looked for wherever operators look."""
+    """What was planted in everything that is sent, refused and stored is looked for wherever operators look.
+
+    And what the demo said of its patients: their names, dates, numbers, telephones, and the texts about them.
+    """
     planted = Planted(kap)
     planted.sow()
+    kap.must("demo", "--patients", "1")
+    told = planted.told_by_the_demo()
+    assert len(told) > 20, "the demo says something of its patients"
     places = planted.places()
     assert {"postgres/log", "logs/services.log", "metrics of gateway", "./kap status"} <= places.keys()
     assert all(id_ in places["logs/services.log"] for id_ in planted.requests)  # these are their logs
@@ -57,6 +64,13 @@ def test_nothing_of_a_patient_and_no_secret_is_in_logs_metrics_or_what_commands_
         if canary.casefold() in text.casefold()
     }
     assert not found
+    by_demo = {
+        (name, said)
+        for name, text in places.items()
+        for said in told
+        if said in text and re.search(rf"(?<![\w-]){re.escape(said)}(?![\w-])", text)
+    }
+    assert not by_demo
 
 
 def _demo(kap: Kap) -> str:

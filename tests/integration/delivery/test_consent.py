@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest_asyncio
+import structlog
 
 from services.delivery.mapping import MASKED
-from services.delivery.service import SERVICE
+from services.delivery.service import SERVICE, say_what_lacks
 from shared.fhir.codes import ACT_CODE
 from shared.fhir.dates import zulu
 from shared.runtime.record import open_record
@@ -235,6 +236,18 @@ async def test_what_goes_to_a_participant_through_an_intermediary_needs_the_inte
     await eventually(lambda: _is(delivery, ann, "accepted"), seconds=15)
     [one] = await disclosed(delivery, ann)
     assert (one.recipient, one.through, one.part_2) == ("Organization/h1", "Organization/hie", True)
+
+
+async def test_a_database_that_has_heard_no_consent_says_at_its_start_what_to_run(delivery):
+    """As one from before delivery kept them has not, though its patients' resources are there."""
+    assert await say_what_lacks(delivery.parts) == []  # it knows of nobody
+    ann = patient()
+    await delivery.hear(ann, source="intake")
+    with structlog.testing.capture_logs() as said:
+        assert await say_what_lacks(delivery.parts) == ["default"]
+    assert [one["run"] for one in said if one["event"] == "no_consents_known"] == ["./kap replay intake --to delivery"]
+    await delivery.hear(consent(ann), source="intake")
+    assert await say_what_lacks(delivery.parts) == []
 
 
 async def test_nothing_is_delivered_for_legal_proceedings(delivery):
