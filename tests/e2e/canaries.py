@@ -221,7 +221,7 @@ def _said_in(value: Any, type_: str, name: str = "") -> Iterator[str]:
         for one in value:
             yield from _said_in(one, type_, name)
     elif isinstance(value, dict):
-        if name not in {"coding", "code", "meta"}:
+        if name not in {"coding", "code", "meta", "statusReason"}:  # these are the project's own words
             for key, one in value.items():
                 yield from _said_in(one, type_, key)
     elif isinstance(value, str):
