@@ -60,6 +60,11 @@ SELECT DISTINCT p.key FROM unnest($2::text[], $5::text[]) AS s(source, topic)
 JOIN parked p ON {_IS_CONSENT} AND p.key LIKE 'Patient/%'
 WHERE p.time < clock_timestamp() - $3 * interval '1 second'
 """
+# What a person denied in one record is denied for the others that are joined with it.
+_SAME: Final = """
+SELECT DISTINCT unnest(kap_same_person(n.id, one)) AS patient
+FROM unnest($2::uuid[]) AS one JOIN tenant n ON n.name = $1
+"""
 _OF_ALL: Final = """
 SELECT source, shard, abs(extract(epoch FROM clock_timestamp() - until))::float8 AS seconds
 FROM known_until WHERE consumer = $1
@@ -218,7 +223,9 @@ async def consents_known(connection: Connection, consumer: str, news: Freshness,
         rows = await connection.fetch(
             _DOUBTED, consumer, list(news.of), float(news.seconds), tenant, [topic_of(one) for one in news.of]
         )
-    return ConsentsKnown(doubted=frozenset(subject_uuid(row["key"].removeprefix("Patient/")) for row in rows))
+        named = [subject_uuid(row["key"].removeprefix("Patient/")) for row in rows]
+        joined = await connection.fetch(_SAME, tenant, named) if named else []
+    return ConsentsKnown(doubted=frozenset((*named, *(row["patient"] for row in joined))))
 
 
 async def _ages(

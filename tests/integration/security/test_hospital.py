@@ -145,10 +145,13 @@ async def test_where_news_of_consents_is_too_old_nobody_outside_is_told_anything
 
 
 async def test_a_withdrawal_that_could_not_be_applied_is_not_known_however_new_the_other_news_is(clinic, ada):
-    """Of the patient whose it is nothing is told, in any answer; others are told of as before."""
+    """Of the patient whose it is nothing is told, in any answer, by whichever record; others are told of as before."""
     admin, hospital = await clinic.token("clinic-admin"), await clinic.token("hospital-system", kap_user=H1)
     [bob] = [one["id"] for one in await found(clinic, admin, "Patient") if one["id"] != ada]
-    for patient in (ada, bob):
+    same = {**ADA, "link": [{"other": {"reference": f"Patient/{ada}"}, "type": "seealso"}]}
+    joined = (await clinic.made(same, admin))["id"]
+    await clinic.made(allergy(joined), admin)
+    for patient in (ada, bob, joined):
         await clinic.made(consent(patient, PATTERNS["P1"]), admin)
     store = await as_it_runs(clinic)
     await all_is_heard(store, GATEWAY, ago=timedelta())
@@ -162,7 +165,7 @@ async def test_a_withdrawal_that_could_not_be_applied_is_not_known_however_new_t
     assert (await clinic.send(hospital, "GET", f"Patient/{ada}", host="late")).text == never
     for one in await store.parking.list():
         await store.parking.drop(one.number)
-    assert await of_whom(clinic, hospital) == {ada, bob}
+    assert await of_whom(clinic, hospital) == {ada, bob, joined}
 
 
 async def test_a_record_that_could_not_be_read_may_be_a_withdrawal(clinic, ada):
