@@ -7,7 +7,7 @@ who is held already: nobody is entered for it whom `$match` would certainly have
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from services.intake.rules.matching import GRADES, Match, MatchPolicy, identifiers, match, telecoms
@@ -134,7 +134,7 @@ async def _refuse_known(
         name = f"Patient/{other['id']}"
         if other["id"] == entered["id"] or why.grade != "certain":
             continue
-        access = record.access if record.told is None else replace(record.access, disclosure=record.told)
+        access = record.access if record.reads is None else record.reads
         if await record.transaction.find(access, "Patient", other["id"]) is None:
             continue  # who may not know of him is told nothing: his referral is taken, and a person compares
         raise Unprocessable(

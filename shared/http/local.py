@@ -270,7 +270,7 @@ class LocalBackend:
                 traceparent=context.traceparent,
                 user=context.caller.user,
                 client=context.caller.client,
-                told=context.caller.disclosure,
+                reads=context.caller.access("r"),
             )
             return OperationResult(await asyncio.to_thread(dump, await operation.handler(call, record)))
         behind = await self._behind(context)
@@ -302,7 +302,7 @@ class LocalBackend:
             behind=behind,
             user=context.caller.user,
             client=context.caller.client,
-            told=context.caller.disclosure,
+            reads=context.caller.access("r"),
         )
 
     async def _prepared(self, context: RequestContext, resource: Resource, id_: str) -> Prepared:

@@ -27,7 +27,6 @@ from shared.store.types import Stored, Write, Written
 
 if TYPE_CHECKING:
     from shared.events.envelope import Interaction
-    from shared.store.access import Disclosure
     from shared.store.store import Store, Transaction
 
 _RETRY_SECONDS: Final = 1
@@ -125,7 +124,7 @@ class Record:
 
     `user` is the resource of the person who asked for it (``Practitioner/<id>``); None: no person, or nobody knows.
     `client` is the client by whose token it was asked; None: no token was asked for, or the service does it by itself.
-    `told` is who learns of what is answered, where that is somebody outside of the clinic.
+    `reads` is what exists, by reading, for who learns of what is answered; None: as `access` has it.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class Record:
         behind: Sequence[str] = (),
         user: str | None = None,
         client: str | None = None,
-        told: Disclosure | None = None,
+        reads: Access | None = None,
     ) -> None:
         self.service = service
         self.transaction = transaction
@@ -149,7 +148,7 @@ class Record:
         self.behind = tuple(behind)
         self.user = user
         self.client = client
-        self.told = told
+        self.reads = reads
         self.written: list[Written] = []
         self._read: dict[tuple[str, str], Stored | None] = {}
 
@@ -413,12 +412,12 @@ async def open_record(
     behind: Sequence[str] = (),
     user: str | None = None,
     client: str | None = None,
-    told: Disclosure | None = None,
+    reads: Access | None = None,
 ) -> AsyncIterator[Record]:
     """Open a transaction with the records of `keys` (``Patient/<id>`` ...) locked; commit when the block ends well.
 
     `behind` names the services whose latest news, seen by the caller, has not arrived here (`Record.require_current`);
-    `user` is the resource of the person who asks, `client` the client by whose token, `told` who learns of it outside.
+    `user` is the resource of the person who asks, `client` the client by whose token, `reads` what he may read.
     """
     async with store.transaction(keys=keys, tenant=access.tenant) as transaction:
         yield Record(
@@ -430,5 +429,5 @@ async def open_record(
             behind=behind,
             user=user,
             client=client,
-            told=told,
+            reads=reads,
         )

@@ -24,7 +24,7 @@ from shared.runtime.labelling import labels_of_policy
 from shared.runtime.policy import Policy, load_policy
 from shared.runtime.record import Record, open_record
 from shared.runtime.service import OperationCall, Service
-from shared.store.access import Access, Disclosure
+from shared.store.access import Access
 from shared.store.store import Store
 from shared.testing.knowledge import all_is_heard
 from shared.testing.refusals import lacking
@@ -130,11 +130,11 @@ class Opened:
 
     @asynccontextmanager
     async def record(
-        self, key: str, user: str | None = None, client: str | None = None, told: Disclosure | None = None
+        self, key: str, user: str | None = None, client: str | None = None, reads: Access | None = None
     ) -> AsyncIterator[Record]:
         """Open a transaction; a refusal by rule of intake or scheduling says all that it has to."""
         try:
-            who = {"user": user, "client": client, "told": told}
+            who = {"user": user, "client": client, "reads": reads}
             async with open_record(self.service, self.store, ACCESS, keys=[key], **who) as record:
                 yield record
         except Unprocessable as refused:

@@ -12,9 +12,10 @@ from shared.fhir.dates import zulu
 from shared.fhir.ids import new_id
 from shared.fhir.kap import eligibility_outcome, latest_eligibility
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
+from shared.fhir.search import Criterion, ReferenceValue
 from shared.runtime.raising import content_of
 from shared.runtime.record import prepare
-from shared.store.access import Disclosure
+from shared.store.access import DEFAULT_TENANT, Access, Disclosure, Grant
 from tests.integration.services.bedside import Bedside
 from tests.integration.services.course import about, eligible, patient, planned, referral, screening
 
@@ -140,12 +141,24 @@ async def outcome(intake, who):
     )
 
 
-async def test_a_referral_from_outside_tells_nothing_of_who_is_held_and_a_person_compares(intake):
-    hospital = Disclosure(frozenset(("Organization/h1",)), frozenset(("TREAT",)))
+HOSPITAL = Disclosure(frozenset(("Organization/h1",)), frozenset(("TREAT",)))
+PARTNER = Disclosure(frozenset(("Practitioner/doc",)), frozenset(("TREAT",)), permitted=True)
+HIS = Grant(conditions=(Criterion("general-practitioner", "reference", (ReferenceValue(("Practitioner",), "doc"),)),))
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        Access.outside(DEFAULT_TENANT, HOSPITAL),
+        Access(DEFAULT_TENANT, None, None, frozenset(), {"Patient": (HIS,)}, PARTNER),
+    ],
+    ids=["hospital", "partner"],
+)
+async def test_a_referral_from_outside_tells_nothing_of_who_is_held_and_a_person_compares(intake, reads):
     await intake.create(patient(identifier=[{"system": "urn:ssn", "value": "123"}]))
     theirs = prepare(patient(identifier=[{"system": "urn:ssn", "value": "123"}]), new_id())
     asked = prepare(referral({"resourceType": "Patient", "id": theirs.id}), new_id())
-    async with intake.record(f"Patient/{theirs.id}", client="h", told=hospital) as record:
+    async with intake.record(f"Patient/{theirs.id}", client="h", reads=reads) as record:
         for one in (theirs, asked):
             await record.create(one)
     (task,) = await intake.search("Task", patient=theirs.id, code=POSSIBLE_DOUBLE.code)
