@@ -8,7 +8,7 @@ from typing import Final
 from services.scheduling.appointments import appointment_of, booked, require_status, written
 from services.scheduling.booking import group_of, is_of_group
 from services.scheduling.parameters import Given
-from services.scheduling.rules.booking import INTENDED, name_of, roles_of, span_of
+from services.scheduling.rules.booking import INTENDED, REASONS_SYSTEM, name_of, roles_of, span_of
 from services.scheduling.setting import Setting
 from shared.fhir.codes import Code
 from shared.fhir.dates import zulu
@@ -20,7 +20,6 @@ from shared.runtime.raising import content_of
 from shared.runtime.record import Record
 from shared.runtime.service import OperationCall
 
-REASONS_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/appointment-cancellation-reason"
 REASONS: Final[Mapping[str, Code]] = {
     code: Code(REASONS_SYSTEM, code, display)
     for code, display in {

@@ -38,7 +38,7 @@ from services.scheduling.rules.booking import (
 from services.scheduling.rules.ground import not_living, not_one_patient, unmet
 from services.scheduling.setting import Setting
 from services.scheduling.slots import follow_bookings
-from services.scheduling.telling import call_who_is_not_told
+from services.scheduling.telling import call_who_is_not_told, tell_of_change
 from shared.fhir.codes import CLOSED_AND_BOOKED, DOUBLE_BOOKED, ID_FLAG, ID_TASK
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
@@ -73,6 +73,8 @@ async def _booking(change: Change, record: Record, setting: Setting) -> None:
     was = (change.before or {}).get("status")
     if was in (*INTENDED, *HERE) and was != (after or {}).get("status") and not is_coming(after, now, policy):
         await _settle(change.id, record, setting)
+    if was in INTENDED and change.before is not None:
+        await tell_of_change(change.id, change.before, after, record, setting)
     if after is not None and says_there(change.before, after):
         early = too_early({**after, "id": "" if change.before is None else change.id}, now, policy)
         if early is not None and not comes_from_elsewhere(after):

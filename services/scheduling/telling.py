@@ -6,22 +6,30 @@ A text leaves the record, so it names no drug, no diagnosis and, to the staff, n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from services.scheduling.ground import start_of
+from services.scheduling.ground import patient_in, start_of
+from services.scheduling.rules.booking import REASONS_SYSTEM
 from services.scheduling.setting import Setting
 from shared.fhir.codes import BOOKING_CHANGED, INSTRUCTION, TELL_IN_PERSON, TIME_OFFERED
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import actors, has_code, has_died, id_in
+from shared.fhir.kap import actors, codes_of, has_code, has_died, id_in
 from shared.fhir.raised import task
-from shared.notify.telling import Letter, tell
+from shared.notify.telling import Letter, tell, tell_no_more_about
 from shared.runtime.raising import raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 from shared.store.notices import Channel
+
+OFF: Final = ("cancelled", "entered-in-error")
+"""Statuses of a visit that will not be."""
+
+BY_PATIENT: Final = frozenset(("pat", "pat-crs", "pat-cpp"))
+"""The codes of `REASONS_SYSTEM` that say that the patient cancelled it himself."""
 
 STAFF_CHANNELS: Final[tuple[Channel, ...]] = ("email", "sms")
 
@@ -111,6 +119,40 @@ async def tell_of_loss(appointment: Resource, patient: str, record: Record, sett
         expires=start,
     )
     await tell_patient(record, ("lost", appointment["id"], at, "patient"), to_patient, patient=patient, setting=setting)
+
+
+async def tell_of_change(id_: str, before: Resource, after: Resource | None, record: Record, setting: Setting) -> None:
+    """Tell the people of a booked visit that it is cancelled or at another time; what was told of it goes out no more.
+
+    A patient who cancelled himself is not told so.
+    """
+    patient, now = patient_in(before), setting.clock()
+    was, start = start_of(before), None if after is None else start_of(after)
+    status = None if after is None else after.get("status")
+    off = status in (None, *OFF)
+    if patient is None or was is None or not (off or was != start):
+        return
+    about = f"Appointment/{id_}"
+    why = "The visit is cancelled." if off else "The visit is at another time."
+    await tell_no_more_about(record, about, patient, now, why=why)
+    until = was if off else start
+    if before.get("status") != "booked" or until is None or until <= now or (not off and status != "booked"):
+        return
+    said = when_text(was, setting.zone)
+    text = "Your visit on {date} at {time} ({zone}) is cancelled. Please call us if you have questions.".format(**said)
+    staff = "The visit on {date} at {time} ({zone}) is cancelled.".format(**said)
+    if not off:
+        new = " It is now on {date} at {time} ({zone}).".format(**when_text(until, setting.zone))
+        moved = "visit on {date} at {time} ({zone}) was moved.".format(**said) + new
+        text, staff = f"Your {moved} Please call us if you cannot come then.", f"The {moved}"
+    name = ("changed", id_, zulu(now))
+    subject = "A visit is cancelled" if off else "A visit is at another time"
+    letter = Letter(BOOKING_CHANGED, subject, text, about=(about,), expires=until)
+    reasons = codes_of((after or {}).get("cancelationReason"), REASONS_SYSTEM)
+    if not (off and BY_PATIENT.intersection(reasons)):
+        await tell_patient(record, (*name, "patient"), letter, patient=patient, setting=setting)
+    to_staff = replace(letter, text=staff, channels=STAFF_CHANNELS)
+    await tell_staff(record, name, to_staff, before, patient=patient, setting=setting)
 
 
 async def tell_of_offer(appointment: Resource, until: datetime, patient: str, record: Record, setting: Setting) -> None:

@@ -196,6 +196,15 @@ async def tell_no_more(record: Record, to: str, now: datetime, *, why: str) -> N
             await record.update(content_of({**one, "status": "stopped", "statusReason": {"text": why}}))
 
 
+async def tell_no_more_about(record: Record, about: str, patient: str, now: datetime, *, why: str) -> None:
+    """Stop every Communication of a patient's record about something (``Appointment/<id>``) that was not sent yet."""
+    for one in await record.search("Communication", {"patient": f"Patient/{patient}", "status": "preparation"}):
+        if any(each.get("reference") == about for each in one.get("about", [])):
+            await withdraw(record.transaction, one["id"], now)
+            with own_work():
+                await record.update(content_of({**one, "status": "stopped", "statusReason": {"text": why}}))
+
+
 async def withdraw_when_stopped(change: Change, record: Record) -> None:
     """Guard of Communication: what a person stops, or takes for an error, or deletes, is not sent any more."""
     state = None if change.after is None else STATES.get(change.after.get("status", ""))

@@ -26,6 +26,9 @@ HERE: Final = frozenset(("arrived", "checked-in"))
 COUNTING: Final = frozenset((*OCCUPYING, "fulfilled"))
 """Statuses in which a dosing session counts for the spacing of others."""
 
+REASONS_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/appointment-cancellation-reason"
+"""Of the codes that say why a visit was cancelled."""
+
 EXCLUSIVE: Final = ("Patient", "Practitioner", "PractitionerRole", "Location", "Device")
 """Kinds of actors that can only be in one appointment at a time, unless policy says that they may be shared."""
 

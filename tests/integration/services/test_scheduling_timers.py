@@ -161,6 +161,39 @@ async def test_a_visit_booked_for_tomorrow_is_told_once_and_a_cancelled_one_not_
     assert booked["status"] == "booked"
 
 
+async def told(scheduling, who):
+    found = await scheduling.search("Communication", patient=who["id"])
+    return [(one["status"], one["topic"]["text"], one["payload"][0]["contentString"]) for one in found]
+
+
+async def test_a_cancelled_or_moved_visit_is_told_and_its_reminders_go_out_no_more(bench, intake, scheduling, clock):
+    who = await patient(bench, intake, scheduling)
+    at = START + timedelta(hours=8)
+    booked = await scheduling.create(prep(who, at))
+    await pass_time(scheduling, clock, "messages", minutes=1)
+    then = "on Sunday, 22 November 2026 at 17:00"
+    reminder = (f"Your visit {then}", f"Your visit is {then} (UTC).")
+    assert await told(scheduling, who) == [("preparation", *reminder)]
+    later = {"name": "start", "valueDateTime": zulu(at + DAY)}
+    moved = await scheduling.call("reschedule", booked, later)
+    now = f"Your visit {then} (UTC) was moved. It is now on Monday, 23 November 2026 at 17:00 (UTC)."
+    news = ("A visit is at another time", f"{now} Please call us if you cannot come then.")
+    assert await told(scheduling, who) == [("stopped", *reminder), ("preparation", *news)]
+    clock.forward(minutes=1)
+    await scheduling.call("cancel", moved, code("reason", "prov"))
+    off = "Your visit on Monday, 23 November 2026 at 17:00 (UTC) is cancelled. Please call us if you have questions."
+    assert (await told(scheduling, who))[1:] == [("stopped", *news), ("preparation", "A visit is cancelled", off)]
+
+
+async def test_who_cannot_be_told_of_a_cancelled_visit_is_called(bench, intake, scheduling, clock):
+    who = await intake.create({"resourceType": "Patient", "name": [{"family": "Moss"}]})
+    await bench.deliver(intake, scheduling)
+    booked = await scheduling.create(prep(who, START + DAY))
+    await scheduling.call("cancel", booked, code("reason", "prov"))
+    (task,) = await scheduling.search("Task", code=codes.TELL_IN_PERSON.token())
+    assert (task["status"], task["priority"]) == ("requested", "urgent")
+
+
 async def test_a_failed_message_shows_in_the_record(bench, intake, scheduling, clock):
     who = await patient(bench, intake, scheduling)
     await scheduling.create(prep(who, START + DAY))
