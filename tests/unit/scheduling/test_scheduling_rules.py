@@ -81,6 +81,7 @@ grounds = st.builds(
     episode_status=st.sampled_from([None, "planned", "active", "onhold", "cancelled"]),
     order=st.sampled_from([None, "MedicationRequest/1"]),
     order_active=st.booleans(),
+    drug=st.sampled_from([None, "ketamine"]),
     routes=st.sampled_from([(), (ROUTE_IM.code,), (ROUTE_IM.code, ROUTE_IV.code)]),
     consented=st.sampled_from([frozenset(), frozenset({ROUTE_IM.code}), frozenset({ROUTE_IM.code, ROUTE_IV.code})]),
     planned=st.booleans(),
@@ -94,6 +95,7 @@ def test_nothing_is_lacking_only_where_all_of_it_is_there(ground):
         and ground.episode_status in ("planned", "active")
         and ground.order is not None
         and ground.order_active
+        and ground.drug is not None
         and bool(ground.routes)
         and set(ground.routes) <= ground.consented
         and ground.planned
