@@ -32,7 +32,7 @@ MEQ30_QUESTIONNAIRE = f"{BASE}/Questionnaire/meq-30"
 _MEQ30_ITEMS = 30
 _ANXIETY = 0.7
 """The GAD-7 total of a generated patient, as a share of his PHQ-9 total."""
-REMS_LEFT = ("hypnotic", "psychostimulant", "maoi", "serious-event")
+REMS_LEFT = ("hypnotic", "psychostimulant", "maoi", "respiratory-depression", "serious-event")
 """What a person answers on the monitoring form of the REMS, here always no."""
 
 _NO = Code(LOINC, "LA32-8", "No")
@@ -72,14 +72,16 @@ def with_what_a_person_answers(form: Resource, lot: str) -> Resource | None:
     """Return the form of the REMS with what only a person knows; None: it is there already."""
     there = {item["linkId"] for item in form.get("item", [])}
     said = [answer(link, valueBoolean=False) for link in REMS_LEFT if link not in there]
-    # Dissociation is expected, was seen, and was gone when the patient left.
-    said.extend(answer(link, valueBoolean=link == "dissociation") for link in _SEEN if link not in there)
+    said.extend(answer(link, valueBoolean=yes) for link, yes in _SEEN.items() if link not in there)
+    said.extend(answer(link, valueInteger=minute) for link, minute in _MINUTES.items() if link not in there)
     if "lot" not in there:
         said.append(answer("lot", valueString=lot))
     return {**form, "item": [*form.get("item", []), *said]} if said else None
 
 
-_SEEN = ("sedation", "dissociation")
+_SEEN: Mapping[str, bool] = {"sedation": False, "dissociation": True, "vitals-before": True, "vitals-end": True}
+_MINUTES: Mapping[str, int] = {"dissociation-onset": 40, "dissociation-resolution": 110, "ready-minutes": 110}
+"""Dissociation is expected, was seen, and was gone before the two hours were over."""
 
 
 # -- Questionnaires -------------------------------------------------------------------------------------------------

@@ -145,6 +145,8 @@ def clinic() -> Resource:
         ],
         "identifier": [identifier("clinic"), {"system": DEA, "value": dea_number(CLINIC)}],
         "name": CLINIC,
+        "telecom": [{"system": "phone", "value": "+1-555-0100", "use": "work"}],
+        "address": [{"line": ["4 River Street"], "city": "Riverton", "postalCode": "00004"}],
     }
 
 
@@ -170,6 +172,7 @@ def practitioner(team: str, staff: Staff) -> Resource:
         ],
         "active": True,
         "name": [{"use": "official", "family": staff.family, "given": [staff.given], "suffix": [staff.suffix]}],
+        "telecom": [{"system": "phone", "value": "+1-555-0100", "use": "work"}],
         "qualification": [{"code": staff.qualification.concept(), "period": {"start": "2020-01-01"}}],
     }
 

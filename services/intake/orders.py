@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -45,6 +46,7 @@ from shared.fhir.kap import (
     screened_for,
 )
 from shared.fhir.outcome import Issue, Unprocessable
+from shared.fhir.series import Planned, plan_for, sessions_for
 from shared.runtime.medications import substances_of
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -63,6 +65,8 @@ SIGNED = (
 OF_THE_WRITING = frozenset(("RX-ROUTE", "RX-DOSE", "RX-WEIGHT", "RX-TITRATION", "RX-SERIES", "RX-PLAN", "RX-PDMP"))
 """What is asked of the time of writing; of an order that is entered late, as policy says how late, as of now, too."""
 COUNTED = ("final", "amended", "corrected")
+PLANS = ("active", "on-hold", "completed", "revoked", "unknown")
+"""Statuses of a CarePlan that was in force at some time."""
 WERE_IN_FORCE = ("active", "on-hold", "completed", "stopped")
 
 
@@ -180,9 +184,10 @@ async def _amounts(
     kilograms = found if isinstance(found, Decimal) else None
     dosages = order.get("dosageInstruction", [])
     doses, share = doses_of(dosages, kilograms), policy.rounding.share
+    made = await record.search("CarePlan", about)
     before = [
         one
-        for one in await _ordered_before(record, patient, drug, routes, kilograms, setting)
+        for one in await _ordered_before(record, patient, drug, routes, kilograms, setting, made)
         if one.at <= at and one.id != change.id
     ]
     looked = [
@@ -194,8 +199,10 @@ async def _amounts(
         and await _by_prescriber(one, record, when, setting)
     ]
     series = of_route(policy.series, drug, routes)
-    plans = [one for one in await record.search("CarePlan", about) if is_plan(one)]
+    plans = [one for one in made if is_plan(one)]
     planned = [dose for plan in plans for dose in planned_doses(plan)]
+    by_plan = None if sessions_of(dosages) else _plan_of(order, made, drug, routes, at)
+    sessions, named = sessions_for(dosages, by_plan) or 1, None if by_plan is None else str(by_plan.plan["id"])
     where = "MedicationRequest.dosageInstruction"
     return [
         *check_titration(
@@ -208,8 +215,8 @@ async def _amounts(
             await sets_met(record, patient, setting),
             await aged(record, patient, at),
         ),
-        *check_count(sessions_of(dosages) or 1, series, where),
-        *check_total(sessions_of(dosages) or 1, before, max(looked, default=None), at, series),
+        *check_count(sessions, series, where),
+        *check_total(sessions, before, max(looked, default=None), at, series, plan=named),
         *check_planned(
             doses,
             drug,
@@ -233,8 +240,22 @@ async def _by_prescriber(observation: Resource, record: Record, at: datetime, se
     return False
 
 
+def _plan_of(
+    order: Resource, plans: Iterable[Resource], drug: Drug, routes: Sequence[str], at: datetime
+) -> Planned | None:
+    """Return the plan whose sessions an order is for that says none of its own: the newest when it was written."""
+    written = interval(order["authoredOn"])[1] if "authoredOn" in order else at
+    return plan_for(plans, drug, routes, max(written, at), statuses=PLANS)
+
+
 async def _ordered_before(
-    record: Record, patient: str, drug: Drug, routes: list[str], kilograms: Decimal | None, setting: Setting
+    record: Record,
+    patient: str,
+    drug: Drug,
+    routes: list[str],
+    kilograms: Decimal | None,
+    setting: Setting,
+    plans: Sequence[Resource],
 ) -> list[Ordered]:
     """Return the patient's orders of the drug by one of the routes that were in force."""
     found = []
@@ -246,7 +267,9 @@ async def _ordered_before(
         if drug_of(await substances_of(record, one), setting.sets) == drug:
             dosages = one.get("dosageInstruction", [])
             written = interval(one["authoredOn"])[0] if "authoredOn" in one else moment(one["meta"]["lastUpdated"])
-            found.append(Ordered(one["id"], written, doses_of(dosages, kilograms), sessions_of(dosages) or 1))
+            plan = None if sessions_of(dosages) else _plan_of(one, plans, drug, routes, written)
+            sessions, named = sessions_for(dosages, plan) or 1, None if plan is None else str(plan.plan["id"])
+            found.append(Ordered(one["id"], written, doses_of(dosages, kilograms), sessions, named))
     return found
 
 

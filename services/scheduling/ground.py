@@ -20,7 +20,6 @@ from shared.fhir.codes import (
     WEIGHT,
 )
 from shared.fhir.dates import interval, period_interval
-from shared.fhir.doses import sessions_of
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
     actors,
@@ -35,16 +34,15 @@ from shared.fhir.kap import (
     id_in,
     is_course,
     is_order_in_force,
-    is_plan,
     latest_eligibility,
     moment,
     patient_of,
-    planned_doses,
     routes_consented,
     routes_of_order,
     screened_for,
     visit_of,
 )
+from shared.fhir.series import plan_for, sessions_for
 from shared.runtime.joined import denied_elsewhere
 from shared.runtime.medications import substances_of
 from shared.runtime.record import Record
@@ -89,6 +87,7 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
     ordered = None if order is None else drug_of(await substances_of(record, order), setting.sets)
     routes = () if order is None else tuple(dict.fromkeys(routes_of_order(order)))
     apart = _apart(plans, ordered, routes)
+    dosages = [] if order is None else order.get("dosageInstruction", [])
     return Ground(
         patient=about["patient"],
         outcome=None if newest is None else eligibility_outcome(newest, now),
@@ -104,7 +103,7 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         order=next(iter(_orders_named(appointment)), None) if order is None else f"MedicationRequest/{order['id']}",
         other_orders=others,
         order_active=stands and order is not None and not comes_from_elsewhere(order),
-        order_sessions=None if order is None else _sessions(order, plans),
+        order_sessions=None if order is None else sessions_for(dosages, plan_for(plans, ordered, routes, when)),
         order_used=() if order is None else await _used(record, appointment, appointments, order, about, setting),
         drug=ordered,
         routes=routes,
@@ -180,14 +179,6 @@ async def _orders(record: Record, appointment: Resource, setting: Setting) -> tu
     drugged = [one for one in known if drug_of(await substances_of(record, one), setting.sets) is not None]
     others = tuple(f"MedicationRequest/{one['id']}" for one in drugged[1:])
     return next(iter([*drugged, *known]), None), others
-
-
-def _sessions(order: Resource, plans: Iterable[Resource]) -> int | None:
-    """Return for how many sessions an order is: as it says, else as the plan of the course; None: neither says it."""
-    said = sessions_of(order.get("dosageInstruction", []))
-    routes = routes_of_order(order)
-    doses = [one for plan in plans if is_plan(plan) for one in planned_doses(plan) if one.route in routes]
-    return said or sum(one.sessions for one in doses) or None
 
 
 async def _used(

@@ -18,6 +18,7 @@ from services.sessions.rules.amounts import (
     Weighed,
     amount_checks,
     as_dose,
+    decided_on,
     newest_weight,
     quantity_of,
 )
@@ -139,7 +140,7 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
         others=others,
         kilograms=kilograms,
         kilograms_ordered=None if order is None else _weight_ordered(weights, order, setting, zone),
-        decisions=situation.decisions,
+        decisions=decided_on(situation.decisions, kilograms, weights, setting.dosing.weight_age.days, zone),
     )
     return Known(situation, before, amounts)
 
@@ -176,7 +177,8 @@ async def weights_of(record: Record, patient: str | None, setting: Setting, zone
         kilograms = kilograms_in(one.get("valueQuantity"))
         if one["status"] in ("final", "amended", "corrected") and said and kilograms is not None and kilograms > 0:
             can_be = not implausible(one, setting.monitoring)
-            found.append(Weighed(interval_in(said, zone), kilograms if can_be else None))
+            known = moment((one.get("meta") or {}).get("lastUpdated"))
+            found.append(Weighed(interval_in(said, zone), kilograms if can_be else None, known))
     return found
 
 

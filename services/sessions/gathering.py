@@ -255,8 +255,8 @@ async def enrolment_of(record: Record, dose: Resource, visit: Resource | None, w
         if any(id_in(one.get("actor"), type_) for type_ in ("Practitioner", "PractitionerRole"))
     ]
     return Enrolment(
-        site=any(_identified(place, ID_REMS_SITE, when) for place in places),
-        patient=_identified(patient, ID_REMS_PATIENT, when),
+        site=any(is_identified(place, ID_REMS_SITE, when) for place in places),
+        patient=is_identified(patient, ID_REMS_PATIENT, when),
         witness=any(coding.get("code") == WITNESS for one in functions for coding in one.get("coding", [])),
     )
 
@@ -273,7 +273,8 @@ async def places_of(record: Record, visit: Resource | None) -> list[Resource | N
     return places
 
 
-def _identified(resource: Resource | None, system: str, when: datetime) -> bool:
+def is_identified(resource: Resource | None, system: str, when: datetime) -> bool:
+    """Tell whether a resource has an identifier of a system that is in force at a time."""
     for one in (resource or {}).get("identifier", []):
         period = period_interval(one.get("period", {}))
         if one.get("system") == system and one.get("value") and (period is None or period[0] <= when < period[1]):

@@ -13,7 +13,7 @@ from services.sessions.gathering import made_in_its_time
 from services.sessions.ground import judge_again
 from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking
-from services.sessions.operations.rems import fill_at_the_end, note_submission
+from services.sessions.monitoring_form import fill_after_the_end, fill_at_the_end, note_submission
 from services.sessions.operations.summary import ask_for_amendment, keep_signed
 from services.sessions.rules.readings import measures_anew
 from services.sessions.rules.visits import OVER, TAKEN_BACK, is_of_another, may_become, with_history
@@ -46,6 +46,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
             await judge_home(record, change.after, setting)
             await join_treatment(change, record, setting)
             await guard_booking(change, record, setting)
+        await fill_after_the_end(change, record, setting)
         await ask_for_amendment(change, record, setting)
 
     async def dispense(change: Change, record: Record) -> None:

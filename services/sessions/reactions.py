@@ -13,6 +13,7 @@ from services.sessions.ground import RULES as GROUND
 from services.sessions.ground import judge_ground
 from services.sessions.leaving import integration_is_booked, integration_is_off
 from services.sessions.ledger import book_nothing
+from services.sessions.monitoring_form import fill_after_the_end
 from services.sessions.rules.visits import COMING, OFF, is_kap_visit, planned_visit
 from services.sessions.setting import Setting
 from services.sessions.suicidality import settle
@@ -43,6 +44,8 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
             stored = await record.stored("MedicationAdministration", dose["id"])
             if stored is not None and stored.origin == record.service.name:
                 await judge_given(dose, record, setting)
+                known = Change("update", "MedicationAdministration", str(dose["id"]), None, dose)
+                await fill_after_the_end(known, record, setting)
                 await _is_other_drug(dose, record, setting)
 
     async def scored(event: Event, resource: Resource, record: Record) -> None:

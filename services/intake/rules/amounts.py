@@ -44,12 +44,16 @@ class Titration(ByRoute, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """An earlier order: when it was written, its highest dose in each unit as far as it is known, and its sessions."""
+    """An earlier order: when it was written, its highest dose in each unit as far as it is known, and its sessions.
+
+    `plan`: the plan (logical id) whose sessions they are; None: the order says them itself, or there is none.
+    """
 
     id: str
     at: datetime
     doses: Mapping[str, Decimal]
     sessions: int
+    plan: str | None = None
 
 
 def of_route(table: Mapping[str, Any], drug: Drug, routes: Sequence[str]) -> Any | None:
@@ -132,15 +136,26 @@ def check_count(sessions: int, series: Series | None, where: str) -> list[Issue]
 
 
 def check_total(
-    sessions: int, before: Sequence[Ordered], looked_at: datetime | None, at: datetime, series: Series | None
+    sessions: int,
+    before: Sequence[Ordered],
+    looked_at: datetime | None,
+    at: datetime,
+    series: Series | None,
+    *,
+    plan: str | None = None,
 ) -> list[Issue]:
-    """Return what forbids so many sessions after those `before`, since somebody looked whether they are needed."""
+    """Return what forbids so many sessions after those `before`, since somebody looked whether they are needed.
+
+    Orders that are for the sessions of a plan (`plan`: this one) share them: they count once.
+    """
     if series is None:
         return []
     since = at - timedelta(days=series.days)
     since = since if looked_at is None else max(since, looked_at)
     counted = [one for one in before if since < one.at <= at]
-    had = sum(one.sessions for one in counted)
+    by_plan = {one.plan: one.sessions for one in counted if one.plan is not None}
+    had = sum(one.sessions for one in counted if one.plan is None) + sum(by_plan.values())
+    sessions = 0 if plan in by_plan else sessions
     if had + sessions <= series.total:
         return []
     return [

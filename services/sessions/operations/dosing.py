@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -11,14 +11,14 @@ from services.sessions.dose import known_of
 from services.sessions.gathering import ask_for_decisions, confirm_news
 from services.sessions.operations.parameters import given_in, moment_in
 from services.sessions.rules.checks import Check, issues_of
-from services.sessions.rules.claims import begins_ahead
+from services.sessions.rules.claims import COUNTED, begins_ahead, is_sent_again, is_the_same
 from services.sessions.rules.gate import news_check
 from services.sessions.rules.visits import VIRTUAL_CLASS
 from services.sessions.setting import Setting
 from shared.fhir.codes import UCUM, Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource, parse
-from shared.fhir.kap import Drug, drug_of, id_in, patient_of, quantity_in, reference
+from shared.fhir.kap import Drug, drug_of, effective_start, id_in, patient_of, quantity_in, reference
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.fhir.profiles import own
 from shared.runtime.medications import medication_of, substances_of
@@ -27,6 +27,7 @@ from shared.runtime.service import Operation, OperationCall
 
 CATEGORY = "http://terminology.hl7.org/CodeSystem/medication-admin-category"
 OUTPATIENT = Code(CATEGORY, "outpatient", "Outpatient")
+INPATIENT = Code(CATEGORY, "inpatient", "Inpatient")
 COMMUNITY = Code(CATEGORY, "community", "Community")
 FUNCTION = "http://terminology.hl7.org/CodeSystem/med-admin-perform-function"
 PERFORMER = Code(FUNCTION, "performer", "Performer")
@@ -69,7 +70,9 @@ def dosing_operations(setting: Setting) -> tuple[Operation, ...]:
                 "expires (date) and strength (Quantity, mg/mL, as it is given) of the product, effective "
                 "(dateTime, not in the future; default now), confirmedBy (Reference to the prescriber or nurse "
                 "who confirms that consent and order stand, where the check G-NEWS asks; kept as a DetectedIssue with "
-                "that mitigation). Returns the MedicationAdministration, in progress."
+                "that mitigation), identifier (Identifier of the request, which the dose keeps: a call that "
+                "is sent again with it begins no second dose and returns the first as it stands; without one the same "
+                "dose within moments is refused, G-AGAIN). Returns the MedicationAdministration, in progress."
             ),
         ),
     )
@@ -105,12 +108,15 @@ async def _planned(call: OperationCall, record: Record, setting: Setting, needed
     if drug is None or medication is None:
         raise _refused("medicationRequest", "is not an order of ketamine or esketamine; other drugs need no gate.")
     start = moment_in("effective", given["effective"], setting.clock())
-    dose = _administration(visit_id, visit, order, medication, given, start)
+    dose = _administration(visit, order, medication, given, start, setting.gate.rems.inpatient)
     return Planned(dose, drug, start, given["confirmedBy"])
 
 
 async def _start_dose(call: OperationCall, record: Record, setting: Setting) -> Resource:
     planned = await _planned(call, record, setting, ("medicationRequest", "dose", "performer"))
+    begun = await _begun(record, planned, setting)
+    if begun is not None:
+        return begun
     if planned.confirmed_by is not None:
         await confirm_news(record, str(call.id), str(patient_of(planned.dose)), planned.confirmed_by, setting)
     known = await known_of(record, planned.dose, planned.start, planned.drug, setting)
@@ -121,6 +127,43 @@ async def _start_dose(call: OperationCall, record: Record, setting: Setting) -> 
     written = await record.create(planned.dose)
     administration: Resource = parse(written.stored.body)
     return administration
+
+
+async def _begun(record: Record, planned: Planned, setting: Setting) -> Resource | None:
+    """Return the dose that an earlier call with the same identifier began, None where none did.
+
+    Raises:
+        Unprocessable: G-AGAIN, by that identifier another dose was begun; or, without one, the same dose a moment ago.
+
+    """
+    dose, again = planned.dose, setting.gate.again
+    for named in dose.get("identifier", []):
+        token = f"{named.get('system', '')}|{named['value']}"
+        for one in await record.search("MedicationAdministration", {"identifier": token}):
+            if one["status"] not in COUNTED:
+                continue
+            if is_the_same(one, dose):
+                return one
+            raise _again(
+                f"MedicationAdministration/{one['id']} has this identifier, and is another dose. Say one of "
+                "its own for each dose (parameter identifier).",
+                again.source,
+            )
+    if "identifier" in dose:
+        return None
+    for one in await record.search("MedicationAdministration", {"context": dose["context"]["reference"]}):
+        if is_sent_again(one, dose, setting.gate):
+            raise _again(
+                f"MedicationAdministration/{one['id']} was begun at {zulu(effective_start(one) or planned.start)} by "
+                "the same call. If that was this dose, it stands: read it. For a further one say an identifier of its "
+                "own (parameter identifier).",
+                again.source,
+            )
+    return None
+
+
+def _again(what: str, source: str) -> Unprocessable:
+    return Unprocessable(what, code="duplicate", expression=["Parameters.parameter"], rule="G-AGAIN", source=source)
 
 
 async def _pre_dose_gate(call: OperationCall, record: Record, setting: Setting) -> Resource:
@@ -182,6 +225,7 @@ FORMS: Final = {
     "strength": "valueQuantity",
     "effective": "valueDateTime",
     "confirmedBy": "valueReference",
+    "identifier": "valueIdentifier",
 }
 
 
@@ -196,23 +240,37 @@ def _parameters(call: OperationCall, needed: Sequence[str]) -> dict[str, Any]:
             code="value",
             expression=["Parameters.parameter"],
         )
+    named = given["identifier"]
+    if named is not None and not (isinstance(named, dict) and named.get("system") and named.get("value")):
+        raise BadRequest(
+            "The identifier of a request says its system and its value.",
+            code="value",
+            expression=["Parameters.parameter"],
+        )
     return given
 
 
 def _administration(
-    visit_id: str, visit: Resource, order: Resource, medication: Resource, given: dict[str, Any], start: datetime
+    visit: Resource,
+    order: Resource,
+    medication: Resource,
+    given: dict[str, Any],
+    start: datetime,
+    inpatient: Container[str],
 ) -> Resource:
     dosage = order["dosageInstruction"][0] if order.get("dosageInstruction") else {}
-    virtual = visit.get("class", {}).get("code") == VIRTUAL_CLASS.code
+    kind = visit.get("class", {}).get("code")
+    category = COMMUNITY if kind == VIRTUAL_CLASS.code else INPATIENT if kind in inpatient else OUTPATIENT
     whole = "route" in dosage and given["dose"] is not None
     return {
         "resourceType": "MedicationAdministration",
         **({"meta": own.claiming(own.DOSE)} if whole else {}),
+        **({"identifier": [given["identifier"]]} if given["identifier"] is not None else {}),
         "status": "in-progress",
-        "category": (COMMUNITY if virtual else OUTPATIENT).concept(),
+        "category": category.concept(),
         **_product(medication, given),
         "subject": reference("Patient", str(patient_of(visit))),
-        "context": reference("Encounter", visit_id),
+        "context": reference("Encounter", str(visit["id"])),
         "effectivePeriod": {"start": zulu(start)},
         "performer": [
             {"function": function.concept(), "actor": given[name]}

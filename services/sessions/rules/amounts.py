@@ -17,9 +17,9 @@ import msgspec
 from services.sessions.rules.checks import Check, Decision, Verdict, simple
 from shared.fhir.cited import Cited
 from shared.fhir.codes import SNOMED, UCUM
-from shared.fhir.dates import Interval
+from shared.fhir.dates import MIN_INSTANT, Interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import Drug, codes_of, effective_start, id_in, milligrams_in, quantity_in
+from shared.fhir.kap import Drug, codes_of, effective_start, id_in, milligrams_in, moment, quantity_in
 from shared.fhir.zones import day_at
 
 
@@ -92,7 +92,7 @@ class Amounts:
         others: the patient's other doses of these drugs, in this visit and before it.
         kilograms: body weight of the last days, None: not known.
         kilograms_ordered: body weight when the order was written, None: not known.
-        decisions: of prescribers, in this visit.
+        decisions: of prescribers, in this visit; on the weight those on what he weighs now.
 
     """
 
@@ -119,10 +119,14 @@ class Amounts:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """A body weight: when it was taken, from and to, and the kilograms; None: such as can hardly be."""
+    """A body weight: when it was taken, from and to, and the kilograms; None: such as can hardly be.
+
+    `known`: since when it is on record as it stands.
+    """
 
     when: Interval
     kilograms: Decimal | None
+    known: datetime = MIN_INSTANT
 
 
 def newest_weight(weights: Iterable[Weighed], until: datetime, days: int, zone: tzinfo) -> Decimal | None:
@@ -135,6 +139,17 @@ def newest_weight(weights: Iterable[Weighed], until: datetime, days: int, zone: 
     newest = max((one.when[0] for one in found), default=None)
     taken = [one.kilograms for one in found if one.when[0] == newest]
     return None if None in taken else min((one for one in taken if one is not None), default=None)
+
+
+def decided_on(
+    decisions: Iterable[Decision], kilograms: Decimal | None, weights: Sequence[Weighed], days: int, zone: tzinfo
+) -> list[Decision]:
+    """Return the decisions but those on another weight: it covers what the patient weighed, as it was known then."""
+
+    def weighed(when: datetime) -> Decimal | None:
+        return newest_weight([one for one in weights if one.known <= when], when, days, zone)
+
+    return [one for one in decisions if one.rule != "G-WEIGHT" or weighed(one.when) == kilograms]
 
 
 def quantity_of(administration: Resource) -> Mapping[str, Any] | None:
@@ -276,7 +291,8 @@ def _since_the_order(amounts: Amounts, order: Resource, policy: DosingPolicy) ->
             f"the patient weighs {_plain(now)} kg, and weighed {_plain(then)} kg when it was ordered. Weigh him again; "
             "have the prescriber order it for this weight, or decide."
         )
-    decided = [one.reference for one in amounts.decisions if one.rule == "G-WEIGHT"]
+    written = moment(order["authoredOn"]) if "authoredOn" in order else MIN_INSTANT
+    decided = [one.reference for one in amounts.decisions if one.rule == "G-WEIGHT" and one.when >= written]
     if verdict == "closed" and decided:
         verdict = "decided"
     yield Check(

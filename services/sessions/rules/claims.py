@@ -10,7 +10,7 @@ from services.sessions.rules.checks import closed
 from services.sessions.rules.gate import GatePolicy
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import effective_start, moment
+from shared.fhir.kap import effective_start, milligrams_in, moment
 from shared.fhir.outcome import Issue
 
 Claim: TypeAlias = Literal["nothing", "start", "given"]
@@ -74,6 +74,26 @@ def changes_what(before: Resource, after: Resource) -> bool:
         "partOf",
     )
     return any(before.get(name) != after.get(name) for name in elements)
+
+
+def is_the_same(begun: Resource, asked: Resource) -> bool:
+    """Tell whether a dose that was begun is the one that a request asks for: what, how much, how, by whom, on what.
+
+    What became of it since (its status, its end, how fast it goes) does not matter.
+    """
+    elements = ("subject", "context", "request", "performer", "medicationCodeableConcept", "contained")
+    dosages = [one.get("dosage", {}) for one in (begun, asked)]
+    amounts = [milligrams_in(one.get("dose")) for one in dosages]
+    alike = all(begun.get(name) == asked.get(name) for name in elements)
+    return alike and dosages[0].get("route") == dosages[1].get("route") and amounts[0] == amounts[1]
+
+
+def is_sent_again(begun: Resource, asked: Resource, policy: GatePolicy) -> bool:
+    """Tell whether a dose that is to be begun may be one that was: the same, and within moments of its beginning."""
+    began, begins = effective_start(begun), effective_start(asked)
+    if began is None or begins is None or begun.get("status") not in COUNTED:
+        return False
+    return abs(begins - began) <= timedelta(seconds=policy.again.seconds) and is_the_same(begun, asked)
 
 
 def corrects_the_amount(before: Resource | None, after: Resource) -> bool:

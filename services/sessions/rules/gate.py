@@ -46,6 +46,12 @@ class Minutes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     minutes: int
 
 
+class Seconds(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number of seconds."""
+
+    seconds: int
+
+
 class GateLimit(Limit, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A limit of the gate.
 
@@ -103,6 +109,7 @@ class GatePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     live: Minutes
     answers_age: Minutes
     ahead: Minutes
+    again: Seconds
     readings: dict[str, GateLimit]
     answers: dict[str, Answer]
     risk: Risk

@@ -162,6 +162,11 @@ def against_going_home(leaving: Leaving, policy: DischargePolicy, alarms: AlarmP
     ]
 
 
+def against_vital_signs(leaving: Leaving, policy: DischargePolicy, alarms: AlarmPolicy) -> list[Issue]:
+    """Return what of the readings speaks against going home: the pressure, and what is beyond the limit of an alarm."""
+    return [*_alarms(leaving, alarms), *_pressure(leaving, policy)]
+
+
 def _not_home(rule: str, what: str, source: str) -> Issue:
     return Issue(
         f"Not home yet: {what} Who leaves all the same is recorded with disposition aadvice ($discharge).",

@@ -6,7 +6,7 @@ How many and how far apart: the order (`timing.repeat.count`, else as the plan),
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
@@ -15,11 +15,9 @@ import msgspec
 from services.sessions.rules.amounts import Dose
 from services.sessions.rules.checks import Check, Decision, Verdict
 from shared.fhir.cited import Cited
-from shared.fhir.dates import MIN_INSTANT
-from shared.fhir.doses import sessions_of
 from shared.fhir.json import Resource
-from shared.fhir.kap import Drug, PlannedDose, is_plan, moment, planned_doses
-from shared.fhir.series import Series
+from shared.fhir.kap import Drug, moment
+from shared.fhir.series import Planned, Series, created, plan_for, sessions_for
 from shared.fhir.zones import day_at
 
 
@@ -86,14 +84,9 @@ class Before:
         """Return the doses of other sessions; one that names no visit is of another."""
         return [one for one in self.doses if one.visit is None or one.visit != self.visit]
 
-    def plan(self) -> tuple[Resource, list[PlannedDose]] | None:
-        """Return the newest plan in force that plans doses of the drug by the route, and those; None: none does."""
-        found = []
-        for plan in self.plans:
-            doses = [one for one in planned_doses(plan) if one.drug == self.drug and one.route == self.route]
-            if doses and is_plan(plan) and ("created" not in plan or moment(plan["created"]) <= self.start):
-                found.append((plan, doses))
-        return max(found, key=lambda one: _created(one[0]), default=None)
+    def plan(self) -> Planned | None:
+        """Return the newest plan in force that plans doses of the drug by the route; None: none does."""
+        return plan_for(self.plans, self.drug, [self.route], self.start)
 
 
 def series_checks(before: Before, policy: SeriesPolicy, decisions: Sequence[Decision]) -> Iterator[Check]:
@@ -102,15 +95,11 @@ def series_checks(before: Before, policy: SeriesPolicy, decisions: Sequence[Deci
     if before.at_home:
         yield _home(before, policy.at_home.allowed)
     if before.order is not None:  # without one, the check of the order says so
-        yield _ordered(before, before.order, () if plan is None else plan[1], series)
+        yield _ordered(before, before.order, plan, series)
     if plan is not None:
-        yield _planned(before, *plan, policy.planned, decisions)
-    planned = 0 if plan is None else max((int(one.days) for one in plan[1] if one.days is not None), default=0)
+        yield _planned(before, plan, policy.planned, decisions)
+    planned = 0 if plan is None else max((int(one.days) for one in plan.doses if one.days is not None), default=0)
     yield _spaced(before, series, planned, decisions)
-
-
-def _created(plan: Resource) -> datetime:
-    return moment(plan["created"]) if "created" in plan else MIN_INSTANT
 
 
 def _home(before: Before, allowed: Allowed) -> Check:
@@ -129,7 +118,7 @@ def _sessions(doses: Sequence[Dose]) -> int:
     return len({one.reference if one.visit is None else one.visit for one in doses})
 
 
-def _ordered(before: Before, order: Resource, planned: Iterable[PlannedDose], series: Series) -> Check:
+def _ordered(before: Before, order: Resource, planned: Planned | None, series: Series) -> Check:
     """Return the check of the sessions of the order: as many as it says, else as the plan has by route, else one."""
     reference, written = f"MedicationRequest/{order['id']}", moment(order.get("authoredOn"))
     given = [
@@ -138,8 +127,7 @@ def _ordered(before: Before, order: Resource, planned: Iterable[PlannedDose], se
         if one.order == order["id"]
         or (one.order is None and one.visit is not None and (one.when is None or one.when >= written))
     ]
-    by_plan = sum(one.sessions for one in planned if one.route == before.route)
-    ordered, had = sessions_of(order.get("dosageInstruction", [])) or by_plan or 1, _sessions(given)
+    ordered, had = sessions_for(order.get("dosageInstruction", []), planned) or 1, _sessions(given)
     return _check(
         "G-SERIES",
         "Sessions of the order",
@@ -152,12 +140,10 @@ def _ordered(before: Before, order: Resource, planned: Iterable[PlannedDose], se
     )
 
 
-def _planned(
-    before: Before, plan: Resource, doses: Sequence[PlannedDose], cited: Cited, decisions: Sequence[Decision]
-) -> Check:
-    made = _created(plan)
+def _planned(before: Before, planned: Planned, cited: Cited, decisions: Sequence[Decision]) -> Check:
+    plan, made = planned.plan, created(planned.plan)
     given = [one for one in before.elsewhere() if one.when is None or one.when >= made]
-    sessions, had = max(one.session + one.sessions - 1 for one in doses), _sessions(given)
+    sessions, had = max(one.session + one.sessions - 1 for one in planned.doses), _sessions(given)
     return _check(
         "G-SERIES",
         "Sessions of the plan",

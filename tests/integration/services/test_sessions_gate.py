@@ -312,6 +312,24 @@ async def test_who_weighs_a_fifth_less_than_when_it_was_ordered_is_asked_about(b
     await bedside.start(56)
 
 
+async def test_a_decision_on_the_weight_covers_no_other_weight_that_becomes_known_after_it(bedside):
+    await bedside.tell("intake", {**weight(bedside.who, 80), "effectiveDateTime": zulu(bedside.clock.now)})
+    await bedside.chart()
+    _, checks = await look(bedside, dose=56)
+    await decide(bedside, checks["G-WEIGHT"]["decision"])
+    taken = bedside.clock.now + timedelta(minutes=1)
+    bedside.clock.forward(minutes=5)
+    await bedside.tell("intake", {**weight(bedside.who, 80), "effectiveDateTime": zulu(taken)})
+    opens, checks = await look(bedside, dose=56)
+    assert (opens, checks["G-WEIGHT"]["verdict"]) == (True, "decided")
+    other = await bedside.tell("intake", {**weight(bedside.who, 56), "effectiveDateTime": zulu(taken)})
+    opens, checks = await look(bedside, dose=56)
+    assert (opens, checks["G-WEIGHT"]["value"]) == (False, "56 kg")
+    await bedside.tell("intake", {**other, "status": "entered-in-error"})
+    opens, _ = await look(bedside, dose=56)
+    assert opens
+
+
 async def test_a_weight_that_can_hardly_be_doses_nobody_until_it_is_corrected(bedside):
     slip = await bedside.tell("intake", {**weight(bedside.who, 700), "effectiveDateTime": zulu(bedside.clock.now)})
     await bedside.chart()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 
 from shared.fhir import codes
 from shared.fhir.dates import zulu
-from shared.fhir.outcome import Unprocessable
+from shared.fhir.outcome import BadRequest, Unprocessable
 from tests.integration.services.bedside import rules_of
-from tests.integration.services.course import about, consent, order
+from tests.integration.services.course import about, consent, milligrams, order
 from tests.integration.services.three_services import (
     dose,
     pressure,
@@ -266,3 +267,74 @@ async def test_while_the_course_is_on_hold_nothing_starts(bench, at_bedside, clo
     with pytest.raises(Unprocessable) as error:
         await sessions.call("start-dose", visit, *start_parameters(ordered))
     assert rules_of(error) == {"G-COURSE"}
+
+
+NAMED = {"name": "identifier", "valueIdentifier": {"system": "urn:tablet", "value": "7"}}
+
+
+async def half(bedside, *more, amount=35):
+    """Start half of what is ordered by the operation, with further parameters."""
+    given = [
+        {"name": "medicationRequest", "valueReference": about(bedside.ordered)},
+        {"name": "dose", "valueQuantity": milligrams(amount)},
+        {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
+    ]
+    return await bedside.sessions.call("start-dose", bedside.visit, *given, *more)
+
+
+async def doses(bedside):
+    return await bedside.sessions.search("MedicationAdministration", patient=bedside.who["id"])
+
+
+async def test_a_start_that_is_sent_again_by_its_identifier_begins_no_second_dose_and_returns_the_first(bedside):
+    await bedside.chart()
+    first, again = await asyncio.gather(half(bedside, NAMED), half(bedside, NAMED))
+    assert first["id"] == again["id"]
+    assert first["identifier"] == [NAMED["valueIdentifier"]]
+    await bedside.sessions.update({**first, "status": "completed"})
+    await bedside.chart(190, 118)  # the gate is closed now, and the first dose stands all the same
+    bedside.clock.forward(minutes=10)
+    assert (await half(bedside, NAMED))["status"] == "completed"
+    with pytest.raises(Unprocessable) as refused:
+        await half(bedside, NAMED, amount=20)
+    assert rules_of(refused) == {"G-AGAIN"}
+    assert len(await doses(bedside)) == 1
+    assert await bedside.rules() == {"A-BP"}
+
+
+@pytest.mark.parametrize(("seconds", "is_again"), [(0, True), (60, True), (61, False)])
+async def test_the_same_start_within_a_minute_is_asked_whether_it_is_another_dose(bedside, seconds, is_again):
+    await bedside.chart()
+    first = await half(bedside)
+    bedside.clock.forward(seconds=seconds)
+    if is_again:
+        with pytest.raises(Unprocessable, match=f"MedicationAdministration/{first['id']} was begun") as refused:
+            await half(bedside)
+        assert rules_of(refused) == {"G-AGAIN"}
+        await half(bedside, NAMED)
+    else:
+        await half(bedside)
+    assert len(await doses(bedside)) == 2
+
+
+async def test_another_amount_or_a_dose_after_one_in_error_is_no_start_sent_again(bedside):
+    await bedside.chart()
+    first = await half(bedside)
+    await half(bedside, amount=15)
+    await bedside.sessions.update({**first, "status": "entered-in-error"})
+    await half(bedside)
+    assert len(await doses(bedside)) == 3
+
+
+@pytest.mark.parametrize("identifier", [{"value": "7"}, {"system": "urn:tablet"}, {}])
+async def test_an_identifier_of_a_start_says_its_system_and_value(bedside, identifier):
+    await bedside.chart()
+    with pytest.raises(BadRequest):
+        await half(bedside, {"name": "identifier", "valueIdentifier": identifier})
+
+
+@pytest.mark.parametrize(("kind", "category"), [("AMB", "outpatient"), ("IMP", "inpatient")])
+async def test_a_dose_says_whether_it_is_an_inpatients(bedside, kind, category):
+    bedside.visit = await bedside.sessions.update({**bedside.visit, "class": {**bedside.visit["class"], "code": kind}})
+    await bedside.chart()
+    assert (await half(bedside))["category"]["coding"][0]["code"] == category

@@ -25,7 +25,7 @@ from services.sessions.rules.alarms import alarms_of, is_not_understood, is_sust
 from services.sessions.rules.amounts import Dose
 from services.sessions.rules.answers import NOT_ENROLLED, Asked
 from services.sessions.rules.checks import Decision, issues_of
-from services.sessions.rules.claims import begins_ahead
+from services.sessions.rules.claims import begins_ahead, is_sent_again
 from services.sessions.rules.gate import Batch, gate, news_check
 from services.sessions.rules.leaving import Leaving, against_going_home
 from services.sessions.rules.monitoring import implausible, is_missed
@@ -147,10 +147,31 @@ def begins(minutes: float) -> Callable[[], set[str]]:
     return lambda: {str(one.rule) for one in begins_ahead(NOW + timedelta(minutes=minutes), NOW, POLICY)}
 
 
+def sent(seconds: float | None = 0, amount: float = 70, **more: Any) -> Callable[[], set[str]]:
+    """Begin a dose so many seconds after one that was begun; None: when that began is not said."""
+    milligrams = {"value": 70, "system": codes.UCUM, "code": "mg"}
+    asked_for = {"effectivePeriod": {"start": zulu(NOW)}, "dosage": {"dose": {**milligrams, "value": amount}}}
+    began = {} if seconds is None else {"effectiveDateTime": zulu(NOW - timedelta(seconds=seconds))}
+    begun = {"status": "in-progress", **began, "dosage": {"dose": milligrams}, **more}
+    again = is_sent_again(begun, asked_for, POLICY)
+    return lambda: {"G-AGAIN"} if again else set()
+
+
 AHEAD = POLICY.ahead.minutes
+AGAIN = POLICY.again.seconds
 CONFIRMED = SETTING.knowledge.confirmation.minutes
 HOLDS = ("DetectedIssue/1",)
 GATE: dict[str, list[Case]] = {
+    "G-AGAIN": [
+        Case("positive", "the same dose at once", sent(), True),
+        Case("positive", "over by now", sent(30, status="completed"), True),
+        Case("negative", "of another amount", sent(amount=35), False),
+        Case("negative", "by another nurse", sent(performer=[{"actor": {"reference": "Practitioner/other"}}]), False),
+        Case("negative", "the first was entered in error", sent(status="entered-in-error"), False),
+        Case("boundary", "after as long as the policy says", sent(AGAIN), True),
+        Case("boundary", "a second longer", sent(AGAIN + 1), False),
+        Case("not known", "when the first began", sent(None), False),
+    ],
     "G-VISIT": [
         Case("positive", "it has not begun", at_gate(visit={**VISIT, "status": "arrived"}), True),
         Case("negative", "it goes on", at_gate(), False),
