@@ -45,6 +45,7 @@ async def test_divided_and_booster_doses_share_what_is_ordered_for_the_session(b
     await bedside.chart()
     first = await bedside.start(40)
     await bedside.sessions.update({**first, "status": "completed"})
+    bedside.clock.forward(minutes=2)
     with pytest.raises(Unprocessable, match="30 mg left") as error:
         await bedside.start(40)
     assert rules_of(error) == {"G-DOSE-ORDER"}
