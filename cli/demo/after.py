@@ -74,8 +74,8 @@ def with_what_a_person_answers(form: Resource, lot: str) -> Resource | None:
     said = [answer(link, valueBoolean=False) for link in REMS_LEFT if link not in there]
     said.extend(answer(link, valueBoolean=yes) for link, yes in _SEEN.items() if link not in there)
     said.extend(answer(link, valueInteger=minute) for link, minute in _MINUTES.items() if link not in there)
-    if "lot" not in there:
-        said.append(answer("lot", valueString=lot))
+    words = {"lot": lot, "professional-email": "ward@four-rivers.example"}
+    said.extend(answer(link, valueString=word) for link, word in words.items() if link not in there)
     return {**form, "item": [*form.get("item", []), *said]} if said else None
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from services.sessions.rules.answers import Asked, Enrolment, answers_in
 from services.sessions.rules.checks import Check, Decision
+from services.sessions.rules.decisions import against_deciding
 from services.sessions.rules.gate import NEWS
 from services.sessions.setting import Setting
 from shared.fhir.codes import (
@@ -25,10 +26,10 @@ from shared.fhir.dates import period_interval, zulu
 from shared.fhir.freshness import as_words
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, has_code, id_in, moment, patient_of
-from shared.fhir.outcome import Unprocessable
+from shared.fhir.outcome import Issue, Unprocessable
 from shared.fhir.raised import detected_issue, identifier
 from shared.fhir.zones import interval_in
-from shared.runtime.raising import find, keep
+from shared.runtime.raising import find, is_own_work, keep
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -89,7 +90,8 @@ def decision_name(visit: str, rule: str) -> tuple[str, str, str]:
 async def decisions_of(record: Record, visit: str, setting: Setting) -> list[Decision]:
     """Return the documented decisions to proceed in a visit that stand: a prescriber's; of news, a professional's.
 
-    None can be made ahead of time: one that is dated later than it was written is as old as that.
+    They are on what the gate asked, and on nothing that somebody else wrote. None can be made ahead of time: one that
+    is dated later than it was written is as old as that.
     """
     found: list[Decision] = []
     now = setting.clock()
@@ -105,9 +107,16 @@ async def decisions_of(record: Record, visit: str, setting: Setting) -> list[Dec
                 found.extend(
                     Decision(rule, when, f"DetectedIssue/{issue['id']}")
                     for rule in codes_of(issue["code"], RULE)
-                    if prescribes or rule == NEWS
+                    if (prescribes or rule == NEWS) and _is_named(issue, decision_name(visit, rule))
                 )
     return found
+
+
+def _is_named(issue: Resource, name: tuple[str, str, str]) -> bool:
+    own = identifier(ID_FINDING, *name)
+    return any(
+        one.get("system") == own["system"] and one.get("value") == own["value"] for one in issue.get("identifier", [])
+    )
 
 
 async def _prescribes(record: Record, author: Resource, when: datetime, setting: Setting) -> bool:
@@ -125,24 +134,55 @@ async def _prescribes(record: Record, author: Resource, when: datetime, setting:
     )
 
 
-async def made_in_its_time(change: Change, setting: Setting) -> None:
-    """Guard of DetectedIssue: a decision is dated when it is made, or it would cover what is measured after it.
+async def guard_decision(change: Change, record: Record, setting: Setting) -> None:
+    """Guard of DetectedIssue: a decision is a prescriber's own, says why, and is dated when it is made.
+
+    One that were dated ahead would cover what is measured after it. What the gate asks has a name of the gate's own,
+    and a client gives it to nothing: only what was asked can be decided.
 
     Raises:
-        Unprocessable: it is dated ahead.
+        Unprocessable: E-OVERRIDE, G-TIME, T-NAME.
 
     """
     after = change.after or {}
+    if is_own_work() or not has_code(after.get("code"), DECISION_NEEDED):
+        return
+    held = (change.before or {}).get("identifier", [])
+    if any(one.get("system") == ID_FINDING and one not in held for one in after.get("identifier", [])):
+        raise Unprocessable(
+            f"Nothing but what the gate asks has an identifier of {ID_FINDING}: leave it out. What is to be decided, "
+            "$pre-dose-gate names (decision).",
+            code="business-rule",
+            expression=["DetectedIssue.identifier"],
+            rule="T-NAME",
+            source="KAP Exchange",
+        )
     latest = setting.clock() + timedelta(minutes=setting.gate.ahead.minutes)
-    for made in after.get("mitigation", []) if has_code(after.get("code"), DECISION_NEEDED) else []:
+    issues: list[Issue] = []
+    for made in after.get("mitigation", []):
         if "date" in made and moment(made["date"]) > latest:
-            raise Unprocessable(
-                f"A decision is dated when it is made: {made['date']} is still to come.",
-                code="business-rule",
-                expression=["DetectedIssue.mitigation.date"],
-                rule="G-TIME",
-                source=setting.gate.ahead.source,
+            issues.append(
+                Issue(
+                    f"A decision is dated when it is made: {made['date']} is still to come.",
+                    code="business-rule",
+                    expression=("DetectedIssue.mitigation.date",),
+                    rule="G-TIME",
+                    source=setting.gate.ahead.source,
+                )
             )
+        if has_code(made.get("action"), PROCEED) and made not in (change.before or {}).get("mitigation", []):
+            author = await _person(record, made.get("author"))
+            issues.extend(against_deciding(made, author, record.user, setting.series.prescriber.source))
+    if issues:
+        raise Unprocessable(issues)
+
+
+async def _person(record: Record, author: Resource | None) -> str | None:
+    """Return the ``Practitioner/id`` of an author, a PractitionerRole's too; None where it is not known whose it is."""
+    person, role = id_in(author, "Practitioner"), id_in(author, "PractitionerRole")
+    if role is not None:
+        person = id_in((await record.get("PractitionerRole", role) or {}).get("practitioner"), "Practitioner")
+    return None if person is None else f"Practitioner/{person}"
 
 
 async def ask_for_decisions(

@@ -9,7 +9,7 @@ from services.sessions.calling import keep_flag, lower_flag
 from services.sessions.dose import ask_which, guard_dose
 from services.sessions.events import guard_event
 from services.sessions.feeding import end_silence, guard_silence
-from services.sessions.gathering import made_in_its_time
+from services.sessions.gathering import guard_decision
 from services.sessions.ground import judge_again
 from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking
@@ -86,7 +86,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await note_submission(change, record, setting)
 
     async def decision(change: Change, record: Record) -> None:
-        await made_in_its_time(change, setting)
+        await guard_decision(change, record, setting)
 
     async def visit(change: Change, record: Record) -> None:
         await _visit(change, record)

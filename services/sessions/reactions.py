@@ -19,10 +19,10 @@ from services.sessions.setting import Setting
 from services.sessions.suicidality import settle
 from services.sessions.watching import close_due, keep_watch
 from shared.events.envelope import Event
-from shared.fhir.codes import ID_ENCOUNTER
+from shared.fhir.codes import ID_ENCOUNTER, MEDICATION_INPATIENT
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import RUNNING_EPISODE, is_course, patient_of, reference
+from shared.fhir.kap import RUNNING_EPISODE, has_code, id_in, is_course, patient_of, reference
 from shared.fhir.raised import identifier
 from shared.runtime.ownership import OUTCOMES
 from shared.runtime.raising import content_of, find, own_work
@@ -81,6 +81,7 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         "Appointment": (_booked, integrating),
         "EpisodeOfCare": (_course_known,),
         "Medication": (medication_known,),
+        "MedicationRequest": (_order_known,),
         "Observation": (scored,),
     }
 
@@ -94,8 +95,12 @@ async def _is_other_drug(dose: Resource, record: Record, setting: Setting) -> No
 
 async def _booked(event: Event, resource: Resource, record: Record) -> None:
     """Bring the visit of an Appointment to what the Appointment says now, as long as the visit has not begun."""
-    appointment = await record.get("Appointment", event.resource_id)
-    name = identifier(ID_ENCOUNTER, event.resource_id)
+    await _bring(event.resource_id, record)
+
+
+async def _bring(id_: str, record: Record) -> None:
+    appointment = await record.get("Appointment", id_)
+    name = identifier(ID_ENCOUNTER, id_)
     visit = await find(record, "Encounter", name)
     status = "cancelled" if appointment is None else appointment["status"]
     if status in OFF:
@@ -106,9 +111,10 @@ async def _booked(event: Event, resource: Resource, record: Record) -> None:
     patient = None if appointment is None else patient_of(appointment)
     if appointment is None or patient is None or status not in COMING or not is_kap_visit(appointment):
         return
-    if visit is None and await _has_visit(record, event.resource_id):
+    if visit is None and await _has_visit(record, id_):
         return
-    wanted = planned_visit(appointment, patient, await _course(record, patient), name)
+    inpatient = await _is_for_inpatient(appointment, record)
+    wanted = planned_visit(appointment, patient, await _course(record, patient), name, inpatient=inpatient)
     with own_work():
         if visit is None:
             await record.create(wanted)
@@ -117,6 +123,24 @@ async def _booked(event: Event, resource: Resource, record: Record) -> None:
             brought = {**kept, "status": "planned", **{key: wanted[key] for key in PLANNED_BY_BOOKING if key in wanted}}
             if brought != visit:
                 await record.update(content_of(brought))
+
+
+async def _is_for_inpatient(appointment: Resource, record: Record) -> bool:
+    """Tell whether an order that an Appointment names is for an inpatient (MedicationRequest.category)."""
+    named = (id_in(one, "MedicationRequest") for one in appointment.get("supportingInformation", []))
+    orders = [await record.get("MedicationRequest", one) for one in named if one is not None]
+    return any(has_code((one or {}).get("category"), MEDICATION_INPATIENT) for one in orders)
+
+
+async def _order_known(event: Event, resource: Resource, record: Record) -> None:
+    """Bring the planned visits of an order to its setting, where they were booked before it was known here."""
+    patient = patient_of(resource)
+    if event.interaction == "delete" or patient is None or not has_code(resource.get("category"), MEDICATION_INPATIENT):
+        return
+    for one in await record.search("Appointment", {"patient": f"Patient/{patient}"}):
+        named = [id_in(said, "MedicationRequest") for said in one.get("supportingInformation", [])]
+        if event.resource_id in named and one["status"] in COMING:
+            await _bring(one["id"], record)
 
 
 async def _has_visit(record: Record, appointment: str) -> bool:

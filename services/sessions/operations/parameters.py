@@ -47,5 +47,7 @@ def moment_in(name: str, value: str | None, default: datetime) -> datetime:
         return default
     try:
         return interval(value)[0]
-    except ValueError:
-        raise BadRequest(f"The parameter {name} is not a dateTime.", expression=["Parameters.parameter"]) from None
+    except (TypeError, ValueError):
+        raise BadRequest(
+            f"The parameter {name} is not a date or dateTime.", expression=["Parameters.parameter"]
+        ) from None

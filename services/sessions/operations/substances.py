@@ -41,6 +41,9 @@ _FORMS: Final = {
     "end": "valueDateTime",
 }
 
+MOST_UG: Final = 10**10
+"""What no vial holds, in micrograms: 10 kg."""
+
 _WORDS: Final = ("valueCode", "valueDate", "valueDateTime")
 """Forms that are taken as a valueString, too."""
 
@@ -195,7 +198,10 @@ async def _book(call: OperationCall, record: Record, setting: Setting) -> Resour
         )
     )
     if kind == "count" and change != 0:
-        await investigate(record, booked.id, f"{vial}: counted {amount} micrograms, {held} by the ledger", now)
+        said = f"{vial}: counted {amount} micrograms, {held} by the ledger"
+        if booked.balance_ug < 0:
+            said += f"; {-booked.balance_ug} more were booked out since then than there were"
+        await investigate(record, booked.id, said, now)
     if dose is not None:
         await settle(record, dose, setting)
     if kind in ("open", "administer") and await _is_expired(ledger, vial, occurred, setting):
@@ -230,9 +236,9 @@ def _amount(kind: str, given: dict[str, Any]) -> int:
     milligrams = milligrams_in(given["amount"])
     exact = None if milligrams is None else micrograms(milligrams, UG_IN_MG)
     lowest = 0 if kind == "count" else 1
-    if exact is None or (kind != "adjust" and exact < lowest):
+    if exact is None or abs(exact) > MOST_UG or (kind != "adjust" and exact < lowest):
         raise BadRequest(
-            "The amount is a Quantity in mg, g or ug (UCUM), of whole micrograms, above 0.",
+            "The amount is a Quantity in mg, g or ug (UCUM), of whole micrograms, above 0; a vial holds no 10 kg.",
             code="value",
             expression=["Parameters.parameter"],
         )

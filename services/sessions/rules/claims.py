@@ -121,33 +121,46 @@ def latest_start(dose: Resource, now: datetime) -> datetime | None:
     return max(start, min(interval(said)[1] - _MINUTE, moment(written), now))
 
 
-def rate_of(dose: Resource) -> tuple[Decimal, str] | None:
+def rate_of(dose: Resource) -> tuple[Decimal, str | None] | None:
     """Return how fast a dose goes, number and unit (``mg/h``), said as a quantity or as a ratio; None: it is not said.
 
+    A unit without its code is None: what people write (``mg/h``, ``mg/min``) is compared with nothing.
     Source: https://hl7.org/fhir/R4/medicationadministration-definitions.html#MedicationAdministration.dosage.rate_x_
     """
     said = dose.get("dosage", {})
     quantity, ratio = said.get("rateQuantity", {}), said.get("rateRatio", {})
     if "value" in quantity:
-        return Decimal(str(quantity["value"])), str(quantity.get("code"))
+        return Decimal(str(quantity["value"])), quantity.get("code")
     above, per = ratio.get("numerator", {}), ratio.get("denominator", {})
     if "value" not in above or not per.get("value"):
         return None
-    return Decimal(str(above["value"])) / Decimal(str(per["value"])), f"{above.get('code')}/{per.get('code')}"
+    units = above.get("code"), per.get("code")
+    unit = None if None in units else f"{units[0]}/{units[1]}"
+    return Decimal(str(above["value"])) / Decimal(str(per["value"])), unit
+
+
+def may_be_faster(before: Resource, after: Resource) -> bool:
+    """Tell whether the rate of one dose is above that of another, or in a unit that cannot be compared with its."""
+    was, rate = rate_of(before), rate_of(after)
+    if was is None or rate is None or _rate_said(before) == _rate_said(after):
+        return False
+    return None in (was[1], rate[1]) or rate[1] != was[1] or rate[0] > was[0]
+
+
+def _rate_said(dose: Resource) -> list[Resource | None]:
+    return [dose.get("dosage", {}).get(name) for name in ("rateQuantity", "rateRatio")]
 
 
 def runs_faster(before: Resource | None, after: Resource) -> bool:
     """Tell whether a dose that goes on goes faster than before, or in a unit that cannot be compared."""
     if before is None or before.get("status") != "in-progress" or after.get("status") != "in-progress":
         return False
-    was, rate = rate_of(before), rate_of(after)
-    return was is not None and rate is not None and (rate[1] != was[1] or rate[0] > was[0])
+    return may_be_faster(before, after)
 
 
 def only_slows(before: Resource, after: Resource) -> bool:
     """Tell whether of a dose nothing is changed but that it goes slower: less of the drug is never refused."""
-    was, rate = rate_of(before), rate_of(after)
-    if was is None or rate is None or rate[1] != was[1] or rate[0] > was[0]:
+    if rate_of(before) is None or rate_of(after) is None or may_be_faster(before, after):
         return False
     same_start = effective_start(before) == effective_start(after)
     return same_start and not changes_what(_without_rate(before), _without_rate(after))

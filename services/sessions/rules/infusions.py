@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import Final
 
 from services.sessions.rules.amounts import quantity_of
-from services.sessions.rules.claims import COUNTED, rate_of
-from shared.fhir.dates import zulu
+from services.sessions.rules.claims import COUNTED, may_be_faster, rate_of
+from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import effective_start, id_in, milligrams_in, patient_of
 
@@ -38,11 +38,13 @@ def steps_of(parent: Resource, children: Iterable[Resource]) -> list[Resource]:
     """Return the steps of an infusion among what says it is part of it and is of the same drug, oldest first.
 
     Together they are no more of the drug than the infusion: the child that exceeds it, or whose amount cannot be read,
-    is a dose of its own.
+    is a dose of its own; so is what runs after its end.
     """
     whole = milligrams_in(quantity_of(parent))
     sum_, found = Decimal(0), []
     for one in children:
+        if runs_after(one, parent):
+            continue
         own = milligrams_in(quantity_of(one)) if "dose" in one.get("dosage", {}) else Decimal(0)
         if own is None or own < 0 or (own > 0 and (whole is None or sum_ + own > whole)):
             continue
@@ -68,14 +70,24 @@ def gives_more(step: Resource, parent: Resource, others: Iterable[Resource]) -> 
         return "dose" in step.get("dosage", {})  # a bolus
     if step.get("status") not in ("in-progress", "completed"):
         return False
-    if parent.get("status") != "in-progress" and step.get("status") == "in-progress":
+    if parent.get("status") != "in-progress" and (step.get("status") == "in-progress" or runs_after(step, parent)):
         return True
     earlier = [one for one in others if _began(one) <= _began(step) and _sets_the_rate(one)]
     before = in_order(earlier)[-1] if earlier else parent
-    was = rate_of(before)
-    if rate is None or before.get("status") in STILL or was is None:
+    if rate is None or before.get("status") in STILL or rate_of(before) is None:
         return rate is None or rate[0] > 0
-    return rate[1] != was[1] or rate[0] > was[0]
+    return may_be_faster(before, step)
+
+
+def runs_after(step: Resource, parent: Resource) -> bool:
+    """Tell whether a step runs, or gives anything, from the end of its infusion on: what follows it is another run."""
+    end = parent.get("effectivePeriod", {}).get("end")
+    began = effective_start(step)
+    if end is None or began is None or step.get("status") not in ("in-progress", "completed"):
+        return False
+    rate = rate_of(step)
+    runs = "dose" in step.get("dosage", {}) if rate is None else rate[0] > 0
+    return runs and began >= interval(end)[0]
 
 
 def _began(dose: Resource) -> str:

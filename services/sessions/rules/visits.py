@@ -87,11 +87,14 @@ def with_history(before: Resource | None, after: Resource, now: datetime) -> Res
 COMING: Final = frozenset(("booked", "arrived", "checked-in"))
 OFF: Final = frozenset(("cancelled", "noshow", "entered-in-error"))
 AMBULATORY: Final = Code(ACT_CODE, "AMB", "ambulatory")
+INPATIENT: Final = Code(ACT_CODE, "IMP", "inpatient encounter")
 VIRTUAL_CLASS: Final = Code(ACT_CODE, "VR", "virtual")
 PERFORMER: Final = Code("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "PPRF", "primary performer")
 
 
-def planned_visit(appointment: Resource, patient: str, episode: str | None, name: Mapping[str, str]) -> Resource:
+def planned_visit(
+    appointment: Resource, patient: str, episode: str | None, name: Mapping[str, str], *, inpatient: bool = False
+) -> Resource:
     """Return the Encounter that an Appointment plans.
 
     Args:
@@ -99,6 +102,7 @@ def planned_visit(appointment: Resource, patient: str, episode: str | None, name
         patient: logical id.
         episode: logical id of the patient's course; None: not known yet.
         name: the identifier that makes it one per Appointment.
+        inpatient: whether what is booked is ordered for an inpatient.
 
     """
     kind, general = VISITS[visit_of(appointment) or ""]
@@ -110,7 +114,7 @@ def planned_visit(appointment: Resource, patient: str, episode: str | None, name
         "extension": None if link is None else [{"url": EXT_TELEHEALTH, "valueUrl": link}],
         "identifier": [dict(name)],
         "status": "planned",
-        "class": (VIRTUAL_CLASS if virtual else AMBULATORY).coding(),
+        "class": (VIRTUAL_CLASS if virtual else INPATIENT if inpatient else AMBULATORY).coding(),
         "type": [kind.concept(general)],
         "subject": reference("Patient", patient),
         "episodeOfCare": None if episode is None else [reference("EpisodeOfCare", episode)],

@@ -10,7 +10,7 @@ from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import Unprocessable
 from tests.integration.services.bedside import rules_of
-from tests.integration.services.course import about, appointment, planned
+from tests.integration.services.course import about, appointment, order, planned
 from tests.integration.services.three_services import (
     booked,
     pressure,
@@ -111,3 +111,16 @@ async def test_a_vital_sign_that_names_no_visit_is_not_kept_here(at_bedside, clo
     del reading["encounter"]
     with pytest.raises(Unprocessable, match="Encounter"):
         await sessions.create(reading)
+
+
+@pytest.mark.parametrize("order_first", [True, False])
+async def test_the_visit_of_an_inpatient_by_his_order_is_planned_as_one(bedside, order_first):
+    ordered = {**order(bedside.who), "id": "ward", "category": [codes.MEDICATION_INPATIENT.concept()]}
+    booking = appointment(bedside.who, ordered, bedside.clock.now + timedelta(days=2))
+    told = [("intake", ordered), ("scheduling", booking)]
+    for source, one in told if order_first else reversed(told):
+        made = await bedside.tell(source, one)
+        booking = made if source == "scheduling" else booking
+    (visit,) = await bedside.sessions.search("Encounter", appointment=f"Appointment/{booking['id']}")
+    assert (visit["class"]["code"], visit["status"]) == ("IMP", "planned")
+    assert bedside.visit["class"]["code"] == "AMB"

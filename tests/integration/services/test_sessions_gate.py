@@ -312,6 +312,36 @@ async def test_who_weighs_a_fifth_less_than_when_it_was_ordered_is_asked_about(b
     await bedside.start(56)
 
 
+async def test_only_what_the_gate_asked_is_decided_by_its_prescriber_himself_and_with_a_reason(bedside):
+    await bedside.chart(165, 95)
+    for _ in range(2):
+        bedside.clock.forward(minutes=11)
+        await bedside.chart(165, 95)
+    _, checks = await look(bedside)
+    reference = checks["G-BP-HOLD"]["decision"]
+    issue = await bedside.sessions.get("DetectedIssue", reference["reference"].partition("/")[2])
+    made = {"date": zulu(bedside.clock.now), "author": {"reference": "Practitioner/prescriber"}}
+    named = {**made, "action": codes.PROCEED.concept(text="Weighed with the patient.")}
+    for wrong, user in (
+        ({**made, "action": codes.PROCEED.concept()}, None),
+        (named, "Practitioner/nurse"),
+        ({**named, "author": {"reference": "PractitionerRole/prescriber-role"}}, "Practitioner/nurse"),
+    ):
+        doctor = {"resourceType": "Practitioner", "id": "prescriber"}
+        await bedside.tell("intake", {**role_of(doctor), "id": "prescriber-role"})
+        with pytest.raises(Unprocessable) as refused:
+            await bedside.sessions.update({**issue, "mitigation": [wrong]}, user=user)
+        assert rules_of(refused) == {"E-OVERRIDE"}
+    content = {name: value for name, value in issue.items() if name not in ("id", "meta")}
+    with pytest.raises(Unprocessable) as refused:
+        await bedside.sessions.create({**content, "mitigation": [named]})
+    assert rules_of(refused) == {"T-NAME"}
+    await bedside.sessions.create({**content, "identifier": [{"system": "urn:x", "value": "1"}], "mitigation": [named]})
+    assert not (await look(bedside))[0]
+    await bedside.sessions.update({**issue, "mitigation": [named]}, user="Practitioner/prescriber")
+    assert (await look(bedside))[0]
+
+
 async def test_a_decision_on_the_weight_covers_no_other_weight_that_becomes_known_after_it(bedside):
     await bedside.tell("intake", {**weight(bedside.who, 80), "effectiveDateTime": zulu(bedside.clock.now)})
     await bedside.chart()

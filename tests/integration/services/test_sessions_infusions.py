@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from services.sessions.service import sessions as sessions_service
 from shared.fhir import codes
+from shared.fhir.dates import zulu
 from shared.fhir.outcome import Unprocessable
 from tests.integration.services.bedside import Bedside, rules_of
 from tests.integration.services.course import about, milligrams
@@ -75,6 +78,45 @@ async def test_a_higher_rate_goes_through_the_gate(infusion):
     at.clock.forward(minutes=10)
     await at.chart()
     await at.sessions.create(step(at, parent, rate=60))
+
+
+@pytest.mark.parametrize("by", ["update", "step"])
+async def test_a_rate_in_words_without_a_code_is_never_taken_for_a_lower_one(infusion, by):
+    at, parent = infusion
+    rates = [{"value": 52.5, "unit": "mg/h"}, {"value": 5, "unit": "mg/min"}]  # the second is 300 mg/h
+    if by == "update":
+        said = await at.sessions.update({**parent, "dosage": {**parent["dosage"], "rateQuantity": rates[0]}})
+        faster = {**said, "dosage": {**said["dosage"], "rateQuantity": rates[1]}}
+    else:
+        first, faster = step(at, parent), step(at, parent)
+        first["dosage"]["rateQuantity"], faster["dosage"]["rateQuantity"] = rates
+        await at.sessions.create(first)
+    at.clock.forward(minutes=15)
+    await at.chart(190)
+    noted = {**said, "note": [{"text": "Dozes."}]} if by == "update" else {**parent, "note": [{"text": "Dozes."}]}
+    await at.sessions.update(noted)
+    if by == "step":
+        faster["effectivePeriod"] = {"start": zulu(at.clock.now)}
+    with pytest.raises(Unprocessable) as error:
+        await (at.sessions.update if by == "update" else at.sessions.create)(faster)
+    assert "G-BP-STOP" in rules_of(error)
+
+
+async def test_what_runs_after_the_end_of_an_infusion_is_a_dose_of_its_own(infusion):
+    at, parent = infusion
+    at.clock.forward(minutes=20)
+    over = {**parent["effectivePeriod"], "end": zulu(at.clock.now)}
+    stretch = step(at, parent, "completed")  # how it ran until its end, charted after it
+    stretch["effectivePeriod"] = {**over, "start": zulu(at.clock.now - timedelta(minutes=5))}
+    parent = await at.sessions.update({**parent, "status": "completed", "effectivePeriod": over})
+    await at.sessions.create(stretch)
+    assert await at.raised() == [0, 0, 0]
+    at.clock.forward(minutes=30)
+    await at.chart(190, minutes=6)
+    again = step(at, parent, "completed")
+    again["effectivePeriod"] = {"start": zulu(at.clock.now - timedelta(minutes=5)), "end": zulu(at.clock.now)}
+    await at.sessions.create(again)
+    assert {"G-BP-STOP", "G-DOSE"} <= await at.rules()
 
 
 async def test_steps_are_no_doses_and_hide_none(infusion):
@@ -208,3 +250,28 @@ async def test_an_infusion_begun_by_the_operation_says_its_rate_and_may_be_slowe
     await at.sessions.create(step(at, parent, rate=20))
     with pytest.raises(Unprocessable):
         await at.sessions.create(step(at, parent, rate=21))
+
+
+@pytest.mark.parametrize("to", ["ten times as strong", "esketamine"])
+async def test_the_product_of_a_dose_in_progress_is_not_exchanged_unjudged(bench, clock, to):
+    at = Bedside(await bench.open(sessions_service), clock)
+    await at.begin()
+    await at.chart()
+    dose = at.dose(70)
+    del dose["medicationCodeableConcept"]
+    dose |= product(10)
+    dose["dosage"]["dose"] = milligrams(7, "mL")
+    given = await at.sessions.create(dose)
+    assert await at.raised() == [0, 0, 0]
+    other = product(100 if to == "ten times as strong" else 10)
+    if to == "esketamine":
+        inside = other["contained"][0]
+        inside["code"] = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray").concept()
+        inside["ingredient"][0]["itemCodeableConcept"] = inside["code"]
+    with pytest.raises(Unprocessable) as error:
+        await at.sessions.update({**given, **other})
+    wanted = {"G-DOSE-ORDER", "G-DOSE-MAX"} if to == "ten times as strong" else {"G-ORDER"}
+    assert wanted <= rules_of(error)
+    at.clock.forward(minutes=10)
+    await at.sessions.update({**given, **other})  # what was given is recorded
+    assert wanted <= await at.rules()

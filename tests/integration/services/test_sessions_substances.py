@@ -192,6 +192,7 @@ async def test_what_cannot_be_is_not_booked(bedside, kind, amount, more, rule):
         ("receive", -1, {}),
         ("receive", 0, {}),
         ("receive", 0.0001, {}),
+        ("receive", 1e17, {}),
         ("burn", 1, {}),
     ],
 )
@@ -251,6 +252,27 @@ async def test_a_count_of_an_earlier_hour_is_held_against_what_the_vial_held_the
     await book(bedside, "count", 100, occurred=counted)
     assert await investigations(bedside) == []
     assert await balance(bedside) == 70_000
+
+
+async def test_a_count_of_an_earlier_hour_is_recorded_where_more_was_booked_out_since_than_there_was(bedside):
+    await book(bedside, "receive", 100)
+    bedside.clock.forward(minutes=10)
+    counted = zulu(bedside.clock.now)
+    bedside.clock.forward(minutes=10)
+    await book(bedside, "waste", 80, witness="Practitioner/other")
+    await book(bedside, "count", 70, occurred=counted)
+    assert await balance(bedside, at=counted) == 70_000
+    assert await balance(bedside) == -10_000
+    (task,) = await investigations(bedside)
+    assert "counted 70000 micrograms, 100000 by the ledger; 10000 more were booked out since" in task["description"]
+    with pytest.raises(Unprocessable) as error:
+        await book(bedside, "waste", 1, witness="Practitioner/other")
+    assert rules_of(error) == {"C-BALANCE"}
+    await book(bedside, "open")
+    bedside.clock.forward(minutes=1)
+    await book(bedside, "count", 5)
+    await book(bedside, "waste", 5, witness="Practitioner/other")
+    assert await balance(bedside) == 0
 
 
 async def test_more_booked_out_for_a_dose_than_was_given_is_investigated(bedside):

@@ -26,6 +26,7 @@ from services.sessions.rules.amounts import Dose
 from services.sessions.rules.answers import NOT_ENROLLED, Asked
 from services.sessions.rules.checks import Decision, issues_of
 from services.sessions.rules.claims import begins_ahead, is_sent_again
+from services.sessions.rules.decisions import against_deciding
 from services.sessions.rules.gate import Batch, gate, news_check
 from services.sessions.rules.leaving import Leaving, against_going_home
 from services.sessions.rules.monitoring import implausible, is_missed
@@ -157,11 +158,24 @@ def sent(seconds: float | None = 0, amount: float = 70, **more: Any) -> Callable
     return lambda: {"G-AGAIN"} if again else set()
 
 
+def decides(author: str | None, user: str | None, why: str = "Weighed.") -> Callable[[], set[str]]:
+    found = [str(one.rule) for one in against_deciding({"action": {"text": why}}, author, user, "")]
+    return lambda: set(found)
+
+
 AHEAD = POLICY.ahead.minutes
 AGAIN = POLICY.again.seconds
 CONFIRMED = SETTING.knowledge.confirmation.minutes
 HOLDS = ("DetectedIssue/1",)
 GATE: dict[str, list[Case]] = {
+    "E-OVERRIDE": [
+        Case("positive", "a nurse for a prescriber", decides("Practitioner/doctor", "Practitioner/nurse"), True),
+        Case("positive", "without a reason", decides("Practitioner/doctor", "Practitioner/doctor", ""), True),
+        Case("negative", "his own", decides("Practitioner/doctor", "Practitioner/doctor"), False),
+        Case("boundary", "a program, for whom nobody is logged in", decides("Practitioner/doctor", None), False),
+        Case("boundary", "a reason of blanks", decides("Practitioner/doctor", None, "  "), True),
+        Case("not known", "whose it is: it opens nothing", decides(None, "Practitioner/nurse"), False),
+    ],
     "G-AGAIN": [
         Case("positive", "the same dose at once", sent(), True),
         Case("positive", "over by now", sent(30, status="completed"), True),
@@ -826,6 +840,8 @@ LEDGER: dict[str, list[Case]] = {
         Case("positive", "more than it holds", entry(-11, 10), True),
         Case("negative", "less", entry(-9, 10), False),
         Case("boundary", "all of it", entry(-10, 10), False),
+        Case("boundary", "a count, which is a fact", entry(-11, 10, kind="count"), False),
+        Case("boundary", "more, of a vial that was booked out too much", entry(1, -5), False),
         Case("not known", "what it holds: C-RECEIVED says so", entry(-10, None), False),
     ],
     "C-WITNESS": [
