@@ -153,6 +153,7 @@ async def test_the_prerequisites_of_a_booked_visit_come_to_be_met(bench, clock, 
     assert {rule for rule, one in rules.items() if not one["met"]["valueBoolean"]} == {"S-PREPARED", "S-ESCORT"}
     for one in made:
         if visit_of(one) == "kap-prep":
+            clock.now = max(clock.now, interval(one["end"])[0])
             await clinic.update({**one, "status": "fulfilled"})
     escort = {"type": [codes.ESCORT.concept()], "actor": {"display": "his sister"}, "status": "accepted"}
     await clinic.update({**first, "participant": [*first["participant"], escort]})
