@@ -17,6 +17,9 @@ Interval: TypeAlias = tuple[datetime, datetime]
 MIN_INSTANT: Final = datetime(1, 1, 1, tzinfo=UTC)
 """The low end of an interval that has no beginning."""
 
+CENTURY: Final = timedelta(days=36525)
+"""A Julian century: no time in a life is further off."""
+
 MAX_INSTANT: Final = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 """The high end of an interval that has no end."""
 

@@ -17,6 +17,10 @@ MAX_NUMBER: Final = Decimal("1E+1000")
 MAX_DIGITS: Final = 400
 """Numbers of more digits, or with an exponent beyond it, are refused: no measurement needs them, and storing does."""
 
+DECIMAL_DIGITS: Final = 17
+"""Digits before the point of the longest number that a bedside reads (18 in all are every server's to keep,
+https://hl7.org/fhir/R4/datatypes.html#decimal)."""
+
 
 def is_storable(number: Decimal) -> bool:
     """Tell whether the number is finite and of a size that can be stored and compared."""

@@ -18,6 +18,7 @@ from shared.fhir.codes import KAP, LOINC
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, effective_start, quantity_in
+from shared.fhir.numbers import DECIMAL_DIGITS
 
 UPWARD: Final = frozenset((">", ">="))
 DOWNWARD: Final = frozenset(("<", "<="))
@@ -134,8 +135,6 @@ class Reading:
 COUNTING: Final = frozenset(("preliminary", "final", "amended", "corrected"))
 WITHDRAWN: Final = frozenset(("entered-in-error", "cancelled"))
 _PRECISE: Final = timedelta(minutes=1)
-_LONGEST: Final = 17
-"""Digits before the point of the longest number that is read (https://hl7.org/fhir/R4/datatypes.html#decimal)."""
 
 
 def readings_of(observation: Resource) -> list[Reading]:
@@ -194,7 +193,7 @@ def _quantities(part: Resource) -> list[Mapping[str, Any] | None]:
     return found
 
 
-@lru_cache(maxsize=256)
+@lru_cache
 def _samples(data: str) -> tuple[tuple[str, ...], tuple[Decimal, ...]] | None:
     """Return the marks beyond the device's range in a feed's data and its extremes; None where it cannot be read.
 
@@ -206,7 +205,7 @@ def _samples(data: str) -> tuple[tuple[str, ...], tuple[Decimal, ...]] | None:
         numbers = [Decimal(sample) for sample in said if sample not in ("U", "L")]
     except InvalidOperation:
         return None
-    if any(not one.is_finite() or one.adjusted() > _LONGEST for one in numbers):
+    if any(not one.is_finite() or one.adjusted() > DECIMAL_DIGITS for one in numbers):
         return None
     return beyond, tuple(sorted({min(numbers), max(numbers)})) if numbers else ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from shared.fhir.codes import (
@@ -22,7 +22,7 @@ from shared.fhir.codes import (
     VISITS,
     Code,
 )
-from shared.fhir.dates import interval, period_interval, zulu
+from shared.fhir.dates import CENTURY, interval, period_interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, has_code, id_in, patient_of, reference, visit_of
 from shared.fhir.profiles import own
@@ -41,7 +41,6 @@ MOVES: Final[Mapping[str, frozenset[str]]] = {
 """Legal moves of Encounter.status; to entered-in-error from every one. Who came may always leave."""
 
 
-_CENTURY: Final = timedelta(days=36525)
 TAKEN_BACK: Final = frozenset((("cancelled", "planned"), ("finished", "in-progress")))
 """Moves that take a mistake back: of a booking that stands again, and by `$resume`."""
 
@@ -180,7 +179,7 @@ def is_kap_visit(appointment: Resource) -> bool:
 
 def reckoned(said: datetime, now: datetime) -> datetime:
     """Return a time that somebody said as it is reckoned with: a slip in its century has no day before or after it."""
-    return min(max(said, now - _CENTURY), now + _CENTURY)
+    return min(max(said, now - CENTURY), now + CENTURY)
 
 
 def is_under_way(visit: Resource, when: datetime) -> bool:
