@@ -64,9 +64,10 @@ async def judge_ground(type_: str, status: str, patient: str, record: Record, se
         for dose in await doses_of(record, str(visit["id"]), setting):
             counts = status == WITHDRAWN or (status in _ENDED and dose.resource["status"] in LIVE)
             known = await known_of(record, dose.resource, dose.start or setting.clock(), dose.drug, setting)
-            closed = [one for one in issues_of(gate(known.situation, setting.gate)) if one.rule == rule]
+            found = issues_of(gate(known.situation, setting.gate))
+            closed = [one for one in found if one.rule == rule]
             if not closed:
-                await _hold_again(dose, [rule], record, setting)
+                await _hold_again(dose, {one.rule for one in found}, record, setting)
             elif counts and not await _was_raised(dose, rule, record):
                 await _raise(dose, str(visit["id"]), closed, record, setting)
 
@@ -98,10 +99,11 @@ async def _judge(dose: Given, visit: str, change: Change, record: Record, settin
     was = {one.rule for one in issues_of(gate(before, setting.gate))}
     found = issues_of(gate(after, setting.gate))
     new = [one for one in found if one.rule not in was]
+    closed = {one.rule for one in found}
     if new:
         await _raise(dose, visit, new, record, setting)
-    elif was - {one.rule for one in found}:
-        await _hold_again(dose, [str(one) for one in was - {one.rule for one in found}], record, setting)
+    if was - closed:
+        await _hold_again(dose, closed, record, setting)
 
 
 async def _with(before: Situation, visit: str, change: Change, record: Record, setting: Setting) -> Situation:
@@ -117,8 +119,9 @@ async def _with(before: Situation, visit: str, change: Change, record: Record, s
     return replace(before, readings=[*others, *new])
 
 
-def _name(dose: Given) -> tuple[str, ...]:
-    return ("dose", str(dose.resource["id"]), "ground")
+def _name(dose: Given, *rules: str) -> tuple[str, ...]:
+    """Return what names a call for what fell: another rule is another call, whoever has taken the first."""
+    return ("dose", str(dose.resource["id"]), "ground", *(("+".join(sorted(rules)),) if rules else ()))
 
 
 async def _was_raised(dose: Given, rule: str, record: Record) -> bool:
@@ -136,15 +139,9 @@ async def _raise(dose: Given, visit: str, issues: Sequence[Issue], record: Recor
         "What a dose stood on is withdrawn or was changed since: by what is known now it was given past a closed gate. "
         f"{what} Nothing is undone by this; a prescriber looks at it now."
     )
-    finding = Finding(
-        _name(dose),
-        patient,
-        GATE_PASSED_CLOSED,
-        text,
-        (f"MedicationAdministration/{dose.resource['id']}",),
-        tuple(dict.fromkeys(str(issue.rule) for issue in issues)),
-        visit,
-    )
+    rules = tuple(dict.fromkeys(str(issue.rule) for issue in issues))
+    about = (f"MedicationAdministration/{dose.resource['id']}",)
+    finding = Finding(_name(dose, *rules), patient, GATE_PASSED_CLOSED, text, about, rules, visit)
     began = dose.start or setting.clock()
     recent = began >= setting.clock() - timedelta(minutes=setting.alarms.late.minutes)
     if recent or dose.resource["status"] in LIVE:
@@ -153,9 +150,13 @@ async def _raise(dose: Given, visit: str, issues: Sequence[Issue], record: Recor
         await have_reviewed(record, finding, setting, again=True, priority="stat", flagged=True)
 
 
-async def _hold_again(dose: Given, rules: Sequence[str], record: Record, setting: Setting) -> None:
+async def _hold_again(dose: Given, closed: set[str | None], record: Record, setting: Setting) -> None:
     """Take back what was raised here where all the rules that it names hold again."""
-    name = _name(dose)
-    held = await find(record, "DetectedIssue", identifier(ID_FINDING, *name))
-    if held is not None and set(codes_of(held.get("code"), RULE)) <= set(rules):
-        await withdraw(record, ":".join(name), "What the dose stood on is there again.", setting)
+    begins = ":".join(_name(dose))
+    about = {"implicated": f"MedicationAdministration/{dose.resource['id']}"}
+    for issue in await record.search("DetectedIssue", about):
+        if issue["status"] == WITHDRAWN or closed.intersection(codes_of(issue.get("code"), RULE)):
+            continue
+        for name in issue.get("identifier", []):
+            if name.get("system") == ID_FINDING and name["value"].startswith(begins):
+                await withdraw(record, name["value"], "What the dose stood on is there again.", setting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from services.sessions.alarming import guard_reading, join_treatment
 from services.sessions.calling import keep_flag, lower_flag
@@ -18,11 +19,12 @@ from services.sessions.operations.summary import ask_for_amendment, keep_signed
 from services.sessions.rules.readings import measures_anew
 from services.sessions.rules.visits import OVER, TAKEN_BACK, is_of_another, may_become, with_history
 from services.sessions.setting import Setting
-from services.sessions.stamping import with_stamps
+from services.sessions.stamping import with_patient, with_stamps
 from services.sessions.suicidality import guard_answers
 from services.sessions.symptoms import guard_symptom
 from services.sessions.taken_back import take_back
 from services.sessions.therapy import guard_therapy
+from services.sessions.times import guard_times
 from services.sessions.watching import close_due, end_watch, keep_due, keep_watch, reopen_due
 from shared.fhir.json import Resource
 from shared.fhir.kap import id_in, patient_of
@@ -39,6 +41,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
     """Return sessions' guards by type, under a policy."""
 
     async def dose(change: Change, record: Record) -> None:
+        await guard_times(change, record, setting)
         await guard_dose(change, record, setting)
         await keep_watch(change, record, setting)
         await ask_which(change, record, setting)
@@ -124,7 +127,10 @@ def completions(setting: Setting) -> Mapping[str, Completion]:
         return None if change.after is None else with_history(change.before, change.after, setting.clock())
 
     async def reading(change: Change, record: Record) -> Resource | None:
-        return await with_stamps(change, record, setting)
+        named = await with_patient(change, record)
+        if named is None:
+            return await with_stamps(change, record, setting)
+        return await with_stamps(replace(change, after=named), record, setting) or named
 
     return {"Encounter": visit, "Observation": reading}
 

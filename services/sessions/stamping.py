@@ -14,7 +14,7 @@ from services.sessions.what_was_given import doses_of
 from shared.fhir.codes import EXT_CHARTED_LATE, EXT_MINUTES, ID_FINDING, ID_TASK, LATE_READING
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in
+from shared.fhir.kap import id_in, patient_of, reference
 from shared.fhir.raised import identifier
 from shared.runtime.raising import OPEN_TASK, content_of, find, is_own_work, own_work
 from shared.runtime.record import Record
@@ -35,6 +35,22 @@ async def with_stamps(change: Change, record: Record, setting: Setting) -> Resou
     minutes = _minutes(after, await _first_dose(record, visit, setting))
     late = _with(after, EXT_CHARTED_LATE, _minutes_late(change, setting))
     return _with(late or after, EXT_MINUTES, minutes) or late
+
+
+async def with_patient(change: Change, record: Record) -> Resource | None:
+    """Return a reading that names its visit alone with the visit's patient; None: as it is.
+
+    So it is in his record, and judged with that locked.
+    """
+    after = change.after
+    visit = None if after is None else id_in(after.get("encounter"), "Encounter")
+    if change.before is not None or after is None or visit is None or "subject" in after:
+        return None
+    patient = patient_of(await record.get("Encounter", visit) or {})
+    if patient is None:
+        return None
+    await record.lock(f"Patient/{patient}")
+    return {**after, "subject": reference("Patient", patient)}
 
 
 async def restamp(record: Record, visit: str, first: datetime | None, setting: Setting) -> None:

@@ -107,3 +107,20 @@ async def test_readings_after_the_dose_and_a_new_consent_beside_the_old_raise_no
 async def withdraw_consent_of(bedside, *, oldest):
     signed = await bedside.sessions.search("Consent", patient=bedside.who["id"])
     await bedside.tell("intake", {**signed[0 if oldest else -1], "status": "inactive"})
+
+
+async def test_a_second_ground_that_falls_calls_anew_where_somebody_has_taken_the_first(bedside):
+    base = await bedside.chart(minutes=3)
+    await bedside.start(70)
+    bedside.clock.forward(minutes=4)
+    await withdraw_baseline(bedside, base)
+    (first,) = await calls(bedside)
+    taken = {"status": "accepted", "owner": {"reference": "Practitioner/nurse"}}
+    await bedside.sessions.update({**first, **taken})
+    await amend_answers(bedside, base)
+    (second,) = await calls(bedside)
+    assert "G-SUICIDE" in second["description"]
+    assert len(await calls(bedside, "accepted")) == 1
+    await bedside.sessions.create({key: one for key, one in base.items() if key not in ("id", "meta", "extension")})
+    assert [one["id"] for one in await calls(bedside)] == [second["id"]]
+    assert await calls(bedside, "accepted") == []
