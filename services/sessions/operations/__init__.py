@@ -5,7 +5,6 @@ from __future__ import annotations
 from services.sessions.operations.dosing import dosing_operations
 from services.sessions.operations.feeds import feed_operations
 from services.sessions.operations.leaving import leaving_operations
-from services.sessions.operations.parameters import validated
 from services.sessions.operations.psychotherapy import psychotherapy_operations
 from services.sessions.operations.rems import rems_operations
 from services.sessions.operations.substances import substance_operations
@@ -16,7 +15,7 @@ from shared.runtime.service import Operation
 
 def operations(setting: Setting) -> tuple[Operation, ...]:
     """Return sessions' operations under a policy."""
-    every = (
+    return (
         *dosing_operations(setting),
         *feed_operations(setting),
         *leaving_operations(setting),
@@ -25,4 +24,3 @@ def operations(setting: Setting) -> tuple[Operation, ...]:
         *psychotherapy_operations(setting),
         *summary_operations(setting),
     )
-    return tuple(validated(one) for one in every)

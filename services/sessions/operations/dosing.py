@@ -16,7 +16,7 @@ from services.sessions.rules.gate import news_check
 from services.sessions.rules.visits import VIRTUAL_CLASS
 from services.sessions.setting import Setting
 from shared.fhir.codes import UCUM, Code
-from shared.fhir.dates import zulu
+from shared.fhir.dates import MIN_INSTANT, zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import Drug, drug_of, effective_start, id_in, patient_of, quantity_in, reference
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
@@ -240,6 +240,8 @@ def _parameters(call: OperationCall, needed: Sequence[str]) -> dict[str, Any]:
             code="value",
             expression=["Parameters.parameter"],
         )
+    if given["expires"] is not None:
+        moment_in("expires", given["expires"], MIN_INSTANT)
     named = given["identifier"]
     if named is not None and not (isinstance(named, dict) and named.get("system") and named.get("value")):
         raise BadRequest(

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from services.sessions.times import is_possible
 from shared.fhir.dates import interval
-from shared.fhir.json import Resource
 from shared.fhir.outcome import BadRequest
-from shared.fhir.validation import require_valid
-from shared.runtime.record import Record
-from shared.runtime.service import Operation, OperationCall
+from shared.runtime.service import OperationCall
 
 
 def given_in(call: OperationCall, forms: Mapping[str, str], needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -42,45 +37,17 @@ def given_in(call: OperationCall, forms: Mapping[str, str], needed: Sequence[str
 
 
 def moment_in(name: str, value: str | None, default: datetime) -> datetime:
-    """Return the moment that a parameter says, `default`, which is now, where it is not given.
+    """Return the moment that a parameter says, `default` where it is not given.
 
     Raises:
-        BadRequest: it is no dateTime, or further from now than a lifetime.
+        BadRequest: it is no dateTime.
 
     """
     if value is None:
         return default
     try:
-        when = interval(value)[0]
+        return interval(value)[0]
     except (TypeError, ValueError):
         raise BadRequest(
             f"The parameter {name} is not a date or dateTime.", expression=["Parameters.parameter"]
         ) from None
-    if not is_possible(when, default):
-        raise BadRequest(
-            f"{value} is no time that the parameter {name} can have: look at the year.",
-            code="value",
-            expression=["Parameters.parameter"],
-        )
-    return when
-
-
-def validated(operation: Operation) -> Operation:
-    """Return an operation that refuses Parameters which are no FHIR R4, before it looks at them: 400, with each issue.
-
-    A resource in a parameter is for the operation to judge.
-    """
-
-    async def handler(call: OperationCall, record: Record) -> Resource:
-        given = [_without_resource(one) for one in call.parameters.get("parameter", [])]
-        if given:
-            require_valid({"resourceType": "Parameters", "parameter": given})
-        return await operation.handler(call, record)
-
-    return replace(operation, handler=handler)
-
-
-def _without_resource(parameter: Any) -> Any:
-    if not isinstance(parameter, dict) or "resource" not in parameter:
-        return parameter
-    return {key: one for key, one in parameter.items() if key != "resource"}

@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import httpx
 import pytest
 from pydantic import SecretStr
 
-from shared.fhir import codes
 from shared.fhir.json import dump
 from shared.http.app import create_fhir_app
 from shared.http.local import LocalBackend
 from shared.runtime.settings import Settings
-from tests.integration.services.course import about, milligrams
-from tests.integration.services.test_sessions_feeds import SATURATION, signal
 from tests.integration.services.test_sessions_watching import dosed  # noqa: F401
-
-HUGE = {"value": 1e300, "code": "mg", "system": codes.UCUM}
-ODD = {
-    "start-dose": [
-        *({"name": "expires", "valueDate": date} for date in ("banana", "2027-13", 5)),
-        *({"name": "strength", "valueQuantity": one} for one in (7, {"value": "x", "code": "mg/mL"})),
-        *({"name": "effective", "valueDateTime": one} for one in (7, "0001-01-01", "9999-12-31T23:59:59Z")),
-        {"name": "witness", "valueReference": "x"},
-    ],
-    "feed": [
-        {"period": {"valueDecimal": "x"}},
-        {"start": {"valueInstant": 5}},
-        {"start": {"valueInstant": "9999-12-31T23:59:59Z"}},
-        {"code": {"valueCodeableConcept": "x"}},
-        {"code": {"valueCodeableConcept": {"coding": "x"}}},
-        {"data": {"valueString": "1E+9999999 97"}},
-    ],
-    "discharge": [
-        {"name": "left", "valueDateTime": 5},
-        {"name": "left", "valueDateTime": "9999-12-31T23:59:59Z"},
-    ],
-    "substance-book": [{"name": "amount", "valueQuantity": one} for one in (milligrams(10**17), HUGE, {"value": "x"})],
-}
 
 
 @pytest.fixture
@@ -59,35 +31,6 @@ async def web(bedside):
 async def send(web, path, body):
     answer = await web.post(f"/fhir/{path}", content=dump(body), headers={"Content-Type": "application/fhir+json"})
     return answer.status_code, answer.json()
-
-
-def asked(bedside, operation, odd):
-    """Return where an operation is called, and its Parameters with something odd in them."""
-    if operation == "feed":
-        at = bedside.clock.now - timedelta(seconds=10)
-        return f"Encounter/{bedside.visit['id']}/$feed", [signal(at, "97 98", SATURATION, "%", odd)]
-    if operation == "substance-book":
-        said = {"ndc": "0409-2051-05", "lot": "L", "vial": "V"}
-        book = [{"name": name, "valueString": value} for name, value in said.items()]
-        by = {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}}
-        return "SupplyDelivery/$substance-book", [{"name": "kind", "valueCode": "receive"}, *book, by, odd]
-    dose = [
-        {"name": "medicationRequest", "valueReference": about(bedside.ordered)},
-        {"name": "dose", "valueQuantity": milligrams(70)},
-        {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
-    ]
-    return f"Encounter/{bedside.visit['id']}/${operation}", [*(dose if operation == "start-dose" else []), odd]
-
-
-@pytest.mark.parametrize("operation", ODD)
-async def test_parameters_that_are_none_are_refused_with_what_is_wrong_and_nothing_is_done(bedside, web, operation):
-    await bedside.chart()
-    for odd in ODD[operation]:
-        path, parameters = asked(bedside, operation, odd)
-        status, answer = await send(web, path, {"resourceType": "Parameters", "parameter": parameters})
-        assert (status, answer["resourceType"]) == (400, "OperationOutcome"), (odd, answer)
-        assert "Parameters" in answer["issue"][0]["expression"][0]
-    assert await bedside.sessions.search("MedicationAdministration", patient=bedside.who["id"]) == []
 
 
 @pytest.mark.parametrize("when", ["9999-12-31T23:59:59Z", "0001-01-01"])
