@@ -9,7 +9,16 @@ from cli.demo import bedside, before
 from cli.demo.patients import Reading
 from cli.demo.resources import IDENTIFIER, instant, parameters, quantity, reference
 from cli.demo.visits import Visits, parts_of, with_status
-from shared.fhir.codes import ID_TASK, PROCEED, SUSTAINED_PRESSURE, SYMPTOM_ALARM, VITAL_ALARM, VITALS_MISSED, Code
+from shared.fhir.codes import (
+    ID_TASK,
+    PROCEED,
+    REVIEW,
+    SUSTAINED_PRESSURE,
+    SYMPTOM_ALARM,
+    VITAL_ALARM,
+    VITALS_MISSED,
+    Code,
+)
 from shared.fhir.json import Resource
 
 INDEX = 2
@@ -177,6 +186,9 @@ class Live(Visits):
         asked = await self.until("the review of the handover", lambda: self.first("Task", review))
         done = self.done_by(self.team.prescriber, "The ward knows of the dose and of its time.")
         await self.gateway.bring(f"Task/{asked['id']}", done)
+        seen = self.done_by(self.team.prescriber, "Seen.")  # what else asked for it came before the handover did
+        for task in await self.gateway.search("Task", {"encounter": encounter, "code": REVIEW.token()}):
+            await self.gateway.bring(f"Task/{task['id']}", seen)
         await self.gateway.bring(booked, lambda current: with_status(current, "fulfilled"))
         told = await self.summarise(encounter)
         lacking = [one for one in told.get("parameter", []) if one["name"] == "missing"]
