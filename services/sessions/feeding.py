@@ -30,6 +30,7 @@ from shared.runtime.service import Change
 
 _SECOND: Final = timedelta(seconds=1)
 _SILENT: Final = "silent"
+_AGAIN: Final = {"text": "It measures again."}
 _OPEN: Final = "requested,received,accepted,in-progress,on-hold,ready,draft"
 
 
@@ -133,8 +134,7 @@ async def guard_silence(change: Change, record: Record, setting: Setting) -> Non
         return
     name = (_SILENT, visit, codes[0])
     if not sees_nothing(_data(after)):
-        why = "It measures again."
-        await close_task(record, identifier(ID_TASK, *name), setting.clock(), status="cancelled", why=why)
+        await _measures_again(record, name, setting)
         return
     wait = timedelta(minutes=setting.monitoring.silent.minutes)
     fed = [
@@ -154,8 +154,17 @@ async def guard_silence(change: Change, record: Record, setting: Setting) -> Non
     )
     finding = Finding(name, str(patient_of(held)), VITALS_MISSED, text, (f"Observation/{change.id}",), visit=visit)
     task = await find(record, "Task", identifier(ID_TASK, *name))
-    again = task is not None and task["status"] == "cancelled"
+    again = task is not None and (task["status"] == "cancelled" or task.get("businessStatus") == _AGAIN)
     await call(record, finding, setting, flagged=False, again=again)
+
+
+async def _measures_again(record: Record, name: tuple[str, ...], setting: Setting) -> None:
+    """End the call for a feed that saw nothing; of one that a person has ended, say that the next is another."""
+    await close_task(record, identifier(ID_TASK, *name), setting.clock(), status="cancelled", why=_AGAIN["text"])
+    task = await find(record, "Task", identifier(ID_TASK, *name))
+    if task is not None and task["status"] != "cancelled" and task.get("businessStatus") != _AGAIN:
+        with own_work():
+            await record.update(content_of({**task, "businessStatus": _AGAIN, "lastModified": zulu(setting.clock())}))
 
 
 async def end_silence(record: Record, visit: str, setting: Setting) -> None:

@@ -40,13 +40,13 @@ async def with_stamps(change: Change, record: Record, setting: Setting) -> Resou
 async def with_patient(change: Change, record: Record) -> Resource | None:
     """Return a reading that names its visit alone with the visit's patient; None: as it is.
 
-    So it is in his record, and judged with that locked.
+    So it is in his record, and judged with that locked. A later version of it that names none is of the same patient.
     """
-    after = change.after
+    after, before = change.after, change.before
     visit = None if after is None else id_in(after.get("encounter"), "Encounter")
-    if change.before is not None or after is None or visit is None or "subject" in after:
+    if after is None or visit is None or "subject" in after:
         return None
-    patient = patient_of(await record.get("Encounter", visit) or {})
+    patient = patient_of((await record.get("Encounter", visit) or {}) if before is None else before)
     if patient is None:
         return None
     await record.lock(f"Patient/{patient}")

@@ -59,6 +59,7 @@ _OURS: Final = (
     "focus",
 )
 """Elements of a Task for what is due that only the service sets."""
+_TIMES: Final = ("executionPeriod", "restriction", "lastModified")
 
 
 async def keep_watch(change: Change, record: Record, setting: Setting) -> None:
@@ -110,7 +111,12 @@ async def _plan(record: Record, visit: Resource, doses: Sequence[Given], setting
         ):
             continue
         if is_missed(due.when, now, policy):
-            ended.extend([was] if was is not None and was["status"] in OPEN_TASK else [])
+            if was is not None and was["status"] in OPEN_TASK:
+                if _is_missed(was, now, setting):  # it is missed at its new time, too: who was called for it stays so
+                    with own_work():
+                        await record.update(content_of({**was, **{name: made[name] for name in _TIMES}}))
+                else:
+                    ended.append(was)
             if was is None or was["status"] != "completed":
                 passed[due.what] = made
         elif was is None:

@@ -267,6 +267,7 @@ class Record:
         """
         ready = resource if isinstance(resource, Prepared) else prepare(resource, new_id())
         self._require_owned(ready.type)
+        ready = await self._completed("create", ready, None)
         return await self._commit("create", ready, before=None, expected=None)
 
     async def update(
@@ -291,6 +292,7 @@ class Record:
         if current is not None and current.origin != self.service.name:
             raise NotFound(f"{type_}/{id_} belongs to {current.origin}, not to {self.service.name}.")
         before = None if current is None or current.deleted else parse(current.body)
+        ready = await self._completed("update", ready, before)
         if before is not None and compartment_key(before, type_, id_) != ready.key:
             raise Unprocessable(
                 "The patient of a resource cannot be changed. Mark it entered-in-error and create a new one.",
@@ -356,6 +358,19 @@ class Record:
         if type_ not in self.service.types:
             raise MethodNotAllowed(f"{self.service.title} does not own {type_}.")
 
+    async def _completed(self, interaction: Interaction, ready: Prepared, before: Resource | None) -> Prepared:
+        """Return it with what the service adds, as of everything it holds; the patient may be of that."""
+        complete = self.service.completes.get(ready.type)
+        if complete is None:
+            return ready
+        asked = self.access
+        self.access = self._all
+        try:
+            completed = await complete(Change(interaction, ready.type, ready.id, before, ready.resource), self)
+        finally:
+            self.access = asked
+        return ready if completed is None else prepare(completed, ready.id)
+
     async def _labelled(self, ready: Prepared, before: Resource | None) -> Prepared:
         """Return it with the labels it has to bear.
 
@@ -382,10 +397,6 @@ class Record:
         asked = self.access
         self.access = self._all  # an alarm that a guard raises is the clinic's, whatever the caller may write
         try:
-            complete = self.service.completes.get(ready.type)
-            if complete is not None and ready.resource is not None:
-                completed = await complete(Change(interaction, ready.type, ready.id, before, ready.resource), self)
-                ready = ready if completed is None else prepare(completed, ready.id)
             ready = await self._labelled(ready, None if unlabels else before)
             for guard in self.service.guards.get(ready.type, ()):
                 await guard(Change(interaction, ready.type, ready.id, before, ready.resource), self)

@@ -288,3 +288,19 @@ async def test_a_feed_that_sees_nothing_for_minutes_calls_once_until_it_measures
     for _ in range(4):
         await saturations(fed, "E E")
     assert len(await missing(fed)) == 1
+
+
+async def test_a_sensor_that_comes_off_again_calls_again_where_a_person_has_ended_the_first_call(fed):
+    await saturations(fed, "97 98")
+    for _ in range(5):
+        await saturations(fed, "E E")
+    (call,) = await missing(fed)
+    await fed.sessions.update({**call, "status": "completed", "owner": {"reference": "Practitioner/nurse"}})
+    for _ in range(3):
+        await saturations(fed, "E E")
+    assert await missing(fed) == []
+    await saturations(fed, "97 97")
+    await saturations(fed, "97 97")
+    for _ in range(4):
+        await saturations(fed, "E E")
+    assert [one["id"] for one in await missing(fed)] == [call["id"]]

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from shared.fhir import codes
 from shared.fhir.json import dump
 from shared.http.app import create_fhir_app
 from shared.http.local import LocalBackend
@@ -50,3 +51,15 @@ async def test_a_reading_that_names_its_visit_alone_is_in_its_patients_record(do
     assert kept["subject"]["reference"] == f"Patient/{dosed.who['id']}"
     found = await dosed.sessions.search("Observation", patient=dosed.who["id"])
     assert kept["id"] in [one["id"] for one in found]
+
+
+async def test_a_reading_that_names_its_visit_alone_is_corrected_and_withdrawn_as_it_was_posted(dosed):  # noqa: F811
+    made = {key: one for key, one in dosed.vitals().items() if key != "subject"}
+    kept = await dosed.sessions.create({**made, "status": "preliminary"})
+    worse = {key: one for key, one in dosed.vitals(190, 118).items() if key != "subject"}
+    corrected = await dosed.sessions.update({**worse, "id": kept["id"]})
+    assert corrected["subject"]["reference"] == f"Patient/{dosed.who['id']}"
+    calls = await dosed.sessions.search("Task", patient=dosed.who["id"], code=codes.VITAL_ALARM.token())
+    assert [one["status"] for one in calls] == ["requested"]
+    withdrawn = await dosed.sessions.update({**worse, "id": kept["id"], "status": "entered-in-error"})
+    assert withdrawn["status"] == "entered-in-error"

@@ -420,6 +420,18 @@ async def test_a_start_that_is_corrected_to_earlier_leaves_no_stale_point_beside
     assert await due_at(dosed) == [13, 28, 58, 88]
 
 
+async def test_a_start_that_is_corrected_by_a_minute_leaves_the_call_for_what_was_missed(dosed):
+    (given,) = await dosed.sessions.search("MedicationAdministration", patient=dosed.who["id"])
+    await pass_time(dosed, 22)
+    (call,) = await missed(dosed, "requested")
+    begun = {"start": zulu(dosed.clock.now - timedelta(minutes=21))}
+    await dosed.sessions.update({**given, "effectivePeriod": begun})
+    assert [(one["id"], one["status"]) for one in await missed(dosed)] == [(call["id"], "requested")]
+    assert await due_at(dosed) == [-6, 9, 24, 39, 69, 99]
+    await dosed.chart()
+    assert await missed(dosed, "requested") == []
+
+
 async def other_visit(bedside):
     booked = await bedside.tell("scheduling", appointment(bedside.who, None, bedside.clock.now, visit=codes.VISIT_PREP))
     (visit,) = await bedside.sessions.search("Encounter", appointment=f"Appointment/{booked['id']}")
