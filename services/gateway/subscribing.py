@@ -212,7 +212,8 @@ class Subscribing:
                 raise Unprocessable(
                     f"The value of {', '.join(lacking)} is not kept here: send it.", expression=["Subscription.channel"]
                 )
-            if asked.status != "off" and await store.others_of(record.transaction, caller.client, id_) >= self.most:
+            anew = asked.status != "off" and (before is None or before.status == "off")
+            if anew and await store.others_of(record.transaction, caller.client, id_) >= self.most:
                 raise Unprocessable(
                     f"This client has {self.most} Subscriptions already, as many as it may. End one by DELETE.",
                     code="too-costly",

@@ -139,6 +139,7 @@ async def opened(app: App) -> AsyncIterator[Opened]:
                 names=settings.claim_names,
                 at=settings.issuer_at,
                 clinic=settings.clinic,
+                base=settings.base_url,
             )
         parts = Parts(service, settings, store, authenticate, closing, issuer)
         tasks = _tasks(app, parts)

@@ -154,7 +154,7 @@ class Issuer:
                 answer = await self._client.post(self._reached(url), json=body)
                 said = answer.raise_for_status().json()
                 told = [frozenset(str(one) for one in said[name]) for name in ("clients", "grants", "tokens")]
-                narrowed = frozenset(_name(some[int(place)]) for place in said["narrowed"])
+                narrowed = frozenset(_name(some[int(place)]) for place in said.get("narrowed", ()))
             except (httpx.HTTPError, ValueError, TypeError, LookupError) as error:
                 raise Unavailable(f"The issuer does not tell what has ended ({type(error).__name__}).") from None
             found = Ended(
@@ -225,17 +225,20 @@ class Bearer:
         clock: Callable[[], float] = time.time,
         names: Mapping[str, str] | None = None,
         clinic: str | None = None,
+        base: str | None = None,
     ) -> None:
         """Believe `issuer` about tokens for one of `audience`; callers see what `origin` owns, or (None) all.
 
         `roles` tell who is of the clinic, and who is told what patients' consents permit. `names`: what the issuer
-        calls the claims that are read here. `clinic`: whose a token is that names none; None: it is refused.
+        calls the claims that are read here. `clinic`: whose a token is that names none; None: it is refused. `base`: of
+        this server, where `fhirUser` is an absolute URL; that of an audience will do, too.
         """
         self._clinic = clinic
         self._names = names or {}
         self._roles = roles
         self._issuer = issuer
         self._audience = frozenset(one.rstrip("/") for one in audience)
+        self._bases = self._audience if base is None else self._audience | {base.rstrip("/")}
         self._origin = origin
         self._clock = clock
         self._known: OrderedDict[bytes, _Remembered] = OrderedDict()
@@ -278,7 +281,7 @@ class Bearer:
             roles=self._roles,
             clinic=self._clinic,
             authorization=header,
-            bases=self._audience,
+            bases=self._bases,
         )
         until = min(float(claims["exp"]), self._clock() + FRESH)  # a key may be taken back, too
         return _Remembered(caller, str(claims.get("jti", "")), until)
@@ -388,7 +391,8 @@ def bearer(
     names: Mapping[str, str] | None = None,
     at: str | None = None,
     clinic: str | None = None,
+    base: str | None = None,
 ) -> tuple[Authenticate, Issuer]:
     """Return what tells the bearers of an issuer's tokens, and the issuer; `at`: where that is reached from here."""
     known = Issuer(issuer, client, at=at)
-    return Bearer(known, audience, origin=origin, roles=roles, names=names, clinic=clinic), known
+    return Bearer(known, audience, origin=origin, roles=roles, names=names, clinic=clinic, base=base), known

@@ -121,7 +121,7 @@ BEGIN
             jsonb_path_query(convert_from(h.body, 'UTF8')::jsonb, '$.link[*].other.reference') #>> '{}'
             FROM '^Patient/([A-Za-z0-9.-]{1,64})(?:/_history/.*)?$') AS id
         FROM resource r JOIN history h ON h.rid = r.rid AND h.version = r.version
-        WHERE r.type = 41 AND NOT r.deleted AND r.patient IS NOT NULL) q
+        WHERE r.type = 41 AND NOT r.deleted AND r.patient IS NOT NULL AND position('"link"'::bytea IN h.body) > 0) q
     WHERE q.id IS NOT NULL;
     FOR held IN SELECT DISTINCT l.tenant, kap_same_person(l.tenant, l.patient) AS same FROM patient_link l LOOP
         PERFORM kap_share_rules(held.tenant, held.same);
