@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from services.scheduling.memory import memory
@@ -57,9 +56,7 @@ async def group_of(record: Record, appointment: Resource) -> Resource | None:
 
 async def needed(record: Record, appointment: Resource, setting: Setting) -> list[Span]:
     """Return what an appointment takes; a member of a group takes a place in it, and who is not of the group."""
-    wanted = [
-        replace(one, resource=await _one_name(record, one.resource)) for one in spans(appointment, setting.policy)
-    ]
+    wanted = await _once_each(record, spans(appointment, setting.policy))
     group = await group_of(record, appointment) if "slot" in appointment else None
     if group is None or not is_of_group(appointment, group):
         return wanted
@@ -77,7 +74,17 @@ def is_of_group(appointment: Resource, group: Resource) -> bool:
     return within and visit_of(appointment) == kind
 
 
-async def _one_name(record: Record, name: str) -> str:
+async def _once_each(record: Record, wanted: Sequence[Span]) -> list[Span]:
+    """Return one Span of each who is booked, however often he is named: the longest, shared where all of them are."""
+    found: dict[str, Span] = {}
+    for one in wanted:
+        name = await one_name(record, one.resource)
+        held = found.get(name, one)
+        found[name] = Span(name, one.start, max(held.end, one.end), min(held.shared, one.shared))
+    return list(found.values())
+
+
+async def one_name(record: Record, name: str) -> str:
     """Return the one name of who is booked: a role is its Practitioner, an identifier is who is held with it."""
     type_, sign, identifier = name.partition("?identifier=")
     if sign:
@@ -145,7 +152,13 @@ async def actors_of_schedule(record: Record, slot: Resource) -> list[str]:
             rule="S-SLOT",
             source="FHIR R4 Slot.schedule",
         )
-    return [name for actor in schedule.get("actor", []) if (name := name_of(actor)) is not None]
+    return await actors_in(record, schedule)
+
+
+async def actors_in(record: Record, schedule: Resource) -> list[str]:
+    """Return the names under which they are booked whom and what a Schedule is of, each once."""
+    names = [name for actor in schedule.get("actor", []) if (name := name_of(actor)) is not None]
+    return list(dict.fromkeys([await one_name(record, name) for name in names]))
 
 
 async def shut(record: Record, slot: Resource, id_: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from services.scheduling.booking import actors_of_schedule, is_group, places_of
+from services.scheduling.booking import actors_of_schedule, is_group, one_name, places_of
 from services.scheduling.finding import Asked, visit_asked
 from services.scheduling.rules.booking import no_groups, watched_over
 from services.scheduling.setting import Setting
@@ -41,13 +41,14 @@ async def group_places(
     sessions.sort(key=lambda one: (interval(one["start"])[0], str(one["id"])))
     names = [f"Slot/{one['id']}" for one in sessions]
     taken = await busy(record.transaction, [*names, *([asked.patient] if asked.patient else [])], asked.low, asked.high)
+    only = {await one_name(record, name) for name in asked.only}
     found: list[Resource] = []
     for session in sessions:
         start, end = interval(session["start"])[0], interval(session["end"])[0]
         staff = await actors_of_schedule(record, session)
         used = len({one.lane for one in taken if one.resource == f"Slot/{session['id']}"})
         away = any(one.resource == asked.patient and one.start < end and start < one.end for one in taken)
-        wished = not asked.only or asked.only <= set(staff)
+        wished = only <= set(staff)
         if wished and not away and used + places <= min(places_of(session), watched_over(staff, kind)):
             found.append(_proposal(session, staff, asked, order, rank=len(found) + 1))
     return found

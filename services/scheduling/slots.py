@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.scheduling.booking import is_group
+from services.scheduling.booking import actors_in, is_group, one_name
 from services.scheduling.finding import unreadable_hours
 from services.scheduling.rules.availability import hours_in, working_of
-from services.scheduling.rules.booking import booked_actors, name_of, span_of
+from services.scheduling.rules.booking import booked_actors, span_of
 from services.scheduling.setting import Setting
 from shared.fhir.codes import ID_SLOT
 from shared.fhir.dates import interval, zulu
@@ -29,10 +29,15 @@ async def follow_bookings(record: Record, visits: Iterable[Resource | None], set
     times: list[datetime] = []
     for one in visits:
         if one is not None and (span := span_of(one)) is not None:
-            names.update(name for name in booked_actors(one) if not name.startswith("Patient/"))
+            booked = [name for name in booked_actors(one) if not name.startswith("Patient/")]
+            names.update(booked, [await one_name(record, name) for name in booked])
             times.extend(span)
     if not names or not times:
         return
+    people = [name for name in sorted(names) if name.startswith("Practitioner/")]
+    if people:
+        roles = await record.search("PractitionerRole", {"practitioner": ",".join(people)})
+        names.update(f"PractitionerRole/{one['id']}" for one in roles)
     schedules = await record.search("Schedule", {"actor": ",".join(sorted(names))})
     if not schedules:
         return
@@ -44,12 +49,7 @@ async def follow_bookings(record: Record, visits: Iterable[Resource | None], set
     ]
     slots = [one for one in await record.search("Slot", criteria) if one["status"] in SHOWN and not is_group(one)]
     if slots:
-        await _bring(record, {f"Schedule/{one['id']}": actors_in(one) for one in schedules}, slots)
-
-
-def actors_in(schedule: Resource) -> list[str]:
-    """Return the names of whom and what a Schedule is of."""
-    return [name for actor in schedule.get("actor", []) if (name := name_of(actor)) is not None]
+        await _bring(record, {f"Schedule/{one['id']}": await actors_in(record, one) for one in schedules}, slots)
 
 
 async def _bring(record: Record, actors: dict[str, list[str]], slots: list[Resource]) -> None:
@@ -78,7 +78,7 @@ async def generate(
         working = working_of(schedule, setting.policy.zone.name)
     except ValueError as error:
         raise unreadable_hours(schedule, error) from None
-    names = actors_in(schedule)
+    names = await actors_in(record, schedule)
     taken = await busy(record.transaction, names, low, high)
     held = {
         one["identifier"][0]["value"]

@@ -226,19 +226,93 @@ async def test_a_free_slot_becomes_busy_with_a_booking_and_free_again(scheduling
     assert (await scheduling.get("Slot", free["id"]))["status"] == "free"
 
 
-async def test_somebody_is_one_person_by_reference_by_number_and_by_his_role(bench, intake, scheduling):
-    number = {"system": "urn:staff", "value": "7"}
-    doctor = await intake.create({"resourceType": "Practitioner", "identifier": [number]})
-    role = await intake.create({"resourceType": "PractitionerRole", "practitioner": about(doctor)})
+NUMBER = {"system": "urn:staff", "value": "7"}
+
+
+@pytest.fixture
+async def doctor(bench, intake, scheduling):
+    """References to one person: as himself, in his role, and by his number."""
+    himself = await intake.create({"resourceType": "Practitioner", "identifier": [NUMBER]})
+    role = await intake.create({"resourceType": "PractitionerRole", "practitioner": about(himself)})
     await bench.deliver(intake, scheduling)
-    start = START + timedelta(days=6)
+    return about(himself), about(role), {"type": "Practitioner", "identifier": NUMBER}
 
-    def visit(name, who):
-        made = appointment({"resourceType": "Patient", "id": name}, None, start, visit=codes.VISIT_PREP)
-        return {**made, "participant": [made["participant"][0], {"actor": who, "status": "accepted"}]}
 
-    await scheduling.create(visit("ada", about(doctor)))
-    for who in (about(role), {"type": "Practitioner", "identifier": number}):
-        with pytest.raises(Unprocessable, match=f"Practitioner/{doctor['id']} is taken") as error:
-            await scheduling.create(visit("bo", who))
-        assert {issue.rule for issue in error.value.issues} == {"S-DOUBLE"}
+def with_people(name, *actors, **more):
+    made = with_actors(name, **more)
+    return {**made, "participant": [*made["participant"], *({"actor": one, "status": "accepted"} for one in actors)]}
+
+
+async def test_somebody_is_one_person_by_reference_by_number_and_by_his_role(scheduling, doctor):
+    himself, *others = doctor
+    await scheduling.create(with_people("ada", himself))
+    for other in others:
+        with pytest.raises(Unprocessable, match=f"{himself['reference']} is taken") as error:
+            await scheduling.create(with_people("bo", other))
+        assert rules_of(error) == {"S-DOUBLE"}
+
+
+async def test_who_is_named_twice_in_a_visit_is_taken_once(scheduling, doctor):
+    himself = doctor[0]
+    held = await scheduling.create(with_people("ada", *doctor))
+    assert len(held["participant"]) == 4
+    with pytest.raises(Unprocessable, match=f"{himself['reference']} is taken"):
+        await scheduling.create(with_people("bo", himself))
+
+
+@pytest.mark.parametrize("named", [1, 2], ids=["by role", "by number"])
+async def test_a_monitor_who_is_named_once_more_without_that_role_is_shared_with_nobody(
+    bench, scheduling, doctor, named
+):
+    bench.clock.now = DAY
+    for name, more in (("ada", [{"actor": doctor[named], "status": "accepted"}]), ("bo", [])):
+        made = with_actors(name, (doctor[0]["reference"], codes.MONITOR), status="arrived")
+        made["participant"] += more
+        await scheduling.create({**made, "serviceType": [codes.VISIT_DOSING.concept()]})
+    tasks = await scheduling.search("Task", code="double-booked")
+    assert [task["for"]["reference"] for task in tasks] == ["Patient/bo"]
+
+
+async def of_schedule(scheduling, *actors):
+    return await scheduling.create({"resourceType": "Schedule", "active": True, "actor": list(actors)})
+
+
+@pytest.mark.parametrize("named", [0, 1, 2], ids=["by reference", "by role", "by number"])
+async def test_a_schedule_closes_whose_it_is_however_it_names_him(scheduling, doctor, named):
+    held = await scheduling.create(with_people("ada", doctor[0]))
+    own = await of_schedule(scheduling, doctor[named])
+    await scheduling.create(slot(own, DAY - HOUR, DAY + 9 * HOUR))
+    (task,) = await scheduling.search("Task", code="closed-and-booked")
+    assert task["focus"]["reference"] == f"Appointment/{held['id']}"
+    for one in doctor:
+        with pytest.raises(Unprocessable) as error:
+            await scheduling.create(with_people("bo", one, start=DAY + 4 * HOUR))
+        assert rules_of(error) == {"S-CLOSED"}
+
+
+async def test_a_group_whose_schedule_names_somebody_twice_takes_him_once_and_its_members_have_him(scheduling, doctor):
+    own = await of_schedule(scheduling, *doctor, {"reference": "Location/r"})
+    session = await scheduling.create(group(own, 3))
+    for name, one in zip(("a", "b", "c"), doctor, strict=True):
+        await scheduling.create(
+            {
+                **with_people(name, one, slot=[{"reference": f"Slot/{session['id']}"}]),
+                "end": zulu(DAY + 2 * HOUR),
+            }
+        )
+    with pytest.raises(Unprocessable, match=f"{doctor[0]['reference']} is taken"):
+        await scheduling.create(with_people("e", doctor[1]))
+
+
+@pytest.mark.parametrize("booked", [0, 1, 2], ids=["by reference", "by role", "by number"])
+async def test_the_free_slots_of_somebodys_role_follow_his_bookings(scheduling, doctor, booked):
+    own = [await of_schedule(scheduling, one) for one in doctor[:2]]
+    free = [await scheduling.create(slot(one, DAY, DAY + HOUR, "free")) for one in own]
+
+    async def shown():
+        return [(await scheduling.get("Slot", one["id"]))["status"] for one in free]
+
+    held = await scheduling.create(with_people("ada", doctor[booked]))
+    assert await shown() == ["busy", "busy"]
+    await scheduling.update({**held, "status": "cancelled"})
+    assert await shown() == ["free", "free"]
