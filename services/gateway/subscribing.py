@@ -271,9 +271,7 @@ class Subscribing:
                 if await transaction.find(context.access, TYPE, one.id) is None:
                     continue
                 locked = await store.find(transaction, one.id, lock=True) or one
-                told = context.caller.disclosure
-                doubted: frozenset[UUID] = frozenset() if told is None else told.doubted
-                telling = self.telling(transaction, locked, context.base_url, doubted=doubted)
+                telling = self.telling(transaction, locked, context.base_url, doubted=_doubted(context))
                 if telling.caller.owner == context.caller.owner:  # an operator only looks
                     await telling.next(MOST_EVENTS)
                 now = await store.find(transaction, one.id) or one
@@ -311,7 +309,7 @@ class Subscribing:
                         expression=["http.content"],
                     )  # fmt: skip
                 content = cast("Content", named)
-            telling = self.telling(transaction, one, context.base_url, also=context.caller)
+            telling = self.telling(transaction, one, context.base_url, also=context.caller, doubted=_doubted(context))
             if telling.caller.owner == context.caller.owner:
                 await telling.next(MOST_EVENTS)
             shown = await telling.numbered(since, until, MOST_EVENTS)
@@ -327,6 +325,11 @@ class Subscribing:
         behind = [consent for each in shown for consent in each.behind]
         consents = tuple(dict.fromkeys(one.consent for one in behind))
         return OperationResult(dump(answer), behind=consents, through=through(behind))
+
+
+def _doubted(context: RequestContext) -> frozenset[UUID]:
+    told = context.caller.disclosure
+    return frozenset() if told is None else told.doubted
 
 
 def hosts_of(said: str | None) -> dict[str, frozenset[str]]:

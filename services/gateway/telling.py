@@ -103,13 +103,13 @@ class Telling:
         shown: list[Shown] = []
         after, waits = 0, False
         while not waits and len(shown) < most and (events := await self.told.waiting(LOOKED_AT, after=after)):
-            known = await self._seen(events)
+            known, doubtful = await self._seen(events), await self._in_doubt(events)
             hidden = []
             for event in events:
                 after = event.place
-                seen = known.get(event.place)
-                if waits := seen is not None and self._is_in_doubt(seen.known):
+                if waits := event.place in doubtful:
                     break
+                seen = known.get(event.place)
                 if seen is None or (event.number is None and not self._is_event(seen.known)):
                     hidden.append(event.place)
                     continue
@@ -168,6 +168,14 @@ class Telling:
         by = await behind(self.transaction.connection, told, self.transaction.tenant, places)
         seen = {place: _Seen(one, by.get((one.version.type, one.version.id), ())) for place, one in known.items()}
         return {place: one for place, one in seen.items() if one.behind or not one.known.programme}
+
+    async def _in_doubt(self, events: Sequence[Event]) -> frozenset[int]:
+        """Return the places of what is of patients in doubt: whatever their consents, known or not, turn out to say."""
+        if not self.doubted:
+            return frozenset()
+        accesses = [replace(access, disclosure=None) for access in _accesses(self.caller, events)]
+        known = await store.known(self.transaction, accesses, events)
+        return frozenset(place for place, one in known.items() if self._is_in_doubt(one))
 
     def _is_in_doubt(self, known: Known) -> bool:
         key = key_of(known.version)

@@ -155,6 +155,24 @@ async def test_news_of_consents_that_are_too_old_hold_what_is_for_somebody_outsi
     assert [one.numbers for one in await hook.work()] == [[1]]
 
 
+async def not_applied(clinic, method, path, body):
+    """Write a Consent at intake that the gateway cannot take in, two minutes ago; return what takes up what waits."""
+    admin = await clinic.token("clinic-admin")
+    assert (await clinic.send(admin, method, path, body, host="intake")).status_code in (200, 201)
+    written = [one async for one in clinic.stores["intake"].replay.events_since()][-1]
+    store = clinic.stores["gateway"]
+    taking_in = ServiceEvents(SERVICE, store)
+    early = replace(written, time=datetime.now(UTC) - timedelta(seconds=120))
+    await taking_in.park(early, Position("kap.intake.v1", 0, written.sequence), "it could not be applied")
+
+    async def take_up():
+        [parked] = await store.parking.list()
+        await store.parking.retry(parked.number)
+        assert await taking_in.take_up() == 1
+
+    return take_up
+
+
 async def test_a_withdrawal_that_could_not_be_applied_holds_what_is_of_that_patient_for_somebody_outside(
     clinic, hook, ada
 ):
@@ -165,23 +183,43 @@ async def test_a_withdrawal_that_could_not_be_applied_holds_what_is_of_that_pati
     await asked(clinic, await clinic.token("hospital-system", kap_user=H1))
     await hook.work()
     off = {**given, "status": "inactive"}
-    admin = await clinic.token("clinic-admin")
-    assert (await clinic.send(admin, "PUT", f"Consent/{given['id']}", off, host="intake")).status_code == 200
-    withdrawal = [one async for one in clinic.stores["intake"].replay.events_since()][-1]
-    store = clinic.stores["gateway"]
-    early = replace(withdrawal, time=datetime.now(UTC) - timedelta(seconds=120))
-    taking_in = ServiceEvents(SERVICE, store)
-    await taking_in.park(early, Position("kap.intake.v1", 0, withdrawal.sequence), "it could not be applied")
+    take_up = await not_applied(clinic, "PUT", f"Consent/{given['id']}", off)
     await clinic.made(episode(bob))
     assert [one.numbers for one in await hook.work()] == [[1]]
     await clinic.made(episode(ada))
     assert await hook.work() == []
-    [parked] = await store.parking.list()
-    await store.parking.retry(parked.number)
-    assert await taking_in.take_up() == 1
+    await take_up()
     await clinic.made(episode(bob))
     await hook.now()
     assert [one.numbers for one in await hook.work()] == [[2]]  # of hers it was withdrawn
+
+
+async def test_what_is_of_a_patient_whose_permission_could_not_be_applied_waits_for_it(clinic, hook, ada):
+    await asked(clinic, await clinic.token("hospital-system", kap_user=H1))
+    await hook.work()
+    take_up = await not_applied(clinic, "POST", "Consent", consent(ada, PATTERNS["P2"]))
+    held = await clinic.made(episode(ada))
+    assert await hook.work() == []
+    await take_up()
+    await hook.now()
+    assert [one.events for one in await hook.work()] == [[(1, f"{BASE}/EpisodeOfCare/{held['id']}")]]
+
+
+async def test_who_asks_for_missed_events_counts_nothing_of_a_patient_whose_consents_are_in_doubt(clinic, hook, ada):
+    bob = (await clinic.made(BOB))["id"]
+    await clinic.made(consent(bob, PATTERNS["P1"]))
+    given = await clinic.made(consent(ada, PATTERNS["P2"]))
+    hospital = await clinic.token("hospital-system", kap_user=H1)
+    made = await asked(clinic, hospital)
+    await hook.work()
+    take_up = await not_applied(clinic, "PUT", f"Consent/{given['id']}", {**given, "status": "inactive"})
+    await clinic.made(episode(ada))
+    answer = Told(parse((await clinic.send(hospital, "GET", f"Subscription/{made['id']}/$events")).content))
+    assert (answer.count, answer.events) == (0, [])
+    await take_up()
+    told = await clinic.made(episode(bob))
+    await hook.now()
+    assert [one.events for one in await hook.work()] == [[(1, f"{BASE}/EpisodeOfCare/{told['id']}")]]
 
 
 async def test_a_subscription_is_its_clients_and_nobody_else_knows_of_it(clinic, hook):
