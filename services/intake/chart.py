@@ -19,6 +19,11 @@ from shared.runtime.record import Record
 from shared.runtime.service import Change
 
 FINISHED: Final = ("completed", "amended")
+DATED_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "QuestionnaireResponse": (),
+    "Observation": ("effectiveDateTime", "effectiveInstant", "issued"),
+}
+"""Types of which it counts when they were written, but for those that have one of these elements."""
 TAKEN_NOW: Final = ("active", "intended", "on-hold", "unknown")
 
 
@@ -65,7 +70,8 @@ class View:
     async def all(self, type_: str, **criteria: str) -> list[Resource]:
         """Return the patient's resources of a type; `criteria` narrow what is searched, not the change."""
         about = {"patient": ",".join(f"Patient/{one}" for one in await self._patients()), **criteria}
-        return self._note(with_change(await self.record.search(type_, about), self.change, type_))
+        found = [await dated(one, self.record) for one in await self.record.search(type_, about)]
+        return self._note(with_change(found, self.change, type_))
 
     async def the_patient(self) -> Resource | None:
         """Return the Patient."""
@@ -147,6 +153,12 @@ class Pinned:
     async def known(self, system: str, codes: frozenset[str]) -> frozenset[str]:
         """Return those of the codes that were known when it was decided."""
         return frozenset(code for code in codes if (system, code) in self.meant)
+
+
+async def dated(resource: Resource, record: Record) -> Resource:
+    """Return a resource that is judged by when it was written with that time, whoever labelled it since."""
+    says = DATED_BY.get(resource["resourceType"])
+    return resource if says is None else await record.as_written(resource, *says)
 
 
 def observed(setting: Setting) -> frozenset[str]:

@@ -266,7 +266,8 @@ async def _ordered_before(
             continue
         if drug_of(await substances_of(record, one), setting.sets) == drug:
             dosages = one.get("dosageInstruction", [])
-            written = interval(one["authoredOn"])[0] if "authoredOn" in one else moment(one["meta"]["lastUpdated"])
+            said = await record.as_written(one, "authoredOn")
+            written = moment(said.get("authoredOn", said["meta"]["lastUpdated"]))
             plan = None if sessions_of(dosages) else _plan_of(one, plans, drug, routes, written)
             sessions, named = sessions_for(dosages, plan) or 1, None if plan is None else str(plan.plan["id"])
             found.append(Ordered(one["id"], written, doses_of(dosages, kilograms), sessions, named))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.intake.chart import Pinned, chart_of
+from services.intake.chart import Pinned, chart_of, dated
 from services.intake.rules.eligibility import screen
 from services.intake.screening import assessment_of, meanings_of
 from services.intake.setting import Setting
@@ -97,8 +97,7 @@ async def _version(record: Record, reference: str) -> Resource:
             "Provenance.entity",
             reference,
         ) from None
-    found: Resource = parse(stored.body)
-    return found
+    return await dated(parse(stored.body), record)
 
 
 def _content(assessment: Resource) -> Resource:

@@ -126,7 +126,7 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
     )
     weights = await weights_of(record, patient, setting, zone)
     kilograms = newest_weight(weights, start, setting.dosing.weight_age.days, zone)
-    order = fitting[-1] if fitting else None
+    order = await record.as_written(fitting[-1], "authoredOn") if fitting else None
     others = await _other_doses(record, dose, kilograms, setting)
     plans = [one for one in await record.search("CarePlan", about) if not comes_from_elsewhere(one)]
     before = Before(start, drug, route, zone, others, visit_id, order, plans, situation.at_home)
@@ -177,7 +177,7 @@ async def weights_of(record: Record, patient: str | None, setting: Setting, zone
         kilograms = kilograms_in(one.get("valueQuantity"))
         if one["status"] in ("final", "amended", "corrected") and said and kilograms is not None and kilograms > 0:
             can_be = not implausible(one, setting.monitoring)
-            known = moment((one.get("meta") or {}).get("lastUpdated"))
+            known = moment(((await record.as_written(one)).get("meta") or {}).get("lastUpdated"))
             found.append(Weighed(interval_in(said, zone), kilograms if can_be else None, known))
     return found
 

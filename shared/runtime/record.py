@@ -16,7 +16,7 @@ from shared.fhir.freshness import Freshness, Unheard, as_words
 from shared.fhir.ids import new_id, subject_uuid
 from shared.fhir.index import IndexRows
 from shared.fhir.json import Resource, parse
-from shared.fhir.outcome import Issue, MethodNotAllowed, NotFound, Unavailable, Unprocessable
+from shared.fhir.outcome import Gone, Issue, MethodNotAllowed, NotFound, Unavailable, Unprocessable
 from shared.fhir.query import parse_search
 from shared.fhir.validation import require_valid
 from shared.runtime.service import Change, Service
@@ -217,6 +217,30 @@ class Record:
         """Return the current resource, own or copied, or None where there is none (never, or deleted)."""
         stored = await self.stored(type_, id_)
         return None if stored is None or stored.deleted else parse(stored.body)
+
+    async def as_written(self, resource: Resource, *says: str) -> Resource:
+        """Return a resource with the time at which what it says was written; as it is where it says one of `says`.
+
+        A later version that changes nothing but its meta (`label`) makes no answer, order or reading newer.
+        """
+        meta = resource.get("meta", {})
+        if "lastUpdated" not in meta or any(name in resource for name in says):
+            return resource
+        when = meta["lastUpdated"]
+        for number in range(int(meta["versionId"]) - 1, 0, -1):
+            try:
+                stored = await self.transaction.read_version(
+                    self._all, resource["resourceType"], resource["id"], number
+                )
+            except NotFound:  # a copy that never came
+                continue
+            except Gone:
+                break
+            held = parse(stored.body)
+            if {**held, "meta": None} != {**resource, "meta": None}:
+                break
+            when = held["meta"]["lastUpdated"]
+        return {**resource, "meta": {**meta, "lastUpdated": when}}
 
     async def stored(self, type_: str, id_: str) -> Stored | None:
         """Return the current version with its origin, own or copied, deleted or not.

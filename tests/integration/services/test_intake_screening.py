@@ -10,6 +10,7 @@ import pytest
 from services.intake.service import intake as intake_service
 from shared.fhir import codes
 from shared.fhir.dates import zulu
+from shared.fhir.json import dump, parse
 from shared.fhir.kap import stage_of
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.runtime.policy import FOLDER, load_policy
@@ -183,6 +184,51 @@ async def test_answers_without_a_date_do_not_outlive_newer_ones(intake, clock):
     await intake.create(screening(who, clock.now, E12=True))
     result = await intake.call("screen", who)
     assert result["prediction"][0]["outcome"]["coding"][0]["code"] != "eligible"
+
+
+async def labelled_years_later(intake, made, by):
+    """Let a resource be one of two years ago, from before the rules of labels, and label it."""
+    written = datetime.now(UTC) - timedelta(days=730)
+    bare = {**made, "meta": {"versionId": "1", "lastUpdated": zulu(written)}}
+    async with intake.store.transaction(keys=(), tenant="default") as transaction:
+        await transaction.connection.execute(
+            "UPDATE history h SET last_updated = $2, body = $3, labels = '{}' FROM resource r "
+            "WHERE r.rid = h.rid AND r.id = $1",
+            made["id"], written, dump(bare),
+        )  # fmt: skip
+        await transaction.connection.execute(
+            "UPDATE resource SET last_updated = $2, labels = '{}' WHERE id = $1", made["id"], written
+        )
+    async with intake.record(f"Patient/{by['id']}", None, None) as record:
+        labelled = parse((await record.label(made["resourceType"], made["id"])).stored.body)
+    assert labelled["meta"]["versionId"] == "2"
+    assert labelled["meta"]["lastUpdated"] > zulu(written + timedelta(days=700))
+    return labelled
+
+
+async def test_answers_without_a_date_are_no_newer_for_a_label_that_they_were_given_since(intake, clock):
+    who = await intake.create(patient())
+    await intake.create(referral(who))
+    undated = screening(who)
+    del undated["authored"]
+    made = await intake.create(undated)
+    clock.now = max(clock.now, datetime.now(UTC)) + timedelta(minutes=1)
+    assert outcome(await intake.call("screen", who)) == "eligible"
+    labelled = await labelled_years_later(intake, made, who)
+    result = await intake.call("screen", who)
+    assert outcome(result) == "needs-answers"
+    assert any("older than" in note["text"] for note in result["note"])
+    assert (await replayed(intake, result))["same"] is True
+    await intake.update({**labelled, "item": labelled["item"][::-1]})  # somebody wrote it anew
+    assert outcome(await intake.call("screen", who)) == "eligible"
+
+
+async def test_answers_that_are_labelled_anew_do_not_go_before_newer_ones(intake, clock):
+    who = await eligible(intake, clock)
+    undated = screening(who, E12=True)
+    del undated["authored"]
+    await labelled_years_later(intake, await intake.create(undated), who)
+    assert outcome(await intake.call("screen", who)) == "eligible"
 
 
 async def test_a_question_answered_both_ways_is_not_known(intake, clock):
