@@ -11,7 +11,7 @@ from services.outcomes.rules.instruments import Instrument, Level
 from services.outcomes.rules.risk import AtRisk, is_graver, risk_of
 from services.outcomes.rules.scoring import COUNTED, answers_of, instrument_of, score
 from services.outcomes.setting import Setting
-from shared.fhir.at_risk import ANSWERS, TOOK_DOWN, Run, Said, since
+from shared.fhir.at_risk import ANSWERS, TOOK_DOWN, Run, Said, asked_from, given_at, since
 from shared.fhir.codes import (
     CRISIS_PLAN,
     ID_FLAG,
@@ -83,11 +83,13 @@ async def raise_risk(
     found = risk_in(response, instrument, own=own)
     if found is None or instrument.risk is None:
         return found
-    again = is_graver(found, risk_in(before, instrument, own=own), instrument.risk)
+    was = risk_in(before, instrument, own=own)
+    again = is_graver(found, was, instrument.risk)
     several = len(instrument.risk.levels) > 1
     name = ("risk", response["id"], found.level.name) if several else ("risk", response["id"])
     asks = found.level.task == setting.forms.task
-    done = since(runs, response.get("authored")) if asks else []
+    given = given_at(response, setting.clock(), amended=before is not None and found != was)
+    done = since(runs, given) if asks else []
     await _call(response, found, name, patient, record, setting, instrument, done, again=again)
     return found
 
@@ -293,5 +295,4 @@ async def run_at(response: Resource, record: Record, setting: Setting) -> dateti
 async def _given(asked: Mapping[str, Any], record: Record) -> str | None:
     """Return when the answers were given by which a Task was raised, else when it was."""
     about = id_in(asked.get("focus"), "QuestionnaireResponse")
-    answers = None if about is None else await record.get("QuestionnaireResponse", about)
-    return (answers or {}).get("authored") or asked.get("authoredOn")
+    return asked_from(asked, None if about is None else await record.get("QuestionnaireResponse", about))

@@ -37,6 +37,7 @@ from services.sessions.standing import (
     news_in,
     numbered,
     still_beyond,
+    was_raised,
 )
 from services.sessions.symptoms import join_symptoms
 from services.sessions.watching import measure_again
@@ -170,6 +171,8 @@ async def _raise(
     A reading that is charted late calls nobody to a bedside: it is marked so, and reviewed.
     """
     if reading.late:
+        if not again and not reading.of_a_feed and await was_raised(record, reading.about[0], rule):
+            return  # it called, or was reviewed, when it said so first
         await _have_reviewed_late(record, reading, setting, rule, text, again=again)
         return
     number, held = await last_call(record, reading.name(rule))

@@ -24,7 +24,7 @@ from services.sessions.what_was_given import Given, doses_of
 from shared.fhir.codes import GATE_PASSED_CLOSED, ID_FINDING, PRE_DOSE_QUESTIONNAIRE, RULE
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import codes_of, id_in, patient_of
+from shared.fhir.kap import codes_of, consent_routes, id_in, patient_of
 from shared.fhir.outcome import Issue
 from shared.fhir.raised import identifier
 from shared.fhir.zones import zone_of
@@ -57,19 +57,29 @@ async def judge_again(change: Change, record: Record, setting: Setting) -> None:
                 await _judge(dose, visit, change, record, setting)
 
 
-async def judge_ground(type_: str, status: str, patient: str, record: Record, setting: Setting) -> None:
-    """Judge the doses of the visits under way again, with the news of a consent or an order and its `status` now."""
-    rule = RULES[type_]
+async def judge_ground(news: Resource, patient: str, record: Record, setting: Setting) -> None:
+    """Judge the doses of the visits under way again, with the news of a consent or an order.
+
+    One that a dose cannot have stood on, another order than it names or a consent to something else, closes nothing.
+    """
+    rule, status = RULES[news["resourceType"]], news["status"]
     for visit in await record.search("Encounter", {"patient": f"Patient/{patient}", "status": _UNDER_WAY}):
         for dose in await doses_of(record, str(visit["id"]), setting):
             counts = status == WITHDRAWN or (status in _ENDED and dose.resource["status"] in LIVE)
+            counts = counts and _may_stand_on(dose, news)
             known = await known_of(record, dose.resource, dose.start or setting.clock(), dose.drug, setting)
             found = issues_of(gate(known.situation, setting.gate))
             closed = [one for one in found if one.rule == rule]
             if not closed:
                 await _hold_again(dose, {one.rule for one in found}, record, setting)
             elif counts and not await _was_raised(dose, rule, record):
-                await _raise(dose, str(visit["id"]), closed, record, setting)
+                await _raise(dose, str(visit["id"]), closed, record, setting, again=False)
+
+
+def _may_stand_on(dose: Given, news: Resource) -> bool:
+    if news["resourceType"] == "MedicationRequest":
+        return id_in(dose.resource.get("request"), "MedicationRequest") in (news["id"], None)
+    return "category" not in news or bool(consent_routes(news))
 
 
 async def _given_since(record: Record, visit: str, since: datetime) -> bool:
@@ -130,7 +140,10 @@ async def _was_raised(dose: Given, rule: str, record: Record) -> bool:
     return held is not None and rule in codes_of(held.get("code"), RULE)
 
 
-async def _raise(dose: Given, visit: str, issues: Sequence[Issue], record: Record, setting: Setting) -> None:
+async def _raise(
+    dose: Given, visit: str, issues: Sequence[Issue], record: Record, setting: Setting, *, again: bool = True
+) -> None:
+    """Raise what fell; `again`: it fell now, so what was closed opens with it."""
     patient = patient_of(dose.resource)
     if patient is None:
         return
@@ -145,9 +158,9 @@ async def _raise(dose: Given, visit: str, issues: Sequence[Issue], record: Recor
     began = dose.start or setting.clock()
     recent = began >= setting.clock() - timedelta(minutes=setting.alarms.late.minutes)
     if recent or dose.resource["status"] in LIVE:
-        await call(record, finding, setting, again=True)
+        await call(record, finding, setting, again=again)
     else:  # over since longer ago: nobody is called to a bedside for it
-        await have_reviewed(record, finding, setting, again=True, priority="stat", flagged=True)
+        await have_reviewed(record, finding, setting, again=again, priority="stat", flagged=True)
 
 
 async def _hold_again(dose: Given, closed: set[str | None], record: Record, setting: Setting) -> None:

@@ -72,8 +72,8 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         """Judge the doses of a session that goes on again with the news of what they stand on."""
         kind, _, patient = event.key.partition("/")
         if kind == "Patient":
-            status = WITHDRAWN if event.interaction == "delete" else str(resource.get("status"))
-            await judge_ground(event.type, status, patient, record, setting)
+            gone = {"resourceType": event.type, "id": event.resource_id, "status": WITHDRAWN}
+            await judge_ground(gone if event.interaction == "delete" else resource, patient, record, setting)
 
     return {
         **dict.fromkeys(GROUND, (stood_on,)),
@@ -81,7 +81,7 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
         "Appointment": (_booked, integrating),
         "EpisodeOfCare": (_course_known,),
         "Medication": (medication_known,),
-        "MedicationRequest": (_order_known,),
+        "MedicationRequest": (stood_on, _order_known),
         "Observation": (scored,),
     }
 

@@ -75,6 +75,12 @@ async def is_deeper(record: Record, task: Resource, news: Resource, rule: str, s
     return not called or is_far_worse(called[0], news, rule, setting.alarms)
 
 
+async def was_raised(record: Record, about: str, rule: str) -> bool:
+    """Tell whether a reading (``Observation/id``) was raised by a rule before."""
+    found = await record.search("DetectedIssue", {"implicated": about})
+    return any(rule in codes_of(one.get("code"), RULE) for one in found)
+
+
 async def is_taken_in(
     record: Record, observation: Resource, patient: str, visit: str, rule: str, setting: Setting, *, news: bool
 ) -> bool:
@@ -83,10 +89,8 @@ async def is_taken_in(
     `news`: whether the reading says what it did not say before; what one took in before is no news later.
     """
     about = f"Observation/{observation['id']}"
-    if not news:
-        found = await record.search("DetectedIssue", {"implicated": about})
-        if any(rule in codes_of(one.get("code"), RULE) for one in found):
-            return True
+    if not news and await was_raised(record, about, rule):
+        return True
     asked = {"encounter": f"Encounter/{visit}", "patient": f"Patient/{patient}", "code": _CALLS, "status": _OPEN}
     for task in await record.search("Task", {**asked, "business-status:not": BACK_WITHIN.token()}):
         name = next((one["value"] for one in task["identifier"] if one.get("system") == ID_TASK), "")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.sessions.setting import Setting
-from shared.fhir.at_risk import ANSWERS, FORM, TOOK_DOWN, Run, since
+from shared.fhir.at_risk import ANSWERS, FORM, TOOK_DOWN, Run, asked_from, since
 from shared.fhir.codes import ID_FLAG, ID_TASK, KAP, Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
@@ -53,8 +53,7 @@ async def settle(screened: Resource, record: Record, setting: Setting) -> None:
         name = next((one["value"] for one in call.get("identifier", []) if one.get("system") == ID_TASK), "")
         if is_of_risk(name):
             answers = await record.get("QuestionnaireResponse", str(id_in(call.get("focus"), "QuestionnaireResponse")))
-            given = (answers or {}).get("authored") or call.get("authoredOn")
-            await _settle(call, name, since(runs, given), record, setting)
+            await _settle(call, name, since(runs, asked_from(call, answers)), record, setting)
 
 
 async def _settle(call: Resource, name: str, runs: Sequence[Run], record: Record, setting: Setting) -> None:

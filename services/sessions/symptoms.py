@@ -77,10 +77,16 @@ async def join_symptoms(record: Record, reading: Resource, patient: str, rules: 
 
 
 async def _events(record: Record, visit: str, patient: str, when: datetime, near: timedelta) -> list[Resource]:
-    """Return the AdverseEvents of a visit that happened near a time, or do not say when."""
+    """Return the AdverseEvents of a visit that happened near a time; of those that do not say when, told since then."""
     held = await record.search("AdverseEvent", {"subject": f"Patient/{patient}"})
-    there = (one for one in held if id_in(one.get("encounter"), "Encounter") == visit)
-    return [one for one in there if "date" not in one or abs(interval(one["date"])[0] - when) <= near]
+    found = []
+    for one in held:
+        said = one.get("date", one.get("recordedDate"))
+        when_told = interval(one["meta"]["lastUpdated"] if said is None else said)[0]
+        near_it = when_told >= when - near if said is None else abs(when_told - when) <= near
+        if id_in(one.get("encounter"), "Encounter") == visit and near_it:
+            found.append(one)
+    return found
 
 
 async def _reading_beyond(

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
 from shared.fhir.cited import Cited, Term
+from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import moment
 
 FORM: Final = "form"
 """What the names end in of what is raised for answers to a form."""
+_PRECISE: Final = timedelta(minutes=1)
 ANSWERS: Final = "answers"
 """What an output of a Task is that names the answers by which it was done."""
 TOOK_DOWN: Final = "Flag taken down"
@@ -121,5 +122,34 @@ def said_in(response: Resource | None, forms: Forms) -> Said | None:
 
 
 def since(runs: Iterable[Run], given: str | None) -> list[Run]:
-    """Return the screeners that were run no earlier than answers were given; none where nobody knows when that was."""
-    return [] if given is None else [one for one in runs if one.when >= moment(given)]
+    """Return the screeners that were run no earlier than answers were given; none where nobody knows when that was.
+
+    Answers of a day were given by its end: which screener of the day came after them, nobody knows.
+    """
+    return [] if given is None else [one for one in runs if one.when >= _by(given)]
+
+
+def _by(given: str) -> datetime:
+    low, high = interval(given)
+    return high if high - low > _PRECISE else low
+
+
+def asked_from(task: Mapping[str, Any], answers: Resource | None) -> str | None:
+    """Return from when on a screener ends a Task that was raised for answers: since they were given.
+
+    It says so itself where they were amended; of answers of a day it is known when they called.
+    """
+    said, given = task.get("restriction", {}).get("period", {}).get("start"), (answers or {}).get("authored")
+    raised: str | None = task.get("authoredOn")
+    if said is None and given is not None and raised is not None and interval(raised)[0] < _by(given):
+        return raised if interval(given)[0] < _by(given) else str(given)
+    return said or given or raised
+
+
+def given_at(response: Resource, now: datetime, *, amended: bool) -> str | None:
+    """Return when answers were given; None: they do not say.
+
+    `amended`: they say something else than the version before, so they count from when that was written.
+    """
+    written: str | None = response.get("meta", {}).get("lastUpdated")
+    return (written or zulu(now)) if amended else response.get("authored")

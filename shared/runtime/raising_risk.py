@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from shared.fhir.at_risk import ANSWERS, FORM, TOOK_DOWN, Forms, Run, said_in, since
+from shared.fhir.at_risk import ANSWERS, FORM, TOOK_DOWN, Forms, Run, given_at, said_in, since
 from shared.fhir.codes import ID_FLAG, KAP, SUICIDE_PRECAUTIONS, SUICIDE_RISK, Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
@@ -58,7 +58,11 @@ async def raise_said(
     )
     made["reasonCode"] = SUICIDE_PRECAUTIONS.concept()
     again = said != said_in(before, forms)
-    ended = since(runs, given)
+    amended = before is not None and again
+    counts = given_at(response, now, amended=amended)
+    if amended:
+        made["restriction"]["period"]["start"] = counts
+    ended = since(runs, counts)
     if ended:
         await raise_done(raised, made, ended, record, now, again=again)
         return

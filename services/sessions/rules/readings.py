@@ -200,7 +200,7 @@ def _samples(data: str) -> tuple[tuple[str, ...], tuple[Decimal, ...]] | None:
     Each rule looks at the same minute: it is read once.
     """
     said = [sample for sample in data.split() if sample != "E"]
-    beyond = tuple(sample for sample in said if sample in ("U", "L"))
+    beyond = tuple(dict.fromkeys(sample for sample in said if sample in ("U", "L")))
     try:
         numbers = [Decimal(sample) for sample in said if sample not in ("U", "L")]
     except InvalidOperation:

@@ -398,6 +398,15 @@ async def test_late_news_of_a_yes_is_a_call_where_the_screener_was_run_before_it
     assert [one["status"] for one in flags] == ["active", "active"]
 
 
+async def test_an_item_9_from_elsewhere_that_is_amended_is_a_call_whatever_screener_was_run_before(bench, outcomes):
+    no, yes = (phq9({"valueInteger": one}, meta={"source": "urn:hospital"}) for one in (0, 3))
+    await heard(outcomes, no, source="intake")
+    await outcomes.create(cssrs(author=ANNA))
+    bench.clock.forward(minutes=60)
+    await heard(outcomes, {**yes, "status": "amended"}, 2, "intake")
+    assert await standing(outcomes) == ("requested", "active")
+
+
 async def _copied(record, resource, id_):
     """Hold a copy, as an event from intake leaves it."""
     held = {**resource, "id": id_, "meta": {"versionId": "1", "lastUpdated": "2026-11-22T09:00:00Z"}}

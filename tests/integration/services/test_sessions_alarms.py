@@ -444,3 +444,14 @@ async def test_the_flag_of_an_alarm_comes_down_by_its_task_and_by_no_hand(bedsid
     (call,) = await called(bedside)
     await bedside.sessions.update({**call, "status": "completed", "owner": NURSE})
     assert (await stand(bedside))[1] == {"inactive"}
+
+
+async def test_a_reading_that_called_in_time_and_is_sent_again_later_is_not_charted_late(bedside):
+    told = await bedside.chart(190, 118)
+    assert len(await tasks(bedside, codes.VITAL_ALARM)) == 1
+    bedside.clock.forward(minutes=20)
+    await bedside.sessions.update({**told, "status": "amended", "note": [{"text": "Left arm"}]})
+    assert await tasks(bedside, codes.REVIEW) == []
+    assert await bedside.sessions.search("DetectedIssue", code=codes.CHARTED_LATE.token()) == []
+    late = await bedside.chart(190, 118, minutes=18)
+    assert [one["focus"] for one in await tasks(bedside, codes.REVIEW)][:1] == [about(late)]

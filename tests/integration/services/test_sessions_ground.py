@@ -38,6 +38,14 @@ async def withdraw_consent(bedside, base, status="entered-in-error"):
     await bedside.tell("intake", {**signed, "status": status})
 
 
+async def withdraw_order(bedside, base):
+    await bedside.tell("intake", {**bedside.ordered, "status": "entered-in-error"})
+
+
+async def stop_order(bedside, base):
+    await bedside.tell("intake", {**bedside.ordered, "status": "stopped"})
+
+
 async def chart_late(bedside, base):
     await bedside.sessions.create(bedside.vitals(165, 90, minutes=1))
 
@@ -48,6 +56,8 @@ WITHDRAWALS = {
     delete_baseline: "G-BP",
     amend_answers: "G-SUICIDE",
     withdraw_consent: "G-CONSENT",
+    withdraw_order: "G-ORDER",
+    stop_order: "G-ORDER",
     chart_late: "G-BP-HOLD",
 }
 
@@ -124,3 +134,29 @@ async def test_a_second_ground_that_falls_calls_anew_where_somebody_has_taken_th
     await bedside.sessions.create({key: one for key, one in base.items() if key not in ("id", "meta", "extension")})
     assert [one["id"] for one in await calls(bedside)] == [second["id"]]
     assert await calls(bedside, "accepted") == []
+
+
+async def test_an_order_that_the_dose_does_not_name_and_a_consent_to_something_else_close_nothing(bedside):
+    await bedside.chart(minutes=3)
+    dose = await bedside.start(70)
+    bedside.clock.forward(minutes=20)
+    await bedside.sessions.update({**dose, "status": "completed"})
+    await withdraw_consent(bedside, None, "inactive")
+    await bedside.tell("intake", {**bedside.ordered, "status": "completed"})
+    other = {key: one for key, one in bedside.ordered.items() if key not in ("id", "meta")}
+    await bedside.tell("intake", {**other, "status": "entered-in-error"})
+    privacy = {"scope": codes.CONSENT_PRIVACY.concept(), "category": [{"text": "Disclosure"}]}
+    await bedside.tell("intake", {**consent(bedside.who), **privacy, "status": "entered-in-error"})
+    assert await bedside.raised() == [0, 0, 0]
+
+
+async def test_a_consent_that_was_called_for_and_seen_to_does_not_call_again_by_the_news_of_another(bedside):
+    await bedside.chart(minutes=3)
+    await bedside.start(70)
+    bedside.clock.forward(minutes=4)
+    await withdraw_consent(bedside, None, "inactive")
+    (call,) = await calls(bedside)
+    nurse = {"reference": "Practitioner/nurse"}
+    await bedside.sessions.update({**call, "status": "completed", "owner": nurse})
+    await bedside.tell("intake", consent(bedside.who, status="entered-in-error"))
+    assert await calls(bedside) == []

@@ -177,3 +177,29 @@ async def test_the_flag_that_answers_raised_is_taken_down_by_no_hand(bedside):
     (up,) = await bedside.sessions.search("Flag")
     with pytest.raises(Unprocessable, match="C-SSRS"):
         await bedside.sessions.update({**up, "status": "inactive"})
+
+
+async def test_an_answer_that_is_amended_to_yes_calls_whatever_screener_was_run_before_it_was_amended(bedside):
+    made = await ask(bedside)
+    await screened(bedside, NONE, minutes=5)
+    bedside.clock.forward(minutes=60)
+    yes = pre_dose(bedside.who, bedside.visit, made["authored"], suicidality=True)
+    await bedside.sessions.update({**yes, "id": made["id"], "status": "amended"})
+    assert await standing(bedside) == ("requested", "active", 1)
+    await screened(bedside, NONE, minutes=-55, status="amended")
+    assert await standing(bedside) == ("requested", "active", 1), "it was run before it"
+    (task,) = await call_of(bedside.sessions)
+    assert validate(task) == []
+    await screened(bedside, NONE, minutes=1, id_="later")
+    assert await standing(bedside) == ("completed", "inactive", 1)
+
+
+async def test_answers_of_a_day_call_whatever_screener_was_run_that_day_and_the_next_ends_it(bedside):
+    await screened(bedside, NONE, minutes=-1)
+    day = zulu(bedside.clock.now)[:10]
+    await bedside.sessions.create(pre_dose(bedside.who, bedside.visit, day, suicidality=True))
+    assert await standing(bedside) == ("requested", "active", 1)
+    await screened(bedside, NONE, minutes=-1, status="amended")
+    assert await standing(bedside) == ("requested", "active", 1)
+    await screened(bedside, NONE, minutes=1, id_="later")
+    assert await standing(bedside) == ("completed", "inactive", 1)

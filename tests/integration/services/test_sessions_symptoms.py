@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.fhir import codes
+from shared.fhir.dates import zulu
 from shared.fhir.outcome import Unprocessable
 from tests.integration.services.test_sessions_events import event
 
@@ -136,3 +137,14 @@ async def test_a_symptom_whose_time_was_a_slip_calls_when_it_is_corrected_to_now
     assert [one["status"] for one in await calls(bedside, codes.REVIEW)] == ["completed"]
     await bedside.sessions.update({**now, "status": "entered-in-error"})
     assert ([one["status"] for one in await calls(bedside)], await flags(bedside)) == (["completed"], ["inactive"])
+
+
+async def test_a_headache_told_of_hours_before_a_pressure_without_its_date_does_not_call_beside_it(bedside):
+    told = event(bedside, "non-serious", event=kap("headache"), recordedDate=zulu(bedside.clock.now))
+    del told["date"]
+    await bedside.sessions.create(told)
+    bedside.clock.forward(minutes=120)
+    await bedside.chart(185, 100)
+    assert await calls(bedside) == []
+    await bedside.sessions.create({**told, "recordedDate": zulu(bedside.clock.now)})
+    assert len(await calls(bedside)) == 1

@@ -114,3 +114,11 @@ def test_a_reading_is_charted_late_after_some_minutes(minutes, late):
     taken = vital("8480-6", 200, "mm[Hg]", effectiveDateTime=zulu(NOW - timedelta(minutes=minutes)))
     assert is_late(taken, NOW, SETTING.alarms) is late
     assert not is_late({**taken, "effectiveDateTime": "2026-11-01"}, NOW, SETTING.alarms)
+
+
+def test_what_a_device_cannot_measure_any_more_is_one_reading_however_often_it_says_so():
+    origin = {"value": 0, "unit": "%", "system": "http://unitsofmeasure.org", "code": "%"}
+    feed = {"origin": origin, "period": 1000, "dimensions": 1, "data": "97 L L L 96 L L"}
+    code = {"coding": [{"system": "http://loinc.org", "code": "59408-5"}]}
+    fed = {"resourceType": "Observation", "id": "fed", "status": "final", "code": code, "valueSampledData": feed}
+    assert len(readings_of(fed)) == 3
