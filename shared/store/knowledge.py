@@ -65,6 +65,13 @@ _SAME: Final = """
 SELECT DISTINCT unnest(kap_same_person(n.id, one)) AS patient
 FROM unnest($2::uuid[]) AS one JOIN tenant n ON n.name = $1
 """
+_KEYS_OF_SAME: Final = """
+WITH same AS (
+    SELECT n.id AS tenant, one FROM tenant n CROSS JOIN LATERAL unnest(kap_same_person(n.id, $2)) AS one
+    WHERE n.name = $1)
+SELECT 'Patient/' || r.id AS key FROM same JOIN resource r ON r.tenant = same.tenant AND r.type = 41 AND r.patient = one
+UNION SELECT 'Patient/' || l.other FROM same JOIN patient_link l ON l.tenant = same.tenant AND l.patient = one
+"""
 _OF_ALL: Final = """
 SELECT source, shard, abs(extract(epoch FROM clock_timestamp() - until))::float8 AS seconds
 FROM known_until WHERE consumer = $1
@@ -206,9 +213,15 @@ async def ages_of_consents(
 ) -> dict[str, float | None]:
     """Return, by source, the seconds since it is known that no consent of a patient's (``Patient/1``) is missing.
 
-    What could not be read, and says of no patient, may be one of his.
+    Nor of the records that are joined with his: what was denied there is denied here. What could not be read, and says
+    of no patient, may be one of his.
     """
-    return await _ages(_AGES_OF_CONSENTS, connection, consumer, sources, tenant, [key])
+    keys, (type_, _, id_) = {key}, key.partition("/")
+    if type_ == "Patient":
+        with translated():
+            rows = await connection.fetch(_KEYS_OF_SAME, tenant, subject_uuid(id_))
+        keys.update(row["key"] for row in rows)
+    return await _ages(_AGES_OF_CONSENTS, connection, consumer, sources, tenant, sorted(keys))
 
 
 async def consents_known(connection: Connection, consumer: str, news: Freshness, tenant: str) -> ConsentsKnown:
