@@ -92,6 +92,25 @@ async def call_who_is_not_told(change: Change, record: Record, setting: Setting)
     await raise_once(record, due)
 
 
+async def call_who_asked(appointment: Resource, record: Record, setting: Setting) -> None:
+    """Have a person tell the patient that a visit that was asked for was not confirmed, and is not kept any more."""
+    patient, start = patient_in(appointment), start_of(appointment)
+    if patient is None or start is None or start < setting.clock():
+        return
+    due = task(
+        ("unconfirmed", str(appointment["id"])),
+        patient=patient,
+        code=TELL_IN_PERSON,
+        description=f"A visit at {appointment['start']} was asked for, and not confirmed in "
+        f"{setting.policy.confirm.hours} hours: its time is free again. Book it or another, call the patient, and "
+        "complete this Task.",
+        now=setting.clock(),
+        focus=f"Appointment/{appointment['id']}",
+        due=start,
+    )
+    await raise_once(record, due)
+
+
 async def tell_of_loss(appointment: Resource, patient: str, record: Record, setting: Setting) -> None:
     """Tell the people of a visit that it cannot take place as it stands."""
     start = start_of(appointment)

@@ -18,7 +18,7 @@ from services.scheduling.rules.finding import Option
 from services.scheduling.rules.ground import unmet
 from services.scheduling.rules.messages import due_messages
 from services.scheduling.setting import Setting
-from services.scheduling.telling import tell_of_offer, tell_patient, when_text
+from services.scheduling.telling import call_who_asked, tell_of_offer, tell_patient, when_text
 from shared.fhir.codes import EXT_DECLINED_TIME, EXT_HOLD_BEFORE, INSTRUCTION, NOBODY_CAME, REMINDER, ROLES
 from shared.fhir.dates import interval, period_interval, zulu
 from shared.fhir.json import Resource
@@ -120,12 +120,17 @@ async def keep_booked(appointment: Resource, record: Record, setting: Setting) -
 
 
 async def end_hold(appointment: Resource, record: Record, setting: Setting) -> None:
-    """Free a time whose hold is over; one that was offered from the waiting list goes back to it."""
+    """Free a time whose hold is over; one that was offered from the waiting list goes back to it.
+
+    Of one that nobody held, and that is not confirmed in time, a person is told: who asked for it relies on it.
+    """
     if appointment["status"] != "pending":
         return
     until = held_until(appointment)
-    if until is None:  # nobody said how long
-        until = moment(appointment["meta"]["lastUpdated"]) + timedelta(minutes=setting.policy.hold.minutes)
+    asked = until is None
+    if until is None:
+        written = await record.as_written(appointment)
+        until = moment(written["meta"]["lastUpdated"]) + timedelta(hours=setting.policy.confirm.hours)
     if setting.clock() < until:
         return
     ended = content_of(appointment)
@@ -136,6 +141,8 @@ async def end_hold(appointment: Resource, record: Record, setting: Setting) -> N
         ended["cancelationReason"] = REASONS["other"].concept(text="The hold was not made a booking in time.")
     with own_work():
         await record.update(ended)
+    if asked and ended["status"] == "cancelled":
+        await call_who_asked(appointment, record, setting)
 
 
 def back_to_waiting(appointment: Resource) -> Resource:

@@ -131,6 +131,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         zone: the clinic's time zone, for who names none of his own.
         grid: visits that are offered begin at multiples of it.
         hold: how long a held time is kept.
+        confirm: how long a visit that is pending, and was not held by `$hold`, is kept until everybody said yes to it.
         offer: how long a freed time is kept for who was waiting.
         continuity: how much later a visit may be to be with somebody whom the patient knows.
         watch: how long before a visit what it needs by then is looked at.
@@ -149,6 +150,7 @@ class SchedulingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zone: Zone
     grid: Minutes
     hold: Minutes
+    confirm: Hours
     offer: Minutes
     continuity: Hours
     watch: Hours

@@ -351,10 +351,16 @@ async def test_who_waits_with_a_wish_for_somebody_of_a_role_is_offered_a_time(sc
     assert (await scheduling.get("Appointment", waiting["id"]))["status"] == "waitlist"
 
 
-async def test_a_hold_of_which_nobody_says_how_long_ends_like_any(scheduling, clock):
+async def test_a_visit_that_nobody_held_is_kept_until_it_is_confirmed_for_days_and_then_a_person_is_told(
+    scheduling, clock
+):
     made = await scheduling.create(prep({"resourceType": "Patient", "id": "a"}, START + 9 * DAY, status="pending"))
     clock.now = moment(made["meta"]["lastUpdated"])
-    await pass_time(scheduling, clock, "holds", minutes=9)
+    await pass_time(scheduling, clock, "holds", hours=71)
     assert (await scheduling.get("Appointment", made["id"]))["status"] == "pending"
-    await pass_time(scheduling, clock, "holds", minutes=2)
+    assert await scheduling.search("Task", code="tell-in-person") == []
+    await pass_time(scheduling, clock, "holds", hours=2)
     assert (await scheduling.get("Appointment", made["id"]))["status"] == "cancelled"
+    [task] = await scheduling.search("Task", code="tell-in-person")
+    assert task["focus"]["reference"] == f"Appointment/{made['id']}"
+    assert "not confirmed in 72 hours" in task["description"]
