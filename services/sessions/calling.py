@@ -14,7 +14,17 @@ from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, REVIEW, Code
 from shared.fhir.json import Resource
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import Priority, detected_issue, flag, identifier, task
-from shared.runtime.raising import close_flag, close_task, content_of, find, is_own_work, keep, own_work, raise_once
+from shared.runtime.raising import (
+    OPEN_TASK,
+    close_flag,
+    close_task,
+    content_of,
+    find,
+    is_own_work,
+    keep,
+    own_work,
+    raise_once,
+)
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -119,7 +129,7 @@ async def lower_flag(change: Change, record: Record, setting: Setting) -> None:
 
 
 async def keep_flag(change: Change, record: Record) -> None:
-    """Guard of Flag: what was raised comes down with its Task, or by a reading: not by hand, beside a call that climbs.
+    """Guard of Flag: what was raised comes down with its Task, or by a reading: not by hand while that is open.
 
     Raises:
         Unprocessable: a client ends, changes or deletes it.
@@ -128,9 +138,10 @@ async def keep_flag(change: Change, record: Record) -> None:
     before, after = change.before, change.after
     if is_own_work() or before is None or before["status"] != "active":
         return
-    raised = any(one.get("system") == ID_FLAG for one in before.get("identifier", []))
+    names = [one["value"] for one in before.get("identifier", []) if one.get("system") == ID_FLAG and "value" in one]
     same = after is not None and all(before.get(name) == after.get(name) for name in _RAISED)
-    if raised and not same:
+    raised = [] if same else [await find(record, "Task", {"system": ID_TASK, "value": name}) for name in names]
+    if any(one is not None and one["status"] in OPEN_TASK for one in raised):
         raise Unprocessable(
             "This Flag was raised with a Task. Complete the Task in your name, and the Flag comes down with it.",
             code="business-rule",

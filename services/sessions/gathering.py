@@ -172,7 +172,8 @@ async def guard_decision(change: Change, record: Record, setting: Setting) -> No
             )
         if has_code(made.get("action"), PROCEED) and made not in (change.before or {}).get("mitigation", []):
             author = await _person(record, made.get("author"))
-            issues.extend(against_deciding(made, author, record.user, setting.series.prescriber.source))
+            user = None if record.user is None else await _person(record, {"reference": record.user}) or record.user
+            issues.extend(against_deciding(made, author, user, setting.series.prescriber.source))
     if issues:
         raise Unprocessable(issues)
 

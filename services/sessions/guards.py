@@ -14,7 +14,7 @@ from services.sessions.gathering import guard_decision
 from services.sessions.ground import judge_again
 from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking
-from services.sessions.monitoring_form import fill_after_the_end, fill_at_the_end, note_submission
+from services.sessions.monitoring_form import fill_after_the_end, fill_at_the_end, note_submission, with_submission
 from services.sessions.operations.summary import ask_for_amendment, keep_signed
 from services.sessions.rules.readings import measures_anew
 from services.sessions.rules.visits import OVER, TAKEN_BACK, is_of_another, may_become, with_history
@@ -121,7 +121,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
 
 def completions(setting: Setting) -> Mapping[str, Completion]:
-    """Return what sessions adds by itself: a visit's past statuses; minutes and lateness of a reading."""
+    """Return what sessions adds by itself: past statuses of a visit; whose and when a reading is; a form's sending."""
 
     async def visit(change: Change, record: Record) -> Resource | None:
         return None if change.after is None else with_history(change.before, change.after, setting.clock())
@@ -132,7 +132,10 @@ def completions(setting: Setting) -> Mapping[str, Completion]:
             return await with_stamps(change, record, setting)
         return await with_stamps(replace(change, after=named), record, setting) or named
 
-    return {"Encounter": visit, "Observation": reading}
+    async def form(change: Change, record: Record) -> Resource | None:
+        return with_submission(change)
+
+    return {"Encounter": visit, "Observation": reading, "QuestionnaireResponse": form}
 
 
 def _visit_named(reading: Resource) -> str | None:

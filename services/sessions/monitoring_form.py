@@ -149,6 +149,15 @@ def _submission(due: str, sent: str | None) -> dict[str, Any]:
     return {"url": EXT_REMS, "extension": said if sent is None else [*said, {"url": "sent", "valueDateTime": sent}]}
 
 
+def with_submission(change: Change) -> Resource | None:
+    """Return a form that a person writes with what the one before said of its sending; None: as it is."""
+    before, after = change.before or {}, change.after
+    said = [one for one in before.get("extension", []) if one.get("url") == EXT_REMS]
+    if after is None or not said or any(one.get("url") == EXT_REMS for one in after.get("extension", [])):
+        return None
+    return {**after, "extension": [*after.get("extension", []), *said]}
+
+
 def _sent_in(form: Resource) -> str | None:
     """Return when a form says that it was sent."""
     said = (part for one in form.get("extension", []) if one.get("url") == EXT_REMS for part in one["extension"])

@@ -37,7 +37,10 @@ async def guard_times(change: Change, record: Record, setting: Setting) -> None:
         Unprocessable: a time is further from now than a lifetime.
 
     """
-    for name, when in _said(change.after or {}):
+    after = change.after or {}
+    if after.get("status") in ("entered-in-error", "not-done"):
+        return  # it was not given then: what is held of such a year can be taken back as it stands
+    for name, when in _said(after):
         if not is_possible(interval(when)[0], setting.clock()):
             raise Unprocessable(
                 f"{when} is no time at which a dose was given: look at the year, and send it again.",

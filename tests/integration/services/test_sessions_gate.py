@@ -338,7 +338,7 @@ async def test_only_what_the_gate_asked_is_decided_by_its_prescriber_himself_and
     assert rules_of(refused) == {"T-NAME"}
     await bedside.sessions.create({**content, "identifier": [{"system": "urn:x", "value": "1"}], "mitigation": [named]})
     assert not (await look(bedside))[0]
-    await bedside.sessions.update({**issue, "mitigation": [named]}, user="Practitioner/prescriber")
+    await bedside.sessions.update({**issue, "mitigation": [named]}, user="PractitionerRole/prescriber-role")
     assert (await look(bedside))[0]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.fhir import codes
-from tests.integration.services.bedside import vital
+from shared.fhir.outcome import Unprocessable
+from tests.integration.services.bedside import rules_of, vital
 from tests.integration.services.course import consent
 from tests.integration.services.test_sessions_watching import tasks
 
@@ -160,3 +161,21 @@ async def test_a_consent_that_was_called_for_and_seen_to_does_not_call_again_by_
     await bedside.sessions.update({**call, "status": "completed", "owner": nurse})
     await bedside.tell("intake", consent(bedside.who, status="entered-in-error"))
     assert await calls(bedside) == []
+
+
+async def test_a_flag_stays_up_as_long_as_its_task_is_open_and_comes_down_by_hand_where_that_is_gone(bedside):
+    await bedside.chart(minutes=3)
+    dose = await bedside.start(70)
+    bedside.clock.forward(minutes=20)
+    await bedside.sessions.update({**dose, "status": "completed"})
+    await withdraw_consent(bedside, None)
+    (asked,), (up,) = (
+        await tasks(bedside, codes.REVIEW),
+        await bedside.sessions.search("Flag", patient=bedside.who["id"]),
+    )
+    with pytest.raises(Unprocessable) as refused:
+        await bedside.sessions.update({**up, "status": "inactive"})
+    assert rules_of(refused) == {"T-KEEP"}
+    await bedside.sessions.delete(asked)
+    down = await bedside.sessions.update({**up, "status": "inactive"})
+    assert down["status"] == "inactive"

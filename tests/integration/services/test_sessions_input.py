@@ -45,6 +45,12 @@ async def test_a_dose_of_an_impossible_year_is_refused_with_where_and_what_to_do
         assert "look at the year" in answer["issue"][0]["diagnostics"]
 
 
+async def test_a_dose_of_an_impossible_year_that_is_held_can_be_taken_back_as_it_stands(bedside, web):
+    begun = {"effectivePeriod": {"start": "0001-01-01"}, "status": "entered-in-error"}
+    said, answer = await send(web, "MedicationAdministration", {**bedside.dose(70), **begun})
+    assert said == 201, answer
+
+
 async def test_a_reading_that_names_its_visit_alone_is_in_its_patients_record(dosed):  # noqa: F811
     made = {key: one for key, one in dosed.vitals(190, 118).items() if key != "subject"}
     kept = await dosed.sessions.create(made)

@@ -439,3 +439,13 @@ async def test_who_completes_the_task_to_send_the_form_by_hand_says_that_it_was_
     await session.sessions.update({**task, "status": "completed"})
     form, _, _, _ = await fill(session)
     assert submission(form)["sent"] == zulu(session.clock.now)
+
+
+async def test_a_person_who_writes_the_form_without_when_it_was_sent_leaves_that_in_it(session):
+    await finish(session)
+    await submit(session)
+    form, _, _, _ = await fill(session)
+    written = {key: one for key, one in form.items() if key not in ("extension", "meta")}
+    kept = await session.sessions.update({**written, "status": "amended"})
+    assert submission(kept) == submission(form)
+    assert "sent" in submission(form)
