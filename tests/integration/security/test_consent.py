@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import count
 
 import pytest
@@ -12,6 +13,7 @@ from shared.fhir.codes import ACT_CODE
 from shared.fhir.query import parse_search
 from shared.store.access import Access, Disclosure
 from shared.store.store import Store
+from shared.testing.events import eventually
 from shared.testing.writes import write_of
 from tests.integration.security.consents import (
     DISCLOSURES,
@@ -249,6 +251,49 @@ async def test_what_is_denied_in_one_record_of_a_person_is_denied_in_all_that_ar
     for number, one in enumerate(theirs):
         await store.write(whole, write_of({**one, "id": f"e{number}", "status": "inactive"}, "update"))
     assert await seen() == expected(())
+
+
+async def test_a_denial_that_is_signed_while_its_record_is_joined_is_kept_with_the_other(store: Store) -> None:
+    """Whoever of the two commits later sees what the other wrote."""
+    whole = Access.unrestricted("joining")
+    for one in ("ada", "bob"):
+        await store.write(whole, write_of(joined(one)))
+    await store.write(whole, write_of({**consent("bob", PATTERNS["P1"]), "id": "kb"}))
+    await store.write(whole, write_of(condition("c", [], "bob")))
+    asks, query = recipient(whole, TREAT), parse_search("Condition", [], strict=True)
+    assert len((await store.search(asks, query)).entries) == 1
+    async with store.transaction(keys=("Patient/ada",), tenant="joining") as signing:
+        await signing.write(whole, write_of({**consent("ada", provision("deny")), "id": "ka"}))
+        joining = asyncio.create_task(store.write(whole, write_of(joined("bob", "ada"), "update")))
+
+        async def waits_or_is_done():
+            waits = await signing.connection.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+                "WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted)"
+            )
+            return waits or joining.done()
+
+        await eventually(waits_or_is_done)
+    await joining
+    assert (await store.search(asks, query)).entries == []
+
+
+async def test_of_a_joined_record_what_only_permits_is_not_kept_with_the_other(store: Store) -> None:
+    """So that a program from before, in the time of an upgrade, takes it for no permission."""
+    whole = Access.unrestricted("permitting")
+    for one in (joined("ada"), joined("bob", "ada"), {**consent("ada", PATTERNS["P1"]), "id": "ka"}):
+        await store.write(whole, write_of(one))
+
+    async def kept():
+        async with store.transaction(keys=(), tenant="permitting") as transaction:
+            return await transaction.connection.fetchval("SELECT count(*) FROM consent_rule WHERE linked")
+
+    assert await kept() == 0
+    denial = {**PATTERNS["P1"], "provision": [provision("deny", labels=["PSY"])]}
+    await store.write(whole, write_of({**consent("ada", denial), "id": "ka"}, "update"))
+    assert await kept() == 2
+    await store.write(whole, write_of({**consent("ada", PATTERNS["P1"]), "id": "ka"}, "update"))
+    assert await kept() == 0
 
 
 async def test_a_groups_visit_that_names_others_is_not_told_of_by_ones_consent(store: Store) -> None:
