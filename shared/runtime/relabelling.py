@@ -70,6 +70,7 @@ class Relabelling:
 
         """
         digest, kept = self.labels.digest, self.store.labelling
+        await kept.again(digest)
         progress = await kept.progress(digest)
         if progress is None or progress.finished:
             return False

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from shared.store.clinics import Clinics
 from shared.store.connection import translated
 
+AFTER_THE_OTHERS: Final = timedelta(minutes=15)
+"""How long after the beginning programs of other rules may still write: what is looked at sooner is looked at again."""
+
 _BEGIN: Final = """
-INSERT INTO labelling (one, digest, after, finished_at)
-SELECT true, $1, 0, CASE WHEN NOT EXISTS (SELECT FROM resource) THEN clock_timestamp() END
-ON CONFLICT (one) DO UPDATE SET digest = excluded.digest, after = 0, looked = 0, changed = 0, finished_at = NULL
-    WHERE labelling.digest <> excluded.digest
+INSERT INTO labelling (one, digest, after, finished_at, begun_at)
+SELECT true, $1, 0, CASE WHEN new THEN clock_timestamp() END, CASE WHEN new THEN '-infinity' ELSE clock_timestamp() END
+FROM (SELECT NOT EXISTS (SELECT FROM resource) AS new) AS q
+ON CONFLICT (one) DO UPDATE SET digest = excluded.digest, after = 0, looked = 0, changed = 0, finished_at = NULL,
+    begun_at = clock_timestamp() WHERE labelling.digest <> excluded.digest
 """
 _PROGRESS: Final = "SELECT after, looked, changed, finished_at IS NOT NULL AS finished FROM labelling WHERE digest = $1"
 _NEXT: Final = """
@@ -26,6 +31,10 @@ _STEP: Final = """
 UPDATE labelling SET after = $3, looked = looked + $4, changed = changed + $5,
     finished_at = CASE WHEN $6 THEN clock_timestamp() END
 WHERE digest = $1 AND after = $2 AND finished_at IS NULL
+"""
+_AGAIN: Final = """
+UPDATE labelling SET after = 0, finished_at = NULL
+WHERE digest = $1 AND finished_at < begun_at + $2::interval AND clock_timestamp() >= begun_at + $2::interval
 """
 
 
@@ -68,6 +77,11 @@ class Labelling:
         with translated():
             row = await self._clinics.fetchrow(_PROGRESS, digest)
         return None if row is None else Progress(**row)
+
+    async def again(self, digest: str) -> None:
+        """Begin once more where the end was reached while programs of other rules may still have written."""
+        with translated():
+            await self._clinics.execute(_AGAIN, digest, AFTER_THE_OTHERS)
 
     async def next(self, after: int, limit: int) -> Sequence[Labelled]:
         """Return the next of the service's own resources, of all clinics, behind a place."""

@@ -97,11 +97,38 @@ async def test_who_goes_on_after_a_crash_labels_the_rest(store):
     assert [(await now(store, one))["meta"]["versionId"] for one in made] == ["2"] * 5
 
 
+async def test_what_a_program_of_the_old_rules_wrote_behind_the_end_is_labelled_when_it_is_gone(store):
+    """As in a rolling upgrade: once more, a quarter of an hour after the beginning, and no third time."""
+    by = {"performer": [{"actor": {"reference": UNIT}}]}
+    await written(store, condition())
+    rules = marked()
+    assert await labelled_by(store, rules) == 0
+    [late] = await written(store, condition(**by))
+    work = Relabelling(service(rules), rules, store)
+    assert not await work.once()
+    assert (await now(store, late))["meta"]["versionId"] == "1"
+    async with store._clinics.acquire() as connection:
+        await connection.execute(
+            "UPDATE labelling SET begun_at = begun_at - interval '16 minutes', "
+            "finished_at = begun_at - interval '15 minutes'"
+        )
+    while await work.once():
+        pass
+    assert (await now(store, late))["meta"]["versionId"] == "2"
+    assert (await store.labelling.progress(rules.digest)).finished
+    [later] = await written(store, condition(**by))
+    assert not await work.once()
+    assert (await now(store, later))["meta"]["versionId"] == "1"
+
+
 async def test_a_new_database_is_labelled_by_the_rules_from_the_beginning(store):
     rules = marked()
     await store.labelling.begin(rules.digest)
     assert (await store.labelling.progress(rules.digest)).finished
+    async with store._clinics.acquire() as connection:
+        await connection.execute("UPDATE labelling SET begun_at = begun_at - interval '16 minutes'")
     assert not await Relabelling(service(rules), rules, store).once()
+    assert (await store.labelling.progress(rules.digest)).finished  # nobody wrote by other rules: not once more
 
 
 async def labelled_by(store, rules, **how):
