@@ -19,6 +19,7 @@ from prometheus_client import Counter
 
 from shared.fhir.json import parse
 from shared.fhir.outcome import Unavailable, Unprocessable
+from shared.runtime.logging import fault
 from shared.runtime.record import open_record
 from shared.runtime.service import Service
 from shared.security.labels import Labels
@@ -79,8 +80,13 @@ class Relabelling:
         several = await kept.next(progress.after, self.batch)
         changed = 0
         for one in several:
-            if self._may_lack(one):
-                changed += await retry_conflicts(partial(self._label, one))
+            try:
+                if self._may_lack(one):
+                    changed += await retry_conflicts(partial(self._label, one))
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - one that cannot be read must not keep the others unlabelled
+                _log.error("not_labelled", service=self.service.name, resource=f"{one.type}/{one.id}", **fault(error))
         last = len(several) < self.batch
         after = several[-1].rid if several else progress.after
         await kept.step(digest, progress.after, after, len(several), changed, last=last)

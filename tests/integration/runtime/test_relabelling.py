@@ -97,6 +97,18 @@ async def test_who_goes_on_after_a_crash_labels_the_rest(store):
     assert [(await now(store, one))["meta"]["versionId"] for one in made] == ["2"] * 5
 
 
+async def test_what_cannot_be_read_keeps_nothing_else_from_being_labelled(store):
+    by = {"performer": [{"actor": {"reference": UNIT}}]}
+    first, broken, last = await written(store, condition(**by), condition(**by), condition(**by))
+    async with store._clinics.acquire() as connection:
+        await connection.execute(
+            "UPDATE history h SET body = substr(h.body, 1, 20) FROM resource r WHERE r.rid = h.rid AND r.id = $1",
+            broken["id"],
+        )
+    assert await labelled_by(store, marked()) == 2
+    assert [(await now(store, one))["meta"]["versionId"] for one in (first, last)] == ["2", "2"]
+
+
 async def test_what_a_program_of_the_old_rules_wrote_behind_the_end_is_labelled_when_it_is_gone(store):
     """As in a rolling upgrade: once more, a quarter of an hour after the beginning, and no third time."""
     by = {"performer": [{"actor": {"reference": UNIT}}]}
