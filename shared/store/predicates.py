@@ -132,24 +132,15 @@ def condition(criterion: Criterion, row: Row, bind: Binder) -> str:
     if criterion.kind == "date" and criterion.modifier is None:
         return within_dates([criterion], row, bind)
     found = index_rows(criterion, row.scope, bind)
-    if found is not None and _names_one(criterion) and row.scope.startswith("t.tenant = $"):
+    if found is not None and finds_few(criterion) and row.scope.startswith("t.tenant = $"):
         # Looked up first, whatever PostgreSQL knows of the tables: a new database has no statistics, and would walk
-        # through all resources of the type to find the one.
+        # through all resources of the type to find the few; and it takes any code for as rare as an identifier.
         return f"{row.rid} = ANY (ARRAY(SELECT t.rid FROM {found}))"
     if found is not None:
         return f"{row.rid} IN (SELECT t.rid FROM {found})"
     # `row` may be an index row itself, named t as well: the rows that are looked for are kept apart from it.
     rows = f"SELECT t.rid FROM {rows_against(criterion, row.scope, bind)}"
     return f"NOT EXISTS (SELECT FROM ({rows}) n WHERE n.rid = {row.rid})"
-
-
-def _names_one(criterion: Criterion) -> bool:
-    """Tell whether a criterion is a business identifier with its system, which hardly any two resources share."""
-    return (
-        criterion.parameter == "identifier"
-        and criterion.modifier is None
-        and all(isinstance(one, TokenValue) and one.system and one.code for one in criterion.values)
-    )
 
 
 def rows_against(criterion: Criterion, scope: str, bind: Binder) -> str:
