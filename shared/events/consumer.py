@@ -32,10 +32,8 @@ __all__ = ["EventConsumer", "EventHandler", "Limits"]
 log = structlog.get_logger(__name__)
 
 _POLL_MS = 200
-_NOTHING_NEW_MS = 2_000
-"""How long the broker keeps a fetch that it has nothing for; what comes is answered at once."""
 _POLL_RECORDS = 500
-_COMMIT_SECONDS = 1.0
+_COMMIT_SECONDS = 0.5
 _WATCH_SECONDS = 5.0
 _MOMENT_SECONDS = 0.3
 _GRACE_SECONDS = 4.0
@@ -150,7 +148,6 @@ class EventConsumer:
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=MAX_REQUEST_BYTES,
             fetch_max_bytes=2 * MAX_REQUEST_BYTES,
-            fetch_max_wait_ms=_NOTHING_NEW_MS,
             session_timeout_ms=_SESSION_MS,
             heartbeat_interval_ms=2_000,
             rebalance_timeout_ms=_REBALANCE_MS,

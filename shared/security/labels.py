@@ -226,7 +226,7 @@ _NO_WORDS: Final = frozenset(
 )  # fmt: skip
 """Elements whose strings are names of something, and not said."""
 
-_MARKUP: Final = re.compile(r"<[^>]*>")
+_MARKUP: Final = re.compile(r"<[^<>]*>")
 
 
 class _Said:

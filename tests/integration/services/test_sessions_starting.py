@@ -292,6 +292,7 @@ async def test_a_start_that_is_sent_again_by_its_identifier_begins_no_second_dos
     assert first["id"] == again["id"]
     assert first["identifier"] == [NAMED["valueIdentifier"]]
     await bedside.sessions.update({**first, "status": "completed"})
+    bedside.clock.forward(minutes=2)
     await bedside.chart(190, 118)  # the gate is closed now, and the first dose stands all the same
     bedside.clock.forward(minutes=10)
     assert (await half(bedside, NAMED))["status"] == "completed"
