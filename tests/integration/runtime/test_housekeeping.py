@@ -18,7 +18,7 @@ from shared.store.outbox import open_outbox
 from shared.testing.writes import write_of
 
 ALL = Access.unrestricted()
-SOON = datetime.now(UTC) + timedelta(hours=1)
+SOON = datetime.now(UTC) + timedelta(days=1)
 AT_ONCE = timedelta(seconds=-1)
 
 
@@ -60,7 +60,7 @@ async def test_what_is_younger_than_its_time_stays(store, database):
     week = timedelta(days=7)
     await Housekeeping("young", store.pruning, outbox=week, inbox=week).once()
     assert (pruned("young", "outbox"), pruned("young", "inbox")) == (0, 0)
-    assert len(await store.verify.latencies(SOON - timedelta(days=1))) == 2
+    assert len(await store.verify.latencies(SOON - timedelta(days=2))) == 2
 
 
 async def test_a_round_forgets_all_that_is_old_counts_it_and_leaves_the_positions(store, database):
