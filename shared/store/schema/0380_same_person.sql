@@ -39,7 +39,8 @@ CREATE FUNCTION kap_same_person(p_tenant integer, p_patient uuid) RETURNS uuid[]
     SELECT array_agg(patient) FROM same
 $$;
 
--- Keep with each of these Patients the rules of the others that are joined with it now, and no more.
+-- Keep with each of these Patients the rules of the others that are joined with it now, and no more. Of a Consent that
+-- only permits none: a program that does not know of `linked` would take it for a permission.
 CREATE FUNCTION kap_share_rules(p_tenant integer, p_patients uuid[]) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     one uuid;
@@ -53,7 +54,9 @@ BEGIN
         SELECT c.tenant, one, c.consent, c.weight, c.part_2, c.recipients, c.purposes, c.labels, c.x_recipients,
                c.x_purposes, c.x_labels, c.low, c.high, c.about, c.through, c.x_through, true
         FROM consent_rule c
-        WHERE c.tenant = p_tenant AND c.patient = ANY (same) AND c.patient <> one AND NOT c.linked;
+        WHERE c.tenant = p_tenant AND c.patient = ANY (same) AND c.patient <> one AND NOT c.linked
+          AND EXISTS (SELECT FROM consent_rule d WHERE d.tenant = p_tenant AND d.consent = c.consent AND NOT d.linked
+                      AND d.weight <> 2);
     END LOOP;
 END $$;
 
@@ -62,6 +65,8 @@ CREATE FUNCTION kap_share_alone(p_tenant integer) RETURNS void LANGUAGE sql VOLA
     SELECT pg_advisory_xact_lock(hashtext('kap_same_person'), p_tenant)
 $$;
 
+-- Who writes a Consent of a record that is joined with none waits for whoever is joining it, and he for him: each sees
+-- what the other wrote.
 CREATE OR REPLACE FUNCTION kap_consent_written() RETURNS trigger LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     held record;
@@ -72,6 +77,9 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM kap_keep_consent(NEW.rid, NEW.tenant, held.patient, convert_from(NEW.body, 'UTF8')::jsonb);
+    IF cardinality(kap_same_person(NEW.tenant, held.patient)) = 1 THEN
+        PERFORM pg_advisory_xact_lock_shared(hashtext('kap_same_person'), NEW.tenant);
+    END IF;
     IF cardinality(kap_same_person(NEW.tenant, held.patient)) > 1 THEN
         PERFORM kap_share_alone(NEW.tenant);
         same := kap_same_person(NEW.tenant, held.patient);
