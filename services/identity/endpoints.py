@@ -190,7 +190,8 @@ class Endpoints:
         """Tell which of the clients, permissions (`kap_grant`) and tokens (`jti`) that are named have ended.
 
         `held`: what was asked for with tokens, as objects of `_HELD`; `narrowed` names by their places those that would
-        not be given now. For what outlives the token it was asked for with. Who knows no id learns nothing here.
+        not be given now. For what outlives the token it was asked for with. What a client is registered for is told to
+        who names a permission or token of that client's, which nobody guesses; else nothing is said of it.
         """
         said = await json_object(request, "invalid_request")
         asked = [said.get(name, []) for name in ("clients", "grants", "tokens")]
@@ -202,9 +203,11 @@ class Endpoints:
             names = ", ".join(_HELD)
             raise OAuthRefusal("invalid_request", f"held is a list of {ASKED_AT_ONCE} objects at most: {names}, texts.")
         clients, grants, tokens = asked
-        told = await self.held.ended(clients, grants, tokens, self.clock())
-        gives = self._tokens.still_gives
-        narrowed = [place for place, one in enumerate(held) if not await gives(one["scope"], one)]
+        told = dict(await self.held.ended(clients, grants, tokens, self.clock()))
+        known, gives = frozenset(told.pop("known")), self._tokens.still_gives
+        narrowed = [
+            place for place, one in enumerate(held) if one.get("client") in known and not await gives(one["scope"], one)
+        ]
         return JSONResponse({**told, "narrowed": narrowed}, headers=NO_STORE)
 
     @property

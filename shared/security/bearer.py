@@ -8,10 +8,11 @@ long as keys are, so that its signature is not checked at each request; whether 
 from __future__ import annotations
 
 import hashlib
+import json
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,7 +41,10 @@ ENDED: Final = "kap_ended_endpoint"
 """In the issuer's metadata: where it tells which clients, permissions and tokens have ended."""
 
 ASKED_AT_ONCE: Final = 300
-"""Ids of each kind that the issuer is asked about in one request."""
+"""Ids of each kind that the issuer is asked about in one request, at most."""
+
+ASKED_BYTES: Final = 48 * 1024
+"""Of what it is asked in one request: less than an issuer of any version takes."""
 
 AUDIT: Final = "kap_audit_endpoint"
 """In the issuer's metadata: the base of its own AuditEvents, which the gateway tells with those of the services."""
@@ -140,18 +144,10 @@ class Issuer:
         url = (await self.metadata()).get(ENDED)
         if not isinstance(url, str):
             return None
-        callers = list(asked)
         found = Ended()
-        for first in range(0, len(callers), ASKED_AT_ONCE):
-            some = callers[first : first + ASKED_AT_ONCE]
-            body = {
-                "clients": sorted({one.client for one in some if one.client is not None}),
-                "grants": sorted({one.grant for one in some if one.grant is not None}),
-                "tokens": sorted({one.token for one in some if one.token is not None}),
-                "held": [_held(one) for one in some],
-            }
+        for some in _at_once(asked):
             try:
-                answer = await self._client.post(self._reached(url), json=body)
+                answer = await self._client.post(self._reached(url), json=_asking(some))
                 said = answer.raise_for_status().json()
                 told = [frozenset(str(one) for one in said[name]) for name in ("clients", "grants", "tokens")]
                 narrowed = frozenset(_name(some[int(place)]) for place in said.get("narrowed", ()))
@@ -161,6 +157,31 @@ class Issuer:
                 found.clients | told[0], found.grants | told[1], found.tokens | told[2], found.narrowed | narrowed
             )
         return found
+
+
+def _asking(some: Sequence[Caller]) -> dict[str, Any]:
+    """Return what the issuer is asked about callers."""
+    return {
+        "clients": sorted({one.client for one in some if one.client is not None}),
+        "grants": sorted({one.grant for one in some if one.grant is not None}),
+        "tokens": sorted({one.token for one in some if one.token is not None}),
+        "held": [_held(one) for one in some],
+    }
+
+
+def _at_once(callers: Iterable[Caller]) -> Iterator[list[Caller]]:
+    """Yield callers, so many at once as fit into one request."""
+    some: list[Caller] = []
+    size = 0
+    for one in callers:
+        more = len(json.dumps(_asking([one])))
+        if some and (len(some) == ASKED_AT_ONCE or size + more > ASKED_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(one)
+        size += more
+    if some:
+        yield some
 
 
 def _held(one: Caller) -> dict[str, str | None]:

@@ -196,11 +196,16 @@ class Identities:
     async def note_token(
         self, jti: str, client: str, issued_at: datetime, expires_at: datetime, *, grant: str | None = None
     ) -> bool:
-        """Remember a token that is given, before it is; False where what it would be given by has ended."""
+        """Remember a token that is given, before it is; False where what it would be given by has ended.
+
+        Those are forgotten that ended a day ago, or were taken back and ended 90 days ago; but not of which `ended` was
+        asked within 30 days.
+        """
         with translated():
             await self._pool.execute(
                 "DELETE FROM oauth_token WHERE expires_at < $1::timestamptz - CASE WHEN revoked_at IS NULL "
-                "THEN interval '1 day' ELSE interval '90 days' END",
+                "THEN interval '1 day' ELSE interval '90 days' END "
+                "AND (asked_at IS NULL OR asked_at < $1::timestamptz - interval '30 days')",
                 issued_at,
             )
             done = await self._pool.execute(
@@ -254,9 +259,15 @@ class Identities:
     ) -> Mapping[str, Sequence[str]]:
         """Return which of these give nothing any more: clients and permissions (unknown ones too), tokens taken back.
 
-        A token that was taken back is remembered for 90 days after its end.
+        And as `known` the clients of whom one of these permissions or tokens is: who names it has had it.
         """
         with translated():
+            await self._pool.execute(
+                "UPDATE oauth_token SET asked_at = $2 WHERE jti = ANY ($1::text[]) "
+                "AND (asked_at IS NULL OR asked_at < $2::timestamptz - interval '1 day')",
+                list(tokens),
+                now,
+            )
             row = await self._pool.fetchrow(
                 "SELECT ARRAY(SELECT x FROM unnest($1::text[]) x WHERE NOT EXISTS (SELECT FROM oauth_client c "
                 "WHERE c.id = x AND c.disabled_at IS NULL)) AS clients, "
@@ -265,13 +276,15 @@ class Identities:
                 "WHERE g.id = x AND g.ended_at IS NULL AND g.ends_at > $4 AND c.disabled_at IS NULL "
                 "AND p.disabled_at IS NULL AND (g.session IS NULL OR EXISTS (SELECT FROM oauth_session s "
                 "WHERE s.digest = g.session AND s.expires_at > $4)))) AS grants, "
-                "ARRAY(SELECT jti FROM oauth_token WHERE jti = ANY ($3::text[]) AND revoked_at IS NOT NULL) AS tokens",
+                "ARRAY(SELECT jti FROM oauth_token WHERE jti = ANY ($3::text[]) AND revoked_at IS NOT NULL) AS tokens, "
+                "ARRAY(SELECT client FROM oauth_token WHERE jti = ANY ($3::text[]) "
+                "UNION SELECT client FROM oauth_grant WHERE id = ANY ($2::text[])) AS known",
                 list(clients),
                 list(grants),
                 list(tokens),
                 now,
             )
-        return {name: list(row[name]) for name in ("clients", "grants", "tokens")}
+        return {name: list(row[name]) for name in ("clients", "grants", "tokens", "known")}
 
 
 async def account_of(connection: Connection, tenant: str, user: str) -> str | None:

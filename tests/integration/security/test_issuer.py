@@ -424,3 +424,46 @@ async def test_what_a_client_got_by_keys_that_were_changed_is_taken_back(clinic,
     passed = time.monotonic() + 6
     monkeypatch.setattr("shared.security.keys.monotonic", lambda: passed)
     assert (await clinic.send(token, "GET", "Patient")).status_code == 401
+
+
+async def test_what_a_client_is_registered_for_is_told_to_nobody_who_has_had_no_token_of_its(clinic):
+    """Its id is no secret: an app's is in every browser."""
+    key = key_of("ES384")
+    client = await registered(clinic, key, scope="system/Patient.rs", kap_user="Organization/h1")
+    whole = {"scope": "system/Patient.rs", "client": client, "user": "Organization/h1", "role": None, "patient": None}
+    guesses = [whole, {**whole, "scope": "system/Observation.rs"}, {**whole, "user": "Organization/h2"}]
+
+    async def told(**said):
+        answer = await clinic.http.post(f"{ISSUER}/auth/ended", json={"held": guesses, **said})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    nobody = await told(clients=[client])
+    assert nobody == {"clients": [], "grants": [], "tokens": [], "narrowed": []}
+    another = await registered(clinic, key, scope="system/Patient.rs")
+    id_of = [
+        claims_in((await clinic.asked("token", one, key)).json()["access_token"])["jti"] for one in (client, another)
+    ]
+    assert (await told(tokens=["no such token", id_of[1]]))["narrowed"] == []
+    assert (await told(tokens=[id_of[0]]))["narrowed"] == [1, 2]
+
+
+def claims_in(token):
+    body = token.split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+
+
+async def test_a_token_by_which_something_goes_on_is_remembered_as_long_as_that_is_asked_about(clinic):
+    """A Subscription that the thief of a key asked for ends when the keys are changed, however long ago that was."""
+    held, key = clinic.stores["identity"].identities, key_of("ES384")
+    client = await registered(clinic, key)
+    asked_about, forgotten = [
+        claims_in((await clinic.asked("token", client, key)).json()["access_token"])["jti"] for _ in range(2)
+    ]
+    for days in (1, 21, 42):
+        now = datetime.now(UTC) + timedelta(days=days)
+        assert (await held.ended([], [], [asked_about], now))["tokens"] == []
+        clinic.late = timedelta(days=days, hours=12)
+        assert (await clinic.asked("token", client, key)).status_code == 200  # what ended long ago is forgotten now
+    await held.take_back(client, datetime.now(UTC))
+    assert (await held.ended([], [], [asked_about, forgotten], datetime.now(UTC)))["tokens"] == [asked_about]
