@@ -104,7 +104,7 @@ class LocalBackend:
             type_ = str(resource["resourceType"])
             return await self._written(context, Change(0, "POST", type_, None, if_none_exist, resource=resource))
         ready = await self._prepared(context, resource, new_id())
-        labels = self.service.labels
+        labels = None if self.service.labels is None else self.service.labels.of(context.access.tenant)
         asks = labels is not None and labels.ask_for_unit(ready.resource or {}) is not None
         if not self.service.guards.get(ready.type) and not asks:
             if labels is not None:

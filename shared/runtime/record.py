@@ -402,9 +402,9 @@ class Record:
             Unprocessable: it is a process note, which is no part of the record.
 
         """
-        labels = self.service.labels
-        if labels is None or ready.resource is None:
+        if self.service.labels is None or ready.resource is None:
             return ready
+        labels = self.service.labels.of(self.access.tenant)
         asked = labels.ask_for_unit(ready.resource)
         encounter = None if asked is None else await self.get("Encounter", asked)
         return bearing(ready, labels.labelled(ready.resource, before=before, encounter=encounter))

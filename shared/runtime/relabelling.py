@@ -97,9 +97,9 @@ class Relabelling:
         return not last
 
     def _may_lack(self, one: Labelled) -> bool:
-        resource = parse(one.body)
+        resource, labels = parse(one.body), self.labels.of(one.tenant)
         try:
-            return self.labels.labelled(resource) is not resource or self.labels.ask_for_unit(resource) is not None
+            return labels.labelled(resource) is not resource or labels.ask_for_unit(resource) is not None
         except Unprocessable:
             _log.error("process_note_in_the_record", service=self.service.name, resource=f"{one.type}/{one.id}")
             return False

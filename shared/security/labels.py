@@ -24,11 +24,14 @@ from shared.fhir.extraction import compartment_key, labels_of
 from shared.fhir.json import Json, Resource
 from shared.fhir.links import links_of
 from shared.fhir.outcome import Issue, Unprocessable
+from shared.security.scopes import CLINIC_NAME
 
 LEVELS: Final = ("U", "L", "M", "N", "R", "V")
 """Of confidentiality, lowest first; what bears none is N (normal)."""
 
 ANY: Final = "*"
+
+_UNIT: Final = re.compile(rf"({CLINIC_NAME.pattern}@)?[A-Z][A-Za-z]{{1,63}}/[A-Za-z0-9\-.]{{1,64}}")
 
 
 class Rule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,14 +64,26 @@ class ProcessNotes(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Part2(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who is a programme under 42 CFR Part 2: the clinic, or these units (``Organization/1``).
+    """Who is a programme under 42 CFR Part 2: each clinic of the installation, or these clinics, or these units.
 
-    Its records are whatever it writes of a patient, that he is one among it (2.11, "records").
+    Its records are whatever it writes of a patient, that he is one among it (2.11, "records"). A unit is
+    ``clinic@Organization/1``, of that clinic; one without a clinic (``Organization/1``) is of each that has it.
     """
 
     label: str
     whole_clinic: bool = False
+    clinics: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
+
+    def of(self, clinic: str) -> Part2:
+        """Return what of it is about one clinic, which names none any more."""
+        own = [(name, unit) for name, _, unit in (one.rpartition("@") for one in self.units) if name in ("", clinic)]
+        return msgspec.structs.replace(
+            self,
+            whole_clinic=self.whole_clinic or clinic in self.clinics,
+            clinics=(),
+            units=tuple(unit for _, unit in own),
+        )
 
 
 class LabelPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,12 +104,17 @@ class Labels:
     sets: Mapping[str, ValueSet]
 
     def __post_init__(self) -> None:
-        """Refuse a rule that names a value set that there is not, or no level.
+        """Refuse a rule that names a value set that there is not, or no level; a unit or clinic that cannot be one.
 
         Raises:
             ValueError: it does; names the rule.
 
         """
+        part_2 = self.policy.part_2
+        for wrong in (one for one in part_2.units if not _UNIT.fullmatch(one)):
+            raise ValueError(f"labels.part_2.units: '{wrong}' is neither Organization/ID nor clinic@Organization/ID.")
+        for wrong in (one for one in part_2.clinics if not CLINIC_NAME.fullmatch(one)):
+            raise ValueError(f"labels.part_2.clinics: '{wrong}' is no name of a clinic.")
         for name, rule in self.policy.rules.items():
             missing = [one for one in rule.sets if one not in self.sets]
             if missing or rule.confidentiality not in (None, *LEVELS):
@@ -113,7 +133,24 @@ class Labels:
     @cached_property
     def digest(self) -> str:
         """A name of these rules: others have another."""
-        return sha256(msgspec.json.encode([self.policy, dict(self.sets)], order="sorted")).hexdigest()
+        said = msgspec.to_builtins([self.policy, dict(self.sets)])
+        if not self.policy.part_2.clinics:  # as rules from before it could be said are named
+            del said[0]["part_2"]["clinics"]
+        return sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
+
+    def of(self, clinic: str) -> Labels:
+        """Return the rules as they are for one clinic: with what is a programme there."""
+        part_2 = self.policy.part_2
+        if not part_2.clinics and not any("@" in one for one in part_2.units):
+            return self
+        if clinic not in self._by_clinic:
+            policy = msgspec.structs.replace(self.policy, part_2=part_2.of(clinic))
+            self._by_clinic[clinic] = Labels(policy, self.sets)
+        return self._by_clinic[clinic]
+
+    @cached_property
+    def _by_clinic(self) -> dict[str, Labels]:
+        return {}
 
     def require_kept_here(self, resource: Resource) -> None:
         """Refuse a process note, and what holds one: those are not part of the record that is exchanged.

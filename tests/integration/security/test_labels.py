@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from shared.fhir.codes import ACT_CODE, CONFIDENTIALITY
 from shared.fhir.extraction import labels_of
 from shared.fhir.json import parse
+from shared.http.app import create_fhir_app
+from shared.http.local import LocalBackend
+from shared.runtime.labelling import labels_of_policy
+from shared.security.bearer import bearer
+from tests.integration.security.clinic import BASE, INTAKE, ISSUER, ROLES, settings
 from tests.integration.security.test_gate import ADA
 
 ICD = "http://hl7.org/fhir/sid/icd-10-cm"
@@ -145,3 +152,24 @@ async def test_a_process_note_is_refused_wherever_it_is_sent(clinic, admin, ada,
         assert "/process-notes/DocumentReference" in refused.text
     found = parse((await clinic.send(admin, "GET", "Condition?_security=PSYTHPN&_total=accurate", host=host)).content)
     assert found["total"] == 0
+
+
+async def test_a_clinic_and_its_units_are_programmes_by_their_own_marks_alone(clinic):
+    rules = labels_of_policy(None)
+    marks = msgspec.structs.replace(
+        rules.policy.part_2, clinics=("north",), units=("south@Organization/sud", "Organization/both")
+    )
+    marked = replace(rules, policy=msgspec.structs.replace(rules.policy, part_2=marks))
+    service = replace(INTAKE, labels=marked)
+    who, _ = bearer(ISSUER, [BASE], clinic.http, origin="intake", roles=ROLES)
+    backend = LocalBackend(service, clinic.stores["intake"])
+    clinic.wire.apps["intake"] = create_fhir_app(service, backend, settings("intake"), authenticate=who)
+    for name, of in (("north", (True, True)), ("south", (True, False)), ("default", (False, False))):
+        admin = await clinic.token("clinic-admin", kap_tenant=name)
+        patient = await clinic.made(ADA, admin)
+        told = [patient]
+        for unit in ("sud", "kap", "both"):
+            named = {"url": "https://example.org/unit", "valueReference": {"reference": f"Organization/{unit}"}}
+            told.append(await clinic.made(condition(patient["id"], "F33.1", extension=[named]), admin))
+        marked_as = ["42CFRPart2" in labels_of(one) for one in told]
+        assert marked_as == [name == "north", *of, True], name

@@ -223,6 +223,31 @@ def test_the_directory_of_a_programme_is_of_no_patient(type_):
     assert "42CFRPart2" not in labels_of(part_2(whole_clinic=True).labelled({"resourceType": type_, "id": "x"}))
 
 
+def test_a_mark_is_of_the_clinic_it_names_and_of_each_where_it_names_none():
+    rules = part_2(clinics=("north",), units=("south@Organization/sud", "Organization/both"))
+
+    def is_of_programme(clinic, unit):
+        visit = {"resourceType": "Encounter", "subject": ADA, "serviceProvider": {"reference": unit}}
+        return "42CFRPart2" in labels_of(rules.of(clinic).labelled(visit))
+
+    asked = [
+        (clinic, unit) for clinic in ("north", "south", "default") for unit in ("Organization/sud", "Organization/both")
+    ]
+    assert [is_of_programme(*one) for one in asked] == [True, True, True, True, False, True]
+    visit = {"resourceType": "Observation", "subject": ADA, "encounter": {"reference": "Encounter/e"}}
+    assert [rules.of(one).ask_for_unit(visit) for one in ("north", "south", "default")] == [None, "e", "e"]
+    assert LABELS.of("north") is LABELS
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"units": ("sud",)}, {"units": ("a b@Organization/1",)}, {"clinics": ("Organization/1 ",)}]
+)
+def test_a_mark_that_can_be_nobodys_is_refused_and_named(wrong):
+    [[said]] = wrong.values()
+    with pytest.raises(ValueError, match=said):
+        part_2(**wrong)
+
+
 def test_of_a_unit_that_is_a_programme_everything_is_under_part_2_by_itself_or_its_encounter_and_nothing_else():
     units = part_2(units=("Organization/sud", "Location/sud-room"))
     there = {"resourceType": "Encounter", "subject": ADA, "serviceProvider": {"reference": "Organization/sud"}}
