@@ -9,8 +9,9 @@ Which ladder a Task climbs is said by its code (`policies/escalation.yaml`), and
 step writes a Communication to each person on duty in the step's role (PractitionerRole) and has it sent. The ladder
 climbs when the step's minutes are over, or at once where nobody could be told; at its top the last step is repeated.
 
-It ends when a person takes the Task: `owner`, and `status` accepted, in-progress, or an end. A change that would end it
-otherwise is refused (T-OWNER, T-KEEP); so an escalation is always either acknowledged or climbing.
+It ends when a person takes the Task: `owner`, and `status` accepted, in-progress, or an end. The owner is somebody who
+is known here, or who is logged in. A change that would end it otherwise is refused (T-OWNER, T-KEEP); so an escalation
+is always either acknowledged or climbing.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from prometheus_client import Counter, Gauge
 from shared.fhir.cited import Cited
 from shared.fhir.codes import ESCALATION, EXT_ESCALATION, ID_COMMUNICATION, KAP, Code
 from shared.fhir.dates import period_interval, zulu
+from shared.fhir.freshness import Unheard
 from shared.fhir.ids import new_id
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, id_in, moment, patient_of, reference
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import identifier, policy_extension
 from shared.notify.telling import CATEGORY_SYSTEM, STATES, Letter, addresses_of, tell
+from shared.runtime.ownership import INTAKE
 from shared.runtime.policy import Policy, PolicyError
 from shared.runtime.raising import OPEN_TASK, content_of, find, is_own_work, own_work
 from shared.runtime.record import Record, prepare
@@ -203,9 +206,13 @@ class Escalation:
                 await record.update(ready)
 
     async def guard(self, change: Change, record: Record) -> None:
-        """Guard of Task: what climbs is neither removed nor silenced, and taken by somebody with a name."""
+        """Guard of Task: what climbs is neither removed nor silenced, and taken by somebody who is known."""
         before, after = change.before, change.after
-        if is_own_work() or before is None or is_acknowledged(before) or self.ladder_of(before) is None:
+        if is_own_work() or before is None or self.ladder_of(before) is None:
+            return
+        if is_acknowledged(before):  # and from one to the next it goes to somebody who is known, too
+            if before["status"] in OPEN_TASK and after is not None and after.get("owner") != before.get("owner"):
+                await _require_known(after, record)
             return
         if (
             after is None
@@ -228,6 +235,8 @@ class Escalation:
                 rule="T-OWNER",
                 source="KAP Exchange",
             )
+        if is_acknowledged(after):
+            await _require_known(after, record)
 
     def timer(self) -> Timer:
         """Return the timer that climbs."""
@@ -286,6 +295,33 @@ class Escalation:
         reached = any(one.state != "failed" for one in told)
         STEPS.labels(record.service.name, name, "yes" if reached else "no").inc()
         return Standing(standing.since, standing.step + 1, now, tuple(ids))
+
+
+async def _require_known(task: Resource, record: Record) -> None:
+    """Refuse an owner whom nobody knows here: in his name nobody would come.
+
+    Who is logged in is known, however late the news of him is.
+
+    Raises:
+        Unprocessable: T-OWNER; says how old what is known of people is.
+
+    """
+    owner = task.get("owner")
+    for type_ in _PEOPLE:
+        id_ = id_in(owner, type_)
+        if id_ is None or f"{type_}/{id_}" == record.user or await record.get(type_, id_) is not None:
+            continue
+        late = ""
+        if INTAKE in record.service.consumes:
+            late = f" ({Unheard(INTAKE, await record.knowledge_age(INTAKE))})"
+        raise Unprocessable(
+            f"{type_}/{id_} is not known here{late}. Take it in your own name, or name a Practitioner or "
+            "PractitionerRole who is registered; of one who was registered just now, try again.",
+            code="business-rule",
+            expression=["Task.owner"],
+            rule="T-OWNER",
+            source="KAP Exchange",
+        )
 
 
 async def _told_nobody(record: Record, name: Sequence[str], letter: Letter, role: str, patient: str | None) -> str:

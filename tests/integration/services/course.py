@@ -85,7 +85,12 @@ class Opened:
         return self.names[name]
 
     async def update(self, resource: Resource, *, user: str | None = None, client: str | None = None) -> Resource:
-        """Write a new version; `user`: the reference of who is logged in, `client`: by whose token."""
+        """Write a new version; `user`: the reference of who is logged in, `client`: by whose token.
+
+        Who takes a Task is logged in, where it is not said who is.
+        """
+        if resource["resourceType"] == "Task":
+            user = user or resource.get("owner", {}).get("reference")
         key = compartment_key(resource, resource["resourceType"], resource["id"])
         async with self.record(key, user, client) as record:
             written = await record.update(resource)

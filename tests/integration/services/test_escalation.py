@@ -43,7 +43,12 @@ def policy():
 
 ESCALATION = Escalation.of(policy())
 SERVICE = Service(
-    name="outcomes", title="Outcomes", types=TYPES, guards={"Task": (ESCALATION.guard,)}, timers=(ESCALATION.timer(),)
+    name="outcomes",
+    title="Outcomes",
+    types=TYPES,
+    guards={"Task": (ESCALATION.guard,)},
+    consumes=("intake",),
+    timers=(ESCALATION.timer(),),
 )
 
 
@@ -161,6 +166,27 @@ async def test_it_cannot_be_silenced_without_a_person(ward, clock, change, rule)
     assert {issue.rule for issue in refused.value.issues} == {rule}
     await ward.tick(clock, minutes=5)
     assert len(await ward.told()) == 2
+
+
+@pytest.mark.parametrize("status", ["accepted", "in-progress", "completed", "cancelled"])
+async def test_it_is_taken_in_no_name_that_nobody_knows_whoever_is_logged_in(ward, clock, status):
+    await ward.people(*STEPS)
+    raised = await ward.raised(clock.now)
+    for nobody in ("Practitioner/unheard-of", "PractitionerRole/unheard-of"):
+        with pytest.raises(Unprocessable) as refused:
+            await ward.update({**raised, "status": status, "owner": {"reference": nobody}}, user="Practitioner/anna")
+        (issue,) = refused.value.issues
+        assert (issue.rule, issue.expression) == ("T-OWNER", ("Task.owner",))
+        assert f"{nobody} is not known here (intake: never heard of)." in issue.diagnostics
+    await ward.tick(clock, minutes=5)
+    assert len(await ward.told()) == 2
+    bea = await ward.create({"resourceType": "Practitioner", "name": [{"family": "Ito"}]})
+    taken = await ward.update(
+        {**raised, "status": status, "owner": {"reference": f"Practitioner/{bea['id']}"}}, user="Practitioner/anna"
+    )
+    if status in ("accepted", "in-progress"):
+        with pytest.raises(Unprocessable):
+            await ward.update({**taken, "owner": {"reference": "Practitioner/unheard-of"}}, user="Practitioner/anna")
 
 
 async def test_it_cannot_be_deleted_before_it_was_taken(ward, clock):
