@@ -94,7 +94,8 @@ class Reading:
         quantity: the Quantity as it stands; None: another type of value.
         when: when it was taken; where that is not said to the minute, when it was recorded.
         timed: whether it is said when it was taken.
-        trusted: whether its status says that it counts (final, amended ...).
+        trusted: whether its status says that it counts (final, amended ...): one that is not yet final alarms, and
+            opens, completes and ends nothing.
         sampled: whether it is of a device's feed (SampledData), not charted.
 
     """
@@ -132,7 +133,7 @@ class Reading:
         return "value" not in said and "comparator" in said and said.get("code") in limit.units
 
 
-COUNTING: Final = frozenset(("preliminary", "final", "amended", "corrected"))
+COUNTING: Final = frozenset(("final", "amended", "corrected"))
 WITHDRAWN: Final = frozenset(("entered-in-error", "cancelled"))
 _PRECISE: Final = timedelta(minutes=1)
 

@@ -184,6 +184,25 @@ async def test_an_alarm_sounds_whatever_the_reading_s_status(bedside, status):
     assert await bedside.raised() == [1, 1, 1]
 
 
+async def test_a_pressure_that_is_not_yet_final_opens_no_gate_and_completes_nothing_until_it_is(bedside):
+    early = await bedside.chart(status="preliminary")
+    with pytest.raises(Unprocessable) as error:
+        await bedside.start()
+    assert {"G-BP"} <= rules_of(error)
+    await bedside.sessions.update({**early, "status": "final"})
+    await bedside.start()
+    bedside.clock.forward(minutes=15)
+    reading = await bedside.chart(status="preliminary")
+
+    async def done():
+        found = await bedside.sessions.search("Task", code=codes.VITALS_DUE.token(), status="completed")
+        return [one["output"][0]["valueReference"] for one in found]
+
+    assert await done() == []
+    await bedside.sessions.update({**reading, "status": "final"})
+    assert await done() == [about(reading)]
+
+
 async def test_below_a_number_alarms_like_the_number(bedside):
     low = bedside.reading(vital(codes.OXYGEN_SATURATION, "<70", "%"))
     await bedside.sessions.create(low)
