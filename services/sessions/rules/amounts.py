@@ -17,7 +17,7 @@ import msgspec
 from services.sessions.rules.checks import Check, Decision, Verdict, simple
 from shared.fhir.cited import Cited
 from shared.fhir.codes import SNOMED, UCUM
-from shared.fhir.dates import MIN_INSTANT, Interval
+from shared.fhir.dates import MIN_INSTANT, Interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, codes_of, effective_start, id_in, milligrams_in, moment, quantity_in
 from shared.fhir.zones import day_at
@@ -46,11 +46,12 @@ class Maximum(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Apart(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long doses of a drug by a route are apart: the devices of a nasal spray."""
+    """How long doses of a drug by a route are apart, and within how long of the first: the devices of a nasal spray."""
 
     drug: Drug
     route: str
     minutes: int
+    within: int
 
 
 class DosingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -319,10 +320,26 @@ def _is_per_kilogram(order: Resource) -> bool:
 
 
 def _apart(amounts: Amounts, spacing: Apart) -> Check:
-    near = timedelta(minutes=spacing.minutes)
-    close = [
-        one.reference for one in amounts.in_this_session() if one.when is None or abs(amounts.start - one.when) < near
-    ]
+    """Return whether a device comes long enough after the last; long after the first a prescriber decides."""
+    near, here = timedelta(minutes=spacing.minutes), amounts.in_this_session()
+    close = [one.reference for one in here if one.when is None or abs(amounts.start - one.when) < near]
+    before = sorted(one.when for one in here if one.when is not None and one.when <= amounts.start)
+    if not close and before and amounts.start - before[0] > timedelta(minutes=spacing.within):
+        decided = [one.reference for one in amounts.decisions if one.rule == "G-DEVICE" and one.when >= before[-1]]
+        text = (
+            f"the first device was at {zulu(before[0])}, and all of a treatment are given within {spacing.within} "
+            "minutes of it. Give the rest in another session, or have a prescriber decide: then the stay begins anew."
+        )
+        return Check(
+            "G-DEVICE",
+            "Time between devices",
+            "decided" if decided else "closed",
+            text,
+            spacing.source,
+            closes=not decided,
+            evidence=(*(one.reference for one in here), *decided[-1:]),
+            decidable=True,
+        )
     return simple(
         "G-DEVICE",
         "Time between devices",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -44,6 +44,8 @@ class Cadence(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
         at: minutes from the dose. then: after the last of them every so many minutes, until the patient has left.
         stay: minutes from the first dose. stay_after_last, stay_after_end: from the beginning and the end of the last.
             With neither the first dose alone counts, and sets what is due.
+        together: minutes after the first in which, where it alone counts, further doses are one with it (the devices of
+            a spray). One that is given later counts as a first does: the stay, too, is from it.
 
     """
 
@@ -53,6 +55,7 @@ class Cadence(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stay: int
     stay_after_last: int | None = None
     stay_after_end: int | None = None
+    together: int | None = None
     drug: Drug | None = None
     then: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -60,6 +63,10 @@ class Cadence(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def of_each_dose(self) -> bool:
         """Whether every dose counts, and not the first alone."""
         return self.stay_after_last is not None or self.stay_after_end is not None
+
+    def is_apart(self, first: datetime, dose: datetime) -> bool:
+        """Tell whether a dose comes too long after the first to be one with it."""
+        return self.together is not None and dose - first > timedelta(minutes=self.together)
 
 
 class Plausible(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,8 +138,7 @@ def planned(doses: Iterable[tuple[datetime, Cadence]], policy: MonitoringPolicy)
     apart = timedelta(minutes=policy.before.minutes)
     times = sorted(
         (start + timedelta(minutes=minute), what)
-        for number, (start, cadence) in enumerate(ordered)
-        if number == 0 or cadence.of_each_dose
+        for start, cadence in _counted(ordered)
         for what, minutes in cadence.at.items()
         for minute in minutes
     )
@@ -143,6 +149,15 @@ def planned(doses: Iterable[tuple[datetime, Cadence]], policy: MonitoringPolicy)
             last[what] = when
             found.append(Due(what, minutes_from(ordered[0][0], when), when))
     return found
+
+
+def _counted(ordered: Sequence[tuple[datetime, Cadence]]) -> Iterator[tuple[datetime, Cadence]]:
+    """Yield the doses after which something is due, of all in their order."""
+    first: datetime | None = None
+    for start, cadence in ordered:
+        if first is None or cadence.of_each_dose or cadence.is_apart(first, start):
+            yield start, cadence
+            first = start if first is None or not cadence.of_each_dose else first
 
 
 def next_due(due: datetime, every: int, now: datetime, policy: MonitoringPolicy) -> datetime:
@@ -235,6 +250,8 @@ def stays_until(
 ) -> datetime | None:
     """Return when the least stay is over: from the first dose, the begin of the last and its end; None: one goes on."""
     until = first + timedelta(minutes=cadence.stay)
+    if last is not None and not cadence.of_each_dose and cadence.is_apart(first, last):
+        until = last + timedelta(minutes=cadence.stay)
     if cadence.stay_after_last is not None and last is not None:
         until = max(until, last + timedelta(minutes=cadence.stay_after_last))
     if cadence.stay_after_end is None:

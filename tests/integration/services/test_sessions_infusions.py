@@ -176,7 +176,9 @@ async def test_after_a_pause_or_a_lower_rate_the_old_rate_is_more(infusion, stat
     assert await at.sessions.create(step(at, parent, rate=rate))
 
 
-async def test_devices_of_esketamine_are_five_minutes_apart(bench, clock):
+@pytest.fixture
+async def spray(bench, clock):
+    """A patient after the first device of esketamine."""
     at = Bedside(await bench.open(sessions_service), clock)
     spray = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray").concept()
     await at.begin(codes.ROUTE_NASAL, 56, medicationCodeableConcept=spray)
@@ -186,12 +188,37 @@ async def test_devices_of_esketamine_are_five_minutes_apart(bench, clock):
     await at.chart()
     first = await at.start(28, witness="Practitioner/nurse")
     await at.sessions.update({**first, "status": "completed"})
+    return at
+
+
+async def test_devices_of_esketamine_are_five_minutes_apart(spray):
+    at = spray
     at.clock.forward(minutes=4)
     with pytest.raises(Unprocessable) as error:
         await at.start(28, witness="Practitioner/nurse")
     assert rules_of(error) == {"G-DEVICE"}
     at.clock.forward(minutes=1)
     await at.start(28, witness="Practitioner/nurse")
+
+
+async def test_a_device_long_after_the_first_is_asked_about_and_given_all_the_same_begins_the_stay_anew(spray):
+    at = spray
+    at.clock.forward(minutes=31)
+    with pytest.raises(Unprocessable) as error:
+        await at.start(28, witness="Practitioner/nurse")
+    assert "G-DEVICE" in rules_of(error)
+    at.clock.forward(minutes=79)
+    spray_again = {"medicationCodeableConcept": at.ordered["medicationCodeableConcept"], "request": about(at.ordered)}
+    await at.sessions.create(at.dose(28, "completed", **spray_again))
+    assert "G-DEVICE" in await at.rules()
+    due = await at.sessions.search("Task", code=codes.VITALS_DUE.token(), status="requested")
+    assert zulu(at.clock.now + timedelta(minutes=40)) in [one["executionPeriod"]["start"] for one in due]
+    at.clock.forward(minutes=12)
+    for late, stays in ((0, True), (107, True), (1, False)):
+        at.clock.forward(minutes=late)
+        with pytest.raises(Unprocessable) as error:
+            await at.sessions.call("discharge", at.visit, {"name": "disposition", "valueCode": "home"})
+        assert ("L-STAY" in rules_of(error)) is stays
 
 
 def certified():

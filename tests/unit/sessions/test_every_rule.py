@@ -525,11 +525,11 @@ def amount(value: Any, **more: Any) -> Callable[[], set[str]]:
     return lambda: set(closing(value, **more))
 
 
-def devices(minutes: float | None) -> Callable[[], set[str]]:
+def devices(minutes: float | None, decisions: tuple[Decision, ...] = ()) -> Callable[[], set[str]]:
     other = dose(28, 0 if minutes is None else minutes)
     if minutes is None:
         other = replace(other, when=None)
-    return amount(28, drug="esketamine", route=NASAL, others=[other])
+    return amount(28, drug="esketamine", route=NASAL, others=[other], decisions=decisions)
 
 
 AMOUNTS: dict[str, list[Case]] = {
@@ -579,7 +579,14 @@ AMOUNTS: dict[str, list[Case]] = {
     ],
     "G-DEVICE": [
         Case("positive", "a minute apart", devices(1), True),
-        Case("negative", "an hour apart", devices(60), False),
+        Case("negative", "ten minutes apart", devices(10), False),
+        Case("positive", "long after the first", devices(110), True),
+        Case("boundary", "half an hour after the first", devices(30), False),
+        Case("boundary", "a second more", devices(30 + 1 / 60), True),
+        Case(
+            "boundary", "long after it, and a prescriber decided since", devices(110, decided("G-DEVICE", -60)), False
+        ),
+        Case("boundary", "he decided before it", devices(110, decided("G-DEVICE", -111)), True),
         Case("boundary", "five minutes", devices(5), False),
         Case("boundary", "a second less", devices(5 - 1 / 60), True),
         Case("not known", "when the other was", devices(None), True),

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from services.sessions.rules.alarms import alarms_of
+from services.sessions.rules.amounts import DosingPolicy
 from services.sessions.rules.monitoring import (
     cadence_of,
     covers,
@@ -69,6 +70,20 @@ def test_sedation_dissociation_and_pain_are_due_by_the_route(drug, route, what, 
     assert cadence_of(drug, route.code, POLICY).at.get(what.code) == due
 
 
+def test_of_the_devices_of_one_treatment_the_first_sets_what_is_due_and_the_stay_and_one_long_after_it_does_as_well():
+    cadence = cadence_of("esketamine", codes.ROUTE_NASAL.code, POLICY)
+    devices = [(NOW + minutes(one), cadence) for one in (0, 5, 30, 110, 115)]
+    found = planned(devices, POLICY)
+    assert [one.minute for one in found if one.what == VITALS] == [40, 80, 120, 150, 190, 230]
+    for last, stay in ((0, 120), (30, 120), (31, 151), (110, 230)):
+        assert stays_until(NOW, [None], cadence, NOW + minutes(last)) == NOW + minutes(stay)
+
+
+def test_the_gate_and_the_watch_agree_until_when_devices_are_one_treatment():
+    spray = load_policy().section("dosing", DosingPolicy).apart["esketamine-nasal"]
+    assert spray.within == cadence_of("esketamine", codes.ROUTE_NASAL.code, POLICY).together
+
+
 QUARTERS = tuple(range(15, 121, 15))
 
 
@@ -105,10 +120,10 @@ def test_an_unknown_route_is_watched_as_the_closest():
     ("drug", "route", "due"),
     [
         ("ketamine", codes.ROUTE_IM, [15, 30, 45, 60, 90, 120, 135, 150, 165, 195, 225]),
-        ("esketamine", codes.ROUTE_NASAL, [40, 80, 120]),
+        ("esketamine", codes.ROUTE_NASAL, [40, 80, 120, 145, 185, 225]),
     ],
 )
-def test_each_dose_sets_what_is_due_after_it_but_where_the_first_device_counts(drug, route, due):
+def test_each_dose_sets_what_is_due_after_it(drug, route, due):
     cadence = cadence_of(drug, route.code, POLICY)
     assert planned([], POLICY) == []
     found = planned([(NOW + minutes(105), cadence), (NOW, cadence)], POLICY)
