@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 
-from services.sessions.calling import Finding, call, have_reviewed
+from services.sessions.calling import Finding, have_reviewed
 from services.sessions.drugs import drug_at_worst, gated_drug, is_unheard_of
 from services.sessions.gathering import asked_of, decisions_of, enrolment_of, holds_of, places_of, risk_flags
 from services.sessions.leaving import judge_home
 from services.sessions.lots import batch_of
+from services.sessions.past_gate import raise_past_gate
 from services.sessions.rules.amounts import (
+    AMOUNT_RULES,
     Amounts,
     Dose,
     Weighed,
@@ -31,17 +32,19 @@ from services.sessions.rules.claims import (
     corrects_the_amount,
     is_vague,
     latest_start,
+    lessens,
     resumes,
     runs_faster,
+    says_its_rate,
 )
 from services.sessions.rules.gate import Batch, Situation, gate, news_check
-from services.sessions.rules.infusions import gives_more
+from services.sessions.rules.infusions import gives_more, may_be_slower
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of
 from services.sessions.rules.series import Before, series_checks
 from services.sessions.setting import Setting
 from services.sessions.steps import siblings_of, steps_among, whole_of
-from shared.fhir.codes import DRUG_NOT_KNOWN, GATE_PASSED_CLOSED, ID_FINDING, SNOMED, VISIT_DOSING, WEIGHT
+from shared.fhir.codes import DRUG_NOT_KNOWN, SNOMED, VISIT_DOSING, WEIGHT
 from shared.fhir.freshness import as_words
 from shared.fhir.json import Resource
 from shared.fhir.kap import (
@@ -62,11 +65,9 @@ from shared.fhir.kap import (
     routes_of_order,
 )
 from shared.fhir.outcome import Issue, Unprocessable
-from shared.fhir.raised import identifier
 from shared.fhir.zones import day_at, end_of_day, interval_in, zone_of
 from shared.runtime.joined import denied_elsewhere
 from shared.runtime.medications import substances_of
-from shared.runtime.raising import find
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -247,38 +248,42 @@ async def guard_dose(change: Change, record: Record, setting: Setting) -> None:
     if claim == "nothing" or drug is None or (claim == "given" and not known):
         return
     infusion = await whole_of(record, after, setting)
-    if infusion is not None and not await _gives_more(change, after, infusion, record):
-        return
+    if infusion is not None:
+        others = await _others(change, after, record)
+        if not gives_more(after, infusion, others[0]) and not gives_more(after, infusion, others[-1]):
+            return
+        if claim == "start" and may_be_slower(after, infusion, others[-1]):
+            claim = "given"  # that an infusion is slowed down is never refused
+    now_on = says_its_rate(change.before, after)
     goes_on = claim == "start" and (
         resumes(change.before, after) or runs_faster(change.before, after) or is_vague(after)
     )
-    start = now if goes_on else effective_start(after) or now
+    start = now if goes_on or now_on else effective_start(after) or now
     found = await known_of(record, after, start, drug, setting)
-    step = infusion is not None
     corrected = claim == "given" and was and corrects_the_amount(change.before, after)
-    checks = found.checks(setting)
-    if corrected or step:  # a step of an infusion shares its whole amount
-        checks = gate(found.situation, setting.gate) if step else list(amount_checks(found.amounts, setting.dosing))
-    if claim == "start":
-        checks.append(news_check(found.situation, setting.knowledge))
-    issues = issues_of(checks)
-    if claim == "start":
-        issues.extend(begins_ahead(start, now, setting.gate))
-        if issues and not known:
-            issues.append(_not_named(setting))
-        if issues:
-            raise Unprocessable(issues)
-        if not known:
-            await _raise_unknown(change, record, after, setting)
-    elif issues:
-        await raise_past_gate(change.id, record, after, issues, now, setting)
+    if infusion is not None:  # its steps share its whole amount
+        checks = gate(found.situation, setting.gate)
+    else:
+        checks = list(amount_checks(found.amounts, setting.dosing)) if corrected else found.checks(setting)
+    if claim == "given":
+        judged = AMOUNT_RULES if corrected else frozenset() if now_on else None  # how it goes now says nothing of then
+        less = change.before is not None and lessens(change.before, after)
+        await raise_past_gate(change.id, record, after, issues_of(checks), setting, judged=judged, graver=not less)
+        return
+    issues = issues_of([*checks, news_check(found.situation, setting.knowledge)])
+    issues.extend(begins_ahead(start, now, setting.gate))
+    if issues and not known:
+        issues.append(_not_named(setting))
+    if issues:
+        raise Unprocessable(issues)
+    if not known:
+        await _raise_unknown(change, record, after, setting)
 
 
-async def _gives_more(change: Change, step: Resource, infusion: Resource, record: Record) -> bool:
-    """Tell whether a step of an infusion gives more of the drug than before it, or than it did before its change."""
+async def _others(change: Change, step: Resource, record: Record) -> list[list[Resource]]:
+    """Return the other steps of an infusion; and, where one is changed, those with it as it was before."""
     others = await siblings_of(record, step)
-    before = change.before
-    return gives_more(step, infusion, others) or (before is not None and gives_more(step, infusion, [*others, before]))
+    return [others, *([] if change.before is None else [[*others, change.before]])]
 
 
 def _not_named(setting: Setting) -> Issue:
@@ -312,36 +317,7 @@ async def judge_given(dose: Resource, record: Record, setting: Setting) -> None:
     known = await known_of(record, dose, effective_start(dose) or now, drug, setting)
     issues = issues_of(known.checks(setting))
     if issues:
-        await raise_past_gate(dose["id"], record, dose, issues, now, setting)
-
-
-async def raise_past_gate(
-    id_: str, record: Record, dose: Resource, issues: Sequence[Issue], now: datetime, setting: Setting
-) -> None:
-    """Raise what follows from a dose that was given past a closed gate; again only when the reasons are others."""
-    patient = patient_of(dose)
-    if patient is None:
-        return
-    what = " ".join(f"{issue.rule}: {issue.diagnostics}" for issue in issues)
-    text = f"A dose was given past a closed gate. {what}"
-    name = ("dose", id_, "gate")
-    held = await find(record, "DetectedIssue", identifier(ID_FINDING, *name))
-    if held is not None and str(held.get("detail")).startswith(text):
-        return
-    finding = Finding(
-        name,
-        patient,
-        GATE_PASSED_CLOSED,
-        f"{text} A prescriber looks at it now.",
-        (f"MedicationAdministration/{id_}",),
-        tuple(dict.fromkeys(str(issue.rule) for issue in issues)),
-        id_in(dose.get("context"), "Encounter"),
-    )
-    began = effective_start(dose) or now
-    if began >= now - timedelta(minutes=setting.alarms.late.minutes):
-        await call(record, finding, setting, again=True)
-    else:  # long over: nobody is called to a bedside for it
-        await have_reviewed(record, finding, setting, again=True, priority="stat", flagged=True)
+        await raise_past_gate(dose["id"], record, dose, issues, setting)
 
 
 async def ask_which(change: Change, record: Record, setting: Setting) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from services.sessions.calling import WITHDRAWN, Finding, call, have_reviewed, withdraw
 from services.sessions.dose import known_of
 from services.sessions.gathering import asked_of, places_of
+from services.sessions.past_gate import raised_with
 from services.sessions.rules.checks import issues_of
 from services.sessions.rules.claims import COUNTED, LIVE
 from services.sessions.rules.gate import Situation, gate
@@ -26,9 +27,8 @@ from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, consent_routes, id_in, patient_of
 from shared.fhir.outcome import Issue
-from shared.fhir.raised import identifier
 from shared.fhir.zones import zone_of
-from shared.runtime.raising import find, is_own_work
+from shared.runtime.raising import is_own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -136,8 +136,8 @@ def _name(dose: Given, *rules: str) -> tuple[str, ...]:
 
 async def _was_raised(dose: Given, rule: str, record: Record) -> bool:
     """Tell whether a dose was recorded past the gate by that rule already."""
-    held = await find(record, "DetectedIssue", identifier(ID_FINDING, "dose", str(dose.resource["id"]), "gate"))
-    return held is not None and rule in codes_of(held.get("code"), RULE)
+    held = await raised_with(record, str(dose.resource["id"]))
+    return any(rule in codes_of(one.get("code"), RULE) for one in held)
 
 
 async def _raise(

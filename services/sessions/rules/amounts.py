@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -21,6 +21,9 @@ from shared.fhir.dates import MIN_INSTANT, Interval, zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, codes_of, effective_start, id_in, milligrams_in, moment, quantity_in
 from shared.fhir.zones import day_at
+
+AMOUNT_RULES: Final = frozenset(("G-DOSE", "G-DOSE-ORDER", "G-DOSE-MAX", "G-WEIGHT", "G-DEVICE"))
+"""The rules of `amount_checks`."""
 
 
 class Share(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -48,6 +48,8 @@ def claim_of(
             return "nothing"
         if only_slows(before, after):
             return "nothing"
+        if says_its_rate(before, after):  # it may be slower than before, and that is never refused
+            return "given" if runs(after) else "nothing"
         is_first = False
     else:
         is_first = True
@@ -105,6 +107,13 @@ def corrects_the_amount(before: Resource | None, after: Resource) -> bool:
     return alike and not changes_what({**before, "dosage": after.get("dosage")}, after)
 
 
+def lessens(before: Resource, after: Resource) -> bool:
+    """Tell whether of a recorded dose nothing is changed but that it was less than was said before."""
+    doses = [one.get("dosage", {}).get("dose") for one in (before, after)]
+    was, is_ = (milligrams_in(one) for one in doses)
+    return corrects_the_amount(before, after) and was is not None and is_ is not None and is_ < was
+
+
 def is_vague(dose: Resource) -> bool:
     """Tell whether a dose says no more than the day, month or year in which it began."""
     said = dose.get("effectiveDateTime", dose.get("effectivePeriod", {}).get("start"))
@@ -139,6 +148,12 @@ def rate_of(dose: Resource) -> tuple[Decimal, str | None] | None:
     return Decimal(str(above["value"])) / Decimal(str(per["value"])), unit
 
 
+def runs(dose: Resource) -> bool:
+    """Tell whether a dose says a rate above nothing."""
+    rate = rate_of(dose)
+    return rate is not None and rate[0] > 0
+
+
 def may_be_faster(before: Resource, after: Resource) -> bool:
     """Tell whether the rate of one dose is above that of another, or in a unit that cannot be compared with its."""
     was, rate = rate_of(before), rate_of(after)
@@ -164,6 +179,15 @@ def only_slows(before: Resource, after: Resource) -> bool:
         return False
     same_start = effective_start(before) == effective_start(after)
     return same_start and not changes_what(_without_rate(before), _without_rate(after))
+
+
+def says_its_rate(before: Resource | None, after: Resource) -> bool:
+    """Tell whether of a dose that goes on nothing is changed but that it says how fast, and did not before."""
+    if before is None or rate_of(before) is not None or rate_of(after) is None:
+        return False
+    running = before.get("status") == after.get("status") == "in-progress"
+    same_start = effective_start(before) == effective_start(after)
+    return running and same_start and not changes_what(_without_rate(before), _without_rate(after))
 
 
 def _without_rate(dose: Resource) -> Resource:

@@ -72,11 +72,26 @@ def gives_more(step: Resource, parent: Resource, others: Iterable[Resource]) -> 
         return False
     if parent.get("status") != "in-progress" and (step.get("status") == "in-progress" or runs_after(step, parent)):
         return True
-    earlier = [one for one in others if _began(one) <= _began(step) and _sets_the_rate(one)]
-    before = in_order(earlier)[-1] if earlier else parent
+    before = _before(step, parent, others)
     if rate is None or before.get("status") in STILL or rate_of(before) is None:
         return rate is None or rate[0] > 0
     return may_be_faster(before, step)
+
+
+def may_be_slower(step: Resource, parent: Resource, others: Iterable[Resource]) -> bool:
+    """Tell whether a step of an infusion that runs says how fast it goes on, and nobody said how fast it went before.
+
+    `others`: as of `gives_more`.
+    """
+    before = _before(step, parent, others)
+    runs = step.get("status") == parent.get("status") == "in-progress" and before.get("status") not in STILL
+    return runs and rate_of(step) is not None and rate_of(before) is None and not runs_after(step, parent)
+
+
+def _before(step: Resource, parent: Resource, others: Iterable[Resource]) -> Resource:
+    """Return what says how fast an infusion went before a step: the step before it, else the infusion."""
+    earlier = [one for one in others if _began(one) <= _began(step) and _sets_the_rate(one)]
+    return in_order(earlier)[-1] if earlier else parent
 
 
 def runs_after(step: Resource, parent: Resource) -> bool:
