@@ -5,10 +5,11 @@ Source: https://hl7.org/fhir/R4/operations.html
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from shared.fhir.json import Resource, parse
+from shared.fhir.json import Json, Resource, parse
 from shared.fhir.outcome import BadRequest, NotFound
+from shared.fhir.validation import require_valid
 from shared.http import conformance
 from shared.http.answering import answer, told_of
 from shared.http.bundle import placed
@@ -16,6 +17,8 @@ from shared.http.call import NotOffered
 from shared.http.operations.kinds import ReadOperation
 from shared.runtime.everywhere import VALIDATE
 from shared.runtime.service import Operation, OperationCall
+
+_NOTHING: Final = {"resourceType": "Parameters"}
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -95,6 +98,10 @@ class Operating:
         """Return the operation's Parameters: those of the body, and those of the URL as strings.
 
         A body that is another resource is the parameter ``resource`` (https://hl7.org/fhir/R4/operations.html#request).
+
+        Raises:
+            BadRequest: the body is no FHIR R4, with each issue and where it is.
+
         """
         given: list[Resource] = [{"name": name, "valueString": value} for name, value in call.pairs]
         body: Resource = {}
@@ -105,9 +112,23 @@ class Operating:
         if body and body.get("resourceType") != "Parameters":
             given.append({"name": "resource", "resource": body})
             body = {}
-        parameter = body.get("parameter", [])
-        if not isinstance(parameter, list) or not all(isinstance(one, dict) for one in parameter):
-            raise BadRequest(
-                f"The parameters of ${operation.name} are not a list of objects.", expression=["Parameters.parameter"]
-            )
-        return {"resourceType": "Parameters", **body, "parameter": [*parameter, *given]}
+        if body.get("parameter") == []:  # none
+            del body["parameter"]
+        if body:
+            require_valid(_without_resources(body))
+        return {"resourceType": "Parameters", **body, "parameter": [*body.get("parameter", []), *given]}
+
+
+def _without_resources(parameters: Json) -> Json:
+    """Return Parameters with nothing in the resources that they hold: those are for the operation to judge."""
+    if isinstance(parameters, list):
+        return [_without_resources(one) for one in parameters]
+    if not isinstance(parameters, dict):
+        return parameters
+    found: dict[str, Json] = {}
+    for name, value in parameters.items():
+        if name == "resource" and isinstance(value, dict):
+            found[name] = _NOTHING
+        else:
+            found[name] = _without_resources(value) if name in ("parameter", "part") else value
+    return found

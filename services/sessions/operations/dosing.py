@@ -15,6 +15,7 @@ from services.sessions.rules.claims import COUNTED, begins_ahead, is_sent_again,
 from services.sessions.rules.gate import news_check
 from services.sessions.rules.visits import VIRTUAL_CLASS
 from services.sessions.setting import Setting
+from services.sessions.times import is_possible
 from shared.fhir.codes import UCUM, Code
 from shared.fhir.dates import MIN_INSTANT, zulu
 from shared.fhir.json import Resource, parse
@@ -108,6 +109,12 @@ async def _planned(call: OperationCall, record: Record, setting: Setting, needed
     if drug is None or medication is None:
         raise _refused("medicationRequest", "is not an order of ketamine or esketamine; other drugs need no gate.")
     start = moment_in("effective", given["effective"], setting.clock())
+    if not is_possible(start, setting.clock()):
+        raise BadRequest(
+            f"{given['effective']} is no time at which a dose is given: look at the year of the parameter effective.",
+            code="value",
+            expression=["Parameters.parameter"],
+        )
     dose = _administration(visit, order, medication, given, start, setting.gate.rems.inpatient)
     return Planned(dose, drug, start, given["confirmedBy"])
 

@@ -11,6 +11,8 @@ from shared.fhir.json import dump
 from shared.http.app import create_fhir_app
 from shared.http.local import LocalBackend
 from shared.runtime.settings import Settings
+from tests.integration.services.course import about
+from tests.integration.services.test_sessions_feeds import SATURATION, signal
 from tests.integration.services.test_sessions_watching import dosed  # noqa: F401
 
 
@@ -32,6 +34,78 @@ async def web(bedside):
 async def send(web, path, body):
     answer = await web.post(f"/fhir/{path}", content=dump(body), headers={"Content-Type": "application/fhir+json"})
     return answer.status_code, answer.json()
+
+
+AGES = ("0001-01-01", "9999-12-31T23:59:59Z")
+
+
+def quantity(value, unit="mg"):
+    return {"value": value, "unit": unit, "system": codes.UCUM, "code": unit}
+
+
+def parameters(*given, **more):
+    """Return Parameters; `more`: a value in the place of the one by that name, or beside them."""
+    kept = [one for one in given if one["name"] not in more]
+    return {
+        "resourceType": "Parameters",
+        "parameter": [*kept, *({"name": name, **form} for name, form in more.items())],
+    }
+
+
+def impossible(at):
+    """Yield operations with values that are FHIR, and that nothing can be done with."""
+    visit = f"Encounter/{at.visit['id']}"
+    dose = (
+        {"name": "medicationRequest", "valueReference": about(at.ordered)},
+        {"name": "dose", "valueQuantity": quantity(70)},
+        {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
+    )
+    for name in ("$start-dose", "$pre-dose-gate"):
+        for when in AGES:
+            yield f"{visit}/{name}", parameters(*dose, effective={"valueDateTime": when})
+        yield f"{visit}/{name}", parameters(*dose, strength={"valueQuantity": quantity(0, "mg/mL")})
+    yield f"{visit}/$start-dose", parameters(*dose, dose={"valueQuantity": quantity(1e300)})
+    booked = (
+        {"name": "kind", "valueCode": "receive"},
+        *({"name": name, "valueString": "1"} for name in ("ndc", "lot", "vial")),
+        {"name": "amount", "valueQuantity": quantity(100)},
+        {"name": "performer", "valueReference": {"reference": "Practitioner/nurse"}},
+    )
+    for amount in (1e17, 1e300):
+        yield "SupplyDelivery/$substance-book", parameters(*booked, amount={"valueQuantity": quantity(amount)})
+    for other in (
+        {"start": {"valueInstant": "9999-12-31T23:59:59Z"}},
+        {"start": {"valueInstant": "0001-01-01T00:00:00Z"}},
+        {"data": {"valueString": "1E+9999999 97"}},
+        {"data": {"valueString": "NaN 97"}},
+        {"data": {"valueString": "9" * 5000}},
+        {"period": {"valueDecimal": 1e-30}},
+    ):
+        yield f"{visit}/$feed", parameters(signal(at.clock.now, "97 98", SATURATION, "%", other))
+
+
+async def test_what_is_fhir_and_impossible_is_refused_with_what_to_do_and_nothing_is_done(bedside, web):
+    await bedside.chart()
+    before = await bedside.sessions.count()
+    for place, body in impossible(bedside):
+        said, answer = await send(web, place, body)
+        assert said in (400, 422), (place, body, answer)
+        assert all(one["diagnostics"] and one.get("expression") for one in answer["issue"]), answer
+    assert await bedside.sessions.count() == before
+
+
+@pytest.mark.parametrize("data", ["NaN 97", "sNaN", "1E+9999999 97", "-Infinity NaN", "1e99999999999999999999 5"])
+async def test_a_feed_with_numbers_that_are_none_is_kept_and_asked_about_or_refused_and_breaks_nothing(
+    dosed,  # noqa: F811
+    web,
+    data,
+):
+    sampled = {"origin": quantity(0, "%"), "period": 1000, "dimensions": 1, "data": data}
+    made = {key: one for key, one in dosed.reading(code=SATURATION.concept()).items() if key != "component"}
+    said, answer = await send(web, "Observation", {**made, "valueSampledData": sampled})
+    assert said in (201, 400), answer
+    found = await dosed.sessions.search("Task", patient=dosed.who["id"], code=codes.REVIEW.token())
+    assert bool(found) is (said == 201)
 
 
 @pytest.mark.parametrize("when", ["9999-12-31T23:59:59Z", "0001-01-01"])
