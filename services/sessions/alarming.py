@@ -13,6 +13,7 @@ from typing import Final
 
 from services.sessions.calling import WITHDRAWN, Finding, call, have_reviewed, withdraw
 from services.sessions.charted import charted_between
+from services.sessions.feeding import is_first
 from services.sessions.rules.alarms import (
     alarm_texts,
     is_late,
@@ -120,6 +121,12 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
     late = is_late(after, setting.clock(), setting.alarms)
     feed = any(one.sampled for one in readings_of(after))
     visit = id_in(after.get("encounter"), "Encounter")
+    if late and feed and texts and visit is not None and await is_first(record, after, visit):
+        late = False
+        said = (
+            f"The device says that it was so at {zulu(taken_at(after)[0] or setting.clock())}. Look at its clock, too."
+        )
+        texts = {rule: f"{text} {said}" for rule, text in texts.items()}
     reading = Reading(after, change.id, patient, visit, late, feed, news)
     here = change.before is not None and id_in(change.before.get("encounter"), "Encounter") == visit
     told = alarm_texts(change.before, setting.alarms) if change.before is not None and here else {}

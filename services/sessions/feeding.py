@@ -122,6 +122,24 @@ async def _ask(
             await record.update(content_of({**held, "extension": [*others, clock_extension(ahead)]}))
 
 
+async def is_first(record: Record, feed: Resource, visit: str) -> bool:
+    """Tell whether a minute is of the first that a device sent in a visit which goes on.
+
+    Of that nobody can say yet whether its clock is behind or it was kept back.
+    """
+    codes = codes_of(feed.get("code"), LOINC)
+    held = await record.get("Encounter", visit)
+    if "issued" not in feed or not codes or held is None or held["status"] in OVER:
+        return False
+    sent = await record.search("Observation", {"encounter": f"Encounter/{visit}", "combo-code": ",".join(codes)})
+    return not any(
+        "valueSampledData" in one
+        and one.get("device") == feed.get("device")
+        and one.get("issued", feed["issued"]) != feed["issued"]
+        for one in sent
+    )
+
+
 async def guard_silence(change: Change, record: Record, setting: Setting) -> None:
     """Call for a feed that has seen nothing for minutes while a patient is watched after a dose."""
     after, before = change.after, change.before

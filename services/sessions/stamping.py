@@ -11,16 +11,18 @@ from services.sessions.rules.monitoring import is_watched, minutes_from
 from services.sessions.rules.readings import taken_at
 from services.sessions.setting import Setting
 from services.sessions.what_was_given import doses_of
-from shared.fhir.codes import EXT_CHARTED_LATE, EXT_MINUTES, ID_FINDING, ID_TASK, LATE_READING
+from shared.fhir.codes import EXT_CHARTED_LATE, EXT_MINUTES, ID_FINDING, ID_TASK, LATE_READING, VISIT_DOSING
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, patient_of, reference
+from shared.fhir.kap import has_code, id_in, patient_of, reference
 from shared.fhir.raised import identifier
 from shared.runtime.raising import OPEN_TASK, content_of, find, is_own_work, own_work
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
 _MINUTE: Final = timedelta(minutes=1)
+_NAMED: Final = 20
+"""So many readings that were charted late a review names at most: a visit that is charted afterwards has hundreds."""
 
 
 async def with_stamps(change: Change, record: Record, setting: Setting) -> Resource | None:
@@ -121,16 +123,19 @@ async def review_late(change: Change, record: Record, patient: str, setting: Set
     visit = id_in(after.get("encounter"), "Encounter")
     if visit is None or _said(after, EXT_CHARTED_LATE) is None or _said(change.before or {}, EXT_CHARTED_LATE):
         return
+    if not has_code((await record.get("Encounter", visit) or {}).get("type"), VISIT_DOSING):
+        return  # nobody is watched in it
     about, name = f"Observation/{change.id}", ("late", visit)
     task = await find(record, "Task", identifier(ID_TASK, *name))
     issue = await find(record, "DetectedIssue", identifier(ID_FINDING, *name))
     if task is not None and issue is not None and task["status"] in OPEN_TASK:
-        with own_work():
-            await record.update(content_of({**issue, "implicated": [*issue["implicated"], {"reference": about}]}))
+        if len(issue["implicated"]) < _NAMED:
+            with own_work():
+                await record.update(content_of({**issue, "implicated": [*issue["implicated"], {"reference": about}]}))
         return
     text = (
         f"Charted more than {setting.alarms.late.minutes} minutes after it was taken: nobody was called by it. Look at "
-        "it, and at what else of this visit was charted late (DetectedIssue.implicated)."
+        "it, and at what else of this visit was charted late (DetectedIssue.implicated has the first)."
     )
     finding = Finding(name, patient, LATE_READING, text, (about,), visit=visit)
     await have_reviewed(record, finding, setting, again=True)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from services.sessions.feeding import clock_extension, feed_name, seconds_ahead
+from services.sessions.rules.alarms import is_graver
 from services.sessions.rules.feeds import MINUTE, by_minute, is_sample, put_in
 from services.sessions.setting import Setting
 from shared.fhir.codes import LOINC, OBSERVATION_CATEGORY, UCUM, Code
@@ -101,13 +102,13 @@ async def _feed(call: OperationCall, record: Record, setting: Setting) -> Resour
             expression=["Encounter.status"],
             source="KAP Exchange",
         )
-    found, early = [], setting.monitoring.early.share
+    found, early, now = [], setting.monitoring.early.share, setting.clock()
     by = None if device is None else str(device.get("reference"))
     for signal in signals:
         ahead = await seconds_ahead(record, visit, signal.code, signal.period, by, signal.end, setting)
         start = signal.start - timedelta(seconds=ahead)
         for minute, samples in by_minute(start, signal.apart, signal.samples, early).items():
-            found.append(await _put(record, visit, signal, device, minute, samples, ahead, setting))
+            found.append(await _put(record, visit, signal, device, minute, samples, ahead, now, setting))
     recorded = [{"name": "recorded", "valueReference": {"reference": f"Observation/{one}"}} for one in found]
     return {"resourceType": "Parameters", "parameter": recorded}
 
@@ -120,18 +121,18 @@ async def _put(
     minute: datetime,
     samples: dict[int, str],
     ahead: int,
+    now: datetime,
     setting: Setting,
 ) -> str:
-    """Put samples into the Observation of their signal and minute; return its id. Unchanged, it is not written."""
+    """Put samples into the Observation of their signal and minute; return its id. Unchanged, it is not written.
+
+    Of two samples in one place the one further beyond an alarm limit stays: clocks differ, and none is to be lost.
+    """
     by = None if device is None else str(device.get("reference"))
     name = feed_name(str(visit["id"]), signal.code, signal.period, by, minute, ahead)
     held = await find(record, "Observation", name)
-    before = "" if held is None else str(held["valueSampledData"]["data"])
-    data = put_in(before, samples)
     said = {"lowerLimit": signal.lower, "upperLimit": signal.upper}
     limits = {limit: value for limit, value in said.items() if value is not None}
-    if held is not None and data == before:
-        return str(held["id"])
     made: Resource = {
         "resourceType": "Observation",
         **({"extension": [clock_extension(ahead)]} if ahead else {}),
@@ -142,16 +143,20 @@ async def _put(
         "subject": reference("Patient", str(patient_of(visit))),
         "encounter": reference("Encounter", visit["id"]),
         "effectivePeriod": {"start": zulu(minute), "end": zulu(minute + MINUTE)},
-        "issued": zulu(setting.clock()),
+        "issued": zulu(now),
         **({} if device is None else {"device": device}),
         "valueSampledData": {
             "origin": {"value": 0, "unit": signal.unit, "system": UCUM, "code": signal.unit},
             "period": signal.period,
             **limits,
             "dimensions": 1,
-            "data": data,
         },
     }
+    before = "" if held is None else str(held["valueSampledData"]["data"])
+    data = put_in(before, samples, lambda there, new: is_graver(there, new, made, setting.alarms))
+    made["valueSampledData"]["data"] = data
+    if held is not None and data == before:
+        return str(held["id"])
     if held is None:
         return (await record.create(made)).stored.id
     grown = {**held, "issued": made["issued"], "valueSampledData": {**held["valueSampledData"], **limits, "data": data}}

@@ -142,6 +142,16 @@ def is_far_worse(called: Resource, observation: Resource, rule: str, policy: Ala
     return False
 
 
+def is_graver(sample: str, other: str, feed: Resource, policy: AlarmPolicy) -> bool:
+    """Tell whether a sample of a device's `feed` (an Observation) is further beyond an alarm limit than another."""
+
+    def alone(data: str) -> Resource:
+        return {**feed, "id": "sample", "valueSampledData": {**feed["valueSampledData"], "data": data}}
+
+    rules = {alarm.rule for alarm, _ in alarms_of(alone(sample), policy)}
+    return any(is_worse(alone(other), alone(sample), rule, policy) for rule in rules)
+
+
 def is_not_understood(observation: Resource, policy: AlarmPolicy) -> bool:
     """Tell whether an Observation gives a vital sign with an alarm limit in a form that cannot be held against it."""
     readings = readings_of(observation)

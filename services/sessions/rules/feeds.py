@@ -6,7 +6,7 @@ by its time, and a place without one says ``E``, that nothing valid was measured
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -112,14 +112,16 @@ def news_of(before: str, data: str) -> str:
     return " ".join(NOTHING if held[place : place + 1] == [one] else one for place, one in enumerate(said))
 
 
-def put_in(data: str, samples: Mapping[int, str]) -> str:
+def put_in(data: str, samples: Mapping[int, str], stays: Callable[[str, str], bool]) -> str:
     """Return a minute's data with further samples in their places.
 
-    What is measured is not taken back by nothing: a sample that says ``E`` leaves what stands in its place.
+    What is measured is not taken back by nothing: a sample that says ``E`` leaves what stands in its place. Of two that
+    come to one place the one that is held is left where it `stays` against the other.
     """
     placed = data.split()
     placed += [NOTHING] * (max(samples) + 1 - len(placed))
     for place, sample in samples.items():
-        if sample != NOTHING:
+        held = placed[place]
+        if sample not in (NOTHING, held) and (held == NOTHING or not stays(held, sample)):
             placed[place] = sample
     return " ".join(placed)

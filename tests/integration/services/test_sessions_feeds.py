@@ -237,6 +237,27 @@ async def test_a_device_whose_clock_is_wrong_alarms_as_its_samples_come_and_its_
     assert await minutes(fed) == held
 
 
+async def test_the_first_samples_of_a_device_whose_clock_is_behind_alarm_as_they_come(fed):
+    await second_by_second(fed, -timedelta(hours=1), "97 85 84")
+    (call,) = await climbing(fed)
+    assert f"The device says that it was so at {zulu(fed.clock.now - timedelta(hours=1))[:13]}" in call["description"]
+    await second_by_second(fed, -timedelta(hours=1), "84 84 84")
+    assert len(await climbing(fed)) == 1
+    assert await fed.sessions.search("DetectedIssue", code=codes.CHARTED_LATE.token()) == []
+
+
+async def test_of_two_samples_that_come_to_one_place_the_graver_stays(bedside):
+    at = bedside.clock.now.replace(second=0, microsecond=0)
+    bedside.clock.forward(minutes=1)
+    await feed(bedside, signal(at, "97 97 85", SATURATION, "%"))
+    early = at + timedelta(milliseconds=1400)
+    await feed(bedside, signal(early, "99 99", SATURATION, "%"))
+    await feed(bedside, signal(early, "84 99", SATURATION, "%"))
+    await feed(bedside, signal(at, "L", SATURATION, "%"))
+    ((_, _, data, _),) = await minutes(bedside)
+    assert data == "L 84 85"
+
+
 async def test_samples_that_were_kept_back_come_faster_than_they_were_measured_and_call_nobody(fed):
     await second_by_second(fed, timedelta(0), "97 97")
     away = fed.clock.now

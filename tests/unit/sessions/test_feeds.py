@@ -17,6 +17,11 @@ SECOND = timedelta(seconds=1)
 EARLY = Setting.of(load_policy()).monitoring.early.share
 
 
+def newest(_held, _new):
+    """Let the sample that comes last stand."""
+    return False
+
+
 def test_samples_are_parted_by_the_minute_they_were_measured_in():
     found = by_minute(NOON + timedelta(seconds=58.3), SECOND, ["71", "72", "73"], EARLY)
     assert found == {NOON: {58: "71", 59: "72"}, NOON + timedelta(minutes=1): {0: "73"}}
@@ -25,9 +30,9 @@ def test_samples_are_parted_by_the_minute_they_were_measured_in():
 @pytest.mark.parametrize("early", [0, 1, 100, 200, 499])
 def test_a_batch_whose_clock_is_a_little_early_takes_no_place_of_the_one_before(early):
     start = NOON + timedelta(seconds=50)
-    held = put_in("", by_minute(start, SECOND, ["85"], EARLY)[NOON])
+    held = put_in("", by_minute(start, SECOND, ["85"], EARLY)[NOON], newest)
     (further,) = by_minute(start + SECOND - timedelta(milliseconds=early), SECOND, ["99"], EARLY).values()
-    assert put_in(held, further).split()[-2:] == ["85", "99"]
+    assert put_in(held, further, newest).split()[-2:] == ["85", "99"]
     edge = by_minute(NOON + timedelta(seconds=60) - timedelta(milliseconds=early), SECOND, ["98", "97"], EARLY)
     assert edge == {NOON + timedelta(minutes=1): {0: "98", 1: "97"}}
 
@@ -44,7 +49,11 @@ def test_a_batch_whose_clock_is_a_little_early_takes_no_place_of_the_one_before(
     ],
 )
 def test_a_sample_stands_in_its_place_and_what_was_measured_stays(held, samples, now):
-    assert put_in(held, samples) == now
+    assert put_in(held, samples, newest) == now
+
+
+def test_of_two_samples_in_one_place_the_one_that_stays_is_left():
+    assert put_in("85 97", {0: "99", 1: "E", 2: "98"}, lambda held, new: int(held) < int(new)) == "85 97 98"
 
 
 @pytest.mark.parametrize(
@@ -63,14 +72,14 @@ def test_a_sample_is_a_number_or_one_of_the_marks(text, known):
 )
 def test_however_a_feed_is_cut_and_in_whatever_order_it_comes_it_says_the_same(samples, late, period, dice, size):
     start, apart = NOON + timedelta(milliseconds=late), timedelta(milliseconds=period)
-    whole = {minute: put_in("", placed) for minute, placed in by_minute(start, apart, samples, EARLY).items()}
+    whole = {minute: put_in("", placed, newest) for minute, placed in by_minute(start, apart, samples, EARLY).items()}
     cut = [(number, samples[number : number + size]) for number in range(0, len(samples), size)]
     cut += cut[: len(cut) // 2]  # some come twice
     dice.shuffle(cut)
     held: dict[datetime, str] = {}
     for number, part in cut:
         for minute, placed in by_minute(start + number * apart, apart, part, EARLY).items():
-            held[minute] = put_in(held.get(minute, ""), placed)
+            held[minute] = put_in(held.get(minute, ""), placed, newest)
     assert held == whole
     assert [one for minute in sorted(held) for one in held[minute].split() if one != "E"] == samples
 
