@@ -212,14 +212,14 @@ def shape(node: Any, hidden: Callable[[str], bool] | None = None, *, top: bool =
     return {name: shape(value, hidden, top=False) for name, value in node.items() if name not in left}
 
 
-def event_of(tenant: str, sequence: int, version: int, one: Resource) -> Event:
+def event_of(tenant: str, sequence: int, version: int, one: Resource, *, source: str = "sessions") -> Event:
     type_, id_ = one["resourceType"], one["id"]
     now = datetime.now(UTC).replace(microsecond=0)
     gone = isinstance(one, Gone)
     meta = {**one.get("meta", {}), "versionId": str(version), "lastUpdated": now.strftime("%Y-%m-%dT%H:%M:%S.000Z")}
     key = compartment_key(one, type_, id_)
     return Event(
-        id=f"{type_}/{id_}/{version}", source="sessions", type=type_, resource_id=id_, version=version, time=now,
+        id=f"{type_}/{id_}/{version}", source=source, type=type_, resource_id=id_, version=version, time=now,
         interaction="delete" if gone else "create" if version == 1 else "update", tenant=tenant, key=key,
         shard=shard_of(tenant, key), sequence=sequence, labels=labels_of(one),
         body=dump({"resourceType": type_, "id": id_, "meta": meta} if gone else {**one, "meta": meta}),
