@@ -5,6 +5,7 @@ Both are written in the transaction of what they are about, and found again by t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from services.sessions.setting import Setting
 from services.sessions.suicidality import is_of_risk
 from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, REVIEW, Code
 from shared.fhir.json import Resource
+from shared.fhir.kap import has_code
 from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import Priority, detected_issue, flag, identifier, task
 from shared.runtime.raising import (
@@ -29,6 +31,17 @@ from shared.runtime.record import Record
 from shared.runtime.service import Change
 
 _RAISED: Final = ("status", "code", "identifier", "subject", "period", "encounter")
+_OF_THE_SERVICE: Final = (
+    "code",
+    "encounter",
+    "executionPeriod",
+    "restriction",
+    "businessStatus",
+    "identifier",
+    "output",
+    "focus",
+)
+"""Elements that only the service sets of a Task which it ends itself."""
 WITHDRAWN: Final = "entered-in-error"
 """Status of a DetectedIssue that says what was never so."""
 
@@ -126,6 +139,29 @@ async def lower_flag(change: Change, record: Record, setting: Setting) -> None:
     for name in after.get("identifier", []):
         if name.get("system") == ID_TASK and not is_of_risk(name["value"]):
             await close_flag(record, {"system": ID_FLAG, "value": name["value"]}, setting.clock())
+
+
+def keep_by_hand(change: Change, code: Iterable[Code], instead: str) -> None:
+    """Refuse to end, move or delete by hand an open Task of one of these codes, which the service ends itself.
+
+    Raises:
+        Unprocessable: T-KEEP; `instead` says what ends it.
+
+    """
+    before, after = change.before, change.after
+    if is_own_work() or before is None or before["status"] not in OPEN_TASK:
+        return
+    if not any(has_code(before.get("code"), one) for one in code):
+        return
+    same = after is not None and all(before.get(name) == after.get(name) for name in _OF_THE_SERVICE)
+    if after is None or not same or after["status"] not in OPEN_TASK:
+        raise Unprocessable(
+            f"{instead} You may take it, and add a note.",
+            code="business-rule",
+            expression=["Task.status"],
+            rule="T-KEEP",
+            source="KAP Exchange",
+        )
 
 
 async def keep_flag(change: Change, record: Record) -> None:

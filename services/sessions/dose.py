@@ -7,8 +7,9 @@ from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 
 from services.sessions.calling import Finding, have_reviewed
+from services.sessions.deciding import decisions_of
 from services.sessions.drugs import drug_at_worst, gated_drug, is_unheard_of
-from services.sessions.gathering import asked_of, decisions_of, enrolment_of, holds_of, places_of, risk_flags
+from services.sessions.gathering import asked_of, enrolment_of, holds_of, places_of, risk_flags
 from services.sessions.leaving import judge_home
 from services.sessions.lots import batch_of
 from services.sessions.past_gate import raise_past_gate
@@ -41,7 +42,7 @@ from services.sessions.rules.gate import Batch, Situation, gate, news_check
 from services.sessions.rules.infusions import gives_more, may_be_slower
 from services.sessions.rules.monitoring import implausible
 from services.sessions.rules.readings import readings_of
-from services.sessions.rules.series import Before, series_checks
+from services.sessions.rules.series import SERIES_RULES, Before, series_checks
 from services.sessions.setting import Setting
 from services.sessions.steps import siblings_of, steps_among, whole_of
 from shared.fhir.codes import DRUG_NOT_KNOWN, SNOMED, VISIT_DOSING, WEIGHT
@@ -128,7 +129,8 @@ async def known_of(record: Record, dose: Resource, start: datetime, drug: Drug, 
     weights = await weights_of(record, patient, setting, zone)
     kilograms = newest_weight(weights, start, setting.dosing.weight_age.days, zone)
     order = await record.as_written(fitting[-1], "authoredOn") if fitting else None
-    others = await _other_doses(record, dose, kilograms, setting)
+    on_series = any(one.rule in SERIES_RULES for one in situation.decisions)
+    others = await _other_doses(record, dose, kilograms, setting, dated=on_series)
     plans = [one for one in await record.search("CarePlan", about) if not comes_from_elsewhere(one)]
     before = Before(start, drug, route, zone, others, visit_id, order, plans, situation.at_home)
     amounts = Amounts(
@@ -198,8 +200,10 @@ def _weight_ordered(weights: list[Weighed], order: Resource, setting: Setting, z
     return newest_weight(weights, written, setting.dosing.weight_age.days, zone)
 
 
-async def _other_doses(record: Record, dose: Resource, kilograms: Decimal | None, setting: Setting) -> list[Dose]:
-    """Return the patient's other doses of the two drugs, oldest first."""
+async def _other_doses(
+    record: Record, dose: Resource, kilograms: Decimal | None, setting: Setting, *, dated: bool
+) -> list[Dose]:
+    """Return the patient's other doses of the two drugs, oldest first; `dated`: with when they were put on record."""
     found = []
     held = await record.search("MedicationAdministration", {"patient": f"Patient/{patient_of(dose)}"})
     steps = {one.get("id") for one in await steps_among(record, held, setting, last=dose)}
@@ -209,6 +213,9 @@ async def _other_doses(record: Record, dose: Resource, kilograms: Decimal | None
         if (await drug_at_worst(record, one, setting))[0] is not None:
             latest = latest_start(one, setting.clock()) if is_vague(one) else None
             counted = replace(as_dose(one, kilograms), latest=latest)
+            if dated:
+                known = moment(((await record.as_written(one)).get("meta") or {}).get("lastUpdated"))
+                counted = replace(counted, known=known)
             found.append(replace(counted, milligrams=None) if one["status"] == UNSURE else counted)
     return found
 

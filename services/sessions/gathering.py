@@ -1,35 +1,24 @@
-"""What is gathered for the gate besides readings and amounts: answers, decisions, flags for suicidality, the REMS."""
+"""What is gathered for the gate besides readings and amounts: answers, holds, flags for suicidality, the REMS."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from services.sessions.rules.answers import Asked, Enrolment, answers_in
-from services.sessions.rules.checks import Check, Decision
-from services.sessions.rules.decisions import against_deciding
-from services.sessions.rules.gate import NEWS
 from services.sessions.setting import Setting
 from shared.fhir.codes import (
-    DECISION_NEEDED,
     EXT_HOLD_BEFORE,
-    ID_FINDING,
     ID_REMS_PATIENT,
     ID_REMS_SITE,
     KAP,
     PRE_DOSE_QUESTIONNAIRE,
     PROCEED,
-    RULE,
     SNOMED,
 )
-from shared.fhir.dates import period_interval, zulu
-from shared.fhir.freshness import as_words
+from shared.fhir.dates import period_interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, has_code, id_in, moment, patient_of
-from shared.fhir.outcome import Issue, Unprocessable
-from shared.fhir.raised import detected_issue, identifier
 from shared.fhir.zones import interval_in
-from shared.runtime.raising import find, is_own_work, keep
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 
@@ -80,175 +69,6 @@ async def answers_of(
         if (earliest is None or earliest <= when) and when <= latest and (newest is None or newest.when <= when):
             newest = Asked(f"QuestionnaireResponse/{one['id']}", when, answers_in(one))
     return newest
-
-
-def decision_name(visit: str, rule: str) -> tuple[str, str, str]:
-    """Return what names the DetectedIssue on which a prescriber decides about a rule in a visit."""
-    return ("gate", visit, rule)
-
-
-async def decisions_of(record: Record, visit: str, setting: Setting) -> list[Decision]:
-    """Return the documented decisions to proceed in a visit that stand: a prescriber's; of news, a professional's.
-
-    They are on what the gate asked, and on nothing that somebody else wrote. None can be made ahead of time: one that
-    is dated later than it was written is as old as that.
-    """
-    found: list[Decision] = []
-    now = setting.clock()
-    for issue in await record.search("DetectedIssue", {"implicated": f"Encounter/{visit}"}):
-        if issue.get("status") != "final" or not has_code(issue.get("code"), DECISION_NEEDED):
-            continue
-        for made in issue.get("mitigation", []):
-            signed = any(id_in(made.get("author"), type_) for type_ in ("Practitioner", "PractitionerRole"))
-            if has_code(made.get("action"), PROCEED) and signed and "date" in made:
-                written = (issue.get("meta") or {}).get("lastUpdated")
-                when = min(moment(made["date"]), moment(written), now)
-                prescribes = await _prescribes(record, made["author"], when, setting)
-                found.extend(
-                    Decision(rule, when, f"DetectedIssue/{issue['id']}")
-                    for rule in codes_of(issue["code"], RULE)
-                    if (prescribes or rule == NEWS) and _is_named(issue, decision_name(visit, rule))
-                )
-    return found
-
-
-def _is_named(issue: Resource, name: tuple[str, str, str]) -> bool:
-    own = identifier(ID_FINDING, *name)
-    return any(
-        one.get("system") == own["system"] and one.get("value") == own["value"] for one in issue.get("identifier", [])
-    )
-
-
-async def _prescribes(record: Record, author: Resource, when: datetime, setting: Setting) -> bool:
-    """Tell whether somebody has a role at a time that prescribes; a Practitioner is told by his PractitionerRoles."""
-    named, person = id_in(author, "PractitionerRole"), id_in(author, "Practitioner")
-    roles = [] if named is None else [await record.get("PractitionerRole", named)]
-    if person is not None:
-        roles.extend(await record.search("PractitionerRole", {"practitioner": f"Practitioner/{person}"}))
-    return any(
-        role is not None
-        and role.get("active") is not False
-        and set(codes_of(role.get("code"), KAP)).intersection(setting.series.prescriber.roles)
-        and ((period := period_interval(role.get("period", {}))) is None or period[0] <= when < period[1])
-        for role in roles
-    )
-
-
-async def guard_decision(change: Change, record: Record, setting: Setting) -> None:
-    """Guard of DetectedIssue: a decision is a prescriber's own, says why, and is dated when it is made.
-
-    One that were dated ahead would cover what is measured after it. What the gate asks has a name of the gate's own,
-    and a client gives it to nothing: only what was asked can be decided.
-
-    Raises:
-        Unprocessable: E-OVERRIDE, G-TIME, T-NAME.
-
-    """
-    after = change.after or {}
-    if is_own_work() or not has_code(after.get("code"), DECISION_NEEDED):
-        return
-    held = (change.before or {}).get("identifier", [])
-    if any(one.get("system") == ID_FINDING and one not in held for one in after.get("identifier", [])):
-        raise Unprocessable(
-            f"Nothing but what the gate asks has an identifier of {ID_FINDING}: leave it out. What is to be decided, "
-            "$pre-dose-gate names (decision).",
-            code="business-rule",
-            expression=["DetectedIssue.identifier"],
-            rule="T-NAME",
-            source="KAP Exchange",
-        )
-    latest = setting.clock() + timedelta(minutes=setting.gate.ahead.minutes)
-    issues: list[Issue] = []
-    for made in after.get("mitigation", []):
-        if "date" in made and moment(made["date"]) > latest:
-            issues.append(
-                Issue(
-                    f"A decision is dated when it is made: {made['date']} is still to come.",
-                    code="business-rule",
-                    expression=("DetectedIssue.mitigation.date",),
-                    rule="G-TIME",
-                    source=setting.gate.ahead.source,
-                )
-            )
-        if has_code(made.get("action"), PROCEED) and made not in (change.before or {}).get("mitigation", []):
-            author = await _person(record, made.get("author"))
-            user = None if record.user is None else await _person(record, {"reference": record.user}) or record.user
-            issues.extend(against_deciding(made, author, user, setting.series.prescriber.source))
-    if issues:
-        raise Unprocessable(issues)
-
-
-async def _person(record: Record, author: Resource | None) -> str | None:
-    """Return the ``Practitioner/id`` of an author, a PractitionerRole's too; None where it is not known whose it is."""
-    person, role = id_in(author, "Practitioner"), id_in(author, "PractitionerRole")
-    if role is not None:
-        person = id_in((await record.get("PractitionerRole", role) or {}).get("practitioner"), "Practitioner")
-    return None if person is None else f"Practitioner/{person}"
-
-
-async def ask_for_decisions(
-    record: Record, visit: str, patient: str, checks: Iterable[Check], now: datetime, setting: Setting
-) -> dict[str, str]:
-    """Keep a DetectedIssue for each closed check on which a prescriber may decide; return its reference by rule."""
-    asked: dict[str, str] = {}
-    for check in checks:
-        if not (check.closes and check.decidable) or check.rule in asked:
-            continue
-        name = decision_name(visit, check.rule)
-        held = await find(record, "DetectedIssue", identifier(ID_FINDING, *name))
-        if held is None:
-            held = await keep(
-                record,
-                detected_issue(
-                    name,
-                    patient=patient,
-                    code=DECISION_NEEDED,
-                    rules=[check.rule],
-                    severity="high",
-                    detail=f"{check.text} A prescriber may decide: mitigation with action proceed, date and author.",
-                    now=now,
-                    implicated=[f"Encounter/{visit}", *check.evidence],
-                    policy=setting.version,
-                ),
-            )
-        asked[check.rule] = f"DetectedIssue/{held['id']}"
-    return asked
-
-
-async def confirm_news(record: Record, visit: str, patient: str, by: Resource, setting: Setting) -> None:
-    """Document that a person confirms what could not be known here: consent and order stand.
-
-    It is kept as the decision on the rule in this visit, and counts for as long as the policy says. Where nothing is
-    missing, nothing is kept: nobody was asked.
-
-    Raises:
-        Unprocessable: it is not said by a Practitioner.
-
-    """
-    unheard = as_words(await record.unheard(setting.knowledge.dose, f"Patient/{patient}"))
-    if not unheard:
-        return
-    if not any(id_in(by, type_) for type_ in ("Practitioner", "PractitionerRole")):
-        raise Unprocessable(
-            "confirmedBy names the Practitioner or PractitionerRole who confirms that consent and order stand.",
-            expression=["Parameters.parameter"],
-            rule=NEWS,
-            source=setting.knowledge.dose.source,
-        )
-    now = setting.clock()
-    issue = detected_issue(
-        decision_name(visit, NEWS),
-        patient=patient,
-        code=DECISION_NEEDED,
-        rules=[NEWS],
-        severity="high",
-        detail=f"Consent and order were confirmed by a person before a dose. Not heard: {unheard}.",
-        now=now,
-        implicated=[f"Encounter/{visit}"],
-        policy=setting.version,
-    )
-    issue["mitigation"] = [{"action": PROCEED.concept(), "date": zulu(now), "author": by}]
-    await keep(record, issue)
 
 
 async def holds_of(record: Record, patient: str | None) -> list[str]:

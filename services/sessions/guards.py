@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from services.sessions.alarming import guard_reading, join_treatment
 from services.sessions.calling import keep_flag, lower_flag
+from services.sessions.deciding import guard_decision
 from services.sessions.dose import ask_which, guard_dose
 from services.sessions.events import guard_event
 from services.sessions.feeding import end_silence, guard_silence
-from services.sessions.gathering import guard_decision
 from services.sessions.ground import judge_again
 from services.sessions.leaving import guard_leaving, judge_home
-from services.sessions.ledger import guard_booking
+from services.sessions.ledger import guard_booking, keep_booking
 from services.sessions.monitoring_form import fill_after_the_end, fill_at_the_end, note_submission, with_submission
 from services.sessions.operations.summary import ask_for_amendment, keep_signed
 from services.sessions.rules.readings import measures_anew
@@ -85,6 +85,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
 
     async def task(change: Change, record: Record) -> None:
         await keep_due(change)
+        await keep_booking(change)
         await lower_flag(change, record, setting)
         await note_submission(change, record, setting)
 

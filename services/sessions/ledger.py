@@ -12,6 +12,7 @@ from decimal import Decimal
 from math import ceil, floor
 from typing import Final
 
+from services.sessions.calling import keep_by_hand
 from services.sessions.dose import weight_of
 from services.sessions.drugs import drug_at_worst
 from services.sessions.rules.amounts import quantity_of
@@ -92,6 +93,21 @@ async def guard_booking(change: Change, record: Record, setting: Setting) -> Non
         await _ask_why(change, patient, visit_id, record, setting)
     if given_out(after) or after.get("status") in OFF:
         await settle(record, {**after, "id": change.id}, setting)
+
+
+async def keep_booking(change: Change) -> None:
+    """Guard of Task: what was given is booked out by the ledger, which ends the Task for it.
+
+    Raises:
+        Unprocessable: it would be ended, moved or removed by hand, and nobody would find out what became of the drug.
+
+    """
+    keep_by_hand(
+        change,
+        (BOOK_SUBSTANCE,),
+        "A dose is booked out of its vial by the ledger, which ends this Task: $substance-book, kind administer. If it "
+        "was not given, correct the dose. What the ledger does not hold in time is investigated.",
+    )
 
 
 async def settle(record: Record, resource: Resource, setting: Setting) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.sessions.calling import Finding, call, have_reviewed
+from services.sessions.calling import Finding, call, have_reviewed, keep_by_hand
 from services.sessions.charted import charted_between
 from services.sessions.rules.claims import COUNTED
 from services.sessions.rules.infusions import parent_id
@@ -32,10 +32,9 @@ from shared.fhir.codes import DUE_AT_BEDSIDE, ID_TASK, KAP, PRESSURE_AGAIN, RATI
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, effective_start, id_in, moment, patient_of
-from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import identifier, task
 from shared.runtime.escalation import is_acknowledged
-from shared.runtime.raising import OPEN_TASK, close_task, content_of, is_own_work, own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, close_task, content_of, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 from shared.runtime.timers import Round, Timer
@@ -48,17 +47,6 @@ _TOKENS: Final = ",".join(one.token() for one in DUE_AT_BEDSIDE)
 _OPEN: Final = ",".join(sorted(OPEN_TASK))
 NAMED: Final = ("CodeableConcept", "Reference")
 _SECOND: Final = timedelta(seconds=1)
-_OURS: Final = (
-    "code",
-    "encounter",
-    "executionPeriod",
-    "restriction",
-    "businessStatus",
-    "identifier",
-    "output",
-    "focus",
-)
-"""Elements of a Task for what is due that only the service sets."""
 _TIMES: Final = ("executionPeriod", "restriction", "lastModified")
 
 
@@ -336,27 +324,18 @@ async def _cancel(record: Record, found: Iterable[Resource], now: datetime, why:
 
 
 async def keep_due(change: Change) -> None:
-    """Guard of Task: what is due at a bedside is ended by what is charted; a person takes it, and may say something.
+    """Guard of Task: what is due at a bedside is ended by what is charted.
 
     Raises:
         Unprocessable: it would be ended, moved or removed by hand, and nobody would be called where it is missed.
 
     """
-    before, after = change.before, change.after
-    if is_own_work() or before is None or not set(codes_of(before.get("code"), KAP)).intersection(_CODES):
-        return
-    if before["status"] not in OPEN_TASK:
-        return
-    same = after is not None and all(before.get(name) == after.get(name) for name in _OURS)
-    if after is None or not same or after["status"] not in OPEN_TASK:
-        raise Unprocessable(
-            "What is due at a bedside is ended by what is charted, and neither moved nor removed by hand. Chart it; "
-            "of what cannot be measured tell whoever is called when it is missed. You may take it, and add a note.",
-            code="business-rule",
-            expression=["Task.status"],
-            rule="T-KEEP",
-            source="KAP Exchange",
-        )
+    keep_by_hand(
+        change,
+        DUE_AT_BEDSIDE,
+        "What is due at a bedside is ended by what is charted, and neither moved nor removed by hand. Chart it; of "
+        "what cannot be measured tell whoever is called when it is missed.",
+    )
 
 
 def timer(setting: Setting) -> Timer:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from services.sessions.deciding import ask_for_decisions, confirm_news
 from services.sessions.dose import known_of
-from services.sessions.gathering import ask_for_decisions, confirm_news
 from services.sessions.operations.parameters import given_in, moment_in
 from services.sessions.rules.checks import Check, issues_of
 from services.sessions.rules.claims import COUNTED, begins_ahead, is_sent_again, is_the_same

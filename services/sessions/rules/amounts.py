@@ -72,7 +72,8 @@ class DosingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Dose:
     """A dose as recorded: where, when, on which order, in which visit, and how much (None: not known).
 
-    `latest`: when it began at the latest, where no more than the day, month or year is said.
+    `latest`: when it began at the latest, where no more than the day, month or year is said. `known`: since when it is
+    on record as it stands.
     """
 
     reference: str
@@ -81,6 +82,7 @@ class Dose:
     visit: str | None
     milligrams: Decimal | None
     latest: datetime | None = None
+    known: datetime = MIN_INSTANT
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from shared.fhir.dates import MAX_INSTANT
 from shared.fhir.outcome import Issue
 
 Needed: TypeAlias = Literal["always", "clinic", "never"]
@@ -47,11 +48,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A prescriber's documented decision to proceed in this visit: on which rule, and when."""
+    """A prescriber's documented decision to proceed in this visit: on which rule, and when.
+
+    `written`: since when it is on record.
+    """
 
     rule: str
     when: datetime
     reference: str
+    written: datetime = MAX_INSTANT
 
 
 def issues_of(checks: Sequence[Check]) -> list[Issue]:

@@ -6,19 +6,24 @@ How many and how far apart: the order (`timing.repeat.count`, else as the plan),
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from typing import Final
 
 import msgspec
 
 from services.sessions.rules.amounts import Dose
 from services.sessions.rules.checks import Check, Decision, Verdict
 from shared.fhir.cited import Cited
+from shared.fhir.dates import MIN_INSTANT
 from shared.fhir.json import Resource
 from shared.fhir.kap import Drug, moment
 from shared.fhir.series import Planned, Series, created, plan_for, sessions_for
 from shared.fhir.zones import day_at
+
+SERIES_RULES: Final = frozenset(("G-SERIES", "G-SPACING"))
+"""The rules of `series_checks` on which a prescriber may decide."""
 
 
 class Prescribing(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,7 +158,7 @@ def _planned(before: Before, planned: Planned, cited: Cited, decisions: Sequence
         source=cited.source,
         said=(f"{had} held", f"{sessions} planned"),
         evidence=(f"CarePlan/{plan['id']}",),
-        decisions=decisions,
+        decisions=_since(decisions, given, before.start),
         decidable=True,
     )
 
@@ -167,6 +172,7 @@ def _spaced(before: Before, series: Series, planned: int, decisions: Sequence[De
     ]
     near = min(days, key=lambda one: one[0], default=None)
     unknown = tuple(one.reference for one in others if one.when is None)
+    close = [one for many, one in days if many < apart] + [one for one in others if one.when is None]
     text = f"when {', '.join(unknown)} was given is not known. Record it, or have a prescriber decide."
     if near is not None and near[0] < apart:
         whose = "the plan has" if planned > series.least_days else "by this route there are"
@@ -182,9 +188,15 @@ def _spaced(before: Before, series: Series, planned: int, decisions: Sequence[De
         source=series.source,
         said=(None if near is None else f"{near[0]} d", f"at least {apart} d"),
         evidence=unknown if near is None or near[0] >= apart else (near[1].reference,),
-        decisions=decisions,
+        decisions=_since(decisions, close, before.start),
         decidable=True,
     )
+
+
+def _since(decisions: Sequence[Decision], doses: Iterable[Dose], start: datetime) -> list[Decision]:
+    """Return the decisions that were made when all the doses before this one were on record that they are about."""
+    known = max((one.known for one in doses if one.when is None or one.when <= start), default=MIN_INSTANT)
+    return [one for one in decisions if one.written >= known]
 
 
 def _check(

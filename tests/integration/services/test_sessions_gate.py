@@ -15,7 +15,7 @@ from shared.fhir.dates import zulu
 from shared.fhir.kap import PlannedDose
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from tests.integration.services.bedside import Bedside, rules_of
-from tests.integration.services.course import about, appointment, milligrams, role_of, weight
+from tests.integration.services.course import about, appointment, milligrams, practitioner, role_of, weight
 from tests.unit.intake.test_orders import SETTING
 
 ESKETAMINE = codes.Code(codes.RXNORM, "2201623", "esketamine nasal spray")
@@ -38,9 +38,14 @@ async def look(bedside, **more):
     return answer["parameter"][0]["valueBoolean"], checks
 
 
-async def decide(bedside, reference, **more):
-    doctor = {"resourceType": "Practitioner", "id": "prescriber"}
+async def licensed(bedside, **more):
+    """Have sessions know the prescriber, with his role and his licence."""
+    doctor = await bedside.tell("intake", {**practitioner(), "id": "prescriber", **more})
     await bedside.tell("intake", {**role_of(doctor), "id": "prescriber-role"})
+
+
+async def decide(bedside, reference, **more):
+    await licensed(bedside)
     issue = await bedside.sessions.get("DetectedIssue", reference["reference"].partition("/")[2])
     made = {
         "action": codes.PROCEED.concept(text="Weighed with the patient."),
@@ -78,7 +83,9 @@ async def test_a_hold_opens_after_two_repeats_by_a_prescriber_s_documented_decis
     assert opens is False
     issue = checks["G-BP-HOLD"]["decision"]
     for author in ({"display": "somebody"}, {"reference": "Practitioner/nurse"}):
-        await decide(bedside, issue, author=author)
+        with pytest.raises(Unprocessable) as refused:
+            await decide(bedside, issue, author=author)
+        assert rules_of(refused) == {"E-OVERRIDE"}
         assert (await look(bedside))[0] is False
     await decide(bedside, issue)
     opens, checks = await look(bedside)
@@ -299,6 +306,26 @@ async def test_no_more_sessions_than_the_order_is_for_and_none_sooner_than_the_p
     assert rules_of(error) == {"G-SERIES"}
 
 
+async def test_a_decision_on_the_days_between_sessions_covers_no_dose_that_is_put_on_record_after_it(bedside):
+    await bedside.chart()
+    await bedside.start()
+    await next_visit(bedside, days=1)
+    _, checks = await look(bedside)
+    issue = await decide(bedside, checks["G-SPACING"]["decision"])
+    assert (await look(bedside))[1]["G-SPACING"]["verdict"] == "decided"
+    yesterday = bedside.dose(20, "completed", minutes=60 * 20)
+    del yesterday["context"]
+    await bedside.sessions.create(yesterday)
+    assert (await look(bedside))[1]["G-SPACING"]["verdict"] == "closed"
+    held = await bedside.sessions.get("DetectedIssue", issue["id"])
+    await bedside.sessions.update({**held, "evidence": [{"detail": [about(bedside.visit)]}]})  # makes it no newer
+    assert (await look(bedside))[1]["G-SPACING"]["verdict"] == "closed"
+    (made,) = held["mitigation"]
+    anew = {**made, "action": codes.PROCEED.concept(text="With the dose of yesterday weighed, too.")}
+    await bedside.sessions.update({**held, "mitigation": [made, anew]})
+    assert (await look(bedside))[1]["G-SPACING"]["verdict"] == "decided"
+
+
 async def test_who_weighs_a_fifth_less_than_when_it_was_ordered_is_asked_about(bedside):
     thin = {**weight(bedside.who, 56), "effectiveDateTime": zulu(bedside.clock.now)}
     await bedside.tell("intake", thin)
@@ -322,16 +349,24 @@ async def test_only_what_the_gate_asked_is_decided_by_its_prescriber_himself_and
     issue = await bedside.sessions.get("DetectedIssue", reference["reference"].partition("/")[2])
     made = {"date": zulu(bedside.clock.now), "author": {"reference": "Practitioner/prescriber"}}
     named = {**made, "action": codes.PROCEED.concept(text="Weighed with the patient.")}
-    for wrong, user in (
-        ({**made, "action": codes.PROCEED.concept()}, None),
-        (named, "Practitioner/nurse"),
-        ({**named, "author": {"reference": "PractitionerRole/prescriber-role"}}, "Practitioner/nurse"),
+    undated = {name: value for name, value in named.items() if name != "date"}
+    by_role = {**named, "author": {"reference": "PractitionerRole/prescriber-role"}}
+    lapsed = {"qualification": [{"code": {"text": "MD"}, "period": {"start": "2020-01-01", "end": "2026-10-31"}}]}
+    for wrong, who, more in (
+        ({**made, "action": codes.PROCEED.concept()}, {}, {}),
+        (undated, {}, {}),
+        (named, {"user": "Practitioner/nurse"}, {}),
+        (by_role, {"user": "Practitioner/nurse"}, {}),
+        (named, {"client": "a-program"}, {}),
+        (named, {}, lapsed),
+        (by_role, {}, {"qualification": []}),
+        (named, {}, {"active": False}),
     ):
-        doctor = {"resourceType": "Practitioner", "id": "prescriber"}
-        await bedside.tell("intake", {**role_of(doctor), "id": "prescriber-role"})
+        await licensed(bedside, **more)
         with pytest.raises(Unprocessable) as refused:
-            await bedside.sessions.update({**issue, "mitigation": [wrong]}, user=user)
+            await bedside.sessions.update({**issue, "mitigation": [wrong]}, **who)
         assert rules_of(refused) == {"E-OVERRIDE"}
+    await licensed(bedside)
     content = {name: value for name, value in issue.items() if name not in ("id", "meta")}
     with pytest.raises(Unprocessable) as refused:
         await bedside.sessions.create({**content, "mitigation": [named]})

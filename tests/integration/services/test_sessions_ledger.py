@@ -52,6 +52,28 @@ async def test_a_dose_that_nobody_books_is_investigated_once_after_its_time(beds
     assert "the ledger does not hold it" in asked["description"]
 
 
+async def test_nobody_ticks_off_the_booking_of_a_dose_and_it_is_investigated_all_the_same(bedside):
+    await given_dose(bedside)
+    (due,) = await bookings(bedside)
+    nurse = {"owner": {"reference": "Practitioner/nurse"}}
+    later = {**due["restriction"], "period": {"end": "2031-01-01T00:00:00Z"}}
+    for by_hand in (
+        {"status": "completed", **nurse},
+        {"status": "cancelled", **nurse},
+        {"restriction": later},
+        {"businessStatus": {"text": "overdue"}},
+    ):
+        with pytest.raises(Unprocessable) as refused:
+            await bedside.sessions.update({**due, **by_hand})
+        assert rules_of(refused) == {"T-KEEP"}
+    with pytest.raises(Unprocessable):
+        await bedside.sessions.delete(due)
+    taken = await bedside.sessions.update({**due, "status": "in-progress", **nurse, "note": [{"text": "I book it."}]})
+    assert taken["status"] == "in-progress"
+    await pass_time(bedside, 61)
+    assert len(await investigations(bedside)) == 1
+
+
 async def test_a_drug_that_is_known_only_later_as_another_is_not_watched_and_not_booked(bedside):
     await bedside.chart()
     unnamed = {key: value for key, value in bedside.dose(4, "completed").items() if key != "medicationCodeableConcept"}

@@ -26,12 +26,12 @@ from services.sessions.rules.amounts import Dose
 from services.sessions.rules.answers import NOT_ENROLLED, Asked
 from services.sessions.rules.checks import Decision, issues_of
 from services.sessions.rules.claims import begins_ahead, is_sent_again
-from services.sessions.rules.decisions import against_deciding
+from services.sessions.rules.decisions import Decider, against_deciding, lacks_to_decide
 from services.sessions.rules.gate import Batch, gate, news_check
 from services.sessions.rules.leaving import Leaving, against_going_home
 from services.sessions.rules.monitoring import implausible, is_missed
 from services.sessions.rules.psychotherapy import code_of, has_begun, is_unmade, lacking, technique_concept
-from services.sessions.rules.series import Before, series_checks
+from services.sessions.rules.series import SERIES_RULES, Before, series_checks
 from services.sessions.rules.substances import against
 from services.sessions.rules.summary import is_tampered_with
 from services.sessions.rules.visits import is_of_another
@@ -158,9 +158,21 @@ def sent(seconds: float | None = 0, amount: float = 70, **more: Any) -> Callable
     return lambda: {"G-AGAIN"} if again else set()
 
 
-def decides(author: str | None, user: str | None, why: str = "Weighed.") -> Callable[[], set[str]]:
-    found = [str(one.rule) for one in against_deciding({"action": {"text": why}}, author, user, "")]
+def decides(
+    author: str | None, user: str | None, why: str = "Weighed.", client: str | None = None, date: str | None = "2026"
+) -> Callable[[], set[str]]:
+    made = {"action": {"text": why}, **({} if date is None else {"date": date})}
+    found = [str(one.rule) for one in against_deciding(made, author, user, client, "")]
     return lambda: set(found)
+
+
+def may_decide(until: str | None = "2026-11-22", role: str = "prescriber", **person: Any) -> Callable[[], set[str]]:
+    """Let somebody decide at NOW whose licence ends on a day; None: the licence does not say from when to when."""
+    licence = {} if until is None else {"period": {"start": "2020-01-01", "end": until}}
+    roles = [{"code": [codes.Code(codes.KAP, role).concept()], "period": {"start": "2020-01-01"}}]
+    who = Decider("Practitioner/d", {"qualification": [licence], **person}, roles)
+    lacking = lacks_to_decide(who, SETTING.series.prescriber.roles, NOW)
+    return lambda: {"E-OVERRIDE"} if lacking else set()
 
 
 AHEAD = POLICY.ahead.minutes
@@ -172,7 +184,15 @@ GATE: dict[str, list[Case]] = {
         Case("positive", "a nurse for a prescriber", decides("Practitioner/doctor", "Practitioner/nurse"), True),
         Case("positive", "without a reason", decides("Practitioner/doctor", "Practitioner/doctor", ""), True),
         Case("negative", "his own", decides("Practitioner/doctor", "Practitioner/doctor"), False),
-        Case("boundary", "a program, for whom nobody is logged in", decides("Practitioner/doctor", None), False),
+        Case("positive", "without its time", decides("Practitioner/doctor", "Practitioner/doctor", date=None), True),
+        Case("positive", "a program by its token", decides("Practitioner/doctor", None, client="a-program"), True),
+        Case("positive", "whose licence ended yesterday", may_decide("2026-11-21"), True),
+        Case("positive", "who is a nurse", may_decide(role="monitor-nurse"), True),
+        Case("positive", "who left the clinic", may_decide(active=False), True),
+        Case("negative", "a prescriber with his licence", may_decide("2035-12-31"), False),
+        Case("boundary", "on the last day of his licence", may_decide("2026-11-22"), False),
+        Case("not known", "until when his licence is valid", may_decide(None), True),
+        Case("boundary", "where no token is asked for", decides("Practitioner/doctor", None), False),
         Case("boundary", "a reason of blanks", decides("Practitioner/doctor", None, "  "), True),
         Case("not known", "whose it is: it opens nothing", decides(None, "Practitioner/nurse"), False),
     ],
@@ -449,6 +469,13 @@ def sessions_ordered(count: int | None) -> dict[str, Any]:
     return {"id": "o", "authoredOn": "2026-10-01", "dosageInstruction": [{"route": {}, **repeat}]}
 
 
+def decided_before(*doses: Dose, rule: str, minutes: float) -> Any:
+    """Return which rules close the gate where somebody decided on a rule so many minutes before a dose was known."""
+    before = Before(NOW, "ketamine", IM, doses=doses, visit="v", order=sessions_ordered(99), plans=[plan(1)])
+    made = [Decision(one, NOW, "DetectedIssue/1", NOW - timedelta(minutes=minutes)) for one in SERIES_RULES]
+    return lambda: {one.rule for one in series_checks(before, SETTING.series, made) if one.closes and one.rule == rule}
+
+
 def in_series(*doses: Dose, order: Any = None, plans: Any = (), minutes: float | None = None, **more: Any) -> Any:
     """Return which rules close the gate to a dose into a muscle after others; `minutes`: since somebody decided."""
     ordered = sessions_ordered(99) if order is None else order
@@ -464,6 +491,9 @@ def at_home(drug: str = "ketamine", route: str | None = "37839007", *, home: boo
 LATE = datetime(2026, 11, 23, 4, tzinfo=UTC)
 """A Monday in UTC, and still the Sunday in New York."""
 NEW_YORK = ZoneInfo("America/New_York")
+KNOWN = replace(other(1), known=NOW)
+"""A dose of yesterday that is put on record now."""
+AFTER = replace(KNOWN, when=NOW + timedelta(hours=1))
 SERIES: dict[str, list[Case]] = {
     "G-SERIES": [
         Case("positive", "a second session on an order for one", in_series(other(7), order=sessions_ordered(1)), True),
@@ -476,6 +506,8 @@ SERIES: dict[str, list[Case]] = {
         Case("boundary", "two doses of one session", in_series(other(7), other(7), plans=[plan(2)]), False),
         Case("boundary", "held before the plan was made", in_series(other(40), plans=[plan(1)]), False),
         Case("boundary", "a prescriber decided on the plan", in_series(other(8), plans=[plan(1)], minutes=1), False),
+        Case("positive", "decided before another was known", decided_before(KNOWN, rule="G-SERIES", minutes=1), True),
+        Case("boundary", "decided when it was known", decided_before(KNOWN, rule="G-SERIES", minutes=0), False),
         Case("boundary", "he orders, rather", in_series(other(8), order=sessions_ordered(1), minutes=1), True),
         Case(
             "not known", "an order without a number is for one", in_series(other(7), order=sessions_ordered(None)), True
@@ -513,6 +545,9 @@ SERIES: dict[str, list[Case]] = {
             True,
         ),
         Case("boundary", "a prescriber decided", in_series(other(1), minutes=1), False),
+        Case("positive", "decided before another was known", decided_before(KNOWN, rule="G-SPACING", minutes=1), True),
+        Case("boundary", "decided when it was known", decided_before(KNOWN, rule="G-SPACING", minutes=0), False),
+        Case("boundary", "one after it", decided_before(AFTER, rule="G-SPACING", minutes=1), False),
         Case("not known", "when the last was", in_series(other(1, when=None)), True),
         Case("not known", "whose session it was", in_series(other(0, visit=None)), True),
     ],
