@@ -16,6 +16,9 @@ FAST = ["tests/unit", "tests/architecture"]
 EVERY_CORE = ["-n", "auto"]
 """Unit tests share nothing, so each core takes a part of them."""
 
+TWO_AT_ONCE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+"""Everything: two processes, each with a PostgreSQL and a Kafka of its own, take a file at a time, the long ones first."""
+
 FEWER_EXAMPLES = ["--hypothesis-profile=fast"]
 """Of each property a quarter of the examples that are tried at a merge (`tests/conftest.py`)."""
 
@@ -50,4 +53,6 @@ def arguments(given: Sequence[str], *, fast: bool, full: bool) -> list[str]:
             given[place] = f"({given[place]}) and not slow"
     chosen = [] if full or "-m" in given else ["-m", "not slow"]
     named = any(not argument.startswith("-") and (ROOT / argument.partition("::")[0]).exists() for argument in given)
-    return [*chosen, *([*EVERY_CORE, *FEWER_EXAMPLES] if fast else []), *given, *([] if named or not fast else FAST)]
+    if fast:
+        return [*chosen, *EVERY_CORE, *FEWER_EXAMPLES, *given, *([] if named else FAST)]
+    return [*chosen, *([] if named else TWO_AT_ONCE), *given]

@@ -25,7 +25,7 @@ from cli.stack.stack import ROOT, Row, Stack
 from cli.stack.state import Options, State, StateFile
 from cli.table import table
 from cli.terminal import megabytes
-from cli.test import EVERY_CORE, FEWER_EXAMPLES, arguments
+from cli.test import EVERY_CORE, FEWER_EXAMPLES, TWO_AT_ONCE, arguments
 from cli.times import time_of
 from shared.version import VERSION
 
@@ -203,8 +203,9 @@ def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "fast", "full", "expected"),
     [
-        ([], False, False, ["-m", "not slow"]),
-        ([], False, True, []),
+        ([], False, False, ["-m", "not slow", *TWO_AT_ONCE]),
+        ([], False, True, TWO_AT_ONCE),
+        (["tests/e2e"], False, False, ["-m", "not slow", "tests/e2e"]),
         ([], True, False, ["-m", "not slow", *FAST, "tests/unit", "tests/architecture"]),
         (["-x", "tests/unit/cli"], True, False, ["-m", "not slow", *FAST, "-x", "tests/unit/cli"]),
         (
@@ -213,9 +214,9 @@ def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:
             False,
             ["-m", "not slow", *FAST, "tests/unit/cli/test_ports.py::test_x"],
         ),
-        (["-m", "kafka"], False, False, ["-m", "(kafka) and not slow"]),
-        (["-m", "chaos"], False, True, ["-m", "chaos"]),
-        (["-m", "slow and chaos"], False, False, ["-m", "slow and chaos"]),
+        (["-m", "kafka"], False, False, [*TWO_AT_ONCE, "-m", "(kafka) and not slow"]),
+        (["-m", "chaos"], False, True, [*TWO_AT_ONCE, "-m", "chaos"]),
+        (["-n", "0", "-m", "slow and chaos"], False, False, [*TWO_AT_ONCE, "-n", "0", "-m", "slow and chaos"]),
     ],
 )
 def test_pytests_arguments_come_last_and_so_win(given: list[str], fast: bool, full: bool, expected: list[str]) -> None:
