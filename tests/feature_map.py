@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,13 @@ def named(text: str) -> set[tuple[str, str]]:
     return set(NODE.findall(text))
 
 
-def functions(path: Path) -> set[str]:
+@cache
+def functions(path: Path) -> frozenset[str]:
     """Return the names of the test functions of a file, in classes too."""
     if not path.is_file():
-        return set()
+        return frozenset()
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 class MapInRun:

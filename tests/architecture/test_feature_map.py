@@ -14,6 +14,7 @@ from tests.feature_map import MAP, NODE, ROOT, MapInRun, functions, named, rows
 
 TEXT = MAP.read_text(encoding="utf-8")
 ROWS = rows(TEXT)
+NAMED = named(TEXT)
 POLICY = load_policy()
 NO_SOFTWARE = frozenset(("1", "45", "46", "47", "48"))
 """Capabilities that are education or context: nothing to call."""
@@ -91,9 +92,9 @@ def test_a_code_is_told_by_its_own_name_and_not_by_a_longer_one():
     assert is_told("G-BP", "| G-BP, G-BP-STOP | `tests/a.py::test_b` |")
 
 
-@pytest.mark.parametrize("path", sorted({path for path, _ in named(TEXT)}))
+@pytest.mark.parametrize("path", sorted({path for path, _ in NAMED}))
 def test_every_named_test_exists(path):
-    assert {name for file, name in named(TEXT) if file == path} - functions(ROOT / path) == set()
+    assert {name for file, name in NAMED if file == path} - functions(ROOT / path) == set()
 
 
 def test_a_row_names_its_tests_in_full():
@@ -123,7 +124,7 @@ def test_a_complete_run_in_which_a_named_test_did_not_run_fails():
     plugins = SimpleNamespace(get_plugin=lambda _: reporter)
     config = SimpleNamespace(option=option, args_source=pytest.Config.ArgsSource.TESTPATHS, pluginmanager=plugins)
     run = MapInRun(config)
-    everything = sorted(named(TEXT))
+    everything = sorted(NAMED)
     for path, name in everything[1:]:
         run.pytest_runtest_logreport(SimpleNamespace(when="call", passed=True, nodeid=f"{path}::{name}[case]"))
     session = SimpleNamespace(shouldstop=False, shouldfail=False, exitstatus=pytest.ExitCode.OK)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +12,8 @@ from shared.runtime.policy import load_policy
 from shared.security.caller import Caller
 from shared.security.roles import AccessPolicy, as_table, require_understood
 from shared.security.scopes import parse_scopes
+from tests.feature_map import ROOT, functions
 
-ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 ROLES = load_policy().section("access", AccessPolicy)
 ATTACKS = re.findall(r"^\| (\d+) \| (.+?) \| `([^`]+)::([^`]+)` \|$", TEXT, re.MULTILINE)
@@ -36,9 +34,7 @@ def test_the_attacks_are_numbered_and_many():
 
 @pytest.mark.parametrize(("path", "name"), sorted({(path, name) for _, _, path, name in ATTACKS}))
 def test_every_attack_has_a_test_that_exists(path, name):
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    named = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    assert name in named
+    assert name in functions(ROOT / path)
 
 
 OPERATOR = Registered(
