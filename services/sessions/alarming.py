@@ -7,6 +7,7 @@ Task to the person who has it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -41,7 +42,7 @@ from services.sessions.standing import (
     was_raised,
 )
 from services.sessions.symptoms import join_symptoms
-from services.sessions.watching import measure_again
+from services.sessions.watching import measure_again, repeats_of
 from shared.fhir.codes import (
     BACK_WITHIN,
     CHARTED_LATE,
@@ -141,8 +142,8 @@ async def guard_reading(change: Change, record: Record, setting: Setting) -> Non
         await join_symptoms(record, {**after, "id": change.id}, patient, set(texts), setting)
     if setting.alarms.sustained.of in texts and not feed:
         await _judge_repeat(record, reading, setting)
-    if _repeated(setting).intersection(texts) and not feed:
-        await _measure_again(record, reading, setting)
+    if texts and not feed:
+        await _measure_again(record, reading, texts, setting)
     if not unclear and is_unread(after, setting.alarms):
         held = None if visit is None else await record.get("Encounter", visit)
         unclear = has_code((held or {}).get("type"), VISIT_DOSING)
@@ -244,18 +245,15 @@ async def _judge_repeat(record: Record, reading: Reading, setting: Setting) -> N
         await _raise(record, reading, setting, said.rule, text, again=False)
 
 
-def _repeated(setting: Setting) -> set[str]:
-    """Return the rules whose alarms are measured again: every one that looks at what the repeat measures."""
-    needs = {code for codes in setting.monitoring.due[PRESSURE_AGAIN.code].needs for code in codes}
-    return {one.rule for one in setting.alarms.limits.values() if needs.intersection(one.codes)}
-
-
-async def _measure_again(record: Record, reading: Reading, setting: Setting) -> None:
-    """Have a pressure beyond a limit measured again, and again as long as it is beyond."""
+async def _measure_again(record: Record, reading: Reading, rules: Iterable[str], setting: Setting) -> None:
+    """Have what is beyond the limits of some rules measured again, and again as long as it is beyond."""
     when, timed = taken_at(reading.observation)
-    if timed and when is not None and reading.visit is not None and not reading.late:
-        due = when + timedelta(minutes=setting.alarms.sustained.repeat)
-        await measure_again(record, reading.visit, reading.patient, reading.about[0], when, due, setting)
+    if not timed or when is None or reading.visit is None or reading.late:
+        return
+    for what in [what for what, looks in repeats_of(setting).items() if looks.intersection(rules)]:
+        wait = setting.alarms.sustained.repeat if what == PRESSURE_AGAIN else setting.alarms.again.minutes
+        due = when + timedelta(minutes=wait)
+        await measure_again(record, what, reading.visit, reading.patient, reading.about[0], when, due, setting)
 
 
 async def _ask_about(change: Change, record: Record, reading: Reading, setting: Setting) -> None:

@@ -19,7 +19,8 @@ from services.sessions.rules.readings import taken_at
 from services.sessions.setting import Setting
 from services.sessions.standing import FEED, LATE, calls_of_it, issue_of
 from services.sessions.symptoms import LATE_SYMPTOM, SYMPTOM
-from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, PRESSURE_AGAIN, RULE, SUSTAINED_PRESSURE
+from services.sessions.watching import repeats_of
+from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, RULE, SUSTAINED_PRESSURE
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, id_in
 from shared.fhir.raised import identifier
@@ -53,11 +54,14 @@ async def take_back(change: Change, record: Record, setting: Setting) -> None:
         return
     changed = _changed(change, before)
     after = changed.after or {"resourceType": "Observation", "id": change.id, "status": WITHDRAWN}
-    lost = set(alarm_texts(before, policy)) - set(alarm_texts(after, policy))
+    still = set(alarm_texts(after, policy))
+    lost = set(alarm_texts(before, policy)) - still
+    for what, rules in repeats_of(setting).items():
+        if rules.intersection(lost) and not rules.intersection(still):
+            again = identifier(ID_TASK, "due", str(changed.visit), what.code, f"Observation/{change.id}")
+            await close_task(record, again, setting.clock(), status="cancelled", why=changed.why)
     if policy.sustained.of in lost:
         lost.add(policy.sustained.rule)
-        again = identifier(ID_TASK, "due", str(changed.visit), PRESSURE_AGAIN.code, f"Observation/{change.id}")
-        await close_task(record, again, setting.clock(), status="cancelled", why=changed.why)
     if lost:
         for issue in await record.search("DetectedIssue", {"implicated": f"Observation/{change.id}"}):
             for rule in lost.intersection(codes_of(issue.get("code"), RULE)):

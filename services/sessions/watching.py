@@ -28,7 +28,7 @@ from services.sessions.setting import Setting
 from services.sessions.stamping import restamp
 from services.sessions.standing import issue_of
 from services.sessions.what_was_given import Given, doses_of
-from shared.fhir.codes import DUE_AT_BEDSIDE, ID_TASK, KAP, PRESSURE_AGAIN, RATING_MISSED, VITALS_MISSED
+from shared.fhir.codes import DUE_AFTER_ALARM, DUE_AT_BEDSIDE, ID_TASK, KAP, RATING_MISSED, VITALS_MISSED, Code
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, effective_start, id_in, moment, patient_of
@@ -44,6 +44,7 @@ EVERY = timedelta(seconds=15)
 
 _CODES: Final = {one.code: one for one in DUE_AT_BEDSIDE}
 _TOKENS: Final = ",".join(one.token() for one in DUE_AT_BEDSIDE)
+_AGAIN: Final = frozenset(one.code for one in DUE_AFTER_ALARM)
 _OPEN: Final = ",".join(sorted(OPEN_TASK))
 NAMED: Final = ("CodeableConcept", "Reference")
 _SECOND: Final = timedelta(seconds=1)
@@ -81,7 +82,7 @@ async def _plan(record: Record, visit: Resource, doses: Sequence[Given], setting
     """Set the Tasks for what is due after the doses of a visit, move those whose time is another, cancel the rest."""
     now, policy, id_ = setting.clock(), setting.monitoring, str(visit["id"])
     found = await record.search("Task", {"encounter": f"Encounter/{id_}", "code": _TOKENS})
-    held = {one["identifier"][0]["value"]: one for one in found if codes_of(one["code"], KAP) != [PRESSURE_AGAIN.code]}
+    held = {one["identifier"][0]["value"]: one for one in found if _AGAIN.isdisjoint(codes_of(one["code"], KAP))}
     timed = [(one.start or now, _cadence(one, visit, setting)) for one in doses]
     plan = planned(timed, policy)
     names: set[str] = set()
@@ -152,7 +153,7 @@ async def _go_on(record: Record, done: Resource, setting: Setting, doses: Sequen
     """Set the next of what is due every so often until the patient has left, where `done` was the last of it."""
     id_, what = id_in(done.get("encounter"), "Encounter"), codes_of(done["code"], KAP)[0]
     visit = None if id_ is None else await record.get("Encounter", id_)
-    if visit is None or visit["status"] in OVER or what == PRESSURE_AGAIN.code:
+    if visit is None or visit["status"] in OVER or what in _AGAIN:
         return
     start = moment(done["executionPeriod"]["start"])
     about = [("encounter", f"Encounter/{visit['id']}"), ("code", _CODES[what].token())]
@@ -170,16 +171,31 @@ async def _go_on(record: Record, done: Resource, setting: Setting, doses: Sequen
         await raise_once(record, _due_task(visit["id"], str(patient_of(visit)), due, setting), reopen=True)
 
 
+def repeats_of(setting: Setting) -> dict[Code, frozenset[str]]:
+    """Return what is measured again after an alarm, and the rules whose alarms it is for: those that look at it."""
+    needs = {one: {code for any_ in setting.monitoring.due[one.code].needs for code in any_} for one in DUE_AFTER_ALARM}
+    limits = setting.alarms.limits.values()
+    return {
+        one: frozenset(limit.rule for limit in limits if codes.intersection(limit.codes))
+        for one, codes in needs.items()
+    }
+
+
 async def measure_again(
-    record: Record, visit: str, patient: str, reading: str, taken: datetime, due: datetime, setting: Setting
+    record: Record, what: Code, visit: str, patient: str, reading: str, taken: datetime, due: datetime, setting: Setting
 ) -> None:
-    """Set the Task for a blood pressure to be measured again at `due`; only what is taken after `taken` counts."""
-    policy = setting.monitoring
+    """Set the Task for what was beyond a limit to be measured again at `due`; only what is taken after `taken` counts.
+
+    Not in a visit that is over: nobody is there any more.
+    """
+    policy, held = setting.monitoring, await record.get("Encounter", visit)
+    if held is not None and held["status"] in OVER:
+        return
     made = task(
-        ("due", visit, PRESSURE_AGAIN.code, reading),
+        ("due", visit, what.code, reading),
         patient=patient,
-        code=PRESSURE_AGAIN,
-        description=f"{policy.due[PRESSURE_AGAIN.code].title}: it was beyond its alarm limit.",
+        code=what,
+        description=f"{policy.due[what.code].title}: it was beyond its alarm limit.",
         now=setting.clock(),
         priority="stat",
         encounter=visit,

@@ -271,7 +271,13 @@ DISSOCIATION_DUE: Final = Code(KAP, "rate-dissociation", "Rate the dissociation 
 PAIN_DUE: Final = Code(KAP, "rate-pain", "Ask for the pain (0 to 10)")
 CHAPERONE_DUE: Final = Code(KAP, "check-by-chaperone", "Look at the patient at home, by the chaperone")
 PRESSURE_AGAIN: Final = Code(KAP, "repeat-blood-pressure", "Measure the blood pressure again")
-DUE_AT_BEDSIDE: Final = (VITALS_DUE, SEDATION_DUE, DISSOCIATION_DUE, PAIN_DUE, CHAPERONE_DUE, PRESSURE_AGAIN)
+SATURATION_AGAIN: Final = Code(KAP, "repeat-saturation", "Measure the oxygen saturation again")
+HEART_RATE_AGAIN: Final = Code(KAP, "repeat-heart-rate", "Count the heart rate again")
+BREATHING_AGAIN: Final = Code(KAP, "repeat-breathing", "Count the breathing rate again")
+SEDATION_AGAIN: Final = Code(KAP, "repeat-sedation", "Rate the sedation again")
+DUE_AFTER_ALARM: Final = (PRESSURE_AGAIN, SATURATION_AGAIN, HEART_RATE_AGAIN, BREATHING_AGAIN, SEDATION_AGAIN)
+"""Codes of the Tasks that say what is to be measured again, because it was beyond an alarm limit."""
+DUE_AT_BEDSIDE: Final = (VITALS_DUE, SEDATION_DUE, DISSOCIATION_DUE, PAIN_DUE, CHAPERONE_DUE, *DUE_AFTER_ALARM)
 """Codes of the Tasks that say what is to be measured next at a bedside."""
 VITALS_MISSED: Final = Code(KAP, "missed-vital-signs", "Vital signs were due and are not recorded")
 RATING_MISSED: Final = Code(KAP, "missed-rating", "A rating was due and is not recorded")

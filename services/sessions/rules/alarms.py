@@ -28,6 +28,12 @@ class Late(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     minutes: int
 
 
+class Again(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """After how many minutes what was beyond a limit is measured again; a pressure after those of `Sustained`."""
+
+    minutes: int
+
+
 class Worse(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """By how much a value must be further beyond a limit than the one that called, to call anew: by name of limit."""
 
@@ -89,6 +95,7 @@ class AlarmPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     late: Late
     unalarming: Unalarming
     worse: Worse
+    again: Again
     unwatched: Unwatched
     sustained: Sustained
     limits: dict[str, Alarm]

@@ -422,6 +422,32 @@ async def test_a_pressure_is_measured_again_as_long_as_it_is_beyond_whichever_si
     assert sorted(await again()) == ["completed", "completed", "requested"]
 
 
+@pytest.mark.parametrize(
+    ("due", "code", "unit", "beyond", "within"),
+    [
+        (codes.SATURATION_AGAIN, codes.OXYGEN_SATURATION, "%", 85, 97),
+        (codes.HEART_RATE_AGAIN, codes.HEART_RATE, "/min", 140, 80),
+        (codes.BREATHING_AGAIN, codes.RESPIRATORY_RATE, "/min", 6, 14),
+    ],
+)
+async def test_what_was_beyond_a_limit_is_measured_again_until_it_is_back(bedside, due, code, unit, beyond, within):
+    async def again():
+        return sorted(one["status"] for one in await tasks(bedside, due))
+
+    async def measured(value):
+        bedside.clock.forward(minutes=2)
+        return await bedside.sessions.create(bedside.reading(vital(code, value, unit), code=code.concept()))
+
+    await measured(beyond)
+    assert await again() == ["requested"]
+    slip = await measured(beyond)
+    assert await again() == ["completed", "requested"]
+    await bedside.sessions.update({**slip, "status": "entered-in-error"})
+    assert await again() == ["cancelled", "requested"]
+    await measured(within)
+    assert await again() == ["cancelled", "completed"]
+
+
 async def test_a_reading_that_was_over_and_is_corrected_to_worse_is_over_by_the_next_within_the_limits(bedside):
     high = await bedside.chart(190)
     bedside.clock.forward(minutes=3)
