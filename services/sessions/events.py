@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from services.sessions.calling import Finding, call
+from services.sessions.calling import Finding, call, withdraw
 from services.sessions.setting import Setting
 from shared.fhir.codes import EXT_EVENT_PERIOD, ID_TASK, REPORT_EVENT, REVIEW, SERIOUS_EVENT
 from shared.fhir.json import Resource
@@ -49,7 +49,11 @@ async def guard_event(change: Change, record: Record, setting: Setting) -> None:
     """Raise what follows from an adverse event: a serious one calls; one that says too little is asked about."""
     after = change.after
     patient = None if after is None else patient_of(after)
-    name = ("event", change.id, "complete")
+    name, serious, reported = (("event", change.id, what) for what in ("complete", "serious", "report"))
+    if is_serious(change.before) and not is_serious(after):
+        why, now = "It is not said to be serious any more.", setting.clock()
+        await withdraw(record, ":".join(serious), why, setting)
+        await close_task(record, identifier(ID_TASK, *reported), now, status="cancelled", why=why)
     lacking = [] if after is None or after.get("actuality") != "actual" else lacks(after)
     if not lacking:
         await close_task(record, identifier(ID_TASK, *name), setting.clock(), why="It says all now.")
@@ -72,12 +76,12 @@ async def guard_event(change: Change, record: Record, setting: Setting) -> None:
             await keep(record, asked)
     if is_serious(after) and not is_serious(change.before):
         text = "A serious adverse event. Treat, and report: MedWatch; under the REMS also on its form and by telephone."
-        serious = ("event", change.id, "serious")
-        await call(record, Finding(serious, patient, SERIOUS_EVENT, text, (about,), ("A-EVENT",), visit), setting)
+        finding = Finding(serious, patient, SERIOUS_EVENT, text, (about,), ("A-EVENT",), visit)
+        await call(record, finding, setting)
         report = setting.rems.report
         now = setting.clock()
         to_report = task(
-            ("event", change.id, "report"),
+            reported,
             patient=patient,
             code=REPORT_EVENT,
             description=f"Report the serious adverse event. {report.advice}",
@@ -87,4 +91,4 @@ async def guard_event(change: Change, record: Record, setting: Setting) -> None:
             encounter=visit,
             due=now + timedelta(days=report.days),
         )
-        await raise_once(record, to_report)
+        await raise_once(record, to_report, reopen=change.before is not None)  # it was none before

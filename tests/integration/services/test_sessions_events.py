@@ -49,6 +49,23 @@ async def test_an_event_that_becomes_serious_calls_then(bedside):
     assert await bedside.raised() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("mended", [{"seriousness": "non-serious"}, {"actuality": "potential"}])
+async def test_an_event_that_is_not_serious_after_all_calls_nobody_and_calls_anew_where_it_is(bedside, mended):
+    async def standing():
+        found = [
+            await bedside.sessions.search("Task", code=one.token()) for one in (codes.SERIOUS_EVENT, codes.REPORT_EVENT)
+        ]
+        return [one["status"] in ("requested", "accepted") for tasks in found for one in tasks]
+
+    kept = await bedside.sessions.create(event(bedside))
+    assert await standing() == [True, True]
+    await bedside.sessions.update({**event(bedside, **mended), "id": kept["id"]})
+    assert await standing() == [False, False]
+    assert {one["status"] for one in await bedside.sessions.search("Flag", patient=bedside.who["id"])} == {"inactive"}
+    await bedside.sessions.update({**event(bedside), "id": kept["id"]})
+    assert await standing() == [True, True]
+
+
 @pytest.mark.parametrize("left_out", ["severity", "outcome", "suspectEntity", "extension", "date"])
 async def test_an_event_that_says_too_little_is_kept_and_asked_about(bedside, left_out):
     said = event(bedside, "non-serious")
