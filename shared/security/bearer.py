@@ -19,7 +19,7 @@ from typing import Any, Final
 import httpx
 
 from shared.fhir.outcome import Unavailable
-from shared.security.caller import Authenticate, Caller, disclosure_of
+from shared.security.caller import Authenticate, Caller, believed, disclosure_of
 from shared.security.keys import FRESH, Fetched, Keys, at_url
 from shared.security.roles import Roles
 from shared.security.scopes import OTHERS, parse_scopes
@@ -290,6 +290,7 @@ class Bearer:
                 self._known.popitem(last=False)
         if await self._issuer.took_back(found.token):
             raise TokenRefused("The token was taken back. Ask for a new one.")
+        believed(found.caller)
         return found.caller
 
     async def _look(self, token: str, header: str) -> _Remembered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -25,6 +26,9 @@ OWNED: Final = frozenset(("Subscription",))
 
 OWNER: Final = f"{BASE}/CodeSystem/owner"
 """System of the tag that says whose such a resource is."""
+
+BELIEVED: Final[ContextVar[list[str] | None]] = ContextVar("BELIEVED", default=None)
+"""Whose token was believed in the present request, for who counts requests (`limits`); None: nobody does."""
 
 Grants: TypeAlias = Mapping[str, tuple[Grant, ...]]
 
@@ -151,6 +155,13 @@ class Caller:
             type_: EVERYTHING if any(one.full for one in grants) else tuple(dict.fromkeys(grants))
             for type_, grants in found.items()
         }
+
+
+def believed(caller: Caller) -> None:
+    """Tell who counts the present request that it is this client's, in this role, for this user, by a good token."""
+    counted = BELIEVED.get()
+    if counted is not None:
+        counted.append(f"{caller.tenant} {caller.owner}")
 
 
 def disclosure_of(roles: Roles, name: str | None, user: str | None) -> Disclosure | None:

@@ -1,7 +1,8 @@
-"""How often one caller may ask: a bucket of tokens for each bearer, and for each address of who is none. Plain ASGI.
+"""How often one caller may ask: a bucket of tokens for each client, and for each address of who is none. Plain ASGI.
 
-A bearer is who was let in: until an answer to his `Authorization` was not 401 (and always at the issuer, which knows of
-no bearer before it looks), he counts by his address, so that nobody gets a bucket of his own by making one up.
+A client is one in its role, for its user, however many tokens it has. Until its token was believed in answering a
+request (and always at the issuer, which believes none before it looks), who asks counts by his address, so that nobody
+gets a bucket of his own, or empties another's, by making a token up.
 
 In this process's memory: with several processes of a service each has its own. What keeps the stack running (`/livez`,
 `/readyz`, `/metrics`) is not counted. Off unless `KAP_REQUESTS_PER_SECOND` is set.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ from starlette.datastructures import Headers
 from shared.fhir.outcome import FhirError
 from shared.http.errors import refusal
 from shared.http.observe import QUIET_ROUTES
+from shared.security.caller import BELIEVED
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,8 +35,6 @@ MOST_CALLERS: Final = 10_000
 
 
 UNAUTHORIZED: Final = 401
-UNASKED: Final = ("/auth/", "/.well-known/", "/calendar/")
-"""What is answered without a look at whose `Authorization` it is."""
 
 
 class TooManyRequests(FhirError):
@@ -62,13 +62,14 @@ class RateLimit:
         self._room = max(per_second * BURST, 1.0)
         self._clock = clock
         self._left: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-        self._let_in: OrderedDict[bytes, None] = OrderedDict()
+        self._let_in: OrderedDict[bytes, bytes] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
         if scope["type"] == "http" and scope.get("path") not in QUIET_ROUTES:
             bearer = _bearer(scope)
-            wait = self._take(bearer if bearer is not None and bearer in self._let_in else _address(scope))
+            client = None if bearer is None else self._let_in.get(bearer)
+            wait = self._take(_address(scope) if client is None else client)
             if wait > 0:
                 error = TooManyRequests(
                     f"More than {self._per_second:g} requests a second. Wait, and try again.",
@@ -76,23 +77,29 @@ class RateLimit:
                 )
                 await refusal(error)(scope, receive, send)
                 return
-            if bearer is not None and not str(scope.get("path")).startswith(UNASKED):
-                send = self._watched(bearer, _address(scope), send)
+            if bearer is not None:
+                whose: list[str] = []
+                counting = BELIEVED.set(whose)
+                try:
+                    await self._app(scope, receive, self._watched(bearer, _address(scope), whose, send))
+                finally:
+                    BELIEVED.reset(counting)
+                return
         await self._app(scope, receive, send)
 
-    def _watched(self, bearer: bytes, address: bytes, send: Send) -> Send:
-        """Return `send`, and note by the answer's status whether the bearer is let in: then it is his own request."""
+    def _watched(self, bearer: bytes, address: bytes, whose: Sequence[str], send: Send) -> Send:
+        """Return `send`, and note by the answer whether a bearer was believed: then it is the client's own request."""
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if message["status"] == UNAUTHORIZED:
                     self._let_in.pop(bearer, None)
-                else:
-                    if bearer not in self._let_in:
-                        self._take(bearer)
+                elif whose:
+                    client = whose[0].encode()
+                    if bearer not in self._let_in and self._take(client) == 0:  # else the address has paid for it
                         left, at = self._left.get(address, (self._room, self._clock()))
                         self._left[address] = (left + 1.0, at)
-                    self._let_in[bearer] = None
+                    self._let_in[bearer] = client
                     self._let_in.move_to_end(bearer)
                     if len(self._let_in) > MOST_CALLERS:
                         self._let_in.popitem(last=False)

@@ -7,10 +7,20 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from shared.security import limits
+from shared.security.caller import Caller, believed
 from shared.security.limits import BURST, RateLimit
 
 
-async def answer(_request):
+async def answer(request):
+    """Answer as a service does that believes each token: one of a client, of which one may have several (``a.1``)."""
+    _, _, token = request.headers.get("authorization", "").partition(" ")
+    if token:
+        believed(Caller("default", client=token.strip().partition(".")[0]))
+    return JSONResponse({})
+
+
+async def of_itself(_request):
+    """Answer without a look at whose token it is, as `metadata` does."""
     return JSONResponse({})
 
 
@@ -28,7 +38,7 @@ def clock():
 
 @pytest.fixture
 async def http(clock):
-    routes = [Route(path, answer) for path in ("/fhir/Patient", "/livez")]
+    routes = [Route("/fhir/Patient", answer), Route("/fhir/metadata", of_itself), Route("/livez", of_itself)]
     transport = httpx.ASGITransport(RateLimit(Starlette(routes=routes), 2.0, clock))
     async with httpx.AsyncClient(transport=transport, base_url="http://kap.example") as client:
         yield client
@@ -75,9 +85,11 @@ async def test_callers_are_forgotten_before_they_fill_the_memory(http, monkeypat
 async def test_who_makes_bearers_up_is_counted_by_his_address(clock):
     async def judged(request):
         good = request.headers.get("authorization") == "Bearer good"
+        if good:
+            believed(Caller("default", client="good"))
         return JSONResponse({}, status_code=200 if good else 401)
 
-    routes = [Route("/fhir/Patient", judged), Route("/auth/login", answer, methods=["GET"])]
+    routes = [Route("/fhir/Patient", judged), Route("/auth/login", of_itself)]
     transport = httpx.ASGITransport(RateLimit(Starlette(routes=routes), 2.0, clock))
     async with httpx.AsyncClient(transport=transport, base_url="http://kap.example") as http:
         assert await asked(http, "good") == [200]
@@ -95,3 +107,14 @@ async def test_one_token_is_one_bearer_however_it_is_written(http):
     ]
     said = [(await http.get("/fhir/Patient", headers={"Authorization": one})).status_code for one in 20 * ways]
     assert said.count(429) > len(said) / 2
+
+
+async def test_a_client_has_one_bucket_however_many_tokens_it_has(http):
+    fresh = [(await asked(http, f"a.{number}"))[0] for number in range(5 * BURST)]
+    assert fresh == [200] * 4 * BURST + [429] * BURST, "its own bucket, and then that of its address"
+    assert {(await asked(http, f"a.{number}"))[0] for number in range(BURST)} == {429}
+
+
+async def test_a_token_that_nobody_looked_at_is_no_bearer(http):
+    made_up = [(await asked(http, f"a.{number}", path="/fhir/metadata"))[0] for number in range(3 * BURST)]
+    assert made_up == [200] * 2 * BURST + [429] * BURST

@@ -14,6 +14,7 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 
 from shared.fhir.outcome import Unavailable
 from shared.security.bearer import Bearer, Issuer
+from shared.security.caller import BELIEVED
 from shared.security.keys import KeysRefused, key_set
 from shared.security.tokens import TokenRefused, verified
 
@@ -216,6 +217,24 @@ async def test_an_issuer_whose_name_ends_with_a_slash_is_believed_under_it():
     for named in (ISSUER, f"{ISSUER}/"):
         bearer = Bearer(Issuer(named, client), [AUDIENCE], origin=None, roles={}, clock=lambda: NOW)
         assert (await bearer(sent(signed({"iss": f"{ISSUER}/"})))).known
+
+
+async def test_who_counts_requests_is_told_of_tokens_that_are_believed_and_of_no_others(bearer):
+    """All tokens of one client are one caller's; of another clinic, role or user they are somebody else's."""
+    whose: list[str] = []
+    counting = BELIEVED.set(whose)
+    try:
+        for claims in ({}, {"jti": "2", "scope": "system/Observation.rs"}, {"kap_tenant": "north"}, {"client_id": "b"}):
+            await bearer(sent(signed(claims)))
+        await bearer({})
+        for token in (signed({"exp": NOW - 300}), signed(key=OTHER), "made up"):
+            with pytest.raises(TokenRefused):
+                await bearer(sent(token))
+    finally:
+        BELIEVED.reset(counting)
+    assert len(whose) == 4
+    assert whose[0] == whose[1]
+    assert len(set(whose)) == 3
 
 
 async def test_without_a_token_it_is_not_known_who_asks(bearer):
