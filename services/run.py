@@ -6,6 +6,7 @@ The one place that knows services by name. Settings come from the environment (`
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import signal
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
             create(min(unknown))
         apps = [create(name) for name in MODULES if name in names]
         set_up_logging(apps[0].settings.log_level)
+        gc.freeze()  # modules, policies and tables stay to the end: no collection is to walk over them, and stop everybody
         uvloop.run(run(apps))
     except (SettingsError, CannotListen, SchemaMismatch, Unavailable) as error:
         sys.stderr.write(f"{error}\n")
