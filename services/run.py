@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
             create(min(unknown))
         apps = [create(name) for name in MODULES if name in names]
         set_up_logging(apps[0].settings.log_level)
-        gc.freeze()  # modules, policies and tables stay to the end: no collection is to walk over them, and stop everybody
+        gc.freeze()  # what is loaded stays to the end: no collection is to walk over it, and make everybody wait
         uvloop.run(run(apps))
     except (SettingsError, CannotListen, SchemaMismatch, Unavailable) as error:
         sys.stderr.write(f"{error}\n")
