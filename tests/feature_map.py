@@ -1,4 +1,4 @@
-"""Holds `docs/feature-map.md` to it: every test it names exists, and in a complete run ran and passed.
+"""Holds `docs/feature-map.md`, and the attacks of `docs/security.md`, to it: every test named there ran and passed.
 
 A complete run is one of everything (`./kap test`, `./kap test --full`): no path, no ``-k``, not cut short by ``-x``.
 """
@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAP = ROOT / "docs" / "feature-map.md"
+ATTACKS = ROOT / "docs" / "security.md"
 NODE = re.compile(r"`(tests/[\w/.-]+\.py)::(\w+)`")
 COMPLETE = frozenset(("", "not slow"))
 
@@ -76,12 +77,14 @@ class MapInRun:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if not self.is_complete(session):
             return
-        lacking = sorted(named(MAP.read_text(encoding="utf-8")) - self.passed)
-        if lacking:
+        for page in (MAP, ATTACKS):
+            lacking = sorted(named(page.read_text(encoding="utf-8")) - self.passed)
+            if not lacking:
+                continue
             said = "".join(f"\n  {path}::{name}" for path, name in lacking)
             reporter = self.config.pluginmanager.get_plugin("terminalreporter")
             if reporter is not None:
-                reporter.write_line(f"\n{MAP.name} names tests that did not pass in this run:{said}", red=True)
+                reporter.write_line(f"\n{page.name} names tests that did not pass in this run:{said}", red=True)
             if session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

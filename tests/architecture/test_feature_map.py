@@ -10,7 +10,7 @@ import pytest
 from shared.fhir.codes import RULE
 from shared.runtime.policy import load_policy
 from shared.terminology import shipped
-from tests.feature_map import MAP, NODE, ROOT, MapInRun, functions, named, rows
+from tests.feature_map import ATTACKS, MAP, NODE, ROOT, MapInRun, functions, named, rows
 
 TEXT = MAP.read_text(encoding="utf-8")
 ROWS = rows(TEXT)
@@ -124,7 +124,7 @@ def test_a_complete_run_in_which_a_named_test_did_not_run_fails():
     plugins = SimpleNamespace(get_plugin=lambda _: reporter)
     config = SimpleNamespace(option=option, args_source=pytest.Config.ArgsSource.TESTPATHS, pluginmanager=plugins)
     run = MapInRun(config)
-    everything = sorted(NAMED)
+    everything = sorted(NAMED | named(ATTACKS.read_text(encoding="utf-8")))
     for path, name in everything[1:]:
         run.pytest_runtest_logreport(SimpleNamespace(when="call", passed=True, nodeid=f"{path}::{name}[case]"))
     session = SimpleNamespace(shouldstop=False, shouldfail=False, exitstatus=pytest.ExitCode.OK)

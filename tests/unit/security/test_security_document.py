@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -29,12 +30,26 @@ def test_every_scope_of_a_role_means_something_here():
 
 def test_the_attacks_are_numbered_and_many():
     assert [int(number) for number, *_ in ATTACKS] == list(range(1, len(ATTACKS) + 1))
-    assert len(ATTACKS) > 40
+    assert len(ATTACKS) >= 60
 
 
 @pytest.mark.parametrize(("path", "name"), sorted({(path, name) for _, _, path, name in ATTACKS}))
 def test_every_attack_has_a_test_that_exists(path, name):
     assert name in functions(ROOT / path)
+
+
+LEFT_OUT = re.compile(r"mark\.(slow|skip|skipif|xfail|chaos)\b")
+"""Marks of what does not run at each merge."""
+
+
+@pytest.mark.parametrize("path", sorted({path for _, _, path, _ in ATTACKS}))
+def test_every_attack_is_tested_at_each_merge(path):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    names = {name for _, _, of, name in ATTACKS if of == path}
+    tested = [one for one in tree.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and one.name in names]
+    marks = [ast.unparse(each) for one in tested for each in one.decorator_list]
+    marks += [ast.unparse(one) for one in tree.body if isinstance(one, ast.Assign) and "pytestmark" in ast.unparse(one)]
+    assert [one for one in marks if LEFT_OUT.search(one)] == []
 
 
 OPERATOR = Registered(
