@@ -173,7 +173,10 @@ async def _go_on(record: Record, done: Resource, setting: Setting, doses: Sequen
 
 def repeats_of(setting: Setting) -> dict[Code, frozenset[str]]:
     """Return what is measured again after an alarm, and the rules whose alarms it is for: those that look at it."""
-    needs = {one: {code for any_ in setting.monitoring.due[one.code].needs for code in any_} for one in DUE_AFTER_ALARM}
+    wanted = setting.monitoring.due
+    needs = {
+        one: {code for any_ in wanted[one.code].needs for code in any_} for one in DUE_AFTER_ALARM if one.code in wanted
+    }
     limits = setting.alarms.limits.values()
     return {
         one: frozenset(limit.rule for limit in limits if codes.intersection(limit.codes))
