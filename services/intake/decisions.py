@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.intake.chart import prescriber_of, proceeding, rule_of
-from services.intake.orders import prescriber_named
+from services.intake.order_facts import prescriber_named
 from services.intake.rules.forms import deciders
 from services.intake.rules.prescribers import check_decider, not_his_own
 from services.intake.setting import Setting

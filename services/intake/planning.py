@@ -9,7 +9,8 @@ from decimal import Decimal, InvalidOperation
 from html import escape
 from typing import Any, Final, Literal, get_args
 
-from services.intake.orders import aged, lacking_of, sets_met, weights_of
+from services.intake.order_facts import aged, sets_met, weights_of
+from services.intake.orders import lacking_of
 from services.intake.rules.findings import is_active
 from services.intake.rules.plans import (
     Step,

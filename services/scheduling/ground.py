@@ -105,7 +105,7 @@ async def ground_of(record: Record, appointment: Resource, setting: Setting) -> 
         order=next(iter(_orders_named(appointment)), None) if order is None else f"MedicationRequest/{order['id']}",
         other_orders=others,
         order_active=stands and order is not None and not comes_from_elsewhere(order),
-        order_sessions=None if order is None else sessions_for(dosages, plan_for(plans, ordered, routes, when)),
+        order_sessions=sessions_for(dosages, plan_for(plans, ordered, routes, when)),
         order_used=() if order is None else await _used(record, appointment, appointments, order, about, setting),
         drug=ordered,
         routes=routes,

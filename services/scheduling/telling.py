@@ -5,19 +5,20 @@ A text leaves the record, so it names no drug, no diagnosis and, to the staff, n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
+from services.scheduling.booking import one_name
 from services.scheduling.ground import patient_in, start_of
-from services.scheduling.rules.booking import REASONS_SYSTEM
+from services.scheduling.rules.booking import REASONS_SYSTEM, booked_actors
 from services.scheduling.setting import Setting
 from shared.fhir.codes import BOOKING_CHANGED, INSTRUCTION, TELL_IN_PERSON, TIME_OFFERED
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import actors, codes_of, has_code, has_died, id_in
+from shared.fhir.kap import codes_of, has_code, has_died, id_in
 from shared.fhir.raised import task
 from shared.notify.telling import Letter, tell, tell_no_more_about
 from shared.runtime.raising import raise_once
@@ -52,13 +53,20 @@ async def tell_patient(record: Record, name: Sequence[str], letter: Letter, *, p
 
 
 async def tell_staff(
-    record: Record, name: Sequence[str], letter: Letter, appointment: Resource, *, patient: str, setting: Setting
+    record: Record, name: Sequence[str], letter: Letter, staff: Iterable[str], *, patient: str, setting: Setting
 ) -> None:
-    """Tell the staff of a visit, each of those who are known here."""
-    for id_ in actors(appointment, "Practitioner"):
+    """Tell each of the staff (``Practitioner/<id>``) who is known here."""
+    for one in staff:
+        id_ = one.partition("/")[2]
         to = await record.get("Practitioner", id_)
         if to is not None:
             await tell(record, (*name, id_), letter, to=to, now=setting.clock(), patient=patient)
+
+
+async def staff_of(record: Record, appointment: Resource) -> list[str]:
+    """Return the Practitioners of a visit who have not declined, those named by a role or a number, too."""
+    names = [await one_name(record, one) for one in booked_actors(appointment)]
+    return [one for one in dict.fromkeys(names) if one.startswith("Practitioner/")]
 
 
 async def call_who_is_not_told(change: Change, record: Record, setting: Setting) -> None:
@@ -129,7 +137,8 @@ async def tell_of_loss(appointment: Resource, patient: str, record: Record, sett
         urgent=True,
         expires=start,
     )
-    await tell_staff(record, ("lost", appointment["id"], at), to_staff, appointment, patient=patient, setting=setting)
+    staff = await staff_of(record, appointment)
+    await tell_staff(record, ("lost", appointment["id"], at), to_staff, staff, patient=patient, setting=setting)
     to_patient = Letter(
         BOOKING_CHANGED,
         "Please call us about your visit",
@@ -141,37 +150,65 @@ async def tell_of_loss(appointment: Resource, patient: str, record: Record, sett
 
 
 async def tell_of_change(id_: str, before: Resource, after: Resource | None, record: Record, setting: Setting) -> None:
-    """Tell the people of a booked visit that it is cancelled or at another time; what was told of it goes out no more.
+    """Tell the people of a booked visit that it is cancelled, at another time, or with others.
 
-    A patient who cancelled himself is not told so.
+    What was told of a time that is not its time any more goes out no more. A patient who cancelled himself is not told.
     """
     patient, now = patient_in(before), setting.clock()
     was, start = start_of(before), None if after is None else start_of(after)
     status = None if after is None else after.get("status")
     off = status in (None, *OFF)
-    if patient is None or was is None or not (off or was != start):
+    staff = await staff_of(record, before)
+    there = staff if off or after is None else await staff_of(record, after)
+    moved, others = not off and was != start, set(staff) != set(there)
+    if patient is None or was is None or not (off or moved or others):
         return
     about = f"Appointment/{id_}"
-    why = "The visit is cancelled." if off else "The visit is at another time."
-    await tell_no_more_about(record, about, patient, now, why=why)
+    if off or moved:
+        why = "The visit is cancelled." if off else "The visit is at another time."
+        await tell_no_more_about(record, about, patient, now, why=why)
     until = was if off else start
     if before.get("status") != "booked" or until is None or until <= now or (not off and status != "booked"):
         return
-    said = when_text(was, setting.zone)
-    text = "Your visit on {date} at {time} ({zone}) is cancelled. Please call us if you have questions.".format(**said)
-    staff = "The visit on {date} at {time} ({zone}) is cancelled.".format(**said)
-    if not off:
-        new = " It is now on {date} at {time} ({zone}).".format(**when_text(until, setting.zone))
-        moved = "visit on {date} at {time} ({zone}) was moved.".format(**said) + new
-        text, staff = f"Your {moved} Please call us if you cannot come then.", f"The {moved}"
-    name = ("changed", id_, zulu(now))
-    subject = "A visit is cancelled" if off else "A visit is at another time"
-    letter = Letter(BOOKING_CHANGED, subject, text, about=(about,), expires=until)
+    news = _News.of("off" if off else "moved" if moved else "others", was, until, setting.zone)
+    name = ("changed", id_, str(before["meta"]["versionId"]))
+    letter = Letter(BOOKING_CHANGED, news.subject, news.to_patient, about=(about,), expires=until)
     reasons = codes_of((after or {}).get("cancelationReason"), REASONS_SYSTEM)
     if not (off and BY_PATIENT.intersection(reasons)):
         await tell_patient(record, (*name, "patient"), letter, patient=patient, setting=setting)
-    to_staff = replace(letter, text=staff, channels=STAFF_CHANNELS)
-    await tell_staff(record, name, to_staff, before, patient=patient, setting=setting)
+    for who, text in (
+        ([one for one in staff if one in there], news.to_staff),
+        ([one for one in staff if one not in there], news.taken_off),
+        ([one for one in there if one not in staff], news.put_on),
+    ):
+        to_staff = replace(letter, text=text or "", channels=STAFF_CHANNELS)
+        await tell_staff(record, name, to_staff, who if text else (), patient=patient, setting=setting)
+
+
+class _News(NamedTuple):
+    """What people are told of a change of a visit; None: nothing, it is as it was for them."""
+
+    subject: str
+    to_patient: str
+    to_staff: str | None
+    taken_off: str
+    put_on: str
+
+    @classmethod
+    def of(cls, what: Literal["off", "moved", "others"], was: datetime, until: datetime, zone: ZoneInfo) -> _News:
+        """Return the news of a visit that was at one time and is at another, or the same."""
+        then = "on {date} at {time} ({zone})".format(**when_text(was, zone))
+        now = "on {date} at {time} ({zone})".format(**when_text(until, zone))
+        taken_off, put_on = f"You are not in the visit {then} any more.", f"You are in a visit {now}."
+        if what == "off":
+            text = f"Your visit {then} is cancelled. Please call us if you have questions."
+            return cls("A visit is cancelled", text, f"The visit {then} is cancelled.", taken_off, put_on)
+        if what == "moved":
+            said = f"visit {then} was moved. It is now {now}."
+            text = f"Your {said} Please call us if you cannot come then."
+            return cls("A visit is at another time", text, f"The {said}", taken_off, put_on)
+        text = f"Somebody else than planned will see you at your visit {now}. Please call us if you have questions."
+        return cls("A visit is with others", text, None, taken_off, put_on)
 
 
 async def tell_of_offer(appointment: Resource, until: datetime, patient: str, record: Record, setting: Setting) -> None:

@@ -72,6 +72,6 @@ def plan_for(
     return max(found, key=lambda one: created(one.plan), default=None)
 
 
-def sessions_for(dosages: Iterable[Mapping[str, Any]], planned: Planned | None) -> int | None:
-    """Return for how many sessions an order is: as it says, else as the plan has; None: neither says it."""
-    return sessions_of(dosages) or (planned.sessions if planned is not None else 0) or None
+def sessions_for(dosages: Iterable[Mapping[str, Any]], planned: Planned | None) -> int:
+    """Return for how many sessions an order is: as it says, else as the plan has; one where neither says it."""
+    return sessions_of(dosages) or (planned.sessions if planned is not None else 0) or 1

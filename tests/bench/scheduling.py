@@ -115,7 +115,13 @@ def ground(patient: str) -> list[Resource]:
             "intent": "order",
             "medicationCodeableConcept": codes.KETAMINE.concept(),
             "subject": subject,
-            "dosageInstruction": [{"route": codes.ROUTE_IV.concept(), "doseAndRate": [{"doseQuantity": milligrams}]}],
+            "dosageInstruction": [
+                {
+                    "route": codes.ROUTE_IV.concept(),
+                    "doseAndRate": [{"doseQuantity": milligrams}],
+                    "timing": {"repeat": {"count": 6}},
+                }
+            ],
         },
     ]
 

@@ -6,18 +6,19 @@ around it is held. Sources stand in `policies/orders.yaml`, section `at_home`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
 from shared.fhir.cited import Cited
-from shared.fhir.codes import DEA, ID_PRESCRIPTION, IN_PERSON_CLASSES, MEDICATION_COMMUNITY
+from shared.fhir.codes import DEA, ID_PRESCRIPTION, IN_PERSON_CLASSES, MEDICATION_COMMUNITY, UCUM
 from shared.fhir.dates import interval
 from shared.fhir.json import Resource
-from shared.fhir.kap import Drug, has_code
+from shared.fhir.kap import Drug, has_code, patient_of
 from shared.fhir.outcome import Issue
 from shared.fhir.registrations import is_dea
 
@@ -35,7 +36,7 @@ class Telemedicine(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Limit(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much one prescription may be: units, days, refills."""
+    """How much one prescription may be: units, days, refills; so many units are the most of any so many days, too."""
 
     units: Decimal
     days: int
@@ -70,7 +71,10 @@ class HomeFacts:
         pdmp_queries: when the prescription monitoring programme was asked about the patient.
         patient: reference of the Patient, whose record lacks what no resource shows.
         prescriber, site: the Practitioner, and the Location or Organization he prescribes from; None: not known.
-        at: when the order was written.
+        at: when the order was written, or comes into force.
+        before: the person's other orders of the drug, of whatever status but drafts and errors, and when each was
+            written.
+        alike: other orders, whoever's, whose prescription has the number of this one.
 
     """
 
@@ -80,6 +84,8 @@ class HomeFacts:
     site: Resource | None
     at: datetime
     patient: str
+    before: Sequence[tuple[datetime, Resource]] = ()
+    alike: Sequence[Resource] = ()
 
 
 def is_for_home(request: Resource) -> bool:
@@ -96,6 +102,8 @@ def check_home(
         *_seen(facts, policy),
         *_registered(facts, policy),
         *_limits(request, policy),
+        *_total(request, facts, policy),
+        *_number(request, facts, policy),
     ]
 
 
@@ -190,11 +198,46 @@ def _limits(request: Resource, policy: HomePolicy) -> Iterator[Issue]:
     unit = dispense.get("expectedSupplyDuration", {}).get("code", "d")
     if unit != "d":
         over.append("expectedSupplyDuration is not in days (UCUM d)")
+    if not _is_count(dispense.get("quantity", {})):
+        over.append("quantity is no number of units, but an amount (UCUM 1, or the unit in braces)")
     if over:
         yield _issue(
             f"dispenseRequest is beyond the limit: {'; '.join(over)}. Order less.", "RX-LIMIT", limit, "dispenseRequest"
         )
-    if not _numbers(request.get("identifier", [])):
+
+
+def _is_count(quantity: Mapping[str, Any]) -> bool:
+    """Tell whether a Quantity counts things: lozenges, tablets; of mg nobody could tell how many they are."""
+    return quantity.get("system") != UCUM or str(quantity.get("code", "1")).startswith(("1", "{"))
+
+
+def _total(request: Resource, facts: HomeFacts, policy: HomePolicy) -> Iterator[Issue]:
+    """Yield that the orders of so many days are together more than one may be; of how much nobody said is the most."""
+    limit = policy.limit
+    since = facts.at - timedelta(days=limit.days)
+    counted = [one for when, one in facts.before if is_for_home(one) and since < when <= facts.at]
+    units, had = _units(request), sum((_units(one) or limit.units for one in counted), Decimal())
+    if units is not None and units <= limit.units < had + units:
+        yield _issue(
+            f"{had:f} units were ordered for home in the {limit.days} days before; {units:f} more are above "
+            f"{limit.units:f}. Order less, or later; what was never dispensed has the status cancelled.",
+            "RX-LIMIT",
+            limit,
+            "dispenseRequest.quantity",
+            tuple(f"MedicationRequest/{one['id']}" for one in counted),
+        )
+
+
+def _units(request: Resource) -> Decimal | None:
+    """Return how many units an order for home is, its refills too; None: it does not say."""
+    dispense = request.get("dispenseRequest", {})
+    units = dispense.get("quantity", {}).get("value")
+    return None if units is None else Decimal(units) * (1 + Decimal(dispense.get("numberOfRepeatsAllowed", 0)))
+
+
+def _number(request: Resource, facts: HomeFacts, policy: HomePolicy) -> Iterator[Issue]:
+    """Yield that an order has no prescription, or that of another order; of whose it is nothing is told."""
+    if not numbers_of(request):
         yield _issue(
             "The number of the prescription is not recorded. Issue it in certified EPCS software, and give its number "
             f"as identifier with system {ID_PRESCRIPTION}; until then keep the order a draft.",
@@ -202,9 +245,22 @@ def _limits(request: Resource, policy: HomePolicy) -> Iterator[Issue]:
             policy.number,
             "identifier",
         )
+    if facts.alike:
+        own = [one for one in facts.alike if f"Patient/{patient_of(one)}" == facts.patient]
+        whose = "another order of the patient" if own else "an order of somebody else"
+        yield _issue(
+            f"The number of the prescription is that of {whose}: one prescription is one order. Give the number that "
+            "the EPCS software gave this one; where the other is wrong, correct that first.",
+            "RX-NUMBER",
+            policy.number,
+            "identifier",
+            tuple(f"MedicationRequest/{one['id']}" for one in own) or (facts.patient,),
+        )
 
 
-def _numbers(identifiers: Iterable[Resource]) -> list[str]:
+def numbers_of(request: Resource) -> list[str]:
+    """Return the numbers of an order's prescription in the EPCS software."""
+    identifiers = request.get("identifier", [])
     return [one["value"] for one in identifiers if one.get("system") == ID_PRESCRIPTION and one.get("value")]
 
 

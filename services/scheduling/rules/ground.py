@@ -36,7 +36,7 @@ class Ground:
         order: reference of the order the appointment names; None: it names none. other_orders: further ones of the two
             drugs.
         order_active: whether that order is held, active, of this clinic, and this patient's.
-        order_sessions: for how many dosing sessions it is; None: not known. order_used: the visits and doses on it.
+        order_sessions: for how many dosing sessions it is. order_used: the visits and doses on it.
         drug: that it orders; None: neither ketamine nor esketamine, or not known.
         routes: of the order.
         consented: routes consented to at the start, by a consent signed before.
@@ -67,7 +67,7 @@ class Ground:
     order: str | None = None
     other_orders: tuple[str, ...] = ()
     order_active: bool = False
-    order_sessions: int | None = None
+    order_sessions: int = 1
     order_used: tuple[str, ...] = ()
     drug: str | None = None
     routes: tuple[str, ...] = ()
@@ -221,7 +221,7 @@ def _order(ground: Ground, _start: datetime | None, _rule: Required, _: Scheduli
     if ground.other_orders:
         what = f"{ground.order} is not the only order that is named: {', '.join(ground.other_orders)}"
         return False, what, "Name the one that this session is on.", (ground.order, *ground.other_orders)
-    if ground.order_sessions is not None and len(ground.order_used) >= ground.order_sessions:
+    if len(ground.order_used) >= ground.order_sessions:
         what = f"{ground.order} is for {ground.order_sessions} dosing sessions, and as many are on it already"
         return (
             False,

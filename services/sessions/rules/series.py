@@ -132,7 +132,7 @@ def _ordered(before: Before, order: Resource, planned: Planned | None, series: S
         if one.order == order["id"]
         or (one.order is None and one.visit is not None and (one.when is None or one.when >= written))
     ]
-    ordered, had = sessions_for(order.get("dosageInstruction", []), planned) or 1, _sessions(given)
+    ordered, had = sessions_for(order.get("dosageInstruction", []), planned), _sessions(given)
     return _check(
         "G-SERIES",
         "Sessions of the order",

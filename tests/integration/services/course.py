@@ -360,6 +360,12 @@ def milligrams(value: float, unit: str = "mg") -> dict[str, Any]:
     return {"value": value, "unit": unit, "system": codes.UCUM, "code": unit}
 
 
+def for_sessions(ordered: Resource, count: int) -> Resource:
+    """Return an order for so many sessions; one that says no number is for one, or as the plan has them."""
+    (dosage,) = ordered["dosageInstruction"]
+    return {**ordered, "dosageInstruction": [{**dosage, "timing": {"repeat": {"count": count}}}]}
+
+
 def order(of: Resource, dose: float = 70, route: codes.Code = codes.ROUTE_IM, **more: Any) -> Resource:
     return {
         "resourceType": "MedicationRequest",
@@ -417,11 +423,11 @@ async def eligible(intake: Opened, clock: Clock) -> Resource:
     return who
 
 
-async def planned(intake: Opened, clock: Clock) -> tuple[Resource, Resource, Resource]:
+async def planned(intake: Opened, clock: Clock, sessions: int | None = None) -> tuple[Resource, Resource, Resource]:
     """Return a patient whose course is planned for the intramuscular route, the consent and the order."""
     who = await eligible(intake, clock)
     signed = await intake.create(consent(who))
     await intake.create(weight(who))
     await intake.create(care_plan(who))
-    ordered = await intake.create(order(who))
+    ordered = await intake.create(order(who) if sessions is None else for_sessions(order(who), sessions))
     return who, signed, ordered

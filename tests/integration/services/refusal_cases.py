@@ -707,6 +707,24 @@ async def an_order_for_home_without_the_number_of_its_prescription(at: At) -> Re
     return lambda: at.intake.create(without(made, "identifier")), Sent("number of the prescription")
 
 
+@case("RX-NUMBER")
+async def an_order_for_home_with_the_number_of_another_prescription(at: At) -> Refused:
+    _, made, _, _ = await for_home(at)
+    await at.intake.create({**made, "status": "completed"})
+    other, more, _, _ = await for_home(at)
+    return lambda: at.intake.create(more), [named(other)]
+
+
+@case("RX-LIMIT")
+async def an_order_for_home_of_too_much_after_others(at: At) -> Refused:
+    _, made, _, _ = await for_home(at)
+    had = [
+        await at.intake.create({**made, "status": "completed", "identifier": [{**made["identifier"][0], "value": one}]})
+        for one in ("RX-1", "RX-2")
+    ]
+    return lambda: at.intake.create(made), [named(one) for one in had]
+
+
 # -- scheduling: what a dosing session stands on ----------------------------------------------------------------------
 
 

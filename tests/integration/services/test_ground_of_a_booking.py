@@ -27,6 +27,7 @@ from tests.integration.services.course import (
     care_plan,
     consent,
     eligible,
+    for_sessions,
     milligrams,
     order,
     patient,
@@ -239,11 +240,6 @@ async def test_who_died_is_not_eligible_and_what_is_booked_is_flagged_and_he_is_
     assert await scheduling.search("Communication", recipient=f"Patient/{who['id']}") == told
 
 
-def for_sessions(made, count):
-    (dosage,) = made["dosageInstruction"]
-    return {**made, "dosageInstruction": [{**dosage, "timing": {"repeat": {"count": count}}}]}
-
-
 async def test_no_more_doses_are_booked_than_their_order_is_for_and_who_is_beyond_it_is_flagged(
     bench, clock, intake, scheduling
 ):
@@ -288,6 +284,16 @@ async def test_an_order_that_says_no_number_is_for_as_many_sessions_as_the_plan_
     for days in (0, 7):
         await scheduling.create(appointment(who, ordered, NEXT + timedelta(days=days)))
     assert await refused(scheduling, who, ordered, NEXT + timedelta(days=14)) == {"S-ORDER"}
+
+
+async def test_an_order_is_for_one_session_where_neither_it_nor_the_plan_says_a_number(
+    bench, clock, intake, scheduling
+):
+    who, _, _ = await planned(intake, clock)
+    ordered = await intake.create(order(who))
+    await bench.deliver(intake, scheduling)
+    await scheduling.create(appointment(who, ordered, NEXT))
+    assert await refused(scheduling, who, ordered, NEXT + timedelta(days=7)) == {"S-ORDER"}
 
 
 async def test_a_dose_that_was_given_outside_of_a_visit_is_one_of_its_order(bench, clock, intake, scheduling):

@@ -122,39 +122,89 @@ async def test_an_order_beside_theophylline_is_refused_and_stopping_one_is_not(i
     await intake.update({**ordered, "status": "stopped"})
 
 
-async def test_an_order_for_home_needs_what_schedule_iii_asks_for(intake, clock):
-    who = await eligible(intake, clock)
-    dea = [{"system": codes.DEA, "value": "AB1234563"}]
-    prescriber = await intake.create(practitioner(identifier=dea))
-    await intake.create(role_of(prescriber))
-    site = await intake.create({"resourceType": "Organization", "name": "Clinic", "identifier": dea})
-    home = order(
+def for_home(who, number, quantity=6, **more):
+    return order(
         who,
         100,
         codes.ROUTE_SUBLINGUAL,
         category=[codes.MEDICATION_COMMUNITY.concept()],
-        requester=about(prescriber),
-        performer=about(site),
-        identifier=[{"system": codes.ID_PRESCRIPTION, "value": "RX-77"}],
+        identifier=[{"system": codes.ID_PRESCRIPTION, "value": number}],
         dispenseRequest={
-            "quantity": {"value": 6},
+            "quantity": {"value": quantity, "unit": "lozenge"},
             "expectedSupplyDuration": {"value": 28, "unit": "d", "system": codes.UCUM, "code": "d"},
         },
+        **more,
     )
+
+
+def asked_of_the_programme(who, on="2026-11-20T09:00:00Z"):
+    return {
+        "resourceType": "Observation",
+        "status": "final",
+        "code": codes.PDMP_QUERY.concept(),
+        "subject": about(who),
+        "effectiveDateTime": on,
+        "valueString": "Nothing unexpected",
+    }
+
+
+async def registered(intake):
+    """Return who may order for home, and where: `requester` and `performer` of an order."""
+    dea = [{"system": codes.DEA, "value": "AB1234563"}]
+    prescriber = await intake.create(practitioner(identifier=dea))
+    await intake.create(role_of(prescriber))
+    where = await intake.create({"resourceType": "Organization", "name": "Clinic", "identifier": dea})
+    return {"requester": about(prescriber), "performer": about(where)}
+
+
+async def test_an_order_for_home_needs_what_schedule_iii_asks_for(intake, clock):
+    who = await eligible(intake, clock)
+    home = for_home(who, "RX-77", **await registered(intake))
     with pytest.raises(Unprocessable) as error:
         await intake.create({**home, "requester": {"reference": "Practitioner/unknown"}})
     assert rules_of(error) == {"RX-PDMP", "RX-DEA", "RX-PRESCRIBER"}
-    await intake.create(
-        {
-            "resourceType": "Observation",
-            "status": "final",
-            "code": codes.PDMP_QUERY.concept(),
-            "subject": about(who),
-            "effectiveDateTime": "2026-11-20T09:00:00Z",
-            "valueString": "Nothing unexpected",
-        }
-    )
+    await intake.create(asked_of_the_programme(who))
     await intake.create(home)
+
+
+async def test_one_prescription_is_of_one_order_whoever_it_is_for(intake, clock):
+    by = await registered(intake)
+    ada, bo = await eligible(intake, clock), await eligible(intake, clock)
+    for who in (ada, bo):
+        await intake.create(asked_of_the_programme(who))
+    first = await intake.create(for_home(ada, "RX-77", 1, **by))
+    await intake.update({**first, "note": [{"text": "The order that has the number is not in its own way."}]})
+    for who, of in ((ada, first), (bo, bo)):
+        with pytest.raises(Unprocessable, match="number of the prescription is that of") as error:
+            await intake.create(for_home(who, "RX-77", 1, **by))
+        assert rules_of(error) == {"RX-NUMBER"}
+        (issue,) = error.value.issues
+        assert issue.evidence == (f"{of['resourceType']}/{of['id']}",)
+        assert who is ada or first["id"] not in issue.diagnostics
+    prepared = await intake.create(for_home(bo, "RX-77", 1, **by, status="draft"))
+    await intake.create(for_home(bo, "RX-78", 1, **by))
+    with pytest.raises(Unprocessable):
+        await intake.update({**prepared, "status": "active"})
+    wrong = await intake.search("MedicationRequest", patient=ada["id"])
+    await intake.update({**wrong[0], "status": "entered-in-error"})
+    await intake.update({**prepared, "status": "active"})
+
+
+async def test_orders_for_home_are_together_no_more_than_one_may_be(intake, clock):
+    who, by = await eligible(intake, clock), await registered(intake)
+    await intake.create(asked_of_the_programme(who))
+    had = [await intake.create(for_home(who, f"RX-{number}", 6, **by)) for number in (1, 2)]
+    clock.forward(days=2)
+    again = for_home(who, "RX-3", 1, **by, authoredOn=zulu(clock.now))
+    for on in (again["authoredOn"], "2026-11-20T12:00:00Z", "2027-01-20"):  # today, dated back, dated ahead
+        with pytest.raises(Unprocessable, match="12 units were ordered for home in the 30 days before") as error:
+            await intake.create({**again, "authoredOn": on})
+        assert "RX-LIMIT" in rules_of(error)
+    assert {f"MedicationRequest/{one['id']}" for one in had} <= set(error.value.issues[-1].evidence)
+    await intake.create({**again, "status": "completed"})
+    held = {one["identifier"][0]["value"]: one for one in await intake.search("MedicationRequest", patient=who["id"])}
+    await intake.update({**held["RX-1"], "status": "cancelled"})
+    await intake.create({**again, "identifier": [{"system": codes.ID_PRESCRIPTION, "value": "RX-4"}]})
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ async def test_a_dosing_session_is_for_one_patient(bench, clock, intake, schedul
 
 @pytest.mark.parametrize(("hours", "allowed"), [(47, False), (48, True), (-47, False), (-48, True)])
 async def test_two_dosing_sessions_keep_the_routes_spacing(bench, clock, intake, scheduling, hours, allowed):
-    who, _, ordered = await planned(intake, clock)
+    who, _, ordered = await planned(intake, clock, sessions=2)
     await bench.deliver(intake, scheduling)
     start = START + timedelta(days=7)
     await scheduling.create(appointment(who, ordered, start))

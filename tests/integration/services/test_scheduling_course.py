@@ -22,7 +22,7 @@ from tests.integration.services.course import about, appointment, consent, eligi
 
 
 async def ready(bench, clock, intake, clinic):
-    who, signed, ordered = await planned(intake, clock)
+    who, signed, ordered = await planned(intake, clock, sessions=6)
     await bench.deliver(intake, clinic)
     return who, signed, (ref("patient", f"Patient/{who['id']}"), ref("order", f"MedicationRequest/{ordered['id']}"))
 

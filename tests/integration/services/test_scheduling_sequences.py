@@ -20,7 +20,7 @@ from shared.fhir.kap import stage_extension
 from shared.runtime.consume import ServiceEvents
 from shared.store.access import DEFAULT_TENANT
 from tests.integration.services.booking_machine import HOURS, PATIENTS, WHO, Bookings
-from tests.integration.services.course import START, care_plan, consent, order
+from tests.integration.services.course import START, care_plan, consent, for_sessions, order
 
 
 def who(name):
@@ -59,7 +59,7 @@ NEWS = {
     "plan": lambda name: care_plan(who(name)),
     "plan of something else": lambda name: care_plan(who(name), category=[{"text": "diabetes"}]),
     "plan revoked": lambda name: care_plan(who(name), status="revoked"),
-    "order": lambda name: order(who(name)),
+    "order": lambda name: for_sessions(order(who(name)), 6),
     "order stopped": lambda name: order(who(name), status="stopped"),
     "order from elsewhere": lambda name: order(who(name), meta={"source": "urn:hospital"}),
 }

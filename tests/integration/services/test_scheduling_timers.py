@@ -185,6 +185,52 @@ async def test_a_cancelled_or_moved_visit_is_told_and_its_reminders_go_out_no_mo
     assert (await told(scheduling, who))[1:] == [("stopped", *news), ("preparation", "A visit is cancelled", off)]
 
 
+async def test_who_is_put_on_a_visit_and_who_is_taken_off_it_are_told_and_the_patient_that_it_is_another(
+    bench, intake, scheduling, clock
+):
+    who = await patient(bench, intake, scheduling)
+    ann, ben, dee = [
+        await intake.create(
+            {"resourceType": "Practitioner", "telecom": [{"system": "email", "value": f"{one}@kap.org"}]}
+        )
+        for one in ("ann", "ben", "dee")
+    ]
+    acts = await intake.create({"resourceType": "PractitionerRole", "practitioner": about(ben)})
+    await bench.deliver(intake, scheduling)
+    booked = await scheduling.create(prep(who, START + DAY))
+
+    def of(*staff):
+        patients = [one for one in booked["participant"] if one["actor"] == about(who)]
+        return [*patients, *({"actor": about(one), "status": "accepted"} for one in staff)]
+
+    async def told_since(count):
+        found = (await scheduling.search("Communication", patient=who["id"]))[count:]
+        names = {who["id"]: "patient", ann["id"]: "ann", ben["id"]: "ben", dee["id"]: "dee"}
+        to = (one["recipient"][0]["reference"].rpartition("/")[2] for one in found)
+        return {names[id_]: one["payload"][0]["contentString"] for id_, one in zip(to, found, strict=True)}
+
+    booked = await scheduling.update({**booked, "participant": of(ann, dee)})
+    count = len(await scheduling.search("Communication", patient=who["id"]))
+    booked = await scheduling.update({**booked, "participant": of(acts, dee)})
+    then = "on Monday, 23 November 2026 at 09:00 (UTC)"
+    assert await told_since(count) == {
+        "ann": f"You are not in the visit {then} any more.",
+        "ben": f"You are in a visit {then}.",
+        "patient": f"Somebody else than planned will see you at your visit {then}. "
+        "Please call us if you have questions.",
+    }
+    named_so = await scheduling.update({**booked, "participant": of(ben, dee)})
+    assert len(await told_since(count)) == 3, "he is the same, whatever he is called"
+    later = {name: zulu(moment(named_so[name]) + DAY) for name in ("start", "end")}
+    await scheduling.update({**named_so, **later, "participant": of(ann, dee)})
+    now = "on Tuesday, 24 November 2026 at 09:00 (UTC)"
+    news = await told_since(count + 3)
+    assert news["ann"] == f"You are in a visit {now}."
+    assert news["ben"] == f"You are not in the visit {then} any more."
+    assert news["dee"] == f"The visit {then} was moved. It is now {now}."
+    assert f"It is now {now}." in news["patient"]
+
+
 async def test_who_cannot_be_told_of_a_cancelled_visit_is_called(bench, intake, scheduling, clock):
     who = await intake.create({"resourceType": "Patient", "name": [{"family": "Moss"}]})
     await bench.deliver(intake, scheduling)

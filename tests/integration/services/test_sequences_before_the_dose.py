@@ -31,6 +31,7 @@ from tests.integration.services.course import (
     about,
     care_plan,
     consent,
+    for_sessions,
     order,
     patient,
     planned,
@@ -119,7 +120,7 @@ class BothServices(Bookings):
 
     @initialize(after=HOURS)
     def one_is_ready_and_booked_and_one_waits_for_a_decision(self, after):
-        self.people["ada"], _, self.orders["ada"] = self.run(planned(self.intake, self.clock))
+        self.people["ada"], _, self.orders["ada"] = self.run(planned(self.intake, self.clock, sessions=6))
         self.people["bo"] = self.run(self.intake.create(patient(identifier=[{"system": "urn:clinic", "value": "2"}])))
         self.is_referred("bo", there=True)
         self.answers("bo", {"E08": True})
@@ -212,7 +213,7 @@ class BothServices(Bookings):
             return
         self.say(weight(self.who(name)))
         _, route, milligrams, product = ORDERS[how]
-        made = order(self.who(name), milligrams, route, medicationCodeableConcept=product.concept())
+        made = for_sessions(order(self.who(name), milligrams, route, medicationCodeableConcept=product.concept()), 6)
         self.orders[name] = self.say(made) or self.order_of(name)
 
     @rule(name=WHO, how=HOW)
