@@ -59,6 +59,7 @@ HELD = [
     "Medication",
     "Device",
     "Specimen",
+    "FamilyMemberHistory",
     "Immunization",
     "DiagnosticReport",
     "Questionnaire",

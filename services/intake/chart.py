@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from services.intake.course import is_screening, with_change
-from services.intake.rules.findings import Chart, Decision
+from services.intake.rules.findings import Chart, Decision, Relative
 from services.intake.rules.trials import Entry
 from services.intake.setting import Setting
 from shared.fhir.codes import ID_FINDING, LOINC, PROCEED
@@ -194,9 +194,11 @@ async def chart_of(
     ]
     conditions = [_entry(one, one.get("code")) for one in await view.all("Condition")]
     allergies = [_entry(one, one.get("code")) for one in await view.all("AllergyIntolerance")]
+    relatives = [one for one in await view.all("FamilyMemberHistory") if one["status"] != "entered-in-error"]
+    family = [_entry(one, said) for one in relatives for said in (one["relationship"], *_conditions_of(one))]
     held = {entry.reference for entry in conditions}
     reasons = [_entry(one, reason) for one in referrals for reason in reasons_of(one, held)]
-    meant = await _meanings(view, [*conditions, *allergies, *medicines, *ingredients, *reasons], setting)
+    meant = await _meanings(view, [*conditions, *allergies, *medicines, *ingredients, *reasons, *family], setting)
     if isinstance(view, View):
         view.meant.update(meant)
     medicines = [_with_meaning(one, meant) for one in medicines]
@@ -214,6 +216,7 @@ async def chart_of(
             for code in sorted(observed(setting))
             for one in await view.all("Observation", code=f"{LOINC}|{code}")
         ],
+        family=[_relative(one, meant) for one in relatives],
         flags=[_entry(one, one.get("code")) for one in await view.all("Flag")],
         reasons=[_with_meaning(one, meant).concept or {} for one in reasons],
         answers={} if response is None else unanimous(answers_of(response)),
@@ -224,6 +227,23 @@ async def chart_of(
         known=frozenset(meant),
         decisions={rule: await _decision(view, issue) for rule, issue in issues.items()},
         now=now,
+    )
+
+
+def _conditions_of(history: Resource) -> list[Mapping[str, Any]]:
+    return [one["code"] for one in history.get("condition", [])]
+
+
+def _relative(history: Resource, meant: Mapping[tuple[str, str], frozenset[str]]) -> Relative:
+    """Return a FamilyMemberHistory as the rules take it, with the codes above its own among them."""
+
+    def told(concept: Mapping[str, Any]) -> Mapping[str, Any]:
+        return _with_meaning(_entry(history, concept), meant).concept or {}
+
+    return Relative(
+        f"FamilyMemberHistory/{history['id']}",
+        told(history["relationship"]),
+        [told(one) for one in _conditions_of(history)],
     )
 
 

@@ -66,6 +66,7 @@ JUDGED_BY: Final = frozenset(
         "Patient",
         "Condition",
         "AllergyIntolerance",
+        "FamilyMemberHistory",
         "MedicationStatement",
         "MedicationRequest",
         "Observation",

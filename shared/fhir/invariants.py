@@ -224,6 +224,10 @@ RULES: Final[Mapping[tuple[str, str], tuple[Invariant, ...]]] = {
         Invariant("cpl-3", "has a detail and a reference, and may have one", not_both("detail", "reference")),
     ),
     ("Goal", "target"): (Invariant("gol-1", "has a detail and needs a measure", needs("detail[x]", "measure")),),
+    ("FamilyMemberHistory", ""): (
+        Invariant("fhs-1", "has an age and a birth, and may have one", not_both("age[x]", "born[x]")),
+        Invariant("fhs-2", "estimates an age and needs one", needs("estimatedAge", "age[x]")),
+    ),
     ("Immunization", "education"): (
         Invariant("imm-1", "needs a documentType or a reference", any_of("documentType", "reference")),
     ),

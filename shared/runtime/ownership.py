@@ -80,6 +80,7 @@ ALONE: Final[Mapping[str, str]] = {
             "Medication",
             "Device",
             "Specimen",
+            "FamilyMemberHistory",
             "Immunization",
             "DiagnosticReport",
             "Questionnaire",

@@ -43,6 +43,7 @@ SINGLE_SUBJECT: Final = frozenset(
         "DocumentReference",
         "Encounter",
         "EpisodeOfCare",
+        "FamilyMemberHistory",
         "Flag",
         "Goal",
         "Immunization",

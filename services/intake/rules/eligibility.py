@@ -15,6 +15,7 @@ from services.intake.rules.findings import (
     Chart,
     Finding,
     Outcome,
+    Relative,
     Rules,
     Screening,
     counted,
@@ -25,6 +26,7 @@ from services.intake.rules.findings import (
 from services.intake.rules.forms import (
     GRAVEST,
     EligibilityPolicy,
+    Family,
     Measured,
     Recent,
     ScreeningRule,
@@ -156,6 +158,7 @@ def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str,
         for set_ in rule.allergies:
             if sets[set_].holds(entry.concept):
                 yield entry.reference, set_
+    yield from _family_signs(rule.family, chart, sets)
     for sign in rule.observations:
         newest = newest_of(chart.observations, sign.code)
         value = None if newest is None else newest.resource.get("valueCodeableConcept")
@@ -167,6 +170,20 @@ def _signs(rule: ScreeningRule, chart: Chart, sets: Sets) -> Iterator[tuple[str,
         raised = flag_codes(entry.resource).intersection(rule.flags)
         if raised and entry.resource.get("status") == "active":
             yield entry.reference, min(raised)
+
+
+def _family_signs(family: Family | None, chart: Chart, sets: Sets) -> Iterator[tuple[str, str | None]]:
+    for relative in () if family is None else chart.family:
+        for set_ in () if family is None or is_of(relative, family, sets) is False else family.conditions:
+            if any(sets[set_].holds(one) for one in relative.conditions):
+                yield relative.reference, set_
+
+
+def is_of(relative: Relative, family: Family, sets: Sets) -> bool | None:
+    """Tell whether a relative is one of those that a rule is about; None where his relationship is not read."""
+    if sets[family.but].holds(relative.relationship):
+        return False
+    return sets[family.of].holds(relative.relationship) or None
 
 
 def flag_codes(flag: Resource) -> set[str]:
@@ -264,7 +281,7 @@ def _not_indicated(found: Finding, chart: Chart) -> Finding:
 def _uncoded(chart: Chart, rules: Rules) -> Iterator[str]:
     """Yield what no rule can read: text, and a code that neither the policy nor the loaded terminology knows.
 
-    Conditions that are over, too: some rules ask what somebody ever had.
+    Conditions that are over, too: some rules ask what somebody ever had; and those of relatives whom a rule asks about.
     """
     systems = rules.eligibility.coded_systems
     for entries, read in (
@@ -275,6 +292,12 @@ def _uncoded(chart: Chart, rules: Rules) -> Iterator[str]:
         for entry in entries:
             if not is_coded(entry.concept, read) or not _is_known(entry.concept, chart, rules):
                 yield entry.reference
+    families = [rule.family for rule in rules.eligibility.rules.values() if rule.family is not None]
+    for relative in chart.family:
+        asked = any(is_of(relative, family, rules.sets) is not False for family in families)
+        known = (is_coded(one, systems.condition) and _is_known(one, chart, rules) for one in relative.conditions)
+        if asked and not all(known):
+            yield relative.reference
 
 
 def _is_known(concept: Mapping[str, Any] | None, chart: Chart, rules: Rules) -> bool:

@@ -46,6 +46,15 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Relative:
+    """A FamilyMemberHistory: its reference, who it is about (CodeableConcept), and what that one had or has."""
+
+    reference: str
+    relationship: Mapping[str, Any]
+    conditions: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """What a screening judges on.
 
@@ -60,6 +69,7 @@ class Chart:
         answered: when; None where there is none.
         drug, route: planned (route a SNOMED CT code); None: not said, then the graver severity counts.
         decisions: by rule, who decided to proceed, and on which evidence.
+        family: relatives with their conditions; what is said of none is no answer.
         flags: what this clinic's services, or others, warn of; those that are up count.
         known: codes (system, code) that the terminology that was loaded has.
         now: the time of the screening.
@@ -83,6 +93,7 @@ class Chart:
     past_medications: Sequence[Entry] = ()
     known: Collection[tuple[str, str]] = frozenset()
     flags: Sequence[Entry] = ()
+    family: Sequence[Relative] = ()
     relative_deciders: int = 1
 
 

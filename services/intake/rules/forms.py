@@ -54,6 +54,14 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     beside: tuple[str, ...]
 
 
+class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Conditions that count of a relative: of those of the set `of` that are not of `but`, or may be."""
+
+    of: str
+    but: str
+    conditions: tuple[str, ...]
+
+
 class Needed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many antidepressant trials there must have been; the integer answer `link` is what the patient says."""
 
@@ -65,8 +73,8 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A rule of eligibility. Sets are named as in `value-sets.yaml`.
 
     `conditions` count while active, `history` also later, `suggests` are shown as evidence but decide nothing.
-    `flags`: codes (KAP's or SNOMED CT's) of a Flag that counts while it is up. `measured`: a value that counts beside a
-    condition. `graver` raises the severity when one of its sets is met.
+    `family`: conditions of relatives. `flags`: codes (KAP's or SNOMED CT's) of a Flag that counts while it is up.
+    `measured`: a value that counts beside a condition. `graver` raises the severity when one of its sets is met.
     `indication`: asked only for that indication; `indicated`: by drug, the sets of which one is on record, else it is
     not known whether it is asked. `override`: how many prescribers together may decide past an absolute
     finding, by drug or drug and route; where it says nothing, nobody may. `asked`: at screening, or on the day of the
@@ -82,6 +90,7 @@ class ScreeningRule(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True
     suggests: tuple[str, ...] = ()
     recent: Recent | None = None
     allergies: tuple[str, ...] = ()
+    family: Family | None = None
     observations: tuple[ObservationSign, ...] = ()
     measured: Measured | None = None
     graver: dict[str, Severity] = msgspec.field(default_factory=dict)

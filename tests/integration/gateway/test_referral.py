@@ -35,6 +35,7 @@ ADA = {
     "address": [{"city": "Ithaca", "postalCode": "14850"}],
 }
 BASE = "http://gateway.example/fhir"
+FAMILY = "http://terminology.hl7.org/CodeSystem/v3-RoleCode"
 LETTER = b"Ada has been depressed for two years. Sertraline and venlafaxine did not help."
 
 
@@ -114,6 +115,9 @@ def referral(requester, subject):
             entry(5, {"resourceType": "DocumentReference", "status": "current", "subject": ada,
                       "content": [{"attachment": {"contentType": "text/plain", "title": "Referral letter",
                                                   "data": b64encode(LETTER).decode()}}]}),
+            entry(7, {"resourceType": "FamilyMemberHistory", "status": "completed", "patient": ada,
+                      "relationship": {"coding": [{"system": FAMILY, "code": "MTH"}]},
+                      "condition": [{"code": {"coding": [{"system": codes.ICD10CM, "code": "F20.9"}]}}]}),
             entry(6, {"resourceType": "ServiceRequest", "status": "active", "intent": "order", "subject": ada,
                       "identifier": [{"system": "urn:partner", "value": "R-7"}], "authoredOn": "2026-11-20",
                       "code": codes.REFERRAL.concept(), "requester": requester,
@@ -130,7 +134,7 @@ async def test_a_partner_asks_who_is_known_refers_in_one_transaction_and_follows
     by = {"reference": f"Practitioner/{doctor['id']}"}
     assert await matched(http, ADA) == [], "nobody is entered twice: first it is asked"
     done = await post(http, BASE, referral(by, ADA))
-    assert [one["response"]["status"][:3] for one in done["entry"]] == ["201"] * 6
+    assert [one["response"]["status"][:3] for one in done["entry"]] == ["201"] * 7
     await carry()
     asked = parse((await http.get("/ServiceRequest?identifier=urn:partner|R-7")).content)["entry"][0]["resource"]
     subject = asked["subject"]["reference"]

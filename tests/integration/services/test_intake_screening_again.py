@@ -17,10 +17,12 @@ from tests.integration.services.at_intake import (
     latest,
     outcome,
     pregnancy,
+    proceeding,
     taking,
     the_course,
 )
 from tests.integration.services.course import (
+    about,
     eligible,
     order,
     patient,
@@ -68,6 +70,32 @@ async def test_a_corrected_birth_date_is_judged_at_once(intake, clock):
     await intake.update({**who, "birthDate": "2010-01-01"})
     assert outcome(await latest(intake, who)) == "not-eligible"
     assert (await the_course(intake, who))["status"] == "onhold"
+
+
+def relative(who, relationship, code):
+    return {
+        "resourceType": "FamilyMemberHistory",
+        "status": "completed",
+        "patient": about(who),
+        "relationship": codes.Code("http://terminology.hl7.org/CodeSystem/v3-RoleCode", relationship).concept(),
+        "condition": [{"code": codes.Code(codes.ICD10CM, code).concept()}],
+    }
+
+
+async def test_a_psychosis_in_the_family_that_is_recorded_later_waits_for_a_prescriber(intake, clock):
+    who, _, _ = await planned(intake, clock)
+    await intake.create(relative(who, "STPMTH", "F20.9"))
+    await intake.create(relative(who, "PGRFTH", "F20.9"))
+    assert outcome(await latest(intake, who)) == "eligible"
+    of_mother = await intake.create(relative(who, "NMTH", "F20.9"))
+    assert outcome(await latest(intake, who)) == "needs-decision"
+    assert (await the_course(intake, who))["status"] == "onhold"
+    (issue,) = await intake.search("DetectedIssue", patient=who["id"])
+    assert (issue["code"]["coding"][0]["code"], issue["implicated"]) == ("E08", [about(of_mother)])
+    await intake.update({**issue, "mitigation": [proceeding(await intake.prescriber())]})
+    assert outcome(await latest(intake, who)) == "eligible"
+    await intake.update({**of_mother, "status": "entered-in-error"})
+    assert outcome(await latest(intake, who)) == "eligible"
 
 
 async def test_what_is_taken_back_makes_eligible_again_and_a_person_lets_the_course_go_on(intake, clock):

@@ -312,7 +312,8 @@ class BothServices(Bookings):
         if found != ["eligible"] or never & ill or other:  # whatever was decided: past that nobody may
             yield "eligibility"
         consents = [each for each in await self.intake.search("Consent", **about_) if each["status"] == "active"]
-        if not ordered or not all(last_word_permits(consents, ORDERS[each][1].code, start) for each in ordered):
+        permitted = [how for how in ORDERS if last_word_permits(consents, ORDERS[how][1].code, start)]
+        if not permitted or any(each not in permitted for each in ordered):  # by any route, where none is ordered
             yield "consent"
         plans = await self.intake.search("CarePlan", **about_)
         if not any(each["status"] == "active" for each in plans):

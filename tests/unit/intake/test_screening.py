@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.intake.rules.eligibility import is_aged
-from services.intake.rules.findings import Decision
+from services.intake.rules.findings import Decision, Relative
 from services.intake.rules.forms import deciders, severity_for
 from shared.fhir.codes import ICD10CM, RXNORM, SNOMED
 from tests.unit.intake.charts import (
@@ -450,3 +450,44 @@ def test_the_questionnaire_asks_what_the_rules_need():
     assert only_when == {f"{one[0]}-DETAIL": one for one in only_when.values()}, "what a yes is about"
     assert not any(item["required"] for link, item in asked.items() if link.endswith("-DETAIL"))
     assert not any(item["text"].isupper() or len(item["text"]) > 200 for item in items)
+
+
+ROLE = "http://terminology.hl7.org/CodeSystem/v3-RoleCode"
+
+
+def relative(who, *conditions):
+    """Return a relative with conditions; `who` as the terminology gives it, with the codes above it."""
+    codings = [{"system": ROLE, "code": one} for one in who.split()]
+    return Relative(
+        f"FamilyMemberHistory/{who}", {"coding": codings} if codings else {"text": "a relative"}, conditions
+    )
+
+
+def icd(code):
+    return {"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": code}]}
+
+
+@pytest.mark.parametrize(
+    ("one", "psychosis", "unread"),
+    [
+        (relative("MTH PRN", icd("F20.9")), "hit", False),
+        (relative("NBRO BRO SIB", icd("I71.4"), icd("F25.0")), "hit", False),
+        (relative("", icd("F20.9")), "hit", False),  # nobody reads who it is: it may be the mother
+        (relative("", {"text": "schizophrenia"}), "hit", True),
+        (relative("STPFTH FTH PRN", icd("F20.9")), "clear", False),
+        (relative("AUNT EXT", {"text": "some illness"}), "clear", False),
+        (relative("MTH PRN", {"text": "some illness"}), "clear", True),
+        (relative("MTH PRN", icd("Z99.9")), "clear", True),
+        (relative("MTH PRN"), "clear", False),
+    ],
+)
+def test_what_is_recorded_of_a_relative_counts_by_code_and_what_nobody_reads_asks_a_person(one, psychosis, unread):
+    found = judge(family=[one])
+    assert finding(found, "E08").verdict == psychosis
+    assert (finding(found, "UNCODED") is not None) is unread
+    assert psychosis == "clear" or finding(found, "E08").evidence == (one.reference,)
+
+
+@pytest.mark.parametrize("family", [[], [relative("MTH PRN")]])
+def test_a_family_of_which_nothing_is_recorded_is_no_answer(family):
+    assert finding(judge(family=family, answers={**HEALTHY, "E08": None}), "E08").verdict == "not-known"
