@@ -29,7 +29,7 @@ def test_numbers_are_unique_and_fit_a_smallint() -> None:
 
 
 def test_every_held_type_has_a_number_a_tree_and_the_common_parameters() -> None:
-    assert len(TYPES) == 56
+    assert len(TYPES) == 57
     assert TYPES < RESOURCE_TYPES
     for type_ in TYPES:
         table = type_table(type_)
