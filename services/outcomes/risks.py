@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.outcomes.rules.instruments import Instrument, Level
-from services.outcomes.rules.risk import AtRisk, is_graver, risk_of
+from services.outcomes.rules.risk import AtRisk, is_graver, risk_of, says_more
 from services.outcomes.rules.scoring import COUNTED, answers_of, instrument_of, score
 from services.outcomes.setting import Setting
 from shared.fhir.at_risk import ANSWERS, TOOK_DOWN, Run, Said, asked_from, given_at, since
@@ -26,7 +26,7 @@ from shared.fhir.dates import zulu
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import codes_of, id_in, moment
 from shared.fhir.outcome import Gone, NotFound
-from shared.fhir.raised import flag, task
+from shared.fhir.raised import flag, identifier, task
 from shared.runtime.escalation import is_acknowledged
 from shared.runtime.raising import OPEN_TASK, close_flag, content_of, find, own_work, raise_once
 from shared.runtime.raising_risk import raise_done, raise_said
@@ -77,7 +77,8 @@ async def raise_risk(
 ) -> AtRisk | None:
     """Raise the risk that the answers say: Flag, Task with its ladder, safety plan. Return it.
 
-    What was raised for the version before, and closed, opens again where this one says another thing, no less grave.
+    What was raised for the version before, and closed, opens again where this one says another thing, no less grave;
+    where somebody has taken it, and this one is worse, it is another call.
     `runs`: screeners by clinicians that end what asks for one; of answers that come late as news.
     """
     found = risk_in(response, instrument, own=own)
@@ -86,12 +87,26 @@ async def raise_risk(
     was = risk_in(before, instrument, own=own)
     again = is_graver(found, was, instrument.risk)
     several = len(instrument.risk.levels) > 1
-    name = ("risk", response["id"], found.level.name) if several else ("risk", response["id"])
+    name: tuple[str, ...] = ("risk", response["id"], found.level.name) if several else ("risk", response["id"])
     asks = found.level.task == setting.forms.task
     given = given_at(response, setting.clock(), amended=before is not None and found != was)
     done = since(runs, given) if asks else []
+    name = await _place(name, record, more=says_more(found, was, instrument.risk))
     await _call(response, found, name, patient, record, setting, instrument, done, again=again)
     return found
+
+
+async def _place(name: tuple[str, ...], record: Record, *, more: bool) -> tuple[str, ...]:
+    """Return the name of a call: that of the last, or the next where it is `more` now than what somebody took."""
+    number, named, last = 1, name, await find(record, "Task", identifier(ID_TASK, *name))
+    while last is not None:
+        following = (*name, str(number + 1))
+        held = await find(record, "Task", identifier(ID_TASK, *following))
+        if held is None:
+            taken = last["status"] in OPEN_TASK and is_acknowledged(last)
+            return following if more and taken else named
+        number, named, last = number + 1, following, held
+    return named
 
 
 async def raise_what_was_answered_elsewhere(

@@ -71,3 +71,14 @@ def is_graver(now: AtRisk, before: AtRisk | None, risk: Risk) -> bool:
         return True
     order = [level.name for level in risk.levels]
     return order.index(now.level.name) <= order.index(before.level.name) and now != before
+
+
+def says_more(now: AtRisk, before: AtRisk | None, risk: Risk) -> bool:
+    """Tell whether the risk is worse than at the version before: a graver level, a further sign, a graver answer."""
+    if before is None:
+        return True
+    order = [level.name for level in risk.levels]
+    was = dict(zip(before.signs, before.answers, strict=True))
+    worse = any(one not in was or value > was[one] for one, value in zip(now.signs, now.answers, strict=True))
+    unread = not set(now.not_understood) <= set(before.not_understood)
+    return order.index(now.level.name) < order.index(before.level.name) or worse or unread

@@ -175,6 +175,24 @@ async def test_answers_that_show_a_graver_level_raise_that_too(outcomes):
     assert (observed["status"], observed["valueCodeableConcept"]["coding"][0]["code"]) == ("amended", "LA9193-9")
 
 
+async def test_an_item_9_that_is_amended_to_worse_calls_anew_where_somebody_has_taken_the_call(outcomes):
+    async def amended(value):
+        await outcomes.update({**phq9({"valueInteger": value}), "id": made["id"], "status": "amended"})
+        return [(one["status"], one["identifier"][0]["value"]) for one in await raised(outcomes, "run-c-ssrs")]
+
+    made = await outcomes.create(phq9({"valueInteger": 1}))
+    name = f"risk:{made['id']}"
+    assert await amended(2) == [("requested", name)]  # nobody has taken it: it climbs
+    (task,) = await raised(outcomes, "run-c-ssrs")
+    await outcomes.update({**task, "status": "accepted", "owner": ANNA})
+    assert await amended(1) == [("accepted", name)]
+    assert await amended(3) == [("accepted", name), ("requested", f"{name}:2")]
+    assert len([one for one in await outcomes.search("Flag", patient="ada") if one["status"] == "active"]) == 2
+    await outcomes.create(cssrs(author=ANNA))
+    assert {one["status"] for one in await raised(outcomes, "run-c-ssrs")} == {"completed"}
+    assert {one["status"] for one in await outcomes.search("Flag", patient="ada")} == {"inactive"}
+
+
 async def test_what_was_raised_stays_open_when_the_answers_are_taken_back(outcomes):
     made = await outcomes.create(phq9({"valueInteger": 3}))
     await outcomes.update({**phq9({"valueInteger": 3}), "id": made["id"], "status": "entered-in-error"})
