@@ -16,6 +16,7 @@ from services.sessions.leaving import guard_leaving, judge_home
 from services.sessions.ledger import guard_booking, keep_booking
 from services.sessions.monitoring_form import fill_after_the_end, fill_at_the_end, note_submission, with_submission
 from services.sessions.operations.summary import ask_for_amendment, keep_signed
+from services.sessions.pace import ask_about_pace
 from services.sessions.rules.readings import measures_anew
 from services.sessions.rules.visits import OVER, TAKEN_BACK, is_of_another, may_become, with_history
 from services.sessions.setting import Setting
@@ -45,6 +46,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await guard_dose(change, record, setting)
         await keep_watch(change, record, setting)
         await ask_which(change, record, setting)
+        await ask_about_pace(change, record, setting)
         if change.after is not None:
             await judge_home(record, change.after, setting)
             await join_treatment(change, record, setting)
@@ -67,6 +69,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         if before is not None and (after is None or moved or measures_anew(after, before)):
             await reopen_due(record, before, after, setting)
         await judge_again(change, record, setting)
+        await fill_after_the_end(change, record, setting)
         await ask_for_amendment(change, record, setting)
 
     async def answers(change: Change, record: Record) -> None:
@@ -77,6 +80,7 @@ def guards(setting: Setting) -> Mapping[str, Sequence[Guard]]:
         await take_back(change, record, setting)
         await guard_symptom(change, record, setting)
         await guard_event(change, record, setting)
+        await fill_after_the_end(change, record, setting)
         await ask_for_amendment(change, record, setting)
 
     async def procedure(change: Change, record: Record) -> None:

@@ -13,11 +13,13 @@ from typing import Any, Final
 
 from services.sessions.calling import Finding, have_reviewed
 from services.sessions.dose import known_of
+from services.sessions.drugs import gated_drug
 from services.sessions.events import is_serious
 from services.sessions.gathering import WITNESS, answers_of, enrolment_of, is_identified, places_of
 from services.sessions.lots import lot_of
 from services.sessions.names import address_in, called, reached_by
 from services.sessions.rules.answers import answers_in
+from services.sessions.rules.claims import COUNTED
 from services.sessions.rules.gate import gate
 from services.sessions.rules.leaving import Leaving, against_vital_signs
 from services.sessions.rules.monitoring import cadence_of
@@ -49,7 +51,7 @@ from shared.fhir.codes import (
 )
 from shared.fhir.dates import interval, zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import has_code, id_in, milligrams_in, patient_of, reference
+from shared.fhir.kap import effective_start, has_code, id_in, milligrams_in, patient_of, reference
 from shared.fhir.raised import identifier, task
 from shared.fhir.zones import day_at, end_of_day, zone_of
 from shared.runtime.raising import OPEN_TASK, close_task, content_of, find, is_own_work, own_work
@@ -62,12 +64,11 @@ SECOND: Final = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A form that was filled: its id, the Task to send it, what is missing, and whether it says another thing now."""
+    """A form that was filled: its id, the Task to send it, and what is missing."""
 
     form: str
     task: Resource
     lacking: list[str]
-    is_changed: bool
 
 
 def is_inpatient(visit: Resource, setting: Setting) -> bool:
@@ -93,25 +94,34 @@ async def fill_at_the_end(change: Change, record: Record, setting: Setting) -> N
 
 
 async def fill_after_the_end(change: Change, record: Record, setting: Setting) -> None:
-    """Bring the form of a visit that is finished to a dose that is charted, corrected or withdrawn in it after that.
+    """Bring the form of a visit that is finished to what is charted, corrected or withdrawn in it after that.
 
-    `change`: of a MedicationAdministration, about to be written.
+    `change`: of a MedicationAdministration, an Observation or an AdverseEvent, about to be written.
     """
+    if is_own_work() and change.type == "Observation":  # what is stamped anew measures nothing anew
+        return
     after = None if change.after is None else {**change.after, "id": change.id}
-    named = (id_in((one or {}).get("context"), "Encounter") for one in (change.before, after))
-    for id_ in dict.fromkeys(one for one in named if one is not None):
+    for id_ in dict.fromkeys(one for one in map(_visit_of, (change.before, after)) if one is not None):
         visit = await record.get("Encounter", id_)
         if visit is None or visit["status"] != "finished" or is_inpatient(visit, setting):
             continue
-        stands = after if after is not None and id_in(after.get("context"), "Encounter") == id_ else None
+        if change.type != "MedicationAdministration":
+            doses = await devices_of(record, visit, setting)
+            if doses:
+                await fill(visit, doses, record, setting, change=change)
+            continue
+        stands = after if _visit_of(after) == id_ else None
         held = await devices_of(record, visit, setting, stands)
         doses = [one for one in held if stands is not None or one.resource.get("id") != change.id]
-        if not doses:
+        if doses:
+            await fill(visit, doses, record, setting)
+        else:
             await _withdraw(visit, record, setting)
-            continue
-        filled = await fill(visit, doses, record, setting)
-        if filled.is_changed and filled.task["status"] == "completed":
-            await _tell_the_programme(visit, filled.form, "says another thing now", record, setting)
+
+
+def _visit_of(resource: Resource | None) -> str | None:
+    said = resource or {}
+    return id_in(said.get("context") or said.get("encounter"), "Encounter")
 
 
 async def _withdraw(visit: Resource, record: Record, setting: Setting) -> None:
@@ -178,17 +188,24 @@ async def note_submission(change: Change, record: Record, setting: Setting) -> N
 
 
 async def fill(
-    visit: Resource, doses: list[Given], record: Record, setting: Setting, *, sent: datetime | None = None
+    visit: Resource,
+    doses: list[Given],
+    record: Record,
+    setting: Setting,
+    *,
+    sent: datetime | None = None,
+    change: Change | None = None,
 ) -> Filled:
     """Fill the form of a visit from its doses of esketamine (at least one), and set the Task to send it.
 
-    `sent`: when it was sent, where that is said now.
+    `sent`: when it was sent, where that is said now. `change`: of a reading or an event, about to be written. Where the
+    form was sent already, and says another thing now, a person tells the programme.
     """
     now, id_ = setting.clock(), str(visit["id"])
     first = doses[0].start or now
     held = await _held(record, id_)
     kept = {} if held is None or held["status"] == "entered-in-error" else answers_in(held)
-    answers = together(kept, await _answers(record, visit, doses, first, setting))
+    answers = together(kept, await _answers(record, visit, doses, first, setting, change))
     lacking = missing(answers)
     zone = zone_of(await places_of(record, visit), setting.zone)
     day = day_at(first, zone)
@@ -212,7 +229,11 @@ async def fill(
             form_id = str(held["id"])
             if is_changed:
                 await record.update(content_of({**form, "id": form_id}))
-    return Filled(form_id, await _to_send(visit, form_id, day, due, record, setting), lacking, is_changed)
+    to_send = await _to_send(visit, form_id, day, due, record, setting)
+    says_another = held is not None and answers_in(held) != answers_in(form)
+    if says_another and to_send["status"] == "completed":
+        await _tell_the_programme(visit, form_id, "says another thing now", record, setting)
+    return Filled(form_id, to_send, lacking)
 
 
 async def _to_send(visit: Resource, form: str, day: date, due: datetime, record: Record, setting: Setting) -> Resource:
@@ -243,8 +264,16 @@ async def _to_send(visit: Resource, form: str, day: date, due: datetime, record:
     return held
 
 
+def _with(change: Change | None, type_: str, held: list[Resource]) -> list[Resource]:
+    """Return resources of a type with the one that a change is about to write in its place."""
+    if change is None or change.type != type_:
+        return held
+    new = [] if change.after is None else [{**change.after, "id": change.id}]
+    return [*(one for one in held if one["id"] != change.id), *new]
+
+
 async def _answers(
-    record: Record, visit: Resource, doses: list[Given], first: datetime, setting: Setting
+    record: Record, visit: Resource, doses: list[Given], first: datetime, setting: Setting, change: Change | None
 ) -> dict[str, Any]:
     """Return what the session itself answers of the form, by linkId; what it cannot is left out."""
     about, dose = f"Patient/{patient_of(visit)}", doses[0].resource
@@ -252,7 +281,8 @@ async def _answers(
     enrolment = await enrolment_of(record, dose, visit, first)
     places = await places_of(record, visit)
     end = visit.get("period", {}).get("end")
-    held = await record.search("Observation", {"encounter": f"Encounter/{visit['id']}"})
+    held = _with(change, "Observation", await record.search("Observation", {"encounter": f"Encounter/{visit['id']}"}))
+    held = [one for one in held if id_in(one.get("encounter"), "Encounter") == visit["id"]]
     whose = (patient_of(visit), None)
     session = Session(
         first,
@@ -260,10 +290,7 @@ async def _answers(
         [reading for one in held if patient_of(one) in whose for reading in readings_of(one)],
     )
     asked = await answers_of(record, visit["id"], PRE_DOSE_QUESTIONNAIRE, None, first + MINUTE)
-    earlier = await record.search("MedicationAdministration", {"patient": about})
-    others = {id_in(one.get("context"), "Encounter") for one in earlier} - {visit["id"]}
-    past = [one for other in others if other for one in await doses_of(record, other, setting)]
-    events = await record.search("AdverseEvent", {"subject": about})
+    events = _with(change, "AdverseEvent", await record.search("AdverseEvent", {"subject": about}))
     serious = [one for one in events if id_in(one.get("encounter"), "Encounter") == visit["id"] and is_serious(one)]
     amounts = [milligrams_in(one.resource.get("dosage", {}).get("dose")) for one in doses]
     lots = [one for one in [await lot_of(record, given.resource) for given in doses] if one]
@@ -271,7 +298,7 @@ async def _answers(
         "patient-name": called(patient, first) or None,
         "birth-date": patient.get("birthDate"),
         "sex": patient.get("gender"),
-        "first-treatment": not any(one.drug == "esketamine" and (one.start or first) < first for one in past),
+        "first-treatment": not await _had_before(record, visit, first, setting),
         "enrolled": enrolment.patient,
         "setting": enrolment.site or None,
         "treatment-date": str(day_at(first, zone_of(places, setting.zone))),
@@ -285,6 +312,15 @@ async def _answers(
         **await _readings(record, session, doses[0], setting),
     }
     return {link: answer for link, answer in found.items() if answer is not None}
+
+
+async def _had_before(record: Record, visit: Resource, first: datetime, setting: Setting) -> bool:
+    """Tell whether the patient had esketamine before this visit: in another, or elsewhere, where it names none here."""
+    for one in await record.search("MedicationAdministration", {"patient": f"Patient/{patient_of(visit)}"}):
+        other = id_in(one.get("context"), "Encounter") != visit["id"] and one["status"] in COUNTED
+        if other and (effective_start(one) or first) < first and await gated_drug(record, one, setting) == "esketamine":
+            return True
+    return False
 
 
 def _place(places: list[Resource | None], when: datetime) -> dict[str, Any]:

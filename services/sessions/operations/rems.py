@@ -12,7 +12,7 @@ from services.sessions.setting import Setting
 from shared.fhir.codes import REPORT_EVENT, REPORT_LATE, SUBMIT_REMS
 from shared.fhir.dates import zulu
 from shared.fhir.json import Resource
-from shared.fhir.kap import id_in, moment, patient_of, reference
+from shared.fhir.kap import has_code, id_in, moment, patient_of, reference
 from shared.fhir.outcome import BadRequest, NotFound, Unprocessable
 from shared.runtime.raising import OPEN_TASK, content_of, own_work
 from shared.runtime.record import Record
@@ -114,9 +114,10 @@ async def _submitted(call: OperationCall, record: Record, setting: Setting) -> R
     named = {one["name"]: one["valueReference"]["reference"] for one in filled["parameter"] if "valueReference" in one}
     lacking = [one["valueCode"] for one in filled["parameter"] if one["name"] == "missing"]
     held = await record.get("Task", id_in({"reference": named["task"]}, "Task") or "")
-    if held is None or held["status"] == "completed":
+    told = [] if held is None else [one for one in held.get("output", []) if has_code(one.get("type"), SUBMIT_REMS)]
+    if held is None or told:
         raise Unprocessable(
-            "The form was sent already: its Task is completed. A correction is sent to the REMS by telephone.",
+            "How the form was sent is recorded already. A correction is sent to the REMS by telephone.",
             code="duplicate",
             rule="G-REMS-FORM",
             source=setting.rems.submit.source,

@@ -38,6 +38,12 @@ class Days(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     days: int
 
 
+class Pace(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fewest minutes in which the whole of a dose that says how fast it goes is given."""
+
+    minutes: int
+
+
 class Maximum(Cited, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The most that may be given of a drug by a route: in one session, or with `hours` in that time."""
 
@@ -64,6 +70,7 @@ class DosingPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounding: Share
     weight_age: Days
     weight_change: Share
+    pace: Pace
     maxima: dict[str, Maximum]
     apart: dict[str, Apart]
 

@@ -221,6 +221,39 @@ async def test_a_device_long_after_the_first_is_asked_about_and_given_all_the_sa
         assert ("L-STAY" in rules_of(error)) is stays
 
 
+async def test_a_rate_that_can_hardly_be_is_asked_about_until_it_is_corrected(infusion):
+    async def asked():
+        found = await at.sessions.search("DetectedIssue", code=codes.DOSE_IMPLAUSIBLE.token())
+        reviews = await at.sessions.search("Task", patient=at.who["id"], code=codes.REVIEW.token(), status="requested")
+        return [one["description"] for one in reviews if found and "slip" in one["description"]]
+
+    at, parent = infusion
+    assert await asked() == []  # 35 mg at 52.5 mg/h: 40 minutes
+    at.clock.forward(minutes=5)
+    fast = await at.sessions.create(step(at, parent, rate=3000))
+    (said,) = await asked()
+    assert "after 1 minutes" in said
+    slower = {**fast["dosage"], "rateQuantity": milligrams(30, "mg/h")}
+    await at.sessions.update({**fast, "dosage": slower})
+    assert await asked() == []
+    await at.sessions.update({**fast, "status": "entered-in-error"})
+    at.clock.forward(minutes=115)
+    ended = {**parent["effectivePeriod"], "end": zulu(at.clock.now)}
+    await at.sessions.update({**parent, "status": "completed", "effectivePeriod": ended})
+    assert await asked() == []  # steps say how fast it went
+
+
+async def test_an_infusion_that_ran_longer_than_its_amount_is_asked_about(infusion):
+    at, parent = infusion
+    for minutes, asked in ((42, 0), (78, 1)):
+        at.clock.forward(minutes=minutes)
+        ended = {**parent["effectivePeriod"], "end": zulu(at.clock.now)}
+        parent = await at.sessions.update({**parent, "status": "completed", "effectivePeriod": ended})
+        found = await at.sessions.search("DetectedIssue", code=codes.DOSE_IMPLAUSIBLE.token())
+        assert len(found) == asked
+    assert "105 mg ran in, and it says 35 mg" in found[0]["detail"]
+
+
 def certified():
     return {"system": codes.ID_REMS_SITE, "value": "S-1"}
 

@@ -274,6 +274,61 @@ async def test_what_changes_after_the_form_was_sent_is_told_to_the_programme(ses
     assert task["status"] == "completed"
 
 
+async def told(session):
+    """Return how often somebody is asked to tell the programme what changed since the form was sent."""
+    return len([one for one in await tasks(session, codes.REVIEW) if "another thing" in one["description"]])
+
+
+async def test_an_event_found_serious_or_a_reading_corrected_after_the_form_was_sent_is_told_to_the_programme(
+    session,
+):
+    event = await session.sessions.create({**serious(session), "seriousness": {"text": "not serious"}})
+    await finish(session)
+    await submit(session)
+    assert await told(session) == 0
+    await session.sessions.update({**serious(session), "id": event["id"]})
+    assert await told(session) == 1
+    _, answers, _, _ = await fill(session)
+    assert answers["serious-event"] is True
+    (asked,) = [one for one in await tasks(session, codes.REVIEW) if "another thing" in one["description"]]
+    await session.sessions.update({**asked, "status": "completed", "owner": {"reference": "Practitioner/nurse"}})
+    read = await session.sessions.search("Observation", encounter=f"Encounter/{session.visit['id']}")
+    (last, *_) = sorted(read, key=lambda one: one["effectiveDateTime"], reverse=True)
+    higher = [{**one, "valueQuantity": {**one["valueQuantity"], "value": 131}} for one in last["component"][:1]]
+    await session.sessions.update({**last, "status": "corrected", "component": [*higher, *last["component"][1:]]})
+    (asked,) = [one for one in await tasks(session, codes.REVIEW) if "another thing" in one["description"]]
+    assert asked["status"] == "requested"
+    _, now, _, _ = await fill(session)
+    assert (now["systolic-end"], answers["systolic-end"]) == (131, 121)
+
+
+async def test_how_the_form_was_sent_is_recorded_after_its_task_was_ticked_off_by_hand_and_once(session):
+    await finish(session)
+    (task,) = await tasks(session, codes.SUBMIT_REMS)
+    session.clock.forward(days=1)
+    await session.sessions.update({**task, "status": "completed", "owner": {"reference": "Practitioner/other"}})
+    await submit(session, sent=zulu(session.clock.now - timedelta(hours=3)))
+    (task,) = await tasks(session, codes.SUBMIT_REMS)
+    assert (task["status"], task["owner"]["reference"]) == ("completed", "Practitioner/nurse")
+    assert [one.get("valueCode", one.get("valueString")) for one in task["output"]][1:] == ["fax", "77-1"]
+    form, _, _, _ = await fill(session)
+    assert submission(form)["sent"] == zulu(session.clock.now - timedelta(hours=3))
+    with pytest.raises(Unprocessable) as refused:
+        await submit(session)
+    assert rules_of(refused) == {"G-REMS-FORM"}
+
+
+async def test_a_treatment_elsewhere_makes_this_one_not_the_first(session):
+    _, answers, _, _ = await fill(session)
+    assert answers["first-treatment"] is True
+    elsewhere = {**spray(session, "completed"), "meta": {"source": "https://other.example/fhir"}}
+    elsewhere["effectivePeriod"] = {"start": zulu(session.clock.now - timedelta(days=30))}
+    del elsewhere["context"]
+    await session.tell("intake", elsewhere)
+    _, answers, _, _ = await fill(session)
+    assert answers["first-treatment"] is False
+
+
 @pytest.mark.parametrize(("minutes", "known"), [(0, True), (30, True), (31, False)])
 async def test_a_pressure_before_completion_is_one_of_before_completion_and_is_missing_where_none_was_taken(
     session, minutes, known
