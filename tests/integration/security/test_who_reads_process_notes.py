@@ -190,7 +190,6 @@ async def bench(make_database, postgres):
         auditing=Auditing(store.audit, "sessions"),
     )  # fmt: skip
     made.client = httpx.AsyncClient(transport=httpx.ASGITransport(app))
-    await all_is_heard(store, service)
     yield made
     await notes.close()
     await store.close()
@@ -262,6 +261,7 @@ async def compare(bench: Bench, seed: int) -> int:
 
     """
     chance, tenant, world = random.Random(seed), f"notes{seed}", Notes()
+    await all_is_heard(bench.store, sessions(POLICY))
     await write(bench, tenant, world, chance)
     told: list[tuple[str, str, str, bool]] = []
     for _ in range(2):
