@@ -17,7 +17,7 @@ EVERY_CORE = ["-n", "auto"]
 """Unit tests share nothing, so each core takes a part of them."""
 
 TWO_AT_ONCE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-"""Everything: two processes, each with a PostgreSQL and a Kafka of its own, take a file at a time, the long ones first."""
+"""Everything: two processes, each with a PostgreSQL and a Kafka of its own, take one file after another."""
 
 FEWER_EXAMPLES = ["--hypothesis-profile=fast"]
 """Of each property a quarter of the examples that are tried at a merge (`tests/conftest.py`)."""
