@@ -79,7 +79,7 @@ async def call(
     shows it as a Flag, too.
     """
     now = setting.clock()
-    again = again or await _was_withdrawn(record, finding)
+    again = again or await was_withdrawn(record, finding)
     await _write(record, _issue(finding, setting, stat=True), again=again)
     if flagged:
         await _write(record, _flag(finding, setting), again=again)
@@ -96,7 +96,7 @@ async def have_reviewed(
     flagged: bool = False,
 ) -> None:
     """Have a person look at it: DetectedIssue and a Task to review it."""
-    again = again or await _was_withdrawn(record, finding)
+    again = again or await was_withdrawn(record, finding)
     await _write(record, _issue(finding, setting, stat=priority == "stat"), again=again)
     if flagged:
         await _write(record, _flag(finding, setting), again=again)
@@ -114,7 +114,8 @@ async def withdraw(record: Record, name: str, why: str, setting: Setting) -> Non
     await close_task(record, {"system": ID_TASK, "value": name}, now, why=why)
 
 
-async def _was_withdrawn(record: Record, finding: Finding) -> bool:
+async def was_withdrawn(record: Record, finding: Finding) -> bool:
+    """Tell whether what was raised under the name of a finding was taken back."""
     issue = await find(record, "DetectedIssue", identifier(ID_FINDING, *finding.name))
     return issue is not None and issue["status"] == WITHDRAWN
 

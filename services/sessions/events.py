@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from services.sessions.calling import Finding, call, withdraw
+from services.sessions.calling import Finding, call, was_withdrawn, withdraw
 from services.sessions.setting import Setting
 from shared.fhir.codes import EXT_EVENT_PERIOD, ID_TASK, REPORT_EVENT, REVIEW, SERIOUS_EVENT
 from shared.fhir.json import Resource
@@ -45,15 +45,23 @@ def lacks(event: Resource) -> list[str]:
     return [name for name, said in {**there, "causality": causality, **times}.items() if not said]
 
 
+async def take_back_unless_serious(record: Record, id_: str, event: Resource | None, setting: Setting) -> None:
+    """Take back what was raised for an event that is not serious after all, or did not happen; None: it is deleted."""
+    if is_serious(event):
+        return
+    why = "It is not said to be serious any more."
+    await withdraw(record, f"event:{id_}:serious", why, setting)
+    reported = identifier(ID_TASK, "event", id_, "report")
+    await close_task(record, reported, setting.clock(), status="cancelled", why=why)
+
+
 async def guard_event(change: Change, record: Record, setting: Setting) -> None:
     """Raise what follows from an adverse event: a serious one calls; one that says too little is asked about."""
     after = change.after
     patient = None if after is None else patient_of(after)
     name, serious, reported = (("event", change.id, what) for what in ("complete", "serious", "report"))
-    if is_serious(change.before) and not is_serious(after):
-        why, now = "It is not said to be serious any more.", setting.clock()
-        await withdraw(record, ":".join(serious), why, setting)
-        await close_task(record, identifier(ID_TASK, *reported), now, status="cancelled", why=why)
+    if is_serious(change.before):
+        await take_back_unless_serious(record, change.id, after, setting)
     lacking = [] if after is None or after.get("actuality") != "actual" else lacks(after)
     if not lacking:
         await close_task(record, identifier(ID_TASK, *name), setting.clock(), why="It says all now.")
@@ -77,6 +85,7 @@ async def guard_event(change: Change, record: Record, setting: Setting) -> None:
     if is_serious(after) and not is_serious(change.before):
         text = "A serious adverse event. Treat, and report: MedWatch; under the REMS also on its form and by telephone."
         finding = Finding(serious, patient, SERIOUS_EVENT, text, (about,), ("A-EVENT",), visit)
+        taken_back = await was_withdrawn(record, finding)
         await call(record, finding, setting)
         report = setting.rems.report
         now = setting.clock()
@@ -91,4 +100,4 @@ async def guard_event(change: Change, record: Record, setting: Setting) -> None:
             encounter=visit,
             due=now + timedelta(days=report.days),
         )
-        await raise_once(record, to_report, reopen=change.before is not None)  # it was none before
+        await raise_once(record, to_report, reopen=taken_back or change.before is not None)  # it was none before

@@ -8,7 +8,7 @@ from datetime import timedelta
 from services.sessions.calling import WITHDRAWN
 from services.sessions.dose import judge_given
 from services.sessions.drugs import drug_at_worst
-from services.sessions.events import guard_event
+from services.sessions.events import guard_event, take_back_unless_serious
 from services.sessions.ground import RULES as GROUND
 from services.sessions.ground import judge_ground
 from services.sessions.leaving import integration_is_booked, integration_is_off
@@ -62,7 +62,9 @@ def reactions(setting: Setting) -> Mapping[str, Sequence[Reaction]]:
 
     async def happened(event: Event, resource: Resource, record: Record) -> None:
         """Call and have reported what happened outside of a visit: at home, elsewhere. What is long past is history."""
-        if event.interaction == "delete":
+        gone = event.interaction == "delete"
+        await take_back_unless_serious(record, event.resource_id, None if gone else resource, setting)
+        if gone:
             return
         since = setting.clock() - timedelta(days=setting.rems.report.days)
         if "date" not in resource or interval(resource["date"])[1] > since:

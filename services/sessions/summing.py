@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from services.sessions.alarming import alarms_in
 from services.sessions.events import period_of
@@ -49,6 +49,8 @@ COLUMNS = {
     "Sedation": (MOAA_S.code,),
 }
 """Of the table of vital signs: the codes of each column; pressures in mmHg, rates a minute, SpO2 in %."""
+_TOLD: Final = COUNTING | {"preliminary"}
+"""Statuses of the Observations that a summary tells of: what is not final yet is said to be that."""
 
 
 async def sections_of(record: Record, visit: Resource, setting: Setting) -> tuple[list[Section], list[str]]:
@@ -57,7 +59,7 @@ async def sections_of(record: Record, visit: Resource, setting: Setting) -> tupl
     doses = await doses_of(record, visit["id"], setting)
     first = min((one.start for one in doses if one.start is not None), default=None)
     held = await record.search("Observation", about)
-    readings = [one for one in held if one.get("status") in COUNTING]
+    readings = [one for one in held if one.get("status") in _TOLD]
     lacking: list[str] = []
     found = [
         await _visit(record, visit),
@@ -144,8 +146,8 @@ def _vitals(readings: list[Resource], first: datetime | None, lacking: list[str]
 
 
 def _cell(readings: Iterable[Reading]) -> str:
-    said = [one.quantity for one in readings if one.quantity is not None]
-    return ", ".join(f"{one.get('comparator', '')}{one.get('value', '')}" for one in said)
+    said = [(one.quantity, "" if one.trusted else " (not final)") for one in readings if one.quantity is not None]
+    return ", ".join(f"{one.get('comparator', '')}{one.get('value', '')}{final}" for one, final in said)
 
 
 def _scores(readings: list[Resource], first: datetime | None, visit: Resource) -> Section:

@@ -19,7 +19,7 @@ from services.sessions.rules.readings import taken_at
 from services.sessions.setting import Setting
 from services.sessions.standing import FEED, LATE, calls_of_it, issue_of
 from services.sessions.symptoms import LATE_SYMPTOM, SYMPTOM
-from services.sessions.watching import repeats_of
+from services.sessions.watching import not_again, repeats_of
 from shared.fhir.codes import ID_FINDING, ID_FLAG, ID_TASK, RULE, SUSTAINED_PRESSURE
 from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, id_in
@@ -56,10 +56,10 @@ async def take_back(change: Change, record: Record, setting: Setting) -> None:
     after = changed.after or {"resourceType": "Observation", "id": change.id, "status": WITHDRAWN}
     still = set(alarm_texts(after, policy))
     lost = set(alarm_texts(before, policy)) - still
-    for what, rules in repeats_of(setting).items():
+    for what, rules in repeats_of(setting).items() if lost else ():
         if rules.intersection(lost) and not rules.intersection(still):
-            again = identifier(ID_TASK, "due", str(changed.visit), what.code, f"Observation/{change.id}")
-            await close_task(record, again, setting.clock(), status="cancelled", why=changed.why)
+            about = f"Observation/{change.id}"
+            await not_again(record, what, str(changed.visit), about, setting, changed.why)
     if policy.sustained.of in lost:
         lost.add(policy.sustained.rule)
     if lost:

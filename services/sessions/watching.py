@@ -8,6 +8,7 @@ from typing import Final
 
 from services.sessions.calling import Finding, call, have_reviewed, keep_by_hand
 from services.sessions.charted import charted_between
+from services.sessions.rules.alarms import alarm_texts
 from services.sessions.rules.claims import COUNTED
 from services.sessions.rules.infusions import parent_id
 from services.sessions.rules.monitoring import (
@@ -34,7 +35,7 @@ from shared.fhir.json import Resource
 from shared.fhir.kap import codes_of, effective_start, id_in, moment, patient_of
 from shared.fhir.raised import identifier, task
 from shared.runtime.escalation import is_acknowledged
-from shared.runtime.raising import OPEN_TASK, close_task, content_of, own_work, raise_once
+from shared.runtime.raising import OPEN_TASK, close_task, content_of, find, own_work, raise_once
 from shared.runtime.record import Record
 from shared.runtime.service import Change
 from shared.runtime.timers import Round, Timer
@@ -191,8 +192,8 @@ async def measure_again(
 
     Not in a visit that is over: nobody is there any more.
     """
-    policy, held = setting.monitoring, await record.get("Encounter", visit)
-    if held is not None and held["status"] in OVER:
+    policy, where = setting.monitoring, await record.get("Encounter", visit)
+    if where is not None and where["status"] in OVER:
         return
     made = task(
         ("due", visit, what.code, reading),
@@ -205,7 +206,18 @@ async def measure_again(
         focus=reading,
     )
     period = {"start": zulu(taken), "end": zulu(due + timedelta(minutes=policy.grace.minutes))}
-    await raise_once(record, {**made, "executionPeriod": {"start": zulu(due)}, "restriction": {"period": period}})
+    held = await find(record, "Task", made["identifier"][0])
+    taken_back = held is not None and held["status"] == "cancelled"  # the reading was said to be within the limits
+    timed = {**made, "executionPeriod": {"start": zulu(due)}, "restriction": {"period": period}}
+    await raise_once(record, timed, reopen=taken_back)
+
+
+async def not_again(record: Record, what: Code, visit: str, reading: str, setting: Setting, why: str) -> None:
+    """Cancel what was to be measured again after a reading that says no more that it was beyond a limit."""
+    held = await find(record, "Task", identifier(ID_TASK, "due", visit, what.code, reading))
+    if held is not None and held["status"] in OPEN_TASK:
+        await _cancel(record, [held], setting.clock(), why)
+        await _call_for_the_rest(record, held, setting)
 
 
 async def close_due(record: Record, reading: Resource, setting: Setting) -> None:
@@ -282,6 +294,8 @@ async def _close_where_covered(
     near += [new] if new is not None and id_in(new.get("encounter"), "Encounter") == visit else []
     whose = (patient_of(one), None)
     near = [other for other in near if patient_of(other) in whose]
+    if what in _AGAIN:  # a device's feed sets no repeat: by what is beyond a limit it ends none
+        near = [other for other in near if "valueSampledData" not in other or not alarm_texts(other, setting.alarms)]
     readings = [
         reading
         for other in near

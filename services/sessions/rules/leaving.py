@@ -238,14 +238,12 @@ def _pressure(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
     limits = {SYSTOLIC.code: (safe.low.systolic, safe.systolic), DIASTOLIC.code: (safe.low.diastolic, safe.diastolic)}
     earliest = leaving.when - timedelta(minutes=policy.age.minutes)
     for code, (low, limit) in limits.items():
-        charted = sorted(
-            (
-                (one.when, one.value_in(("mm[Hg]",)))
-                for one in with_code(leaving.readings, [code])
-                if one.trusted and one.timed and not one.sampled and one.when is not None
-            ),
-            key=lambda one: one[0],
-        )
+        taken = [
+            (one.trusted, one.when, one.value_in(("mm[Hg]",)))
+            for one in with_code(leaving.readings, [code])
+            if one.timed and not one.sampled and one.when is not None
+        ]
+        charted = sorted(((when, value) for trusted, when, value in taken if trusted), key=lambda one: one[0])
         since = [(when, value) for when, value in charted if leaving.first <= when <= leaving.when]
         if not since or since[-1][0] < earliest:
             yield _not_home(
@@ -265,6 +263,11 @@ def _pressure(leaving: Leaving, policy: DischargePolicy) -> Iterator[Issue]:
         if not near and (now >= limit or now < low or rises):
             said = f", and was {earlier[-1]:f} before" if rises else ""
             yield _not_home("L-BP", f"the pressure is {now:f} mmHg ({code}){said}.", policy.pressure.source)
+        newest = since[-1][0]
+        unsure = [_exact(value) for trusted, when, value in taken if not trusted and newest < when <= leaving.when]
+        if any(value is None or value >= limit or value < low for value in unsure):
+            what = f"one since then that is not final yet ({code}) is beyond a limit, or cannot be read: measure again."
+            yield _not_home("L-BP", what, policy.pressure.source)
 
 
 def _exact_of(values: Iterable[Value | None]) -> list[Decimal]:

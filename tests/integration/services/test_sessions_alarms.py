@@ -10,6 +10,7 @@ from shared.fhir.outcome import Unprocessable
 from shared.fhir.raised import identifier
 from tests.integration.services.bedside import rules_of, vital
 from tests.integration.services.course import about
+from tests.integration.services.test_sessions_watching import pass_time
 
 LABETALOL = codes.Code(codes.RXNORM, "6185", "labetalol")
 NURSE = {"reference": "Practitioner/nurse"}
@@ -444,8 +445,10 @@ async def test_what_was_beyond_a_limit_is_measured_again_until_it_is_back(bedsid
     assert await again() == ["completed", "requested"]
     await bedside.sessions.update({**slip, "status": "entered-in-error"})
     assert await again() == ["cancelled", "requested"]
+    await bedside.sessions.update(slip)
+    assert await again() == ["completed", "requested"]
     await measured(within)
-    assert await again() == ["cancelled", "completed"]
+    assert await again() == ["completed", "completed"]
 
 
 async def test_a_reading_that_was_over_and_is_corrected_to_worse_is_over_by_the_next_within_the_limits(bedside):
@@ -481,3 +484,14 @@ async def test_a_reading_that_called_in_time_and_is_sent_again_later_is_not_char
     assert await bedside.sessions.search("DetectedIssue", code=codes.CHARTED_LATE.token()) == []
     late = await bedside.chart(190, 118, minutes=18)
     assert [one["focus"] for one in await tasks(bedside, codes.REVIEW)][:1] == [about(late)]
+
+
+async def test_a_slip_whose_repeat_was_missed_calls_nobody_any_more(bedside):
+    slip = await bedside.chart(190)
+    await pass_time(bedside, 11)
+    (call,) = await tasks(bedside, codes.VITALS_MISSED)
+    await bedside.sessions.update({**slip, "status": "entered-in-error"})
+    assert (call["status"], [one["status"] for one in await tasks(bedside, codes.VITALS_MISSED)]) == (
+        "requested",
+        ["cancelled"],
+    )

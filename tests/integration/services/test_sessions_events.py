@@ -115,3 +115,29 @@ async def test_a_serious_event_outside_of_a_visit_calls_somebody_too_and_history
     await bench.deliver(intake, bedside.sessions)
     await bench.react_again(intake, bedside.sessions)
     assert await bedside.raised() == raised
+
+
+async def test_an_event_outside_of_a_visit_that_is_not_serious_after_all_calls_nobody_and_anew_where_it_is(
+    bench, bedside
+):
+    async def standing():
+        found = [
+            await bedside.sessions.search("Task", code=one.token()) for one in (codes.SERIOUS_EVENT, codes.REPORT_EVENT)
+        ]
+        return [one["status"] in ("requested", "accepted") for tasks in found for one in tasks]
+
+    async def told(interaction, resource):
+        await interaction(resource)
+        await bench.deliver(intake, bedside.sessions)
+        return await standing()
+
+    intake = await bench.open(intake_service)
+    happened = event(bedside)
+    del happened["encounter"]
+    kept = await intake.create(happened)
+    await bench.deliver(intake, bedside.sessions)
+    assert await standing() == [True, True]
+    mended = {"seriousness": codes.Code(SERIOUSNESS, "non-serious").concept()}
+    assert await told(intake.update, {**kept, **mended}) == [False, False]
+    assert await told(intake.update, kept) == [True, True]
+    assert await told(intake.delete, kept) == [False, False]

@@ -9,6 +9,7 @@ import pytest
 from shared.fhir import codes
 from shared.fhir.dates import zulu
 from shared.fhir.outcome import BadRequest, Unprocessable
+from tests.integration.services.bedside import vital
 
 RATE, SATURATION = codes.HEART_RATE, codes.OXYGEN_SATURATION
 
@@ -256,6 +257,17 @@ async def test_of_two_samples_that_come_to_one_place_the_graver_stays(bedside):
     await feed(bedside, signal(at, "L", SATURATION, "%"))
     ((_, _, data, _),) = await minutes(bedside)
     assert data == "L 84 85"
+
+
+async def test_samples_beyond_a_limit_end_no_repeat_after_an_alarm_and_those_within_it_do(bedside):
+    async def again():
+        return [one["status"] for one in await bedside.sessions.search("Task", code=codes.SATURATION_AGAIN.token())]
+
+    await bedside.sessions.create(bedside.reading(vital(SATURATION, 85, "%"), code=SATURATION.concept()))
+    for data, status in (("85 86", "requested"), ("96 97", "completed")):
+        bedside.clock.forward(minutes=2)
+        await feed(bedside, signal(bedside.clock.now, data, SATURATION, "%"))
+        assert await again() == [status]
 
 
 async def test_samples_that_were_kept_back_come_faster_than_they_were_measured_and_call_nobody(fed):

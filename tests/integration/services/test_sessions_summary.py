@@ -163,6 +163,12 @@ async def test_what_is_charted_after_it_was_signed_asks_for_an_amendment(left):
     assert asked["status"] == "requested"
 
 
+async def test_a_reading_that_is_not_yet_final_is_in_it_and_said_to_be_that(bedside):
+    await bedside.chart(186, 104, status="preliminary")
+    _, _, text = await held(bedside, await summarize(bedside, signed=False))
+    assert "186 (not final)" in text
+
+
 async def test_while_the_visit_is_under_way_it_is_preliminary_and_cannot_be_signed(bedside):
     await bedside.chart()
     await bedside.start()

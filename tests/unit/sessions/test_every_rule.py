@@ -645,6 +645,7 @@ def leaves(minutes_asked: float = 0, *, at: Any = GONE, until: Any = GONE, now: 
     """Return what speaks against going home three hours after the dose; `more`: readings, or other answers."""
     bp = more.pop("bp", (120, 80))
     before = more.pop("before", (120, 80))
+    unsure = [replace(one, trusted=False) for one in more.pop("unsure", ())]
     known = {name: more.pop(name) for name in ("alarms", "baseline", "flags") if name in more}
     answers = {**READY, **{name.replace("_", "-"): value for name, value in more.items()}}
     said = {name: value for name, value in answers.items() if value is not None}
@@ -656,7 +657,7 @@ def leaves(minutes_asked: float = 0, *, at: Any = GONE, until: Any = GONE, now: 
             now=now,
             until=until,
             asked=Asked("QuestionnaireResponse/1", at - timedelta(minutes=minutes_asked), said),
-            readings=[*pressures(*before, minutes=5), *after],
+            readings=[*pressures(*before, minutes=5), *after, *unsure],
             first=NOW,
             **known,
         )
@@ -722,7 +723,11 @@ LEAVING: dict[str, list[Case]] = {
         Case("boundary", "100", leaves(bp=(120, 100)), True),
         Case("boundary", "168, a fifth above 140", leaves(bp=(168, 80), before=(140, 80)), False),
         Case("boundary", "169", leaves(bp=(169, 80), before=(140, 80)), True),
+        Case("positive", "170/80 since, not yet final", leaves(unsure=pressures(170, 80, -176)), True),
+        Case("boundary", "170/80 before it, not final", leaves(unsure=pressures(170, 80, -174)), False),
+        Case("boundary", "120/80 since, not yet final", leaves(unsure=pressures(120, 80, -176)), False),
         Case("not known", "not measured since", leaves(bp=None), True),
+        Case("not known", "what it was since, not yet final", leaves(unsure=pressures(16, 11, -176, "kPa")), True),
     ],
     "L-ALARM": [
         Case("positive", "an alarm is open", leaves(alarms=("Task/1",)), True),
