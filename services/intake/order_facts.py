@@ -36,6 +36,7 @@ from shared.fhir.kap import (
     routes_of_order,
 )
 from shared.fhir.series import Planned, plan_for, sessions_for
+from shared.fhir.values import escape
 from shared.runtime.joined import joined_with
 from shared.runtime.medications import substances_of
 from shared.runtime.record import Record
@@ -154,11 +155,11 @@ async def _observed(record: Record, about: dict[str, str], token: str) -> list[t
 
 async def _numbered_alike(order: Resource, record: Record) -> list[Resource]:
     """Return the other orders, whoever's, whose prescription has a number of this one's; nobody else gives it now."""
-    tokens = [f"{ID_PRESCRIPTION}|{one}" for one in numbers_of(order)]
+    tokens = [f"{ID_PRESCRIPTION}|{escape(one)}" for one in dict.fromkeys(numbers_of(order))]
     if not tokens:
         return []
     await record.transaction.claim(record.access.tenant, *(f"the number of a prescription {one}" for one in tokens))
-    found = [one for token in tokens for one in await record.search_own("MedicationRequest", {"identifier": token})]
+    found = await record.search_own("MedicationRequest", {"identifier": ",".join(tokens)})
     return [
         one
         for one in found

@@ -13,6 +13,7 @@ from shared.fhir.dates import interval
 from shared.fhir.json import Resource
 from shared.fhir.kap import comes_from_elsewhere, has_code, id_in, visit_of
 from shared.fhir.outcome import Issue, Unprocessable
+from shared.fhir.values import escape
 from shared.runtime.record import Record
 from shared.store.bookings import Claim, Taken, book, book_all, close, unbook
 
@@ -88,7 +89,8 @@ async def one_name(record: Record, name: str) -> str:
     """Return the one name of who is booked: a role is its Practitioner, an identifier is who is held with it."""
     type_, sign, identifier = name.partition("?identifier=")
     if sign:
-        found = await record.search(type_, {"identifier": identifier}) if type_ in NAMED_BY_NUMBER else []
+        token = "|".join(escape(one) for one in identifier.split("|", 1))
+        found = await record.search(type_, {"identifier": token}) if type_ in NAMED_BY_NUMBER else []
         return f"{type_}/{found[0]['id']}" if len(found) == 1 else name
     type_, _, id_ = name.partition("/")
     role = await record.get(type_, id_) if type_ == "PractitionerRole" else None

@@ -30,7 +30,8 @@ async def follow_bookings(record: Record, visits: Iterable[Resource | None], set
     for one in visits:
         if one is not None and (span := span_of(one)) is not None:
             booked = [name for name in booked_actors(one) if not name.startswith("Patient/")]
-            names.update(booked, [await one_name(record, name) for name in booked])
+            named = [*booked, *[await one_name(record, name) for name in booked]]
+            names.update(name for name in named if "?" not in name)  # a number is no reference
             times.extend(span)
     if not names or not times:
         return

@@ -152,7 +152,8 @@ async def tell_of_loss(appointment: Resource, patient: str, record: Record, sett
 async def tell_of_change(id_: str, before: Resource, after: Resource | None, record: Record, setting: Setting) -> None:
     """Tell the people of a booked visit that it is cancelled, at another time, or with others.
 
-    What was told of a time that is not its time any more goes out no more. A patient who cancelled himself is not told.
+    What was told of a time that is not its time any more goes out no more. A patient who cancelled himself is not told,
+    nor one to whose visit somebody only comes besides.
     """
     patient, now = patient_in(before), setting.clock()
     was, start = start_of(before), None if after is None else start_of(after)
@@ -174,13 +175,11 @@ async def tell_of_change(id_: str, before: Resource, after: Resource | None, rec
     name = ("changed", id_, str(before["meta"]["versionId"]))
     letter = Letter(BOOKING_CHANGED, news.subject, news.to_patient, about=(about,), expires=until)
     reasons = codes_of((after or {}).get("cancelationReason"), REASONS_SYSTEM)
-    if not (off and BY_PATIENT.intersection(reasons)):
+    gone, come = [one for one in staff if one not in there], [one for one in there if one not in staff]
+    if not (off and BY_PATIENT.intersection(reasons)) and (off or moved or gone):
         await tell_patient(record, (*name, "patient"), letter, patient=patient, setting=setting)
-    for who, text in (
-        ([one for one in staff if one in there], news.to_staff),
-        ([one for one in staff if one not in there], news.taken_off),
-        ([one for one in there if one not in staff], news.put_on),
-    ):
+    stay = [one for one in staff if one in there]
+    for who, text in ((stay, news.to_staff), (gone, news.taken_off), (come, news.put_on)):
         to_staff = replace(letter, text=text or "", channels=STAFF_CHANNELS)
         await tell_staff(record, name, to_staff, who if text else (), patient=patient, setting=setting)
 
@@ -207,7 +206,8 @@ class _News(NamedTuple):
             said = f"visit {then} was moved. It is now {now}."
             text = f"Your {said} Please call us if you cannot come then."
             return cls("A visit is at another time", text, f"The {said}", taken_off, put_on)
-        text = f"Somebody else than planned will see you at your visit {now}. Please call us if you have questions."
+        stays_away = f"Somebody who was to see you at your visit {now} will not be there."
+        text = f"{stays_away} Please call us if you have questions."
         return cls("A visit is with others", text, None, taken_off, put_on)
 
 

@@ -226,7 +226,7 @@ async def test_a_free_slot_becomes_busy_with_a_booking_and_free_again(scheduling
     assert (await scheduling.get("Slot", free["id"]))["status"] == "free"
 
 
-NUMBER = {"system": "urn:staff", "value": "7"}
+NUMBER = {"system": "urn:staff", "value": "7|8, no. \\1"}
 
 
 @pytest.fixture

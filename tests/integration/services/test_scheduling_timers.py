@@ -216,19 +216,22 @@ async def test_who_is_put_on_a_visit_and_who_is_taken_off_it_are_told_and_the_pa
     assert await told_since(count) == {
         "ann": f"You are not in the visit {then} any more.",
         "ben": f"You are in a visit {then}.",
-        "patient": f"Somebody else than planned will see you at your visit {then}. "
+        "patient": f"Somebody who was to see you at your visit {then} will not be there. "
         "Please call us if you have questions.",
     }
     named_so = await scheduling.update({**booked, "participant": of(ben, dee)})
     assert len(await told_since(count)) == 3, "he is the same, whatever he is called"
     later = {name: zulu(moment(named_so[name]) + DAY) for name in ("start", "end")}
-    await scheduling.update({**named_so, **later, "participant": of(ann, dee)})
+    moved = await scheduling.update({**named_so, **later, "participant": of(ann, dee)})
     now = "on Tuesday, 24 November 2026 at 09:00 (UTC)"
     news = await told_since(count + 3)
     assert news["ann"] == f"You are in a visit {now}."
     assert news["ben"] == f"You are not in the visit {then} any more."
     assert news["dee"] == f"The visit {then} was moved. It is now {now}."
     assert f"It is now {now}." in news["patient"]
+    count += 3 + len(news)
+    await scheduling.update({**moved, "participant": of(ann, ben, dee)})
+    assert await told_since(count) == {"ben": f"You are in a visit {now}."}, "the patient sees whom he expects"
 
 
 async def test_who_cannot_be_told_of_a_cancelled_visit_is_called(bench, intake, scheduling, clock):
