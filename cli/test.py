@@ -26,7 +26,7 @@ FEWER_EXAMPLES = ["--hypothesis-profile=fast"]
 def run_tests(
     context: typer.Context,
     *,
-    fast: Annotated[bool, typer.Option("--fast", help="Unit and architecture tests only: under a minute.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Unit and architecture tests only: about a minute.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Everything, the slow ones too.")] = False,
 ) -> None:
     """Run the tests: all but the slow ones, unless told otherwise. Further arguments are pytest's.
