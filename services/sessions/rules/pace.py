@@ -32,10 +32,10 @@ def against_pace(dose: Resource, whole: Resource, policy: DosingPolicy, *, alone
     if pace is None or amount is None or amount <= 0:
         return
     milligrams, per = pace
-    takes = per * float(amount / milligrams)
-    if takes < timedelta(minutes=policy.pace.minutes):
+    minutes = Decimal(per / _MINUTE) * amount / milligrams
+    if minutes < policy.pace.minutes:
         yield (
-            f"at this rate its {amount:f} mg are in after {takes / _MINUTE:.0f} minutes, sooner than after "
+            f"at this rate its {amount:f} mg are in after {minutes:.0f} minutes, sooner than after "
             f"{policy.pace.minutes}"
         )
     ran = _ran(dose) if alone else None

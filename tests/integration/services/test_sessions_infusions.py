@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -252,6 +253,13 @@ async def test_an_infusion_that_ran_longer_than_its_amount_is_asked_about(infusi
         found = await at.sessions.search("DetectedIssue", code=codes.DOSE_IMPLAUSIBLE.token())
         assert len(found) == asked
     assert "105 mg ran in, and it says 35 mg" in found[0]["detail"]
+
+
+async def test_a_dose_that_was_given_is_recorded_however_slow_it_says_it_was(infusion):
+    at, _ = infusion
+    given = at.dose(35, "completed", minutes=60)
+    given["dosage"]["rateQuantity"] = milligrams(Decimal("0.000000001"), "mg/h")
+    assert (await at.sessions.create(given))["status"] == "completed"
 
 
 def certified():
