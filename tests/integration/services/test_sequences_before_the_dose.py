@@ -493,8 +493,8 @@ FIRST_FAULT = {"phases": [Phase.generate], "derandomize": True, "database": None
     ],
     ids=lambda plant: plant.__name__.strip("_"),
 )
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_each_planted_fault_is_found(plant, make_database, tmp_path, monkeypatch):
     plant(monkeypatch)
-    with pytest.raises((AssertionError, Flaky)):
-        run(make_database, tmp_path, 30, 15, **FIRST_FAULT)
+    with pytest.raises((AssertionError, Flaky)):  # most within 30; what is drawn depends on the code beside
+        run(make_database, tmp_path, 200, 15, **FIRST_FAULT)
