@@ -15,11 +15,12 @@ from services.sessions.rules.gate import NEWS
 from services.sessions.setting import Setting
 from shared.fhir.codes import DECISION_NEEDED, ID_FINDING, PROCEED, RULE
 from shared.fhir.dates import zulu
-from shared.fhir.freshness import as_words
+from shared.fhir.freshness import Unheard, as_words
 from shared.fhir.json import Resource, parse
 from shared.fhir.kap import codes_of, has_code, id_in, moment
 from shared.fhir.outcome import Gone, Issue, NotFound, Unprocessable
 from shared.fhir.raised import detected_issue, identifier
+from shared.runtime.ownership import INTAKE
 from shared.runtime.raising import find, is_own_work, keep
 from shared.runtime.record import Record
 from shared.runtime.service import Change
@@ -154,7 +155,11 @@ async def _against(made: Resource, record: Record, setting: Setting, *, of_news:
         else lacks_to_decide(who, setting.series.prescriber.roles, when)
     )
     if lacking:
-        said = f"is a licensed prescriber's: {'; '.join(lacking)}. Record person, role and licence, or ask another."
+        late = Unheard(INTAKE, await record.knowledge_age(INTAKE))
+        said = (
+            f"is a licensed prescriber's: {'; '.join(lacking)} ({late}). Record person, role and licence, or ask "
+            "another; of who was recorded just now, try again."
+        )
         found.append(refused(said, "author", source))
     return found
 

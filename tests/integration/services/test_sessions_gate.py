@@ -87,6 +87,7 @@ async def test_a_hold_opens_after_two_repeats_by_a_prescriber_s_documented_decis
             await decide(bedside, issue, author=author)
         assert rules_of(refused) == {"E-OVERRIDE"}
         assert (await look(bedside))[0] is False
+    assert "of who was recorded just now, try again" in refused.value.issues[0].diagnostics
     await decide(bedside, issue)
     opens, checks = await look(bedside)
     held = await bedside.sessions.get("DetectedIssue", issue["reference"].rpartition("/")[2])
