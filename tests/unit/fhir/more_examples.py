@@ -48,6 +48,14 @@ MORE: Final[tuple[dict[str, Any], ...]] = (
         "period": DAY,
     },
     {
+        "resourceType": "FamilyMemberHistory",
+        "status": "completed",
+        "patient": PATIENT,
+        "date": "2026-11-22",
+        "relationship": {"text": "mother"},
+        "condition": [{"code": {"text": "psychosis"}, "onsetString": "young", "note": [{"text": "in hospital twice"}]}],
+    },
+    {
         "resourceType": "Flag",
         "identifier": [{"use": "official", "system": "urn:flag", "value": "1"}],
         "status": "active",
